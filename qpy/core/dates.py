@@ -1,0 +1,27 @@
+"""The date forms of qmail, all in UTC.  Times are seconds since 1970."""
+from time import gmtime
+
+_MONTHS = (b'Jan', b'Feb', b'Mar', b'Apr', b'May', b'Jun', b'Jul', b'Aug', b'Sep', b'Oct', b'Nov', b'Dec')
+_DAYS = (b'Mon', b'Tue', b'Wed', b'Thu', b'Fri', b'Sat', b'Sun')
+
+
+def header_date(now):
+    """As in header fields (RFC 5322 section 3.3): b'5 Nov 2026 02:16:14 -0000'."""
+    return clock_date(now) + b' -0000'
+
+
+def clock_date(now):
+    """As header_date, without the zone: b'5 Nov 2026 02:16:14'."""
+    t = gmtime(now)
+    return b'%d %s %d %02d:%02d:%02d' % (t[2], _MONTHS[t[1] - 1], t[0], t[3], t[4], t[5])
+
+
+def mbox_date(now):
+    """As in an mbox's From_ line: b'Thu Nov 05 02:16:14 2026'."""
+    t = gmtime(now)
+    return b'%s %s %02d %02d:%02d:%02d %d' % (_DAYS[t[6]], _MONTHS[t[1] - 1], t[2], t[3], t[4], t[5], t[0])
+
+
+def stamp(now):
+    """As in Message-IDs: b'20261105021614'."""
+    return b'%d%02d%02d%02d%02d%02d' % gmtime(now)[:6]

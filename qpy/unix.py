@@ -1,0 +1,390 @@
+"""The system calls of mail: files, sockets, processes, clocks.
+
+Every program acts through this module and through nothing else, always as `unix.name(...)`, so that a test can
+make any single call fail by replacing one attribute.  Here stand the calls themselves under their own names and
+the few compositions that every caller would otherwise write again (write everything, read to the end, one packet
+with its descriptors).  Nothing here knows what mail is.
+
+Errors are OSError (`unix.error`) with errno set.  Interrupted calls are begun again by Python itself (PEP 475).
+The rarer calls, which need ctypes, are in unix_kernel; TLS will be in unix_tls.
+"""
+import errno as _errno
+import fcntl as _fcntl
+import os as _os
+import select as _select
+import sys as _sys
+import time as _time
+
+import _signal
+import _socket
+import _thread
+
+error = OSError
+
+# --- error numbers -------------------------------------------------------------------------------------------
+from errno import (EACCES, EAGAIN, EBADF, ECONNABORTED, ECONNREFUSED, ECONNRESET, EDQUOT, EEXIST, EFBIG,  # noqa: F401
+                   EHOSTUNREACH, EINPROGRESS, EINTR, EINVAL, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENETUNREACH,
+                   ENFILE, ENOBUFS, ENODEV, ENOENT, ENOEXEC, ENOMEM, ENOSPC, ENOSYS, ENOTCONN, ENOTDIR, ENOTEMPTY,
+                   ENXIO, EPERM, EPIPE, EROFS, ESRCH, ESTALE, ETIMEDOUT, ETXTBSY, EWOULDBLOCK, EXDEV)
+ENOTSUP = _errno.ENOTSUP
+ECHILD = _errno.ECHILD
+ENODATA = _errno.ENODATA
+
+# --- flags ---------------------------------------------------------------------------------------------------
+from os import (O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_PATH,  # noqa: F401
+                O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET, WNOHANG)
+from stat import S_ISDIR, S_ISFIFO, S_ISLNK, S_ISREG, S_ISSOCK  # noqa: F401  (bare arithmetic, loaded by os)
+
+# --- files ---------------------------------------------------------------------------------------------------
+from os import (chdir, chmod, chown, close, closerange, copy_file_range, dup, dup2, fchdir, fchmod, fchown,  # noqa: F401
+                fdatasync, fstat, fstatvfs, fsync, ftruncate, get_inheritable, getcwdb, isatty, lchown, link,
+                listdir, lseek, lstat, mkdir, mkfifo, open, pipe2, posix_fadvise, pread, preadv, pwrite, pwritev,
+                read, readlink, readv, rename, rmdir, scandir, sendfile, set_blocking, set_inheritable, stat,
+                statvfs, symlink, umask, unlink, utime, write, writev)
+
+# --- processes -----------------------------------------------------------------------------------------------
+from os import (_exit, execve, fork, geteuid, getegid, getgid, getgroups, getpgid, getpid, getppid,  # noqa: F401
+                getresgid, getresuid, getuid, kill, killpg, nice, posix_spawn, sched_yield, setgroups, setpgid,
+                setresgid, setresuid, setsid, uname, wait, waitpid, waitstatus_to_exitcode, urandom)
+environ = _os.environb
+fsencode = _os.fsencode
+fsdecode = _os.fsdecode
+strerror = _os.strerror
+access = _os.access
+X_OK, R_OK, W_OK = _os.X_OK, _os.R_OK, _os.W_OK
+eventfd = _os.eventfd
+EFD = _os.EFD_NONBLOCK | _os.EFD_CLOEXEC
+sched_getaffinity = _os.sched_getaffinity
+pidfd_open = _os.pidfd_open
+
+# --- signals -------------------------------------------------------------------------------------------------
+from _signal import (SIG_BLOCK, SIG_DFL, SIG_IGN, SIG_SETMASK, SIG_UNBLOCK, SIGALRM, SIGCHLD, SIGCONT,  # noqa: F401
+                     SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGPROF, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU,
+                     SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ, alarm, pthread_sigmask, set_wakeup_fd,
+                     signal, valid_signals)
+ALL_SIGNALS = range(1, _signal.NSIG)
+
+# --- sockets -------------------------------------------------------------------------------------------------
+from _socket import (AF_INET, AF_INET6, AF_UNIX, CMSG_SPACE, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY,  # noqa: F401
+                     MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, SCM_RIGHTS,
+                     SHUT_RD, SHUT_RDWR, SHUT_WR, SO_BROADCAST, SO_ERROR, SO_KEEPALIVE, SO_PEERCRED, SO_RCVBUF,
+                     SO_REUSEADDR, SO_REUSEPORT, SO_SNDBUF, SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK,
+                     SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, gethostname, inet_ntop, inet_pton)
+TCP_CORK = _socket.TCP_CORK
+TCP_QUICKACK = _socket.TCP_QUICKACK
+socket = _socket.socket
+
+# --- the event queue -----------------------------------------------------------------------------------------
+from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP  # noqa: F401
+EPOLL_EXCLUSIVE = _select.EPOLLEXCLUSIVE
+
+
+def epoll():
+    """A new epoll descriptor object, closed on exec."""
+    return _select.epoll(flags=_select.EPOLL_CLOEXEC)
+
+
+# --- clocks --------------------------------------------------------------------------------------------------
+
+def time():
+    """Wall clock, seconds since 1970 as float: for headers, IDs and expiry only."""
+    return _time.time()
+
+
+def monotonic():
+    """Seconds of a clock that never jumps: for every kind of waiting."""
+    return _time.monotonic()
+
+
+def sleep(seconds):
+    """Wait.  Only for back-off after a failure; never in place of an event."""
+    _time.sleep(seconds)
+
+
+# --- threads -------------------------------------------------------------------------------------------------
+
+def start_thread(function, *args):
+    """Run function(*args) in a new thread.  A process that uses this must not fork afterwards."""
+    return _thread.start_new_thread(function, args)
+
+
+def lock():
+    """A lock, as of the threading module, without loading it."""
+    return _thread.allocate_lock()
+
+
+# --- the command line ----------------------------------------------------------------------------------------
+
+def arguments():
+    """The words after the program's name, as the bytes they were given as."""
+    return [_os.fsencode(word) for word in _sys.argv[1:]]
+
+
+def argv0():
+    """The last part of the name this program was called by, as bytes."""
+    return _os.fsencode(_sys.argv[0] if _sys.argv else '').rpartition(b'/')[2]
+
+
+# --- whole reads and writes ----------------------------------------------------------------------------------
+
+def write_all(fd, data):
+    """Write all of data (bytes-like), however short the single writes are."""
+    done = write(fd, data)
+    if done == len(data):
+        return
+    view = memoryview(data)
+    while done < len(view):
+        done += write(fd, view[done:])
+
+
+def pwrite_all(fd, data, offset):
+    """As write_all, at an offset, leaving the file position alone."""
+    view = memoryview(data)
+    while view:
+        done = pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
+
+
+def read_all(fd, limit):
+    """All bytes up to end of file; OSError EFBIG if there are more than limit."""
+    pieces, size = [], 0
+    while True:
+        piece = read(fd, 65536)
+        if not piece:
+            return b''.join(pieces)
+        size += len(piece)
+        if size > limit:
+            raise OSError(EFBIG, 'more than %d bytes' % limit)
+        pieces.append(piece)
+
+
+def pread_exactly(fd, size, offset):
+    """size bytes at offset; OSError EIO if the file ends before."""
+    data = pread(fd, size, offset)
+    while len(data) < size:
+        more = pread(fd, size - len(data), offset + len(data))
+        if not more:
+            raise OSError(EIO, 'unexpected end of file')
+        data += more
+    return data
+
+
+def read_file(path, limit=16 << 20, dir_fd=None):
+    """The whole content of the file at path."""
+    fd = open(path, O_RDONLY | O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        return read_all(fd, limit)
+    finally:
+        close(fd)
+
+
+def sync_directory(path, dir_fd=None):
+    """Make the entries of a directory durable."""
+    fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        fsync(fd)
+    finally:
+        close(fd)
+
+
+def close_quietly(fd):
+    """close() where a failure can mean nothing: descriptors that were only read from."""
+    try:
+        close(fd)
+    except OSError:
+        pass
+
+
+# --- files that are not there --------------------------------------------------------------------------------
+
+def memfd(data):
+    """A read-only, sealed, seekable descriptor holding data, which nobody can write to or reopen for writing.
+
+    The descriptor is a fresh read-only open description of a memory file of mode 0444 with all seals set.
+    """
+    fd = _os.memfd_create('mail', _os.MFD_CLOEXEC | _os.MFD_ALLOW_SEALING)
+    try:
+        write_all(fd, data)
+        fchmod(fd, 0o444)
+        _fcntl.fcntl(fd, _fcntl.F_ADD_SEALS, _fcntl.F_SEAL_SEAL | _fcntl.F_SEAL_SHRINK | _fcntl.F_SEAL_GROW
+                     | _fcntl.F_SEAL_WRITE)
+        return reopen(fd)
+    finally:
+        close(fd)
+
+
+def reopen(fd):
+    """A new read-only open description (its own offset) of what fd refers to.  Needs /proc."""
+    return open(b'/proc/self/fd/%d' % fd, O_RDONLY | O_CLOEXEC)
+
+
+# --- locks ---------------------------------------------------------------------------------------------------
+LOCK_EX, LOCK_SH, LOCK_NB, LOCK_UN = _fcntl.LOCK_EX, _fcntl.LOCK_SH, _fcntl.LOCK_NB, _fcntl.LOCK_UN
+
+
+def flock(fd, operation):
+    """flock(2): LOCK_EX, LOCK_SH, LOCK_UN, with LOCK_NB or'ed in to fail with EAGAIN instead of waiting."""
+    _fcntl.flock(fd, operation)
+
+
+def lockf(fd, operation):
+    """fcntl(2) record lock on the whole file."""
+    _fcntl.lockf(fd, operation)
+
+
+def duplicate_above(fd, lowest):
+    """A copy of fd, closed on exec, numbered lowest or more."""
+    return _fcntl.fcntl(fd, _fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def access_mode(fd):
+    """The O_... flags a descriptor was opened with; OSError EBADF if it is not open."""
+    return _fcntl.fcntl(fd, _fcntl.F_GETFL)
+
+
+def set_pipe_size(fd, size):
+    """Ask for a pipe buffer of size bytes; the kernel may refuse (EPERM)."""
+    _fcntl.fcntl(fd, 1031, size)                     # F_SETPIPE_SZ
+
+
+def ioctl(fd, request, argument=0):
+    """ioctl(2)."""
+    return _fcntl.ioctl(fd, request, argument)
+
+
+# --- accounts ------------------------------------------------------------------------------------------------
+
+def getpwnam(name):
+    """The passwd entry of name (bytes): (name, uid, gid, home) as bytes and numbers; KeyError if there is none."""
+    import pwd                                       # loads NSS: only programs that ask pay for it
+    entry = pwd.getpwnam(fsdecode(name))
+    return fsencode(entry.pw_name), entry.pw_uid, entry.pw_gid, fsencode(entry.pw_dir)
+
+
+def getpwuid(uid):
+    """As getpwnam, by number, with the full name (GECOS, bytes) as a fifth field."""
+    import pwd
+    entry = pwd.getpwuid(uid)
+    return (fsencode(entry.pw_name), entry.pw_uid, entry.pw_gid, fsencode(entry.pw_dir),
+            fsencode(entry.pw_gecos))
+
+
+def getgrnam(name):
+    """The gid of the group called name (bytes); KeyError if there is none."""
+    import grp
+    return grp.getgrnam(fsdecode(name)).gr_gid
+
+
+# --- resource limits -----------------------------------------------------------------------------------------
+
+def raise_descriptor_limit():
+    """Lift the soft limit of open descriptors to the hard one; returns it."""
+    import resource
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def set_limit(name, soft, hard):
+    """setrlimit(2); name as in resource.RLIMIT_name, e.g. 'CORE'."""
+    import resource
+    resource.setrlimit(getattr(resource, 'RLIMIT_' + name), (soft, hard))
+
+
+# --- sockets -------------------------------------------------------------------------------------------------
+
+def socket_unix(kind=SOCK_STREAM, blocking=False):
+    """A new Unix-domain socket, closed on exec."""
+    sock = socket(AF_UNIX, kind | SOCK_CLOEXEC, 0)
+    sock.setblocking(blocking)
+    return sock
+
+
+def socketpair(kind=SOCK_SEQPACKET, blocking=False):
+    """Two connected Unix-domain sockets, closed on exec."""
+    pair = _socket.socketpair(AF_UNIX, kind | SOCK_CLOEXEC, 0)
+    for sock in pair:
+        sock.setblocking(blocking)
+    return pair
+
+
+def socket_of(fd, blocking=False):
+    """The socket object of an inherited descriptor, which it takes over (and makes closed on exec)."""
+    set_inheritable(fd, False)
+    sock = socket(fileno=fd)
+    sock.setblocking(blocking)
+    return sock
+
+
+def accept(sock):
+    """(connection, address) of the next client, non-blocking and closed on exec; None if nobody waits.
+
+    OSError for what the caller must pause on (EMFILE, ENFILE, ENOMEM, ENOBUFS); a client that went away while
+    it waited is nobody.
+    """
+    try:
+        fd, address = sock._accept()
+    except OSError as problem:
+        if problem.errno in (EAGAIN, ECONNABORTED, EINTR):
+            return None
+        raise
+    connection = socket(fileno=fd)
+    connection.setblocking(False)
+    return connection, address
+
+
+def peercred(sock):
+    """(pid, uid, gid) of the other end: for a client, whoever called listen() last."""
+    word = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+    return tuple(int.from_bytes(word[i:i + 4], _sys.byteorder, signed=i == 0) for i in (0, 4, 8))
+
+
+def connect_beneath(sock, directory, name):
+    """Connect sock to the Unix socket `name` in `directory`, however long that path is (the limit is 107 bytes)."""
+    path = directory + b'/' + name
+    if len(path) <= 107:
+        return sock.connect(path)
+    dir_fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC)
+    try:
+        sock.connect(b'/proc/self/fd/%d/%s' % (dir_fd, name))
+    finally:
+        close(dir_fd)
+
+
+PACKET_LIMIT = 200_000      # bytes of one packet: below the kernel's default buffer (212,992)
+PACKET_FDS = 100            # descriptors in one packet (the kernel's limit is 253)
+
+
+def send_packet(sock, data, fds=()):
+    """Send one packet with descriptors.  False if it would block; OSError if the peer is gone."""
+    ancillary = [(SOL_SOCKET, SCM_RIGHTS, b''.join(fd.to_bytes(4, _sys.byteorder) for fd in fds))] if fds else []
+    try:
+        sock.sendmsg([data], ancillary, MSG_NOSIGNAL | MSG_DONTWAIT)
+    except OSError as problem:
+        if problem.errno in (EAGAIN, ENOBUFS):
+            return False
+        raise
+    return True
+
+
+def recv_packet(sock, limit=PACKET_LIMIT, maxfds=0):
+    """One packet: (data, [descriptors]), descriptors closed on exec; (b'', []) at the end; None if it would block.
+
+    A packet longer than limit, or with more descriptors than maxfds, is an OSError (EINVAL); whatever
+    descriptors it brought are closed.
+    """
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(limit, CMSG_SPACE(4 * maxfds) if maxfds else 0, MSG_CMSG_CLOEXEC)
+    except OSError as problem:
+        if problem.errno == EAGAIN:
+            return None
+        raise
+    fds = []
+    for level, kind, words in ancillary:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            fds += [int.from_bytes(words[i:i + 4], _sys.byteorder) for i in range(0, len(words) - 3, 4)]
+    if flags & (MSG_TRUNC | MSG_CTRUNC):
+        for fd in fds:
+            close_quietly(fd)
+        raise OSError(EINVAL, 'packet too long')
+    return data, fds
