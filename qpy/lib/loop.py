@@ -1,0 +1,162 @@
+"""The event loop of the warm programs: descriptors, timers, signals, and nothing else.
+
+Callbacks take no arguments and must not block.  One pass of the loop: wait; handle every descriptor that is ready;
+run what is due; then run what asked for the end of the pass (`call_soon`), which is where several small outputs of
+one pass become one write.
+"""
+from heapq import heappop, heappush
+
+from qpy import unix
+
+READ = unix.EPOLLIN
+WRITE = unix.EPOLLOUT
+_ENDS = unix.EPOLLHUP | unix.EPOLLERR
+MAX_SLEEP = 3600.0      # seconds; a bound on what a mistake in a timer can cost
+
+
+class Timer:
+    """Something to be done later; cancel() takes it back at no cost."""
+
+    __slots__ = ('when', 'callback')
+
+    def __init__(self, when, callback):
+        self.when, self.callback = when, callback
+
+    def __lt__(self, other):
+        return self.when < other.when
+
+    def cancel(self):
+        """Never call back."""
+        self.callback = None
+
+
+class Loop:
+    """One per process."""
+
+    __slots__ = ('epoll', 'readers', 'writers', 'timers', 'soon', 'signals', 'running', 'wake_read', 'wake_write')
+
+    def __init__(self):
+        self.epoll = unix.epoll()
+        self.readers, self.writers = {}, {}
+        self.timers, self.soon, self.signals = [], [], {}
+        self.running = False
+        self.wake_read = self.wake_write = -1
+
+    # --- descriptors ---
+
+    def watch(self, fd, on_readable=None, on_writable=None):
+        """Call back whenever fd is readable and/or writable; replaces what was asked for fd before.
+
+        The end of a stream and errors count as readable and writable alike: the next read or write tells which.
+        """
+        known = fd in self.readers or fd in self.writers
+        (self.readers.__setitem__(fd, on_readable) if on_readable else self.readers.pop(fd, None))
+        (self.writers.__setitem__(fd, on_writable) if on_writable else self.writers.pop(fd, None))
+        events = (READ if on_readable else 0) | (WRITE if on_writable else 0)
+        if not events:
+            if known:
+                self.epoll.unregister(fd)
+        elif known:
+            self.epoll.modify(fd, events)
+        else:
+            self.epoll.register(fd, events)
+
+    def forget(self, fd):
+        """Stop watching fd.  Must come before its close."""
+        self.watch(fd)
+
+    # --- time ---
+
+    def after(self, seconds, callback):
+        """Call back once, in so many seconds (of the clock that never jumps).  Returns the Timer."""
+        timer = Timer(unix.monotonic() + seconds, callback)
+        heappush(self.timers, timer)
+        return timer
+
+    def call_soon(self, callback):
+        """Call back at the end of this pass."""
+        self.soon.append(callback)
+
+    # --- signals and threads ---
+
+    def on_signal(self, number, callback):
+        """Call back, in the loop, after signal `number` has arrived."""
+        self._open_waker()
+        self.signals[number] = callback
+        unix.signal(number, lambda *_: None)
+
+    def waker(self):
+        """A function that another thread may call to wake the loop (callback: on_signal(0, ...))."""
+        self._open_waker()
+        descriptor = self.wake_write
+        return lambda: _poke(descriptor)
+
+    def _open_waker(self):
+        if self.wake_read < 0:
+            self.wake_read, self.wake_write = unix.pipe2(unix.O_CLOEXEC | unix.O_NONBLOCK)
+            unix.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+            self.watch(self.wake_read, self._woken)
+
+    def _woken(self):
+        try:
+            numbers = set(unix.read(self.wake_read, 4096))
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number in self.signals:
+                self.signals[number]()
+
+    # --- the loop itself ---
+
+    def run(self):
+        """Serve until stop()."""
+        self.running = True
+        while self.running:
+            self.step()
+
+    def stop(self):
+        """Leave run() at the end of this pass."""
+        self.running = False
+
+    def step(self, longest=MAX_SLEEP):
+        """One pass; waits at most `longest` seconds for something to happen."""
+        readers, writers = self.readers, self.writers
+        for fd, events in self.epoll.poll(self._patience(longest)):
+            if events & (READ | _ENDS):
+                callback = readers.get(fd)
+                if callback:
+                    callback()
+            if events & (WRITE | _ENDS):
+                callback = writers.get(fd)
+                if callback:
+                    callback()
+        if self.timers:
+            self._run_due()
+        while self.soon:
+            callbacks, self.soon = self.soon, []
+            for callback in callbacks:
+                callback()
+
+    def _patience(self, longest):
+        if self.soon:
+            return 0
+        while self.timers and self.timers[0].callback is None:
+            heappop(self.timers)
+        if not self.timers:
+            return longest
+        return min(longest, max(0.0, self.timers[0].when - unix.monotonic()))
+
+    def _run_due(self):
+        now = unix.monotonic()
+        timers = self.timers
+        while timers and timers[0].when <= now:
+            callback = heappop(timers).callback
+            if callback:
+                callback()
+
+
+def _poke(descriptor):
+    try:
+        unix.write(descriptor, b'\0')
+    except OSError:
+        pass        # full: the loop is awake already

@@ -1,0 +1,97 @@
+"""The wrapper around every program's main.
+
+A launcher calls run('qpy.ACCOUNT.NAME'); main(home, args) of that module does the work and returns the exit code.
+Whatever goes wrong in a way nobody foresaw ends the program with 111, which every neighbour takes for "try again
+later", and with one line on descriptor 2: never with a traceback, never with Python's own 1 or 120.
+"""
+from qpy import unix
+from qpy.core import exits
+
+DEFAULT_HOME = b'/var/qpy'
+name = b'qpy'
+
+
+class Fatal(Exception):
+    """End this program with an exit code and one line that says why."""
+
+    def __init__(self, code, text):
+        super().__init__(code, text)
+        self.code, self.text = code, text
+
+
+def run(module, home=None):
+    """Import module and leave the process with what its main returns.
+
+    home: DIR as str, fixed by the installation; without it $QPYHOME counts, else /var/qpy.
+    """
+    global name
+    name = b'qpy-' + module.rpartition('.')[2].rstrip('_').encode()
+    unix._exit(guarded(lambda: call(module, home)))
+
+
+def call(module, home):
+    """What run runs, inside the guard: the imports too."""
+    main = __import__(module, fromlist=['main']).main
+    return main(unix.fsencode(home) if home else unix.environ.get(b'QPYHOME', DEFAULT_HOME), unix.arguments())
+
+
+def guarded(work):
+    """work()'s exit code, or the one its failure deserves, after one line about it."""
+    try:
+        return work()
+    except Fatal as end:
+        complain(b'fatal: ' + end.text)
+        return end.code
+    except SystemExit:
+        complain(b'fatal: ended by an exit nobody asked for (#4.3.0)')
+    except KeyboardInterrupt:
+        pass
+    except BaseException as problem:
+        complain(b'fatal: ' + unforeseen(problem))
+    return exits.TEMP
+
+
+def unforeseen(problem):
+    """One line on an exception nobody caught: its type, its reason if the system gave one, and where."""
+    trace = problem.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = b'?'
+    if trace is not None:
+        path = unix.fsencode(trace.tb_frame.f_code.co_filename)
+        place = b'%s:%d' % (b'/'.join(path.split(b'/')[-3:]), trace.tb_lineno)
+    return b'unforeseen %s at %s (#4.3.0)' % (reason(problem), place)
+
+
+def reason(problem):
+    """An exception as a few words, without any content of mail: for an OSError what the system says, and on what."""
+    if isinstance(problem, OSError) and problem.strerror:
+        words = problem.strerror.encode('utf-8', 'replace')
+        if problem.filename is not None and not isinstance(problem.filename, int):
+            words += b': ' + unix.fsencode(problem.filename)
+        return words
+    return type(problem).__name__.encode()
+
+
+# --- the log -------------------------------------------------------------------------------------------------
+
+lost = 0        # lines that the log would not take
+
+
+def log(line):
+    """Write one line to descriptor 2.  A log that is full or gone never stops mail: the line is counted as lost."""
+    global lost
+    try:
+        unix.write(2, line + b'\n')
+    except OSError:
+        lost += 1
+
+
+def complain(text):
+    """One line that names this program and is safe to print whatever text holds."""
+    log(b'%s: %s' % (name, bytes(c if c >= 32 and c != 127 else 63 for c in text)))
+
+
+def warn(text):
+    """As complain, marked as a warning."""
+    complain(b'warning: ' + text)
