@@ -4,7 +4,7 @@ Callbacks take no arguments and must not block.  One pass of the loop: wait; han
 run what is due; then run what asked for the end of the pass (`call_soon`), which is where several small outputs of
 one pass become one write.
 """
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from qpy import unix
 
@@ -15,30 +15,38 @@ MAX_SLEEP = 3600.0      # seconds; a bound on what a mistake in a timer can cost
 
 
 class Timer:
-    """Something to be done later; cancel() takes it back at no cost."""
+    """Something to be done later; cancel() takes it back.
 
-    __slots__ = ('when', 'callback')
+    A time limit that moves with every byte need not be a new Timer each time: note the time of the last byte, and
+    look at it when the timer fires.
+    """
 
-    def __init__(self, when, callback):
-        self.when, self.callback = when, callback
+    __slots__ = ('when', 'callback', 'loop')
+
+    def __init__(self, when, callback, loop):
+        self.when, self.callback, self.loop = when, callback, loop
 
     def __lt__(self, other):
         return self.when < other.when
 
     def cancel(self):
         """Never call back."""
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self.loop._cancelled()
 
 
 class Loop:
     """One per process."""
 
-    __slots__ = ('epoll', 'readers', 'writers', 'timers', 'soon', 'signals', 'running', 'wake_read', 'wake_write')
+    __slots__ = ('epoll', 'readers', 'writers', 'timers', 'dead_timers', 'soon', 'signals', 'running',
+                 'wake_read', 'wake_write')
 
     def __init__(self):
         self.epoll = unix.epoll()
         self.readers, self.writers = {}, {}
         self.timers, self.soon, self.signals = [], [], {}
+        self.dead_timers = 0
         self.running = False
         self.wake_read = self.wake_write = -1
 
@@ -69,9 +77,16 @@ class Loop:
 
     def after(self, seconds, callback):
         """Call back once, in so many seconds (of the clock that never jumps).  Returns the Timer."""
-        timer = Timer(unix.monotonic() + seconds, callback)
+        timer = Timer(unix.monotonic() + seconds, callback, self)
         heappush(self.timers, timer)
         return timer
+
+    def _cancelled(self):
+        self.dead_timers += 1
+        if self.dead_timers > 64 and self.dead_timers * 2 > len(self.timers):
+            self.timers[:] = [timer for timer in self.timers if timer.callback is not None]
+            heapify(self.timers)
+            self.dead_timers = 0
 
     def call_soon(self, callback):
         """Call back at the end of this pass."""
@@ -142,6 +157,7 @@ class Loop:
             return 0
         while self.timers and self.timers[0].callback is None:
             heappop(self.timers)
+            self.dead_timers -= 1
         if not self.timers:
             return longest
         return min(longest, max(0.0, self.timers[0].when - unix.monotonic()))
@@ -150,9 +166,12 @@ class Loop:
         now = unix.monotonic()
         timers = self.timers
         while timers and timers[0].when <= now:
-            callback = heappop(timers).callback
+            timer = heappop(timers)
+            callback, timer.callback = timer.callback, None
             if callback:
                 callback()
+            else:
+                self.dead_timers -= 1
 
 
 def _poke(descriptor):
