@@ -1,0 +1,266 @@
+"""The control files: one table of their names, and what their bytes mean.
+
+Everything that knows a control file answers to TABLE: the programs that read it, qpy-showctl, the page
+qpy-control.5 and the samples in control/. The functions here take the bytes of a file and return values; they
+raise ControlError for what an administrator must mend. Rules (qmail's):
+
+    line, number    only the first line counts; blanks and tabs at its end are dropped, one in front is kept
+    list            one entry per line; empty lines and lines that start with # are skipped
+    map             a list of  KEY:VALUE  lines; keys ignore case, lines without a colon are skipped,
+                    the last line with a key wins
+    text, cdb       the reader named in the table has its own grammar
+
+Stricter than qmail: a NUL, a carriage return, a byte order mark, or a non-ASCII byte where mail could not use it,
+is an error that says what to do, because each of them is silently fatal to the comparison it takes part in.
+"""
+
+from qpy.core import text
+
+LINE, NUMBER, LIST, MAP, TEXT, CDB = b'line', b'number', b'list', b'map', b'text', b'cdb'
+
+FILE_LIMIT = 64 * 1024 * 1024           # bytes; a million virtual domains are 30 MB
+ME = (b'me', None)                      # default: control/me, and without that the reader cannot work
+
+
+def me_or(literal: bytes) -> tuple:
+    """Default: the value of control/me, and without that `literal`."""
+    return (b'me', literal)
+
+
+# name, kind, default, readers, meaning.
+# default: None = absent (the meaning says what follows from that), bytes or int, ME, me_or(literal);
+# for a list ME means a list of that one name.
+TABLE = (
+    (b'me', LINE, None, b'all', b'full name of this host, the default of many others; required'),
+    (b'accounts', MAP, None, b'qpy-start qpy-install', b'other names for the accounts: qpyd:NAME and so on'),
+    (b'badmailfrom', LIST, None, b'qpy-smtpd', b'senders refused: an address, or @host for all of a host'),
+    (b'badrcptto', LIST, None, b'qpy-smtpd', b'recipients refused: an address, or @host for all of a host'),
+    (b'bounceformat', LINE, b'rfc3464', b'qpy-bouncer', b'form of bounces: rfc3464 or qsbmf (plain text only)'),
+    (b'bouncefrom', LINE, b'MAILER-DAEMON', b'qpy-bouncer', b'local part of the address bounces come from'),
+    (b'bouncehost', LINE, me_or(b'bouncehost'), b'qpy-bouncer', b'host of the address bounces come from'),
+    (b'bouncewhen', LINE, b'pass', b'qpy-send',
+     b'when failures are reported: pass (after each pass over a message) or end (once, when it is finished)'),
+    (b'concurrencylocal', NUMBER, 100, b'qpy-send', b'local deliveries at a time; 0 stops them'),
+    (b'concurrencyremote', NUMBER, 200, b'qpy-send', b'remote deliveries at a time; 0 stops them'),
+    (b'databytes', NUMBER, 0, b'qpy-smtpd', b'longest message accepted by SMTP, in bytes; 0 is no limit'),
+    (b'defaultdelivery', TEXT, b'./Maildir/', b'qpy-start qpy-lspawn',
+     b'delivery instructions, as in .qmail, for a user without a .qmail file'),
+    (b'defaultdomain', LINE, me_or(b'defaultdomain'), b'qpy-inject', b'domain added to a host name without a dot'),
+    (b'defaulthost', LINE, me_or(b'defaulthost'), b'qpy-inject', b'host added to an address without one'),
+    (b'doublebouncehost', LINE, me_or(b'doublebouncehost'), b'qpy-bouncer', b'host that double bounces go to'),
+    (b'doublebounceto', LINE, b'postmaster', b'qpy-bouncer',
+     b'user at doublebouncehost that double bounces go to; an empty first line drops them'),
+    (b'envnoathost', LINE, me_or(b'envnoathost'), b'qpy-send qpy-users', b'host added to a recipient without @'),
+    (b'helohost', LINE, ME, b'qpy-remote', b'name this host gives itself when it sends by SMTP'),
+    (b'idhost', LINE, me_or(b'idhost'), b'qpy-inject', b'right side of the Message-ID of new messages'),
+    (b'localiphost', LINE, ME, b'qpy-smtpd', b'name that stands for user@[address of this host]'),
+    (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd', b'domains delivered here, to users of this machine'),
+    (b'morercpthosts', LIST, None, b'qpy-newmrh', b'more domains for rcpthosts: the source of morercpthosts.cdb'),
+    (b'morercpthosts.cdb', CDB, None, b'qpy-smtpd', b'fast form of morercpthosts, asked after rcpthosts'),
+    (b'percenthack', LIST, None, b'qpy-send qpy-users', b'domains where user%host@domain means user@host'),
+    (b'plusdomain', LINE, me_or(b'plusdomain'), b'qpy-inject', b'domain that replaces a + at the end of a host'),
+    (b'queuelifetime', NUMBER, 604800, b'qpy-send', b'seconds after which an undelivered message bounces'),
+    (b'rcpthosts', LIST, None, b'qpy-smtpd',
+     b'domains mail is accepted for, or .domain for all below it; when missing: locals and virtualdomains'),
+    (b'services', TEXT, None, b'qpy-start', b'the process table: which daemons run, under which account'),
+    (b'smtpgreeting', LINE, ME, b'qpy-smtpd', b'greeting; its first word should be the name of this host'),
+    (b'smtproutes', MAP, None, b'qpy-rspawn qpy-remote',
+     b'relays by destination, domain:relay or domain:relay:port, asked before DNS'),
+    (b'tcp.smtp', TEXT, None, b'qpy-smtpd', b'rules by client address, as tcprules reads them'),
+    (b'timeoutconnect', NUMBER, 60, b'qpy-remote', b'seconds to wait for a connection to be made'),
+    (b'timeoutremote', NUMBER, 1200, b'qpy-remote', b'seconds to wait for a remote server at each step'),
+    (b'timeoutsmtpd', NUMBER, 1200, b'qpy-smtpd', b'seconds to wait for an SMTP client at each step'),
+    (b'virtualdomains', MAP, None, b'qpy-send qpy-users qpy-smtpd',
+     b'domain:user, delivered here to user-LOCAL; address:user for one address; .domain for all below it'),
+)
+
+# Smallest and largest useful value; outside of it the nearest is taken, and the reader says so.
+LIMITS = {b'concurrencylocal': (0, 10000), b'concurrencyremote': (0, 20000), b'timeoutsmtpd': (1, 86400),
+          b'timeoutconnect': (1, 86400), b'timeoutremote': (1, 86400), b'queuelifetime': (0, 10 ** 9)}
+
+CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end')}
+
+HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost', b'helohost',
+         b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
+EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery')    # UTF-8 local parts and file names occur here
+
+BOM = b'\xef\xbb\xbf'
+BLANKS = b' \t'
+HOST_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.[]:')
+
+
+class ControlError(Exception):
+    """A control file that must be mended: file name, line number (0: the whole file), value, remedy."""
+
+    def __init__(self, file: bytes, line: int, value: bytes, remedy: bytes):
+        super().__init__(file, line, value, remedy)
+        self.file, self.line, self.value, self.remedy = file, line, value, remedy
+
+    @property
+    def text(self) -> bytes:
+        """One line for a person, safe to print."""
+        where = b'control/' + self.file + (b', line %d' % self.line if self.line else b'')
+        value = b', "' + show(self.value) + b'"' if self.value else b''
+        return where + value + b': ' + self.remedy
+
+    def __str__(self) -> str:
+        return self.text.decode('ascii', 'replace')
+
+
+def show(value: bytes) -> bytes:
+    """The value as a person may see it: at most 60 bytes, each strange one as \\xHH."""
+    shown = b''.join(b'%c' % c if 32 <= c < 127 else b'\\x%02x' % c for c in value[:60])
+    return shown + (b'...' if len(value) > 60 else b'')
+
+
+def row(name: bytes) -> tuple | None:
+    """The TABLE row of a control file, or None."""
+    for entry in TABLE:
+        if entry[0] == name:
+            return entry
+    return None
+
+
+# --- lines ---------------------------------------------------------------------------------------------------
+
+def trouble(value: bytes, eight_bit: bool = False) -> bytes:
+    """What is wrong with the bytes of one value, with the remedy; b'' when nothing is."""
+    if BOM in value:
+        return b'a byte order mark; save the file without BOM'
+    if b'\0' in value:
+        return b'a NUL byte; write the file anew as plain text'
+    if b'\r' in value:
+        return b"a carriage return; save the file with Unix line ends (sed -i 's/\\r$//')"
+    if not eight_bit and not value.isascii():
+        return b'a non-ASCII byte; write plain ASCII, domains in their xn-- form'
+    return b''
+
+
+def clean(data: bytes, name: bytes) -> bool:
+    """True if no line of the file can be in trouble: the fast way past a million checks."""
+    return not (b'\0' in data or b'\r' in data or BOM in data) and (data.isascii() or name in EIGHT_BIT)
+
+
+def checked(value: bytes, name: bytes, number: int) -> bytes:
+    """The value, unless its bytes are in trouble: then ControlError."""
+    wrong = trouble(value, name in EIGHT_BIT)
+    if wrong:
+        raise ControlError(name, number, value, wrong)
+    return value
+
+
+def first_line(data: bytes, name: bytes) -> bytes:
+    """The value of a line file: its first line without the blanks at its end, which may be empty."""
+    return checked(data.partition(b'\n')[0].rstrip(BLANKS), name, 1)
+
+
+def lines(data: bytes, name: bytes) -> list:
+    """[(line number, entry)] of a list file. Comments may hold any bytes but CR and NUL."""
+    if len(data) > FILE_LIMIT:
+        raise ControlError(name, 0, b'', b'longer than %d bytes; use a cdb' % FILE_LIMIT)
+    entries = [(n, entry.rstrip(BLANKS)) for n, entry in enumerate(data.split(b'\n'), 1)]
+    entries = [(n, entry) for n, entry in entries if entry and entry[:1] != b'#']
+    if not clean(data, name):
+        for n, entry in entries:
+            checked(entry, name, n)
+    return entries
+
+
+# --- values --------------------------------------------------------------------------------------------------
+
+def parse_line(data: bytes, name: bytes) -> bytes:
+    """The value of a line file, checked as a host name or against its choices where the tables say so."""
+    value = first_line(data, name)
+    if name in HOSTS:
+        return check_host(value, name)
+    choices = CHOICES.get(name)
+    if choices and text.lower(value) not in choices:
+        raise ControlError(name, 1, value, b'write one of: ' + b' '.join(choices))
+    return text.lower(value) if choices else value
+
+
+def check_host(value: bytes, name: bytes) -> bytes:
+    """The value if it can be a host name in an address; one dot at its end is dropped."""
+    if not value:
+        raise ControlError(name, 1, value, b'empty; write a full host name, such as mail.example.org')
+    if value[:1] in (b' ', b'\t') or not HOST_BYTES.issuperset(value):
+        raise ControlError(name, 1, value, b'not a host name; letters, digits, dots and hyphens only')
+    value = value[:-1] if value[-1:] == b'.' else value
+    if not value or value[:1] == b'.' or b'..' in value or len(value) > 253:
+        raise ControlError(name, 1, value, b'not a host name; a dot too many, or longer than 253 bytes')
+    return value
+
+
+def parse_number(data: bytes, name: bytes) -> int | None:
+    """The value of a number file; None when its first line is empty, which means the default.
+
+    qmail takes the digits in front and forgets the rest; so does this, after a blank. `10M` is an error."""
+    value = first_line(data, name)
+    if not value:
+        return None
+    number = text.parse_uint(value.replace(b'\t', b' ').partition(b' ')[0], 10 ** 18)
+    if number is None:
+        raise ControlError(name, 1, value, b'not a number; write decimal digits only')
+    return number
+
+
+def limit(name: bytes, number: int) -> int:
+    """The number, or the nearest one that LIMITS allows."""
+    low, high = LIMITS.get(name, (0, 10 ** 18))
+    return min(max(number, low), high)
+
+
+def parse_list(data: bytes, name: bytes) -> list:
+    """The entries of a list file, in order, as written."""
+    return [entry for _, entry in lines(data, name)]
+
+
+def parse_set(data: bytes, name: bytes) -> dict:
+    """{lower-case entry: number of its last line} of a list file used for look-ups."""
+    return {text.lower(entry): n for n, entry in lines(data, name)}
+
+
+def parse_map(data: bytes, name: bytes) -> dict:
+    """{lower-case key: value} of a map file; the last line with a key wins."""
+    return {key: value for key, (value, _) in parse_map_lines(data, name).items()}
+
+
+def parse_map_lines(data: bytes, name: bytes) -> dict:
+    """{lower-case key: (value, line number)} of a map file."""
+    result = {}
+    for n, entry in lines(data, name):
+        key, colon, value = entry.partition(b':')
+        if colon:
+            result[text.lower(key)] = (value, n)
+    return result
+
+
+def parse_text(data: bytes, name: bytes) -> bytes:
+    """The whole of a text file without the empty lines at its end; lines keep their grammar to their reader."""
+    for n, line in enumerate(data.split(b'\n'), 1):
+        if line[:1] != b'#':
+            checked(line, name, n)
+    return data.rstrip(b'\n')
+
+
+# --- names ---------------------------------------------------------------------------------------------------
+
+def nearest(name: bytes) -> bytes:
+    """The known control file whose name is nearest to a misspelt one, or b'' if none is near."""
+    best = min((distance(text.lower(name), entry[0]), entry[0]) for entry in TABLE)
+    return best[1] if best[0] <= 1 + len(best[1]) // 5 else b''
+
+
+def distance(a: bytes, b: bytes) -> int:
+    """Edits (insert, delete, replace, swap neighbours) from a to b; names are short."""
+    a, b = a[:64], b[:64]
+    before, last = [], list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        line = [i]
+        for j, y in enumerate(b, 1):
+            cost = min(last[j] + 1, line[-1] + 1, last[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
+                cost = min(cost, before[j - 2] + 1)
+            line.append(cost)
+        before, last = last, line
+    return last[-1]
