@@ -1,0 +1,111 @@
+"""qpy itself, installed as its README says into a directory of a test, and running."""
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TICK = os.sysconf('SC_CLK_TCK')
+
+
+def wait_for_port(port, patience=20, alive=lambda: True):
+    """Until something accepts on 127.0.0.1:port."""
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            return socket.create_connection(('127.0.0.1', port), 1).close()
+        except OSError:
+            if time.monotonic() > give_up or not alive():
+                raise
+            time.sleep(0.02)         # back-off between attempts
+
+
+class Qpy:
+    """A rooted installation in `home` that serves SMTP on 127.0.0.1:port; its accounts are the machine's.
+
+    users: (name, uid, gid, home) for users/assign; routes: lines of control/smtproutes; queue: where queue/ lives.
+    """
+
+    def __init__(self, home, port, users=(), routes=(), queue=None, options=()):
+        self.home, self.port = home, port
+        self.process = None
+        if queue:
+            os.makedirs(queue, exist_ok=True)
+            os.makedirs(home, exist_ok=True)
+            os.symlink(queue, os.path.join(home, 'queue'))
+        self.command('/usr/bin/python3', '-IS', os.path.join(SOURCE, 'bin/qpy-install'), home, '--smtp', str(port),
+                     '--me', 'qpy.test', *options)
+        self.write('users/assign', ''.join('=%s:%s:%d:%d:%s:::\n+%s-:%s:%d:%d:%s:-::\n' % (user + user)
+                                           for user in users) + '.\n')
+        self.command(home + '/bin/qpy-newu')
+        self.write('control/smtproutes', ''.join(route + '\n' for route in routes))
+        self.start()
+
+    def write(self, name, text):
+        """Write a file of DIR."""
+        with open(os.path.join(self.home, name), 'w') as file:
+            file.write(text)
+
+    def command(self, *words, **more):
+        """Run a command to its success."""
+        done = subprocess.run(words, capture_output=True, text=True, **more)
+        if done.returncode:
+            raise RuntimeError('%s: exit %d\n%s%s' % (' '.join(words), done.returncode, done.stdout, done.stderr))
+        return done.stdout
+
+    def start(self):
+        """Start the chain and wait until it accepts."""
+        self.log_file = open(os.path.join(self.home, 'test.log'), 'ab')
+        self.process = subprocess.Popen([self.home + '/bin/qpy-start'], stdin=subprocess.DEVNULL, stdout=self.log_file,
+                                        stderr=self.log_file, start_new_session=True)
+        try:
+            wait_for_port(self.port, alive=lambda: self.process.poll() is None)
+        except OSError:
+            raise RuntimeError('qpy did not start: ' + self.log()) from None
+
+    def log(self):
+        """What the chain has said."""
+        with open(os.path.join(self.home, 'test.log'), errors='replace') as file:
+            return file.read()
+
+    def pids(self):
+        """[(pid, program)] of the chain."""
+        found, waiting = [], [self.process.pid]
+        while waiting:
+            pid = waiting.pop()
+            try:
+                with open('/proc/%d/cmdline' % pid, 'rb') as file:
+                    words = file.read().split(b'\0')
+                with open('/proc/%d/task/%d/children' % (pid, pid)) as file:
+                    waiting += [int(word) for word in file.read().split()]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            found.append((pid, next((os.path.basename(w).decode() for w in words if b'/qpy-' in w), '?')))
+        return found
+
+    def cpu(self):
+        """{program: CPU seconds so far, its processes together}."""
+        spent = {}
+        for pid, name in self.pids():
+            try:
+                with open('/proc/%d/stat' % pid) as file:
+                    fields = file.read().rpartition(')')[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            spent[name] = spent.get(name, 0) + sum(int(fields[i]) for i in (11, 12)) / TICK
+        return spent
+
+    def stop(self, remove=True):
+        """End the chain; remove the installation."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        self.log_file.close()
+        if remove:
+            shutil.rmtree(self.home, ignore_errors=True)
