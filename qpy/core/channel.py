@@ -15,13 +15,13 @@ class ChannelError(ValueError):
 
 #: letter: (number of fields, takes a descriptor)
 REPORT = {b'K': (3, False), b'Z': (3, False), b'D': (3, False)}          # delnum, scope, text
-LSPAWN_JOB = {b'L': (4, True)}                                           # delnum, ID, sender, recipient
+LSPAWN_JOB = {b'L': (5, True)}               # delnum, ID, sender, recipient, options (envelope records X U Q, by newline)
 LSPAWN_REPORT = {b'C': (1, False), **REPORT}                             # C capacity
 RSPAWN_JOB = {b'R': (6, True)}                                           # ID, host, sender, flags, length, recipients
 RSPAWN_REPORT = LSPAWN_REPORT
 SEED_JOB = {b'U': (2, True)}                                             # uid, gid
 SEED_REPORT = {b'G': (2, False), b'X': (2, False)}                       # uid, pid | uid, reason
-WORKER_JOB = {b'J': (9, True)}         # n, user, home, local, dash, ext, domain, sender, default
+WORKER_JOB = {b'J': (10, True)}    # n, user, home, local, dash, ext, domain, sender, default, options
 WORKER_REPORT = {b'R': (3, False)}                                       # n, exit code, text
 BOUNCE_JOB = {b'B': (3, False)}                                          # ID, indices, kind
 BOUNCE_REPORT = {b'K': (2, False), b'Z': (2, False)}                     # ID, new ID or empty | ID, reason
