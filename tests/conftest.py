@@ -1,0 +1,28 @@
+"""What all tests share: the source on the path, a moderate hypothesis, and visible skips for what needs root."""
+import os
+import sys
+
+import pytest
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if SOURCE not in sys.path:
+    sys.path.insert(0, SOURCE)
+
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:
+    pass
+else:
+    settings.register_profile('default', deadline=None, max_examples=100, derandomize=bool(os.environ.get('CI')),
+                              suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile('long', deadline=None, max_examples=20000,
+                              suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile(os.environ.get('QPY_HYPOTHESIS', 'default'))
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked root are skipped, and seen to be skipped, for everybody else."""
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker('root'):
+                item.add_marker(pytest.mark.skip(reason='needs root'))
