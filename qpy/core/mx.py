@@ -1,0 +1,75 @@
+"""Which addresses to try for a host, in which order: RFC 5321, section 5.1.
+
+An answer is (preference, host name, address text), one per address.  Own addresses are packed bytes (core.ip).
+"""
+from qpy.core import ip, text
+
+ADDRESSES = 20      # tried at most for one delivery
+LINES = 200         # of one answer, looked at most
+
+SELF, NONE = b'self', b'none'
+
+
+def parse_answers(lines):
+    """[(preference, host, address)] of the lines b'PREF HOST ADDR' in an answer of qpy-resolve.
+
+    ValueError for a line that is none: an answer we do not understand is no answer.
+    """
+    answers = []
+    for line in lines.split(b'\n')[:LINES] if lines else ():
+        fields = line.split(b' ')
+        preference = text.parse_uint(fields[0], 65535)
+        if len(fields) != 3 or preference is None or ip.pack(fields[2]) is None:
+            raise ValueError('bad line in an answer')
+        answers.append((preference, fields[1], fields[2]))
+    return answers
+
+
+def is_own(address, own):
+    """True if mail sent to this address (text) would come back to this host."""
+    packed = ip.pack(address)
+    return packed is None or packed in own or ip.is_this_host(packed)
+
+
+def plan(answers, own, random):
+    """[(preference, host, address)] in the order to try them, or SELF, or NONE.
+
+    own: set of packed addresses of this host.  Only what is better than the best of our own is tried, so that mail
+    cannot go round in circles; SELF if nothing is, NONE if there was no address at all.
+    random(): float in [0, 1).  Hosts of equal preference are shuffled, and so are the addresses of one host.
+    """
+    if not answers:
+        return NONE
+    limit = min((p for p, _, address in answers if is_own(address, own)), default=None)
+    hosts = {}
+    for preference, host, address in answers:
+        if limit is None or preference < limit:
+            hosts.setdefault((preference, host), []).append(address)
+    order = sorted(hosts, key=lambda key: (key[0], random()))
+    found = [(preference, host, address) for preference, host in order
+             for address in sorted(set(hosts[preference, host]), key=lambda _: random())]
+    return found[:ADDRESSES] or SELF
+
+
+# --- our own addresses ---------------------------------------------------------------------------------------
+
+def from_fib_trie(data):
+    """The packed IPv4 addresses of this host, from the text of /proc/net/fib_trie."""
+    own, last = set(), None
+    for line in data.split(b'\n'):
+        words = line.split()
+        if len(words) == 2 and words[0] == b'|--':
+            last = ip.pack4(words[1])
+        elif words[:1] == [b'/32'] and words[1:] == [b'host', b'LOCAL'] and last is not None:
+            own.add(last)
+    return own
+
+
+def from_if_inet6(data):
+    """The packed IPv6 addresses of this host, from the text of /proc/net/if_inet6."""
+    own = set()
+    for line in data.split(b'\n'):
+        word = line.partition(b' ')[0]
+        if len(word) == 32 and ip.HEX.issuperset(word):
+            own.add(bytes.fromhex(word.decode('ascii')))
+    return own

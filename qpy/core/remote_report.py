@@ -1,0 +1,138 @@
+"""What qpy-remote says about a delivery: qmail-remote's sentences, its output, and what rspawn makes of it.
+
+The output is NUL-ended reports: one per recipient that was answered, in order (`r` accepted, `h` refused for good,
+`s` refused for now, then text), and one about the message (`K` accepted, `Z` try again, `D` never, then text).
+Texts end with a newline and may hold several lines; text from the other side is made safe here.
+"""
+from qpy.core import text as bytes_
+
+TEXT_LIMIT = 4000       # bytes of remote text in one report
+OUTPUT_LIMIT = 10000    # bytes of one report to qpy-send
+
+NO_RESOURCES = b'System resources temporarily unavailable. (#4.3.0)\n'
+NO_MEMORY = b'Out of memory. (#4.3.0)\n'
+NO_CONNECTION = b"Sorry, I wasn't able to establish an SMTP connection. (#4.4.1)\n"
+NO_READ = b'Unable to read message. (#4.3.0)\n'
+NO_CONTROLS = b'Unable to read control files. (#4.3.0)\n'
+NO_EXCHANGER = b"Sorry, I couldn't find a mail exchanger or IP address. (#5.4.4)\n"
+NULL_MX = b'Sorry, that host says by a null MX that it accepts no mail. (#5.1.10)\n'
+INVOKED = b'I (qpy-remote) was invoked improperly. (#5.3.5)\n'
+SELF = (b"Sorry. Although I'm listed as a best-preference MX or A for that host,\n"
+        b"it isn't in my control/locals file, so I don't treat it as local. (#5.4.6)\n")
+TOO_LONG = b'The delivery took longer than one delivery may. (#4.4.2)\n'
+NO_TLS = b'Sorry, this message must travel by TLS only, which I do not speak yet. (#4.7.30)\n'
+BAD_ADDRESS = b'Sorry, that address cannot be written in an SMTP command. (#5.1.3)\n'
+BAD_SENDER = b'Sorry, the sender address cannot be written in an SMTP command. (#5.1.7)\n'
+
+# what rspawn says of a qpy-remote (qmail-behaviour: unknown codes were D in qmail; here nothing unknown is permanent)
+CRASHED = b'qpy-remote crashed.\n'
+NOT_RUN = b'Unable to run qpy-remote.\n'
+NO_OUTPUT = b'qpy-remote produced no output.\n'
+GARBAGE = b'qpy-remote produced output I do not understand. (#4.3.0)\n'
+NO_HOST = b'Sorry, address must include host name. (#5.1.3)\n'
+IN_USE = b'Internal error: delnum in use. (#4.3.5)\n'
+TOO_MANY = b'Internal error: delnum too big. (#4.3.5)\n'
+
+
+def no_host(host):
+    """The name does not exist (NXDOMAIN)."""
+    return b"Sorry, I couldn't find any host named %s. (#5.1.2)\n" % bytes_.printable(host.replace(b' ', b'?'))
+
+
+def no_lookup(host, reason):
+    """The name could not be looked up now."""
+    return b"Sorry, I couldn't look up %s: %s. (#4.4.3)\n" % (bytes_.printable(host), bytes_.printable(reason))
+
+
+def bad_route(key, reason):
+    """An entry of control/smtproutes that must be mended; mail waits until it is."""
+    return b'Unable to use control/smtproutes, entry "%s": %s. (#4.3.5)\n' % (bytes_.printable(key), reason)
+
+
+def no_connection(tried):
+    """No address answered; tried: [(address, reason)], of which the first ten are told."""
+    lines = b''.join(b'%s: %s\n' % (address, bytes_.printable(reason)) for address, reason in tried[:10])
+    return NO_CONNECTION + lines
+
+
+def died(ip, critical, reason=b''):
+    """The connection ended in the middle; critical: after the message was sent, so it may have arrived."""
+    duplicate = b'Possible duplicate! ' if critical else b''
+    why = reason + b'.\n' if reason else b''
+    return b'Connected to %s but connection died. %s(#4.4.2)\n%s' % (ip, duplicate, why)
+
+
+def said(reply):
+    """The remote reply (bytes, lines ended or separated by LF), made safe."""
+    return b'Remote host said: ' + safe(reply).rstrip(b'\n') + b'\n'
+
+
+def safe(text):
+    """Text from outside: printable ASCII and line ends only, of bounded length."""
+    if len(text) > TEXT_LIMIT:
+        text = text[:TEXT_LIMIT] + b'...'
+    return b'\n'.join(bytes_.printable(line.replace(b'\t', b' ')) for line in text.split(b'\n'))
+
+
+# --- the output of one qpy-remote ----------------------------------------------------------------------------
+
+def build(recipients, message):
+    """The output for recipients [(letter, text)] and message (letter, text)."""
+    return b''.join(letter + text.replace(b'\0', b'?') + b'\0' for letter, text in [*recipients, message])
+
+
+def parse(output):
+    """([(letter, text) per recipient], (letter, text) of the message) or None if it is none of ours.
+
+    Total: whatever a program printed.  A report after the message's, or none, is not ours.
+    """
+    reports = output.split(b'\0')
+    if reports.pop():
+        return None
+    pairs = [(report[:1], report[1:]) for report in reports]
+    if not pairs or pairs[-1][0] not in (b'K', b'Z', b'D'):
+        return None
+    if any(letter not in (b'r', b'h', b's') for letter, _ in pairs[:-1]):
+        return None
+    return pairs[:-1], pairs[-1]
+
+
+def combine(recipient, message):
+    """The outcome (K, Z or D, text) for one recipient's report (or None: not answered) and the message's.
+
+    r, K/Z/D t: the message's.       h x, D t: D x t        h x, K or Z t: D x
+    none, K:    Z (nobody said so)   s x, Z or D t: Z x t   s x, K t:      Z x
+    """
+    if recipient is None:
+        return message if message[0] != b'K' else (b'Z', GARBAGE)
+    letter, text = recipient
+    if letter == b'r':
+        return message
+    if letter == b'h':
+        return b'D', text + (message[1] if message[0] == b'D' else b'')
+    return b'Z', text + (message[1] if message[0] != b'K' else b'')
+
+
+def outcome(status, output):
+    """(K, Z or D, text) of a qpy-remote, or what stands for it, that had one recipient.
+
+    status: exit code, negative for a signal.  R-28: whatever is not understood is temporary.
+    """
+    if status < 0:
+        return b'Z', CRASHED
+    if status:
+        return b'Z', NOT_RUN
+    if not output:
+        return b'Z', NO_OUTPUT
+    parsed = parse(output)
+    if parsed is None:
+        return b'Z', GARBAGE
+    recipients, message = parsed
+    letter, text = combine(recipients[0], message) if recipients else message
+    return letter, safe_report(text)
+
+
+def safe_report(text):
+    """A report's text as qpy-send may have it: short enough, line ends the only control characters."""
+    cut = text[:OUTPUT_LIMIT - 100]
+    return bytes(c if c >= 32 and c != 127 or c == 10 else 63 for c in cut)

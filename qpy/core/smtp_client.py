@@ -1,0 +1,428 @@
+"""The client's side of an SMTP session, without a socket: RFC 5321, and 1870, 2920, 6152, 6531 where announced.
+
+    session = Session(b'192.0.2.1', b'mail.example.org')
+    session.begin(Transaction(sender, recipients))      at once, or whenever session.idle
+    session.feed(bytes from the server), session.eof(), session.lost(reason)
+    session.take() -> bytes for the server
+    while session.wants_body: session.body(chunk) ...; session.body_end()
+    session.transaction is None again when the transaction has its results
+
+What a reply means is decided in one place (`permanent`): only what is on the closed list there is for ever, anything
+odd is for now.  After an odd reply the session is over, because nobody knows which reply answers what.
+"""
+from collections import deque
+
+from qpy.core import address, remote_report, text
+
+LINE_LIMIT = 4096       # bytes of one reply line
+LINES_LIMIT = 100       # lines of one reply
+REPLY_LIMIT = 65536     # bytes of one reply
+
+GREETING, EHLO, HELO, READY, ENVELOPE, BODY, DOT, OVER = range(8)
+
+
+class BadReply(ValueError):
+    """The server sent what is no SMTP reply, or too much of it."""
+
+
+class ReplyReader:
+    """Replies out of bytes: feed(data) -> [(code, text)], text being all lines joined by LF, codes included."""
+
+    __slots__ = ('buffer', 'lines', 'size')
+
+    def __init__(self):
+        self.buffer, self.lines, self.size = b'', [], 0
+
+    def feed(self, data):
+        """The replies that are complete now; BadReply if a limit or the grammar is broken (R-13)."""
+        *lines, self.buffer = (self.buffer + data).split(b'\n')
+        replies = []
+        for line in lines:
+            self._line(line, replies)
+        if len(self.buffer) > LINE_LIMIT:
+            raise BadReply('a line of its reply is too long')
+        return replies
+
+    def _line(self, line, replies):
+        line = line[:-1] if line.endswith(b'\r') else line
+        self.size += len(line) + 2
+        if len(line) > LINE_LIMIT or self.size > REPLY_LIMIT or len(self.lines) == LINES_LIMIT:
+            raise BadReply('its reply is too long')
+        if not is_reply_line(line) or self.lines and line[:3] != self.lines[0][:3]:
+            raise BadReply('what it said is no SMTP reply')
+        self.lines.append(line)
+        if line[3:4] != b'-':
+            replies.append((int(line[:3]), b'\n'.join(self.lines)))
+            self.lines, self.size = [], 0
+
+
+def is_reply_line(line):
+    """RFC 5321, section 4.2: three digits, the first 2 to 5, then a blank, a hyphen or the end; no NUL."""
+    code = line[:3]
+    return (len(code) == 3 and not code.strip(b'0123456789') and 50 <= code[0] <= 53 and line[3:4] in b' -'
+            and b'\0' not in line)
+
+
+def permanent(code, command):
+    """True if this reply to this command settles the matter for good: the closed list.
+
+    Every 5xx but: 530 (log in first, or use TLS first: about us, and an administrator can mend it), and 552 to RCPT
+    (RFC 5321, 4.5.3.1.10: too many recipients, to be treated as 452).
+    """
+    return 500 <= code <= 599 and code != 530 and not (code == 552 and command == b'RCPT')
+
+
+class Transaction:
+    """One message to some recipients at one host, and what became of it.
+
+    eight, utf8: the message needs 8BITMIME (sent anyway without), SMTPUTF8 (refused without).  size: bytes, 0 unknown.
+    answers: per recipient (r, h or s, text) or None.  report: (K, Z or D, text), None while it lasts.
+    trouble: the host as a whole failed before it could have the message, another address may be tried.
+    critical: the message was sent to its end and its acceptance is not known.
+    """
+
+    __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'answers', 'report', 'trouble', 'critical')
+
+    def __init__(self, sender, recipients, eight=False, utf8=False, size=0):
+        self.sender, self.recipients = sender, recipients
+        self.eight, self.utf8, self.size = eight, utf8, size
+        self.answers = [None] * len(recipients)
+        self.report = None
+        self.trouble = self.critical = False
+
+
+class Session:
+    """One connection to one server.  peer: the address as text, for reports.  pipelining False: one at a time."""
+
+    __slots__ = ('peer', 'helo', 'pipelining', 'reader', 'out', 'phase', 'extensions', 'transaction', 'steps',
+                 'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched')
+
+    def __init__(self, peer, helo, pipelining=True):
+        self.peer, self.helo, self.pipelining = peer, helo, pipelining
+        self.reader = ReplyReader()
+        self.out = []
+        self.phase = GREETING
+        self.extensions = {}        # keyword: parameters
+        self.transaction = None
+        self.steps = deque()        # (command, recipient's index, bytes) still to be sent
+        self.waiting = deque([(b'greeting', 0)])    # sent and not answered
+        self.encoder = None
+        self.dirty = False          # RSET before the next transaction
+        self.pending = None         # the report of a transaction whose replies are still coming in
+        self.replies = 0            # seen in the transaction: 0 on a used connection means it was stale
+        self.transactions = 0
+        self.batched = False        # several commands were on their way at once
+
+    # --- what the driver asks ---
+
+    @property
+    def idle(self):
+        """True when a new transaction may begin on this connection."""
+        return self.phase == READY and self.transaction is None
+
+    @property
+    def over(self):
+        """True when this connection is of no more use and must be closed."""
+        return self.phase == OVER
+
+    @property
+    def wants_body(self):
+        """True while the server waits for (more of) the message."""
+        return self.phase == BODY
+
+    def take(self):
+        """What is to be sent to the server now."""
+        data = b''.join(self.out)
+        self.out.clear()
+        return data
+
+    # --- what the driver says ---
+
+    def begin(self, transaction):
+        """Do this transaction, as soon as the session is ready for it."""
+        self.transaction, self.pending, self.replies, self.batched = transaction, None, 0, False
+        if self.phase == READY:
+            self._start()
+
+    def feed(self, data):
+        """The server sent data (not empty)."""
+        try:
+            replies = self.reader.feed(data)
+        except BadReply as problem:
+            return self.lost(str(problem).encode())
+        for code, reply in replies:
+            if self.phase == OVER:
+                return None
+            self._reply(code, reply)
+        return None
+
+    def eof(self):
+        """The server closed the connection."""
+        self.lost(b'')
+
+    def lost(self, reason):
+        """The connection is, or must be, given up: reset, timed out, or out of step."""
+        transaction, phase, self.phase = self.transaction, self.phase, OVER
+        if transaction is not None and phase != OVER:
+            transaction.critical = phase == DOT
+            transaction.trouble = phase != DOT and self.pending is None
+            self._finish(self.pending or (b'Z', remote_report.died(self.peer, phase == DOT, reason)))
+
+    def quit(self):
+        """Say good-bye; the answer is not waited for."""
+        if self.phase == READY:
+            self.out.append(b'QUIT\r\n')
+        self.phase = OVER
+
+    def body(self, chunk):
+        """The next piece of the message, as stored (lines ended by LF)."""
+        self.out.append(self.encoder.feed(chunk))
+
+    def body_end(self):
+        """The message is complete: from here on the server may have it."""
+        self.out.append(self.encoder.finish())
+        self.phase = DOT
+        self.waiting.append((b'dot', 0))
+
+    # --- replies ---
+
+    def _reply(self, code, reply):
+        if code == 421:                                 # RFC 5321, 3.8: it is closing down, whatever was asked
+            return self._closing(code, reply)
+        if not self.waiting:
+            return self.lost(b'It answered more than it was asked')
+        command, index = self.waiting.popleft()
+        self.replies += 1
+        _ANSWERS[command](self, code, reply, index)
+        return None
+
+    def _closing(self, code, reply):
+        command = self.waiting[0][0] if self.waiting else b''
+        self.phase = OVER
+        if self.transaction is not None:
+            self.transaction.trouble = self.pending is None
+            self._finish(self.pending or (b'Z', self._about(_SENTENCES.get(command, b'Connected to %s but it closed'
+                                                                           b' the connection'), reply)))
+
+    def _about(self, sentence, reply=b''):
+        sentence = sentence % self.peer + b'.\n'
+        return sentence + remote_report.said(reply) if reply else sentence
+
+    def _refused(self, code, reply, command):
+        """The report of a command that was refused."""
+        letter = b'D' if permanent(code, command) else b'Z'
+        return letter, self._about(_SENTENCES[command], reply)
+
+    def _no_use(self, command, reply):
+        """Greeting or name refused: for now, whatever the code, and perhaps another address will do."""
+        self.phase = OVER
+        if self.transaction is not None:
+            self.transaction.trouble = True
+            self._finish((b'Z', self._about(_SENTENCES[command], reply)))
+
+    def _greeting(self, code, reply, _):
+        if code != 220:
+            return self._no_use(b'greeting', reply)
+        self.phase = EHLO
+        return self._send(b'EHLO', b'EHLO %s\r\n' % self.helo)
+
+    def _ehlo(self, code, reply, _):
+        if code == 250:
+            self.extensions = parse_extensions(reply)
+            return self._ready()
+        if code >= 500:
+            self.phase = HELO
+            return self._send(b'HELO', b'HELO %s\r\n' % self.helo)
+        return self._no_use(b'EHLO', reply)
+
+    def _helo(self, code, reply, _):
+        return self._ready() if code == 250 else self._no_use(b'HELO', reply)
+
+    def _rset(self, code, reply, _):
+        return self._next() if code // 100 == 2 else self.lost(b'It refused RSET')
+
+    def _mail(self, code, reply, _):
+        if code // 100 == 2:
+            return self._next()
+        self.pending = self._refused(code, reply, b'MAIL')
+        return self._drain()
+
+    def _rcpt(self, code, reply, index):
+        if code // 100 == 2:
+            self.transaction.answers[index] = b'r', b''
+        elif self.pending is None:                      # after a refused MAIL this says nothing about the recipient
+            letter = b'h' if permanent(code, b'RCPT') else b's'
+            self.transaction.answers[index] = letter, self._about(b'%s does not like recipient', reply)
+        last = index == len(self.transaction.recipients) - 1
+        if last and self.pending is None and not self._accepted():
+            self.pending = b'D', self._about(b'Giving up on %s')
+            return self._drain()
+        return self._next()
+
+    def _data(self, code, reply, _):
+        if code // 100 == 3:
+            return self._go_ahead()
+        if self.pending is None:
+            self.pending = self._refused(code, reply, b'DATA')
+            if code // 100 == 2:                        # "ok" instead of "go ahead": who knows what comes next
+                self.phase = OVER
+        return self._finish(self.pending)
+
+    def _go_ahead(self):
+        if self.pending is None:
+            self.encoder = Encoder()
+            self.phase = BODY
+        elif self._accepted():      # it refused the sender and takes recipients all the same: let nobody get a stump
+            self.phase = OVER
+            self._finish(self.pending)
+        else:                       # RFC 2920, section 3.1: nobody is to get it, a lone dot ends it
+            self.out.append(b'.\r\n')
+            self.waiting.append((b'dot', 0))
+
+    def _dot(self, code, reply, _):
+        if self.pending is not None:
+            return self._finish(self.pending)
+        self.dirty = False
+        if code // 100 == 2:
+            return self._finish((b'K', self._about(_SENTENCES[b'accepted'], reply)))
+        return self._finish(self._refused(code, reply, b'dot'))
+
+    def _accepted(self):
+        return any(answer is not None and answer[0] == b'r' for answer in self.transaction.answers)
+
+    # --- the steps of a transaction ---
+
+    def _send(self, command, line):
+        self.waiting.append((command, 0))
+        self.out.append(line)
+
+    def _ready(self):
+        self.phase = READY
+        if self.transaction is not None:
+            self._start()
+
+    def _start(self):
+        """Turn the transaction into steps and begin."""
+        transaction = self.transaction
+        refusal = self._impossible(transaction)
+        if refusal is not None:
+            return self._finish(refusal)
+        self.phase = ENVELOPE
+        self.transactions += 1
+        if self.dirty:
+            self.steps.append((b'RSET', 0, b'RSET\r\n'))
+        self.dirty = True
+        self.steps.append((b'MAIL', 0, self._mail_command(transaction)))
+        self.steps.extend((b'RCPT', i, b'RCPT TO:<%s>\r\n' % address.quote(recipient))
+                          for i, recipient in enumerate(transaction.recipients))
+        self.steps.append((b'DATA', 0, b'DATA\r\n'))
+        return self._next()
+
+    def _next(self):
+        """Send the next step, or all of them where the server allows (RFC 2920)."""
+        if not self.steps:
+            return
+        if self.pipelining and b'PIPELINING' in self.extensions:
+            self.batched = True
+            while self.steps:
+                self._step()
+        elif not self.waiting:
+            self._step()
+
+    def _step(self):
+        command, index, line = self.steps.popleft()
+        self.waiting.append((command, index))
+        self.out.append(line)
+
+    def _drain(self):
+        """The transaction has failed: drop what was not sent, wait for the answers to what was."""
+        self.steps.clear()
+        if not self.waiting:
+            self._finish(self.pending)
+
+    def _finish(self, report):
+        transaction, self.transaction = self.transaction, None
+        self.pending, self.encoder = None, None
+        self.steps.clear()
+        transaction.report = report
+        if self.phase != OVER:
+            self.phase = READY
+
+    def _impossible(self, transaction):
+        """The report for what this server cannot take, or None; said without asking it."""
+        limit = text.parse_uint(self.extensions.get(b'SIZE', b''), 10 ** 18)
+        if limit and transaction.size > limit:          # RFC 1870, section 6.1
+            return b'D', b'Sorry, this message is longer than the %d bytes %s takes. (#5.3.4)\n' % (limit, self.peer)
+        if transaction.utf8 and b'SMTPUTF8' not in self.extensions:     # RFC 6531, section 3.2
+            return b'D', b'Sorry, %s does not take internationalised mail (SMTPUTF8). (#5.6.7)\n' % self.peer
+        return None
+
+    def _mail_command(self, transaction):
+        options = b''
+        if transaction.size and b'SIZE' in self.extensions:
+            options += b' SIZE=%d' % transaction.size
+        if (transaction.eight or transaction.utf8) and b'8BITMIME' in self.extensions:
+            options += b' BODY=8BITMIME'
+        if transaction.utf8:
+            options += b' SMTPUTF8'
+        return b'MAIL FROM:<%s>%s\r\n' % (address.quote(transaction.sender), options)
+
+
+_ANSWERS = {b'greeting': Session._greeting, b'EHLO': Session._ehlo, b'HELO': Session._helo, b'RSET': Session._rset,
+            b'MAIL': Session._mail, b'RCPT': Session._rcpt, b'DATA': Session._data, b'dot': Session._dot}
+
+_SENTENCES = {b'greeting': b'Connected to %s but greeting failed', b'EHLO': b'Connected to %s but my name was rejected',
+              b'HELO': b'Connected to %s but my name was rejected', b'MAIL': b'Connected to %s but sender was rejected',
+              b'RCPT': b'%s does not like recipient', b'DATA': b'%s failed on DATA command',
+              b'dot': b'%s failed after I sent the message', b'accepted': b'%s accepted message'}
+
+
+def parse_extensions(reply):
+    """{KEYWORD: parameters} of the answer to EHLO; bounded by the reader's limits."""
+    found = {}
+    for line in reply.split(b'\n')[1:]:
+        keyword, _, parameters = line[4:].strip(b' ').partition(b' ')
+        found[text.lower(keyword).upper()] = parameters
+    return found
+
+
+def can_be_sent(mailbox):
+    """True if the address (canonical, unquoted) can stand in a command: no byte that would end or split it."""
+    local, at, domain = mailbox.rpartition(b'@')
+    if not at:
+        local, domain = domain, b''
+    return (not any(c < 32 or c == 127 for c in mailbox) and not any(c in domain for c in b' <>"\\')
+            and len(mailbox) <= 1002)
+
+
+class Encoder:
+    """The message as the wire has it: every line end CR LF, lines that begin with a dot get one more.
+
+    Line ends are LF, CR LF, and a CR alone (which nobody is allowed to send, RFC 5321 section 2.3.8: as it was let
+    in, it is made what most readers take it for, dot-stuffing included).  A last line without its end gets one.
+    """
+
+    __slots__ = ('fresh', 'after_cr')
+
+    def __init__(self):
+        self.fresh = True           # at the beginning of a line
+        self.after_cr = False       # the line ended with a CR: a LF now belongs to it
+
+    def feed(self, chunk):
+        """chunk, encoded."""
+        if self.after_cr and chunk[:1] == b'\n':
+            chunk, self.after_cr = chunk[1:], False
+        if not chunk:
+            return b''
+        self.after_cr = chunk[-1:] == b'\r'
+        if b'\r' in chunk:
+            chunk = chunk.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
+        stuffed = b'.' if self.fresh and chunk[:1] == b'.' else b''
+        self.fresh = chunk[-1:] == b'\n'
+        if b'\n.' in chunk:
+            chunk = chunk.replace(b'\n.', b'\n..')
+        return stuffed + chunk.replace(b'\n', b'\r\n')
+
+    def finish(self):
+        """What ends the message, with the missing end of its last line."""
+        return b'.\r\n' if self.fresh else b'\r\n.\r\n'
