@@ -1,0 +1,123 @@
+"""When to try again, and when to give up.
+
+    retry(age, skip)            0 -> 400, 400 -> 1200, 1600 -> 2000 ...  with skip 20: attempts at age 0, 400, 1600, 3600, ...
+    Clock.age(birth)            how old a message is, whatever the wall clock has done in the meantime
+    Expiry                      a message is given up only when it is old *and* was tried often enough
+
+All times are whole seconds. `now` is the steady time of Clock: it begins as the wall clock and never jumps.
+"""
+
+SKIP_LOCAL, SKIP_REMOTE = 10, 20
+TROUBLE = 123               # seconds until the next try after a failure of this system, as in qmail
+LEAST_ATTEMPTS = 3          # before a message may be too old
+GRACE = 3600                # seconds that send must have been running before anything is too old
+LONGEST = 86400             # seconds: no message sleeps longer, whatever its birth says
+JITTER = 16                 # a retry comes up to 1/16 of its waiting time late
+
+BACKOFF_FIRST, BACKOFF_MOST = 60, 3600      # seconds a destination in trouble is left alone
+SPREAD_RATE, SPREAD_MOST = 100, 900         # overdue messages a second after a restart; seconds at most
+
+
+def isqrt(number):
+    """The whole part of the square root of a whole number >= 0 (qmail's is cut at 65535; so is this)."""
+    if number >= 0xffff * 0xffff:
+        return 0xffff
+    root = int(number ** 0.5)
+    return root - 1 if root * root > number else root
+
+
+def retry(age, skip):
+    """Seconds from now until the next attempt at a message of that age: (isqrt(age) + skip)^2 - age, at most a day.
+
+    qmail-send.c, nextretry: birth + (isqrt(now - birth) + skip)^2, with isqrt 0 for a birth in the future.
+    """
+    age = max(0, age)
+    return min(LONGEST, (isqrt(age) + skip) ** 2 - age)
+
+
+def late(seconds, chance):
+    """A waiting time with its jitter: seconds to seconds + 1/16, for chance in 0..1."""
+    return seconds + int(seconds * chance) // JITTER
+
+
+def backoff(failures, chance):
+    """Seconds to leave a destination alone after so many failures in a row: 60, 120, 240 ... 3600, with jitter."""
+    seconds = BACKOFF_FIRST << min(failures - 1, 6)
+    return late(min(seconds, BACKOFF_MOST), chance)
+
+
+def spread(count, chance):
+    """Seconds to wait for the count-th message (from 0) that was found overdue after a restart.
+
+    A hundred a second in the order found; beyond 900 seconds, anywhere in them.
+    """
+    delay = count // SPREAD_RATE
+    return delay if delay < SPREAD_MOST else int(SPREAD_MOST * chance)
+
+
+def attempts_needed(lifetime, skip):
+    """Attempts a message must have had before its age may end it: 3, or as many as its curve has in a short life."""
+    return min(LEAST_ATTEMPTS, isqrt(lifetime) // skip + 1) if lifetime else 0
+
+
+def dying(age, attempts, running, lifetime, skip):
+    """Is the pass that begins now the last one?
+
+    age: seconds; attempts: passes before this one; running: seconds since send began; lifetime: control/queuelifetime.
+    queuelifetime 0 gives a message of one second or more exactly one attempt, as in qmail.
+    """
+    return age > lifetime and attempts >= attempts_needed(lifetime, skip) and running >= min(GRACE, lifetime)
+
+
+class Clock:
+    """Steady time made of the wall clock and the one that never jumps.
+
+    Where the two part by no more than SLEW seconds between two looks, the wall clock is followed (somebody keeps
+    it right); where they part by more, it jumped, and steady time goes on as before. The age of a message is
+    taken from whichever clock makes it younger: a message born before a jump of 30 days is not 30 days older for
+    it, and one born after it is not from the future.
+    """
+
+    __slots__ = ('offset', 'start', 'skew', 'mono')
+
+    SLEW = 60       # seconds
+
+    def __init__(self, wall, mono):
+        self.start = self.mono = mono
+        self.offset = wall - mono       # steady = mono + offset
+        self.skew = 0.0                 # wall = steady + skew
+
+    def look(self, wall, mono):
+        """Note both clocks; returns the seconds the wall clock jumped since the last look, 0 if it did not."""
+        self.mono = mono
+        apart = wall - mono - self.offset - self.skew
+        if abs(apart) > self.SLEW:
+            self.skew += apart
+            return int(apart)
+        self.offset += apart
+        return 0
+
+    @property
+    def now(self):
+        """Steady time at the last look."""
+        return int(self.mono + self.offset)
+
+    @property
+    def running(self):
+        """Whole seconds from the beginning to the last look."""
+        return int(self.mono - self.start)
+
+    def wall(self, steady):
+        """The wall clock's name for a steady time: what is written into files and shown to people."""
+        return int(steady + self.skew)
+
+    def steady(self, wall):
+        """The steady time of what a file calls `wall`."""
+        return int(wall - self.skew)
+
+    def age(self, birth):
+        """Seconds since a birth that the wall clock of its time named; 0 if that is in the future of both clocks."""
+        steady = self.now - birth
+        if not self.skew:
+            return max(0, steady)
+        return min([age for age in (steady, int(steady + self.skew)) if age >= 0], default=0)

@@ -1,0 +1,112 @@
+"""The retry curve, expiry, and what a jumping clock may do."""
+import math
+
+from hypothesis import given, strategies as st
+
+from qpy.core import schedule
+
+AGES = st.integers(0, 2 ** 31)
+
+
+def attempts(skip, until):
+    """The ages of the attempts of a message that fails at once every time."""
+    age, ages = 0, []
+    while age <= until:
+        ages.append(age)
+        age += schedule.retry(age, skip)
+    return ages + [age]
+
+
+def test_remote_curve():
+    """Remote attempts are at age 400 k^2, and with 7 days of life the 40th, at 608,400 s, is the last."""
+    ages = attempts(schedule.SKIP_REMOTE, 604800)
+    assert ages == [400 * k * k for k in range(40)]
+    assert ages[-1] == 608400
+
+
+def test_local_curve():
+    """Local attempts are at age 100 k^2; the last one of 7 days is at the same 608,400 s."""
+    assert attempts(schedule.SKIP_LOCAL, 604800) == [100 * k * k for k in range(79)]
+
+
+@given(st.integers(0, 2 ** 32))
+def test_isqrt(number):
+    """isqrt is exact up to qmail's limit of 16 bits."""
+    assert schedule.isqrt(number) == min(65535, math.isqrt(number))
+
+
+@given(st.integers(-2 ** 40, 2 ** 31), st.sampled_from([10, 20]))
+def test_nothing_sleeps_for_a_year(age, skip):
+    """Whatever the age, also one from the future, the next try is between a moment and a day away."""
+    assert 1 <= schedule.retry(age, skip) <= 86400
+
+
+@given(st.integers(0, 10 ** 6), st.floats(0, 1))
+def test_jitter(seconds, chance):
+    """Jitter only delays, and by a sixteenth at most."""
+    assert seconds <= schedule.late(seconds, chance) <= seconds * 17 / 16
+
+
+def test_backoff():
+    """A destination in trouble is left alone for a minute, then longer, an hour at most."""
+    assert [schedule.backoff(n, 0) for n in range(1, 9)] == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+@given(st.integers(0, 10 ** 7), st.floats(0, 1))
+def test_spread(count, chance):
+    """A few overdue messages go at once, a million within a quarter of an hour."""
+    assert 0 <= schedule.spread(count, chance) <= 900
+    if count < 100:
+        assert schedule.spread(count, chance) == 0
+
+
+def test_lifetime_zero():
+    """queuelifetime 0: a message of one second gets exactly one attempt."""
+    assert schedule.dying(1, 0, 0, 0, 20)
+    assert not schedule.dying(0, 0, 0, 0, 20)
+
+
+def test_expiry_needs_attempts_and_time():
+    """Q-31, Q-37: age alone ends nothing: the message must have been tried and send must have been up for a while."""
+    week = 604800
+    assert not schedule.dying(week + 1, 0, 10 ** 6, week, 20)
+    assert not schedule.dying(week + 1, 9, 60, week, 20)
+    assert not schedule.dying(week, 9, 10 ** 6, week, 20)
+    assert schedule.dying(week + 1, 3, 3600, week, 20)
+
+
+def test_short_lifetime():
+    """A lifetime of 500 s has two remote attempts in it; the third, at 1600 s, is the last."""
+    assert schedule.attempts_needed(500, 20) == 2
+    assert schedule.attempts_needed(5, 20) == 1
+
+
+def clock():
+    return schedule.Clock(1_000_000.0, 50.0)
+
+
+def test_steady():
+    """Small corrections of the wall clock are followed."""
+    c = clock()
+    assert c.look(1_000_010.5, 60.0) == 0
+    assert c.now == 1_000_010
+    assert c.running == 10
+
+
+@given(st.integers(61, 10 ** 9), st.sampled_from([1, -1]))
+def test_jump(size, sign):
+    """A jump either way is told once, moves no due time, and makes no message older."""
+    c = clock()
+    c.look(1_000_100.0, 150.0)
+    assert c.look(1_000_100.0 + sign * size, 150.0) == sign * size
+    assert c.now == 1_000_100
+    assert c.look(1_000_110.0 + sign * size, 160.0) == 0
+    assert c.now == 1_000_110
+    assert c.age(1_000_050) <= 60                         # born before the jump
+    assert c.age(1_000_105 + sign * size) <= 5     # born after it
+    assert c.steady(c.wall(1_234_567)) == 1_234_567
+
+
+def test_future_birth():
+    """A birth in the future is age 0."""
+    assert clock().age(2_000_000) == 0
