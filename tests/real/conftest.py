@@ -1,0 +1,69 @@
+"""An installed qpy with one user, for other people's software to talk to."""
+import os
+import shutil
+import tempfile
+import time
+
+import pytest
+
+from tests.peers import qpy as peer
+
+UID = 64110                     # joe's; nobody else on the machine has it
+PORT = 26261
+PATIENCE = 20                   # seconds until mail that should have come has not
+
+
+class Mailbox:
+    """The Maildir of one user."""
+
+    def __init__(self, home):
+        self.home, self.directory = home, os.path.join(home, 'Maildir')
+        self.seen = set()
+
+    def names(self):
+        """Files in new/."""
+        try:
+            return set(os.listdir(self.directory + '/new'))
+        except FileNotFoundError:
+            return set()
+
+    def next(self, patience=PATIENCE, log=lambda: ''):
+        """The bytes of the next message to arrive."""
+        give_up = time.monotonic() + patience
+        while not self.names() - self.seen:
+            assert time.monotonic() < give_up, 'no mail arrived: ' + log()[-3000:]
+            time.sleep(0.01)            # a directory announces nothing to a plain reader
+        name = sorted(self.names() - self.seen)[0]
+        self.seen.add(name)
+        with open(self.directory + '/new/' + name, 'rb') as file:
+            return file.read()
+
+
+@pytest.fixture(scope='session')
+def server():
+    """qpy as root installs it, for domain qpy.test with user joe; `server.mailbox` is joe's."""
+    if os.geteuid() != 0:
+        pytest.skip('needs root: an installation has several accounts')
+    base = tempfile.mkdtemp(prefix='qpy-real-', dir='/var/tmp')
+    os.chmod(base, 0o755)
+    home = os.path.join(base, 'joe')
+    os.makedirs(home)
+    os.chown(home, UID, UID)
+    qpy = peer.Qpy(os.path.join(base, 'qpy'), PORT, users=[('joe', UID, UID, home)], routes=['next.test:127.0.0.1:26262'])
+    qpy.mailbox = Mailbox(home)
+    yield qpy
+    qpy.stop()
+    shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def mailbox(server):
+    """Joe's Maildir; what is in it already is not looked at."""
+    server.mailbox.seen = server.mailbox.names()
+    return server.mailbox
+
+
+def needs(*programs):
+    """Skip, visibly, where a program of Debian's is not installed."""
+    missing = [name for name in programs if not shutil.which(name) and not os.path.exists('/usr/sbin/' + name)]
+    return pytest.mark.skipif(bool(missing), reason='not installed: ' + ' '.join(missing))
