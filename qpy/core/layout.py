@@ -1,0 +1,48 @@
+"""The directories of DIR: owners and modes, the one table.
+
+qpy-install makes them, qpy-install --check and qpy-start compare them, the manual lists them.  Owners are roles of
+core.accounts; in a rootless DIR everything belongs to DIR's owner, and DIR itself is closed.
+"""
+from qpy.core import accounts
+
+#        directory          owner    group    mode   what it holds
+TABLE = ((b'',              b'root', b'root', 0o755, b'everything of this installation'),
+         (b'bin',           b'root', b'root', 0o755, b'launchers'),
+         (b'control',       b'root', b'root', 0o755, b'what the administrator writes'),
+         (b'users',         b'root', b'root', 0o755, b'assign and cdb: who has mail here'),
+         (b'alias',         b'alias', b'alias', 0o755, b'.qmail files of addresses that are no user'),
+         (b'lib',           b'root', b'root', 0o755, b'the code, and the two packages it uses'),
+         (b'man',           b'root', b'root', 0o755, b'the manual'),
+         (b'doc',           b'root', b'root', 0o755, b'samples of control files; units for supervisors'),
+         (b'run',           b'root', b'root', 0o755, b'sockets'),
+         (b'queue',         b'root', b'root', 0o755, b'the queue'),
+         (b'queue/mess',    b'qpyq', b'qpyq', 0o750, b'messages'),
+         (b'queue/state',   b'qpys', b'qpyq', 0o750, b'what is known of messages not finished at once'),
+         (b'queue/damaged', b'qpyq', b'qpyq', 0o700, b'torn messages, set aside'))
+
+ROOTLESS_MODE = 0o700       # of DIR itself
+NEEDED_TO_RUN = (b'', b'bin', b'control', b'run', b'queue', b'queue/mess', b'queue/state', b'queue/damaged')
+
+assert all(role in accounts.ROLES or role == b'root' for _, owner, group, _, _ in TABLE for role in (owner, group))
+
+
+def rows(rootless):
+    """TABLE's rows as (directory, owner, group, mode) for a rooted or a rootless DIR."""
+    return [(name, owner, group, ROOTLESS_MODE if rootless and not name else mode)
+            for name, owner, group, mode, _ in TABLE]
+
+
+def complaint(path, want, have):
+    """What is wrong with a directory, with the remedy; b'' if nothing is.
+
+    want: (uid, gid, mode) where None is not looked at; have: (uid, gid, mode) or None if it is not there.
+    path as a person would type it."""
+    uid, gid, mode = want
+    if have is None:
+        return b'%s: missing; run qpy-install' % path
+    if uid is not None and have[0] != uid or gid is not None and have[1] != gid:
+        owner = b'%d:%d' % (uid, have[1] if gid is None else gid)
+        return b'%s: belongs to %d:%d, must belong to %s; chown %s %s' % (path, have[0], have[1], owner, owner, path)
+    if mode is not None and have[2] & 0o7777 != mode:
+        return b'%s: has mode %04o, must have %04o; chmod %04o %s' % (path, have[2] & 0o7777, mode, mode, path)
+    return b''

@@ -1,0 +1,160 @@
+"""The rarer system calls, by ctypes: namespaces, capabilities, prctl, syncfs, sync_file_range.
+
+Separate from unix, because ctypes costs 2-3 ms and 13 modules: only programs that confine themselves, and the
+queue's, pay for it.  Always used as unix_kernel.name(...), the same seam as unix.  Errors are OSError.
+"""
+import ctypes as _ctypes
+import os as _os
+
+_libc = _ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = _ctypes.c_long
+
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
+
+PR_SET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_DUMPABLE = 1, 3, 4
+PR_GET_KEEPCAPS, PR_SET_KEEPCAPS = 7, 8
+PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 36, 38, 39
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+
+CAP_SETGID, CAP_SETUID = 6, 7
+CAP_VERSION_3 = 0x20080522
+CAP_HIGHEST = 63
+
+SYNC_FILE_RANGE_WAIT_BEFORE, SYNC_FILE_RANGE_WRITE, SYNC_FILE_RANGE_WAIT_AFTER = 1, 2, 4
+
+
+def _checked(result):
+    if result == -1:
+        number = _ctypes.get_errno()
+        raise OSError(number, _os.strerror(number))
+    return result
+
+
+def unshare(flags):
+    """Leave the namespaces named by flags for new ones."""
+    _checked(_libc.unshare(_ctypes.c_int(flags)))
+
+
+def setns(fd, kind=0):
+    """Enter the namespace that fd (of /proc/PID/ns/*) refers to."""
+    _checked(_libc.setns(_ctypes.c_int(fd), _ctypes.c_int(kind)))
+
+
+def prctl(option, *arguments):
+    """prctl(2) with up to four numbers."""
+    words = [_ctypes.c_ulong(word) for word in (*arguments, 0, 0, 0, 0)[:4]]
+    return _checked(_libc.prctl(_ctypes.c_int(option), *words))
+
+
+def set_dumpable(flag):
+    """0: nobody of the same account may trace this process or read its memory; 1: the default."""
+    prctl(PR_SET_DUMPABLE, flag)
+
+
+def set_subreaper():
+    """Orphaned descendants become children of this process instead of init's."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent(signal):
+    """Send this process `signal` when its parent is gone.  Undone by any later change of identity."""
+    prctl(PR_SET_PDEATHSIG, signal)
+
+
+def no_new_privs():
+    """No exec gives privileges any more: set-user-id bits and file capabilities are ignored."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+class _CapHeader(_ctypes.Structure):
+    _fields_ = [('version', _ctypes.c_uint32), ('pid', _ctypes.c_int)]
+
+
+class _CapData(_ctypes.Structure):
+    _fields_ = [('effective', _ctypes.c_uint32), ('permitted', _ctypes.c_uint32), ('inheritable', _ctypes.c_uint32)]
+
+
+def capget():
+    """(effective, permitted, inheritable) of this process, each a number with one bit for a capability."""
+    header, data = _CapHeader(CAP_VERSION_3, 0), (_CapData * 2)()
+    _checked(_libc.capget(_ctypes.byref(header), data))
+    return tuple(getattr(data[0], name) | getattr(data[1], name) << 32
+                 for name in ('effective', 'permitted', 'inheritable'))
+
+
+def capset(effective, permitted, inheritable=0):
+    """Set the three sets of this process."""
+    header, data = _CapHeader(CAP_VERSION_3, 0), (_CapData * 2)()
+    for i in (0, 1):
+        data[i].effective = effective >> 32 * i & 0xffffffff
+        data[i].permitted = permitted >> 32 * i & 0xffffffff
+        data[i].inheritable = inheritable >> 32 * i & 0xffffffff
+    _checked(_libc.capset(_ctypes.byref(header), data))
+
+
+def drop_bounding_set():
+    """Empty the bounding set: no file can give a capability any more.  Needs CAP_SETPCAP where it is not empty."""
+    for capability in range(CAP_HIGHEST + 1):
+        try:
+            present = prctl(PR_CAPBSET_READ, capability)
+        except OSError:
+            return                                   # EINVAL: past the last one this kernel knows
+        if present:
+            prctl(PR_CAPBSET_DROP, capability)
+
+
+def keep_capabilities(mask):
+    """Keep the capabilities of `mask` and no others, through the next change of identity too (keepcaps)."""
+    prctl(PR_SET_KEEPCAPS, 1)
+    capset(mask, mask, 0)
+
+
+def clear_capabilities():
+    """Empty the bounding set (where that is still allowed) and the ambient, effective and permitted sets."""
+    try:
+        drop_bounding_set()
+    except OSError:
+        pass                    # without CAP_SETPCAP; what is in it can then come by a file only, see no_new_privs
+    try:
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    except OSError:
+        pass                                         # before Linux 4.3 there are none
+    capset(0, 0, 0)
+
+
+def syncfs(fd):
+    """Make everything of the file system that fd is on durable.  Errors are reported since Linux 5.8."""
+    _checked(_libc.syncfs(_ctypes.c_int(fd)))
+
+
+def sync_file_range(fd, offset, length, flags):
+    """Start, or wait for, the writing of a range of a file; no metadata, no promise by itself."""
+    _checked(_libc.sync_file_range(_ctypes.c_int(fd), _ctypes.c_int64(offset), _ctypes.c_int64(length),
+                                   _ctypes.c_uint(flags)))
+
+
+RENAME_NOREPLACE = 1
+AT_FDCWD = -100
+
+
+def rename_noreplace(old_dir, old, new_dir, new):
+    """renameat2(2) with RENAME_NOREPLACE: OSError EEXIST if `new` is there.  Directories: descriptors or AT_FDCWD."""
+    _checked(_libc.renameat2(_ctypes.c_int(old_dir), _ctypes.c_char_p(old), _ctypes.c_int(new_dir),
+                             _ctypes.c_char_p(new), _ctypes.c_uint(RENAME_NOREPLACE)))
+
+
+# --- seccomp -------------------------------------------------------------------------------------------------
+
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+
+
+class _Filter(_ctypes.Structure):
+    _fields_ = [('length', _ctypes.c_ushort), ('program', _ctypes.c_char_p)]
+
+
+def seccomp(program):
+    """Put a filter (packed BPF instructions, 8 bytes each) on this process and its descendants.  no_new_privs first."""
+    held = _Filter(len(program) // 8, program)
+    _checked(_libc.prctl(PR_SET_SECCOMP, _ctypes.c_ulong(SECCOMP_MODE_FILTER), _ctypes.byref(held),
+                         _ctypes.c_ulong(0), _ctypes.c_ulong(0)))

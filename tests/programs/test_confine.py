@@ -1,0 +1,163 @@
+"""Giving up privileges: what is left afterwards, asked of the kernel.  Each probe runs in a child of its own."""
+import os
+import pickle
+
+import pytest
+
+from qpy import unix_kernel
+from qpy.core import idmap
+from qpy.lib import confine
+
+
+def in_child(work):
+    """What work() returns, run in a forked child; its exception is raised here."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = (True, work())
+        except BaseException as problem:
+            answer = (False, repr(problem))
+        os.write(write, pickle.dumps(answer))
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, 'rb') as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    good, value = pickle.loads(data)
+    assert good, value
+    return value
+
+
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.root
+def test_a_daemon_keeps_nothing_of_root():
+    """After drop: uid, gid, no groups, no capability in any set, no_new_privs, not dumpable, and no way back."""
+    def probe():
+        confine.drop(54321, 54322)
+        return (os.getresuid(), os.getresgid(), os.getgroups(), unix_kernel.capget(),
+                unix_kernel.prctl(unix_kernel.PR_CAPBSET_READ, 7),
+                unix_kernel.prctl(unix_kernel.PR_GET_DUMPABLE), refused(os.setresuid, 0, 0, 0),
+                refused(os.setgroups, [0]), refused(os.open, '/etc/shadow', os.O_RDONLY))
+    assert in_child(probe) == ((54321,) * 3, (54322,) * 3, [], (0, 0, 0), 0, 0, True, True, True)
+
+
+def test_drop_without_root_proves_that_nothing_is_held():
+    """A plain user's drop to himself works and leaves no capability."""
+    def probe():
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setresgid(54322, 54322, 54322)
+            os.setresuid(54321, 54321, 54321)
+        confine.drop(os.getuid(), os.getgid(), os.getgroups())
+        return unix_kernel.capget()
+    assert in_child(probe) == (0, 0, 0)
+
+
+def namespace_or_skip():
+    def probe():
+        try:
+            unix_kernel.unshare(unix_kernel.CLONE_NEWUSER)
+        except OSError:
+            return False
+        return True
+    if not in_child(probe):
+        pytest.skip('user namespaces are forbidden here')
+
+
+def below(identity):
+    """In a child of the seed: become identity, and say what it is; then try the way back."""
+    def probe():
+        confine.become_user(identity, identity)
+        return os.getresuid(), os.getgroups(), unix_kernel.capget(), refused(os.setresuid, 700, 700, 700)
+    return in_child(probe)
+
+
+@pytest.mark.root
+def test_the_seed_becomes_mail_users_and_nobody_else():
+    """In the namespace ids of the map can be taken, and 0, shadow, disk and service accounts do not exist (EINVAL)."""
+    namespace_or_skip()
+    uids = gids = idmap.ranges(1000, {700, 701}, {1005})
+
+    def probe():
+        confine.enter_mail_namespace(uids, gids, 700, 700)
+        impossible = [refused(os.setresuid, n, n, n) for n in (0, 1, 33, 702, 1005)]
+        impossible += [refused(os.setresgid, n, n, n) for n in (0, 6, 42, 999)]
+        return (os.getresuid(), os.getresgid(), unix_kernel.capget()[:2], impossible, below(2000), below(701),
+                refused(os.open, '/etc/shadow', os.O_RDONLY), refused(os.open, '/etc/passwd', os.O_WRONLY))
+    uid, gid, capabilities, impossible, user, other, shadow, passwd = in_child(probe)
+    assert uid == gid == (700,) * 3 and capabilities == (confine.SEED_CAPABILITIES,) * 2
+    assert all(impossible) and shadow and passwd
+    assert user == ((2000,) * 3, [], (0, 0, 0), True)
+    assert other[:1] == ((701,) * 3,)
+
+
+@pytest.mark.root
+def test_files_made_in_the_namespace_have_their_true_owner(tmp_path):
+    """The map is the identity: a file of user 2000 inside is a file of user 2000 outside."""
+    namespace_or_skip()
+    os.chmod(tmp_path, 0o777)
+    parents = [tmp_path.parent, tmp_path.parent.parent]
+    if any(os.stat(p).st_mode & 1 == 0 for p in parents):
+        directory = '/tmp'
+    else:
+        directory = str(tmp_path)
+    name = '%s/qpy-confine-%d' % (directory, os.getpid())
+
+    def probe():
+        confine.enter_mail_namespace(idmap.ranges(1000, {700}, ()), idmap.ranges(1000, {700}, ()), 700, 700)
+
+        def write():
+            confine.become_user(2000, 2000)
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        in_child(write)
+    in_child(probe)
+    try:
+        assert (os.stat(name).st_uid, os.stat(name).st_gid) == (2000, 2000)
+    finally:
+        os.unlink(name)
+
+
+@pytest.mark.root
+def test_where_namespaces_are_forbidden_a_filter_takes_their_place():
+    """With two capabilities and the filter, mapped ids can be taken and all others are refused (EPERM)."""
+    uids = idmap.ranges(1000, {700}, {1005})
+
+    def probe():
+        confine.keep_two_capabilities(700, 700)
+        confine.seed_filter(uids, uids)
+        impossible = [refused(os.setresuid, n, n, n) for n in (0, 33, 1005)]
+        impossible += [refused(os.setgroups, [6]), refused(os.setuid, 2000), refused(os.setresgid, 42, 42, 42)]
+        impossible.append(refused(unix_kernel.unshare, unix_kernel.CLONE_NEWUSER))
+        return impossible, below(2000)
+    impossible, user = in_child(probe)
+    assert all(impossible)
+    assert user == ((2000,) * 3, [], (0, 0, 0), True)
+
+
+@pytest.mark.root
+def test_an_empty_network_has_nowhere_to_go():
+    """A process moved into it cannot reach its own machine's loopback; the maker of it stays where it was."""
+    def probe():
+        before = os.readlink('/proc/self/ns/net')
+        fd = confine.empty_network()
+        if fd is None:
+            return None
+        stayed = os.readlink('/proc/self/ns/net') == before
+        confine.enter_network(fd)
+        import socket
+        sock = socket.socket()
+        return stayed, refused(sock.connect, ('127.0.0.1', 1)), os.listdir('/sys/class/net') and True
+    answer = in_child(probe)
+    if answer is None:
+        pytest.skip('network namespaces are forbidden here')
+    assert answer[:2] == (True, True)
+
+
