@@ -1,0 +1,147 @@
+"""Who an address belongs to, by users/cdb, passwd and the home directories: core.route with its eyes open.
+
+    lookup = users.Lookup(home)
+    lookup.find(b'joe-list')                  -> core.getpw.User, or core.getpw.Trouble
+    lookup.resolve(b'joe@here', controls)     -> core.route.Way
+
+Rootless (DIR belongs to a plain user): alias is that user with the home DIR/alias, and an address that belongs to
+another uid is trouble, because nobody here can deliver as that.
+"""
+from qpy import unix, unix_passwd
+from qpy.core import accounts, assign, dotqmail, exits, getpw, route
+from qpy.core.getpw import Trouble
+from qpy.lib import cdb
+
+REMEMBER = 5.0              # seconds an answer of passwd is believed while /etc/passwd is unchanged
+MOST = 5000                 # answers remembered
+GONE = (unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG)
+CLOSED = (unix.EACCES, unix.EPERM)
+
+
+class Lookup:
+    """Look-ups in one DIR. Remembers what passwd said for a few seconds, and keeps users/cdb open."""
+
+    __slots__ = ('home', 'cdb', 'known', 'passwd', 'master')
+
+    def __init__(self, home):
+        self.home = home
+        self.cdb = cdb.Database(home + b'/users/cdb')
+        self.known, self.passwd = {}, None
+        status = unix.stat(home)
+        self.master = (status.st_uid, status.st_gid) if status.st_uid else None
+
+    # --- accounts ---
+
+    def account(self, name):
+        """(name, uid, gid, home) or None. alias lives in DIR/alias."""
+        if name == b'alias':
+            return self.alias()
+        return self.remembered(name)
+
+    def alias(self):
+        """The account of mail for no user."""
+        ids = self.master
+        if not ids:
+            found = self.remembered(b'alias')
+            if not found:
+                return None
+            ids = found[1:3]
+        return b'alias', *ids, self.home + b'/alias'
+
+    def remembered(self, name):
+        """What passwd says about a name, asked again when /etc/passwd changes and after some seconds."""
+        now, passwd = unix.monotonic(), passwd_stamp()
+        if passwd != self.passwd or len(self.known) >= MOST:
+            self.known.clear()
+            self.passwd = passwd
+        found, until = self.known.get(name, (None, 0.0))
+        if until <= now:
+            found = self.asked(name)
+            self.known[name] = found, now + REMEMBER
+        return found
+
+    @staticmethod
+    def asked(name):
+        """What passwd says now."""
+        try:
+            return unix_passwd.getpwnam(name)
+        except unix.error as problem:
+            raise Trouble(getpw.QLX_SYS, b'passwd cannot be asked: ' + reason(problem)) from problem
+
+    @staticmethod
+    def owner(home):
+        """The uid a directory belongs to, None if it does not exist."""
+        try:
+            return unix.stat(home).st_uid
+        except unix.error as problem:
+            if problem.errno in GONE:
+                return None
+            raise Trouble(getpw.QLX_NFS, home + b': ' + reason(problem)) from problem
+
+    # --- users ---
+
+    def find(self, local):
+        """The User a local part belongs to; Trouble if that cannot be said, or not be served."""
+        try:
+            user = self.cdb.ask(lambda db: assign.find(local, db.get))
+        except cdb.CdbError as problem:
+            words = str(problem).encode('utf-8', 'replace')
+            raise Trouble(assign.QLX_CDB, b'Trouble reading users/cdb: ' + words) from problem
+        return self.served(user or self.getpw(local))
+
+    def getpw(self, local):
+        """The User by passwd alone."""
+        lowest = accounts.LOWEST_MAIL_UID
+        return getpw.find(local, self.account, self.owner, min(lowest, self.master[0]) if self.master else lowest)
+
+    def served(self, user):
+        """The user, if this installation can deliver as him."""
+        if self.master and user.uid != self.master[0]:
+            raise Trouble(exits.TEMP, b'%s is uid %d, and this rootless installation delivers as uid %d only' % (
+                user.user, user.uid, self.master[0]))
+        return user
+
+    # --- homes ---
+
+    def look(self, user):
+        """(verdict, .qmail file name or None) as core.route.resolve wants it."""
+        if (user.dash or user.ext) and self.owner_if_seen(user.home) is None:
+            raise Trouble(getpw.QLX_NFS, b'the home directory ' + user.home + b' is missing')
+        return route.look(user, (name for name, _ in dotqmail.candidates(user.dash, user.ext)), kind)
+
+    @staticmethod
+    def owner_if_seen(home):
+        """As owner, but a directory that cannot be seen is there."""
+        try:
+            return unix.stat(home).st_uid
+        except unix.error as problem:
+            return None if problem.errno in GONE else -1
+
+    def resolve(self, address, controls):
+        """The Way of an address."""
+        return route.resolve(address, controls, self.find, self.look)
+
+
+def kind(path):
+    """YES if the path is a regular file, NO if it names none, UNKNOWN if we may not look; else Trouble."""
+    try:
+        return route.YES if unix.S_ISREG(unix.stat(path).st_mode) else route.NO
+    except unix.error as problem:
+        if problem.errno in GONE:
+            return route.NO
+        if problem.errno in CLOSED:
+            return route.UNKNOWN
+        raise Trouble(getpw.QLX_NFS, path + b': ' + reason(problem)) from problem
+
+
+def passwd_stamp():
+    """What changes when an account is added by hand."""
+    try:
+        return cdb.stamp(unix.stat(b'/etc/passwd'))
+    except unix.error:
+        return None
+
+
+def reason(problem):
+    """An OSError in words."""
+    return (problem.strerror or 'error').encode('utf-8', 'replace')

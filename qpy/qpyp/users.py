@@ -1,0 +1,87 @@
+"""qpy-users, as qpyp: who an address belongs to.
+
+Asked over DIR/run/users (SOCK_SEQPACKET, inherited as `users`), records of core.channel:
+    W n, local part  ->  w n, yes|temp, user, uid, gid, home, dash, ext, reason     qpy-lspawn: deliver as whom?
+    Q n, address     ->  q n, yes|no|unknown|temp, reason                           qpy-smtpd: is there such a one?
+Reads control/, users/cdb, passwd; looks into home directories by stat(2) as far as qpyp may. Writes nothing, starts
+nothing but its own workers. Exit: 0 when the chain ends, 111 otherwise.
+"""
+from qpy import unix
+from qpy.core import channel, exits, route
+from qpy.core.getpw import Trouble
+from qpy.lib import inherit, loop, master, packets, program
+from qpy.lib import route as routes
+from qpy.lib import users
+
+WORKERS = 2                 # so that one directory that hangs does not stop every answer
+MOST_CLIENTS = 500          # connections of one worker
+MOST_WAITING = 10000        # answers a client may leave unread
+
+
+class Server:
+    """One worker: answers everybody who connects."""
+
+    def __init__(self, home):
+        self.loop = loop.Loop()
+        self.lookup = users.Lookup(home)
+        self.controls = routes.watched(home)
+        self.clients = set()
+
+    def accept(self, sock, peer):
+        """A new client; one too many is sent away."""
+        if len(self.clients) >= MOST_CLIENTS:
+            sock.close()
+            return
+        client = packets.Channel(self.loop, sock, channel.USERS_ASK, lambda records: self.answer(client, records),
+                                 lambda reason: self.gone(client, peer, reason))
+        self.clients.add(client)
+
+    def gone(self, client, peer, reason):
+        """A client went, or was sent away for what it said."""
+        self.clients.discard(client)
+        if reason != 'closed':
+            program.warn(b'client uid %d: %s' % (peer[1], reason.encode('ascii', 'replace')))
+
+    def answer(self, client, records):
+        """Answer each question of a packet."""
+        for letter, (number, subject), _ in records:
+            if letter == b'W':
+                client.send(b'w', number, *self.whose(subject))
+            else:
+                client.send(b'q', number, *self.exists(subject))
+        if client.backlog() > MOST_WAITING:
+            client.close()
+            self.clients.discard(client)
+
+    def whose(self, local):
+        """The fields of a `w` record after its number."""
+        try:
+            user = self.lookup.find(local)
+        except Trouble as trouble:
+            return (route.TEMP, *[b''] * 6, trouble.text)
+        return (route.YES, *user.fields(), user.reason)
+
+    def exists(self, address):
+        """The fields of a `q` record after its number."""
+        way = self.lookup.resolve(address, self.controls.get())
+        return way.verdict, way.reason
+
+
+def worker(home, found):
+    """Serve until the chain ends."""
+    server = Server(home)
+    inherit.life(server.loop, found)
+    for sock in inherit.sockets(found, b'users'):
+        packets.serve(server.loop, sock, server.accept)
+    server.loop.run()
+    return exits.OK
+
+
+def main(home, args):
+    """qpy-users"""
+    unix.umask(0o077)
+    found = inherit.listeners()
+    if b'users' not in found:
+        raise program.Fatal(exits.TEMP, b'unable to serve run/users: no listening socket called users was inherited')
+    Server(home).lookup.account(b'root')        # broken controls end us here; NSS loads its modules
+    return master.run(found, lambda found: worker(home, found), WORKERS)

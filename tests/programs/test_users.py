@@ -1,0 +1,340 @@
+"""lib.users, qpy-users and qpy-getpw: who an address belongs to, with real directories and scripted passwd."""
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from qpy import unix, unix_passwd
+from qpy.core import assign, channel, route
+from qpy.core.getpw import Trouble
+from qpy.lib import cdb, loop, packets, program, users
+from qpy.lib import route as routes
+from qpy.qpyp import getpw as getpw_program
+from qpy.qpyp import users as server
+
+ME = pwd.getpwuid(os.getuid())
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A DIR that says it belongs to uid 4242, with homes that do too; passwd knows joe (4242) and sue (4343)."""
+    for name in ('control', 'users', 'alias', 'joe', 'sue'):
+        (tmp_path / name).mkdir(mode=0o755)
+    home = os.fsencode(tmp_path)
+    (tmp_path / 'control/me').write_bytes(b'here.example\n')
+    (tmp_path / 'control/virtualdomains').write_bytes(b'virt.example:joe\n')
+    real, owners = unix.stat, {b'': 4242, b'/joe': 4242, b'/sue': 4343, b'/alias': 4242}
+
+    class Owned:
+        """A stat result with an owner of our choice."""
+
+        def __init__(self, status, uid):
+            self.status, self.st_uid, self.st_gid = status, uid, uid
+
+        def __getattr__(self, name):
+            return getattr(self.status, name)
+
+    def stat(path):
+        status = real(path)
+        tail = path[len(home):] if path.startswith(home) else None
+        return Owned(status, owners[tail]) if tail in owners else status
+    accounts = {b'joe': (b'joe', 4242, 4242, home + b'/joe'), b'sue': (b'sue', 4343, 4343, home + b'/sue')}
+    monkeypatch.setattr(unix, 'stat', stat)
+    monkeypatch.setattr(unix_passwd, 'getpwnam', accounts.get)
+    return home
+
+
+def assigned(home, lines):
+    """Write users/cdb."""
+    cdb.replace(home + b'/users/cdb', assign.build(lines + b'.\n')[0])
+
+
+def touch(home, name):
+    """Make an empty file."""
+    with open(os.path.join(home, name), 'wb'):
+        pass
+
+
+def verdict(home, address):
+    """The verdict on an address."""
+    return users.Lookup(home).resolve(address, routes.load(home)).verdict
+
+
+def test_passwd_and_homes(home):
+    """Accounts get mail; their extensions if a .qmail file is there; else what alias says (L-04)."""
+    assert verdict(home, b'joe@here.example') == b'yes'
+    assert verdict(home, b'joe-list@here.example') == b'no'
+    touch(home, b'joe/.qmail-list')
+    assert verdict(home, b'joe-list@here.example') == b'yes'
+    assert verdict(home, b'joe-list-x@here.example') == b'no'
+    touch(home, b'joe/.qmail-list-default')
+    assert verdict(home, b'joe-list-x@here.example') == b'yes'
+    assert verdict(home, b'list@virt.example') == b'yes'
+    assert verdict(home, b'other@virt.example') == b'no'
+    assert verdict(home, b'postmaster@here.example') == b'no'
+    touch(home, b'alias/.qmail-postmaster')
+    assert verdict(home, b'Postmaster@HERE.example') == b'yes'
+    assert verdict(home, b'anybody@elsewhere.example') == b'yes'
+    os.mkdir(os.path.join(home, b'alias/.qmail-dir'))
+    assert verdict(home, b'dir@here.example') == b'no'
+
+
+def test_rootless(home):
+    """Where DIR belongs to a plain user, alias is that user, and an address of another uid is deferred with the reason."""
+    user = users.Lookup(home).find(b'nobody-known')
+    assert user.fields() == (b'alias', b'4242', b'4242', home + b'/alias', b'-', b'nobody-known')
+    with pytest.raises(Trouble) as caught:
+        users.Lookup(home).find(b'sue')
+    assert b'sue is uid 4343' in caught.value.text and b'uid 4242 only' in caught.value.text
+    assert verdict(home, b'sue@here.example') == b'temp'
+
+
+def test_users_cdb_first(home):
+    """users/cdb is asked first, its match is final, what it lacks is asked of passwd; edits act at once."""
+    lookup = users.Lookup(home)
+    assert lookup.find(b'joe').reason == b'account joe'
+    assigned(home, b'=joe:box:4242:1:' + home + b'/box:::\n+box-:box:4242:1:' + home + b'/alias:-:b-:\n')
+    assert lookup.find(b'JOE').fields() == (b'box', b'4242', b'1', home + b'/box', b'', b'')
+    assert lookup.find(b'box-X').fields() == (b'box', b'4242', b'1', home + b'/alias', b'-', b'b-X')
+    assert lookup.find(b'joe-x').reason == b'account joe'
+    os.unlink(home + b'/users/cdb')
+    assert lookup.find(b'joe').reason == b'account joe'
+
+
+def test_missing_home_is_temporary(home):
+    """An assigned home that is not there (not mounted) is temporary, never `no such user`."""
+    assigned(home, b'+box-:box:4242:1:' + home + b'/gone:-::\n')
+    assert verdict(home, b'box-x@here.example') == b'temp'
+
+
+def test_damaged_cdb_is_temporary(home):
+    """A truncated users/cdb defers every local address, and says so (A-04)."""
+    with open(home + b'/users/cdb', 'wb'):
+        pass
+    way = users.Lookup(home).resolve(b'joe@here.example', routes.load(home))
+    assert way.verdict == b'temp' and b'Trouble reading users/cdb' in way.reason
+
+
+def test_nss_trouble_is_temporary(home, monkeypatch):
+    """When passwd cannot be asked, nobody is unknown; the answer is not remembered."""
+    lookup = users.Lookup(home)
+
+    def down(name):
+        raise OSError(111, 'Connection refused')
+    working = unix_passwd.getpwnam
+    monkeypatch.setattr(unix_passwd, 'getpwnam', down)
+    assert lookup.resolve(b'joe@here.example', routes.load(home)).verdict == b'temp'
+    monkeypatch.setattr(unix_passwd, 'getpwnam', working)
+    assert lookup.resolve(b'joe@here.example', routes.load(home)).verdict == b'yes'
+
+
+@pytest.mark.parametrize('errno, expected', [(13, b'unknown'), (1, b'unknown'), (5, b'temp'), (116, b'temp'),
+                                             (2, b'no'), (20, b'no'), (36, b'no'), (40, b'no')])
+def test_what_stat_says(home, monkeypatch, errno, expected):
+    """A closed home is unknown, a sick disk temporary, and only real absence is `no`."""
+    real = unix.stat
+
+    def stat(path):
+        if b'.qmail' in path:
+            raise OSError(errno, 'x')
+        return real(path)
+    monkeypatch.setattr(unix, 'stat', stat)
+    assert verdict(home, b'joe-x@here.example') == expected
+    assert verdict(home, b'joe@here.example') == b'yes'
+
+
+def test_passwd_is_remembered_within_bounds(home, monkeypatch):
+    """A name is asked once in a few seconds; the memory of names has a bound; a changed /etc/passwd empties it."""
+    lookup, asked = users.Lookup(home), []
+    real = unix_passwd.getpwnam
+    monkeypatch.setattr(unix_passwd, 'getpwnam', lambda name: asked.append(name) or real(name))
+    lookup.find(b'joe')
+    lookup.find(b'joe')
+    assert asked == [b'joe']
+    monkeypatch.setattr(users, 'passwd_stamp', lambda: 'new')
+    lookup.find(b'joe')
+    assert asked == [b'joe', b'joe']
+    monkeypatch.setattr(users, 'MOST', 10)
+    for n in range(100):
+        lookup.find(b'x%d' % n)
+    assert len(lookup.known) <= 10
+    clock = unix.monotonic() + 10
+    monkeypatch.setattr(unix, 'monotonic', lambda: clock)
+    asked.clear()
+    lookup.find(b'x99')
+    assert asked == [b'x99']
+
+
+def test_real_getpwnam():
+    """The system's passwd is asked as it is: same answer as Python's pwd, None for nobody."""
+    import importlib
+    fresh = importlib.reload(unix_passwd)
+    assert fresh.getpwnam(os.fsencode(ME.pw_name)) == (
+        os.fsencode(ME.pw_name), ME.pw_uid, ME.pw_gid, os.fsencode(ME.pw_dir))
+    assert fresh.getpwnam(b'no-such-account') is None
+    assert fresh.getpwnam(b'') is None and fresh.getpwnam(b'a\0b') is None and fresh.getpwnam(b'\xff' * 5000) is None
+
+
+def test_real_getpwnam_errors(monkeypatch):
+    """A failing NSS is an OSError with its number, and a buffer too small is grown."""
+    sizes = []
+
+    def fails(code):
+        def getpwnam_r(name, entry, buffer, size, found):
+            sizes.append(size)
+            return code
+        return getpwnam_r
+    monkeypatch.setattr(unix_passwd, '_getpwnam_r', fails(111))
+    with pytest.raises(OSError) as caught:
+        unix_passwd.getpwnam(b'joe')
+    assert caught.value.errno == 111
+    sizes.clear()
+    monkeypatch.setattr(unix_passwd, '_getpwnam_r', fails(34))
+    with pytest.raises(OSError):
+        unix_passwd.getpwnam(b'joe')
+    assert sizes[-1] == unix_passwd.LARGEST and len(sizes) < 10
+
+
+# --- qpy-getpw -----------------------------------------------------------------------------------------------
+
+def test_getpw_program(home, monkeypatch):
+    """Six NUL-ended fields on descriptor 1; qmail-getpw's exit codes."""
+    out = []
+    monkeypatch.setattr(unix, 'write_all', lambda fd, data: out.append((fd, data)))
+    assert getpw_program.main(home, [b'Joe-List']) == 0
+    assert out == [(1, b'joe\x004242\x004242\0' + home + b'/joe\0-\0List\0')]
+    with pytest.raises(program.Fatal) as caught:
+        getpw_program.main(home, [])
+    assert caught.value.code == 100
+
+    def down(name):
+        raise OSError(5, 'x')
+    monkeypatch.setattr(unix_passwd, 'getpwnam', down)
+    with pytest.raises(program.Fatal) as caught:
+        getpw_program.main(home, [b'joe'])
+    assert caught.value.code == 118
+
+
+@pytest.mark.parametrize('broken, code', [('alias', 116), ('home', 115)])
+def test_getpw_exit_codes(home, monkeypatch, broken, code):
+    """116 without account alias on a rooted DIR; 115 when a home cannot be looked at."""
+    real = unix.stat
+
+    class Root:
+        st_uid = st_gid = 0
+
+    def stat(path):
+        if path == home:
+            return Root
+        if path == home + b'/joe' and broken == 'home':
+            raise OSError(5, 'x')
+        return real(path)
+    monkeypatch.setattr(unix, 'stat', stat)
+    with pytest.raises(program.Fatal) as caught:
+        getpw_program.main(home, [b'joe' if broken == 'home' else b'unknown'])
+    assert caught.value.code == code
+
+
+# --- qpy-users -----------------------------------------------------------------------------------------------
+
+def talk(home, packet):
+    """What the server answers to one packet: records, or 'closed'."""
+    ours, theirs = unix.socketpair()
+    worker = server.Server(home)
+    worker.accept(theirs, (1, os.getuid(), 1))
+    answers = []
+    mine = loop.Loop()
+    packets.Channel(mine, ours, channel.USERS_ANSWER, answers.extend, lambda reason: answers.append(reason))
+    unix.send_packet(ours, packet)
+    while not answers:
+        worker.loop.step(0.01)
+        mine.step(0.01)
+    return answers
+
+
+def test_server_answers(home):
+    """Questions of one packet are answered in order, each with its number and its reason."""
+    touch(home, b'alias/.qmail-root')
+    answers = talk(home, channel.pack(b'W', b'7', b'joe-X') + channel.pack(b'Q', b'8', b'root@here.example')
+                   + channel.pack(b'Q', b'9', b'none@here.example') + channel.pack(b'W', b'10', b'sue'))
+    (w, w_fields, _), (q, q_fields, _), (_, no_fields, _), (_, temp_fields, _) = answers
+    assert (w, w_fields) == (b'w', [b'7', b'yes', b'joe', b'4242', b'4242', home + b'/joe', b'-', b'X', b'account joe'])
+    assert (q, q_fields[:2]) == (b'q', [b'8', b'yes']) and q_fields[2].endswith(b'.qmail-root')
+    assert no_fields[:2] == [b'9', b'no'] and b'control/me (no locals)' in no_fields[2]
+    assert temp_fields[:2] == [b'10', b'temp'] and temp_fields[2:8] == [b''] * 6
+
+
+@pytest.mark.parametrize('packet', [b'X1\0\0', b'W1\0', b'garbage', b'W1\0joe', b'\0'])
+def test_server_drops_who_talks_nonsense(home, packet, monkeypatch):
+    """A malformed packet ends that connection and is logged once."""
+    lines = []
+    monkeypatch.setattr(program, 'warn', lines.append)
+    assert talk(home, packet) == ['closed'] and len(lines) == 1
+
+
+def test_server_limits_clients(home, monkeypatch):
+    """Beyond its number of clients the server sends the next one away, and has room again when one leaves."""
+    monkeypatch.setattr(server, 'MOST_CLIENTS', 1)
+    worker = server.Server(home)
+    (first, one), (second, two), (third, three) = (unix.socketpair() for _ in range(3))
+    worker.accept(one, (1, 1, 1))
+    worker.accept(two, (1, 1, 1))
+    assert unix.recv_packet(second) == (b'', [])
+    first.close()
+    worker.loop.step(1)
+    worker.accept(three, (1, 1, 1))
+    assert len(worker.clients) == 1
+    third.close()
+
+
+def test_the_program(home, tmp_path, monkeypatch):
+    """The real process: inherited listener, answers, a killed worker replaced, its end with the life pipe."""
+    monkeypatch.undo()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(tmp_path / 'users.socket'))
+    listener.listen()
+    life, alive = os.pipe()
+    fds = {listener.fileno(): 3, life: 4}
+    code = ('import os,sys\n'
+            'for a, b in %r.items(): os.dup2(a, b + 40)\n'
+            'for b in (3, 4): os.dup2(b + 40, b)\n'
+            'os.environ.update(LISTEN_FDS="2", LISTEN_FDNAMES="users:life", LISTEN_PID=str(os.getpid()))\n'
+            'os.execv(sys.argv[1], sys.argv[1:])\n' % fds)
+    process = subprocess.Popen([sys.executable, '-c', code, SOURCE + '/bin/qpy-users'], pass_fds=tuple(fds),
+                               env={'QPYHOME': str(tmp_path), 'PATH': '/bin:/usr/bin'}, stderr=subprocess.PIPE)
+    os.close(life)
+
+    def ask():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.settimeout(20)
+            client.connect(str(tmp_path / 'users.socket'))
+            client.send(b'Q1\0x@far.example\0')
+            return client.recv(1000)
+    try:
+        assert ask().startswith(b'q1\0yes\0not ours')
+        workers = subprocess.run(['ps', '-o', 'pid=', '--ppid', str(process.pid)], capture_output=True).stdout.split()
+        assert len(workers) == server.WORKERS
+        for pid in workers:
+            os.kill(int(pid), signal.SIGKILL)
+        assert ask().startswith(b'q1\0yes')
+        os.close(alive)
+        assert process.wait(20) == 0
+        assert b'killed by signal 9' in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        listener.close()
+
+
+def test_broken_controls_end_it_at_start(home):
+    """A broken control file: 111 and a line that names it (A-01, A-02)."""
+    with open(home + b'/control/locals', 'wb') as out:
+        out.write(b'here.example\r\n')
+    with pytest.raises(program.Fatal) as caught:
+        server.Server(home)
+    assert caught.value.text.startswith(b'unable to use control/locals, line 1')
