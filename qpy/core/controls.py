@@ -68,6 +68,8 @@ TABLE = (
      b'relays by destination, domain:relay or domain:relay:port, asked before DNS'),
     (b'tcp.smtp', TEXT, None, b'qpy-smtpd', b'rules by client address, as tcprules reads them'),
     (b'timeoutconnect', NUMBER, 60, b'qpy-remote', b'seconds to wait for a connection to be made'),
+    (b'timeoutlocal', NUMBER, 3600, b'qpy-seed qpy-lspawn qpy-local',
+     b'seconds that the programs of one local delivery may take before they are stopped and it is tried again'),
     (b'timeoutremote', NUMBER, 1200, b'qpy-remote', b'seconds to wait for a remote server at each step'),
     (b'timeoutsmtpd', NUMBER, 1200, b'qpy-smtpd', b'seconds to wait for an SMTP client at each step'),
     (b'virtualdomains', MAP, None, b'qpy-send qpy-users qpy-smtpd',
@@ -76,7 +78,7 @@ TABLE = (
 
 # Smallest and largest useful value; outside of it the nearest is taken, and the reader says so.
 LIMITS = {b'concurrencylocal': (0, 10000), b'concurrencyremote': (0, 20000), b'timeoutsmtpd': (1, 86400),
-          b'timeoutconnect': (1, 86400), b'timeoutremote': (1, 86400), b'queuelifetime': (0, 10 ** 9)}
+          b'timeoutconnect': (1, 86400), b'timeoutremote': (1, 86400), b'timeoutlocal': (1, 86400), b'queuelifetime': (0, 10 ** 9)}
 
 CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end')}
 
