@@ -1,0 +1,517 @@
+"""One SMTP session, seen from the server: bytes in, replies and events out (RFC 5321, 1870, 2034, 2920, 6152).
+
+    session = Session(policy, client)
+    session.receive(data); event = session.next(); ...; session.output()
+
+`next` obeys what has come until something is needed from outside, and says what; None: more input.
+
+    (CHECK, address)   may this recipient have mail?           answer: recipient(verdict)
+    (START, None)      DATA: can a message be taken?           answer: begin(date), or refuse_text
+    (BODY, bytes)      stored form of a part of the text       (no answer)
+    (SUBMIT, bytes)    the last part: queue it now             answer: queued(time, pid), or failed(text)
+    (DROP, None)       the message will not be: forget it      (no answer)
+    (CLOSE, None)      send what output() gives, then close    (no answer; nothing follows)
+
+While an answer is due, next() gives None; pipelined input waits, so that replies keep the order of the commands.
+`notes` collects what was refused, as (what, reply, address), for the log. After a lone CR or LF in the text the
+session closes: what follows could be a second message smuggled in (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
+"""
+from qpy.core import address as addresses, cdb, received, smtp_data, text
+
+CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'check', 'start', 'body', 'submit', 'drop', 'close'
+
+LINE_MAX = 2048             # bytes of a command line with its CR LF; RFC 5321 4.5.3.1.4 asks for 512 and more
+HELO_MAX = 255              # bytes kept of a HELO argument
+HOPS_MAX = 100              # qmail's
+ERRORS_MAX = 20             # commands that make no sense, per session
+REFUSED_MAX = 100           # refused recipients between two accepted messages
+IDLE_MAX = 1000             # commands between two accepted messages that are not part of one
+DRAIN_MAX = 64 << 20        # bytes read beyond databytes before the connection is closed on the client
+
+IDLE, SENDER, RECIPIENT = range(3)      # no transaction; MAIL accepted; a recipient accepted
+
+_PRINTABLE = bytes(range(32, 127))
+_NEED = object()                        # nothing to do without more input
+
+MAIL_FIRST = b'503 5.5.1 MAIL first'
+RCPT_FIRST = b'503 5.5.1 RCPT first'
+NESTED = b'503 5.5.1 RSET first: there is a MAIL already'
+UNKNOWN = b'502 5.5.1 unimplemented'
+NO_ARGUMENT = b'501 5.5.4 no argument allowed'
+LINE_LONG = b'500 5.5.2 line too long'
+LINE_BARE = b'500 5.5.2 lines must end with CR LF'
+LINE_BYTES = b'500 5.5.2 a control or 8-bit character in a command'
+LINE_EMPTY = b'500 5.5.2 empty line'
+MAIL_SYNTAX = b'501 5.1.7 syntax: MAIL FROM:<address>'
+RCPT_SYNTAX = b'501 5.1.3 syntax: RCPT TO:<address>'
+NEEDS_UTF8 = b'553 5.6.7 an address with 8-bit characters needs SMTPUTF8, which is not offered'
+PARAMETER_VALUE = b'501 5.5.4 a parameter that is malformed or given twice'
+PARAMETER_UNKNOWN = b'555 5.5.4 unknown parameter'
+BAD_SENDER = b'553 5.7.1 sorry, your envelope sender is in my badmailfrom list'
+BAD_RECIPIENT = b'553 5.7.1 sorry, your envelope recipient has been denied'
+NOT_HERE = b"553 5.7.1 sorry, that domain isn't in my list of allowed rcpthosts"
+HOSTS_TROUBLE = b'451 4.3.0 unable to read my list of allowed rcpthosts'
+NO_MAILBOX = b'550 5.1.1 sorry, no mailbox here by that name'
+LOOKUP_TROUBLE = b'451 4.3.0 unable to look up that recipient now'
+TOO_MANY_RECIPIENTS = b'452 4.5.3 too many recipients; send the message again to the others'
+TOO_BIG = b'552 5.3.4 sorry, that message size exceeds my databytes limit'
+LOOPING = b'554 5.4.6 too many hops, this message is looping'
+BARE = {smtp_data.LF: b'550 5.5.2 bare LF in the message; lines must end with CR LF',
+        smtp_data.CR: b'550 5.5.2 bare CR in the message; lines must end with CR LF'}
+BARE_LF_TEMPORARY = b'451 4.5.2 See https://cr.yp.to/docs/smtplf.html.'
+TOO_MANY_ERRORS = b'421 4.7.0 too many errors'
+TOO_MANY_COMMANDS = b'421 4.7.0 too many commands without a message'
+TIMEOUT = b'421 4.4.2 timeout'
+TOO_SLOW = b'421 4.4.2 your message comes too slowly'
+TOO_LONG = b'421 4.4.2 this session has lasted too long'
+BUSY = b'421 4.3.2 too many connections; try again later'
+BUSY_ADDRESS = b'421 4.7.0 too many connections from your address; try again later'
+DENIED = b'554 5.7.1 no mail is accepted from your address'
+TROUBLE = b'421 4.3.0 unable to read controls'
+ENDING = b'421 4.3.2 shutting down'
+
+
+class Policy:
+    """What the control files say: one for all sessions."""
+
+    __slots__ = ('greeting', 'databytes', 'rcpthosts', 'bad_senders', 'bad_recipients', 'localiphost',
+                 'max_recipients')
+
+    def __init__(self, greeting, databytes=0, hosts=None, bad_senders=(), bad_recipients=(), localiphost=b'',
+                 max_recipients=1000):
+        self.greeting, self.databytes, self.rcpthosts = greeting, databytes, hosts
+        self.bad_senders, self.bad_recipients = bad_senders, bad_recipients     # lower-case: address or @host
+        self.localiphost, self.max_recipients = localiphost, max_recipients
+
+
+class Client:
+    """Who is on the other end, as far as is known, and what the rules of control/tcp.smtp or the caller give him.
+
+    relay: what RELAYCLIENT holds, None if it is not set. databytes: None, or instead of the policy's.
+    bare_lf: `commands` takes LF alone as the end of a command, `451` answers LF in a text as qmail does, `all` takes
+    it in texts too (sendmail -bs)."""
+
+    __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env')
+
+    def __init__(self, ip=b'', name=b'', info=b'', local=b'', local_ip=b'', relay=None, databytes=None, bare_lf=b'',
+                 env=()):
+        self.ip, self.name, self.info, self.local, self.local_ip = ip, name, info, local, local_ip
+        self.relay, self.databytes, self.bare_lf, self.env = relay, databytes, bare_lf, env
+
+
+class Session:
+    """See the top of the module."""
+
+    __slots__ = ('policy', 'client', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping', 'state',
+                 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict', 'checking', 'errors',
+                 'refused', 'idle', 'limit')
+
+    def __init__(self, policy, client):
+        self.policy, self.client = policy, client
+        self.input, self.at = b'', 0        # what came, and how much of it is done with
+        self.replies, self.notes = [], []
+        self.waiting = self.closed = self.skipping = False
+        self.helo, self.protocol = b'', b'SMTP'
+        self.decoder = None                 # not None: in the text of a message
+        self.verdict = b''                  # the reply that its end will get whatever comes, if it is refused
+        self.checking = b''
+        self.errors = self.refused = self.idle = 0
+        self.limit = policy.databytes if client.databytes is None else client.databytes
+        self.reset()
+
+    # From the driver.
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self.input, self.at = (self.input[self.at:] + data if self.at < len(self.input) else data), 0
+
+    def buffered(self) -> int:
+        """Bytes that wait to be obeyed."""
+        return len(self.input) - self.at
+
+    def output(self) -> bytes:
+        """The replies so far, each ended with CR LF; they are forgotten here."""
+        if not self.replies:
+            return b''
+        replies, self.replies = self.replies, []
+        replies.append(b'')
+        return b'\r\n'.join(replies)
+
+    def banner(self) -> None:
+        """Greet the client."""
+        self.replies.append(b'220 ' + self.policy.greeting + b' ESMTP')
+
+    def hang_up(self, reply: bytes) -> None:
+        """Say a last sentence (a 421, or DENIED); the driver closes."""
+        self.replies.append(reply)
+        self.notes.append((b'session', reply, b''))
+        self.closed = True
+
+    def next(self):
+        """The next event, or None: see the top of the module."""
+        while not (self.waiting or self.closed):
+            event = self.step() if self.decoder is None else self.text()
+            if event is _NEED:
+                return None
+            if event is not None:
+                return event
+        return None
+
+    # Commands.
+
+    def step(self):
+        """Obey one command line."""
+        end = self.input.find(b'\n', self.at)
+        if end < 0:
+            return self.incomplete()
+        line, self.at = self.input[self.at:end + 1], end + 1
+        if self.skipping:
+            self.skipping = False
+            return None
+        if len(line) > LINE_MAX:
+            return self.error(b'command', LINE_LONG)
+        if line[-2:] != b'\r\n' and not self.client.bare_lf:
+            return self.error(b'command', LINE_BARE)
+        return self.obey(line[:-1].removesuffix(b'\r').rstrip(b' \t'))
+
+    def incomplete(self):
+        """A line that has not ended yet: is it too long already?"""
+        if self.skipping or self.buffered() >= LINE_MAX:
+            self.input, self.at = b'', 0
+            if not self.skipping:
+                self.skipping = True
+                return self.error(b'command', LINE_LONG)
+        return _NEED
+
+    def obey(self, line):
+        """One command line without its end."""
+        verb, _, argument = line.partition(b' ')
+        verb = verb.upper()
+        command = COMMANDS.get(verb)
+        if line.translate(None, _PRINTABLE) and not (command and command[0](verb, line)):
+            return self.error(b'command', LINE_BYTES)
+        if command is None:
+            return self.error(b'command', UNKNOWN if line else LINE_EMPTY)
+        _, method, allowed = command
+        refusal = allowed[self.state]
+        if refusal:
+            return self.error(verb.lower(), refusal)
+        return method(self, argument.lstrip(b' '))
+
+    def reply(self, line):
+        """One reply; no event."""
+        self.replies.append(line)
+
+    def refuse(self, what, reply, address=b''):
+        """Refuse one thing, and note it for the log."""
+        self.replies.append(reply)
+        self.notes.append((what, reply, address))
+
+    def error(self, what, reply, address=b''):
+        """Refuse something that makes no sense; a client that keeps doing so is left."""
+        self.refuse(what, reply, address)
+        self.errors += 1
+        return self.leave(TOO_MANY_ERRORS) if self.errors >= ERRORS_MAX else None
+
+    def leave(self, reply):
+        """Close the connection on the client."""
+        self.hang_up(reply)
+        return CLOSE, None
+
+    def reset(self):
+        """No transaction."""
+        self.state, self.sender, self.recipients, self.body = IDLE, b'', [], b''
+
+    def count_idle(self, reply):
+        """A command that brings no message nearer."""
+        self.reply(reply)
+        self.idle += 1
+        return self.leave(TOO_MANY_COMMANDS) if self.idle > IDLE_MAX else None
+
+    def do_helo(self, argument):
+        """RFC 5321 4.1.1.1"""
+        self.reset()
+        self.helo, self.protocol = argument[:HELO_MAX], b'SMTP'
+        return self.count_idle(b'250 ' + self.policy.greeting)
+
+    def do_ehlo(self, argument):
+        """RFC 5321 4.1.1.1; SIZE without a number: no limit (RFC 1870 4)."""
+        event = self.do_helo(argument)
+        if event is None:
+            self.protocol = b'ESMTP'
+            size = b'SIZE %d' % self.limit if self.limit else b'SIZE'
+            self.replies[-1] = b'\r\n'.join((b'250-' + self.policy.greeting, b'250-PIPELINING', b'250-' + size,
+                                             b'250-8BITMIME', b'250 ENHANCEDSTATUSCODES'))
+        return event
+
+    def do_mail(self, argument):
+        """RFC 5321 4.1.1.2"""
+        try:
+            sender, rest = addresses.parse_path(after(b'FROM:', argument))
+        except addresses.AddressError as problem:
+            return self.error(b'mail', path_reply(problem, MAIL_SYNTAX))
+        parameters, refusal = parse_parameters(rest, MAIL_PARAMETERS)
+        if refusal:
+            return self.error(b'mail', refusal, sender)
+        if self.limit and int(parameters.get(b'SIZE', b'0')) > self.limit:
+            return self.refuse(b'mail', TOO_BIG, sender)
+        self.sender, self.body, self.state = self.local_name(sender), parameters.get(b'BODY', b'').upper(), SENDER
+        return self.reply(b'250 2.1.0 ok')
+
+    def do_rcpt(self, argument):
+        """RFC 5321 4.1.1.3"""
+        try:
+            address, rest = addresses.parse_path(after(b'TO:', argument))
+        except addresses.AddressError as problem:
+            return self.error(b'rcpt', path_reply(problem, RCPT_SYNTAX))
+        if not address or address == addresses.DOUBLE_BOUNCE:
+            return self.error(b'rcpt', RCPT_SYNTAX)
+        refusal = parse_parameters(rest, {})[1]
+        if refusal:
+            return self.error(b'rcpt', refusal, address)
+        address = self.local_name(address) + (self.client.relay or b'')
+        refusal = self.recipient_refusal(address)
+        if refusal:
+            return self.refuse_recipient(refusal, address)
+        self.checking, self.waiting = address, True
+        return CHECK, address
+
+    def recipient_refusal(self, address):
+        """The reply that refuses this recipient as far as the control files can tell; b'' if none."""
+        policy = self.policy
+        if listed(self.sender, policy.bad_senders):
+            return BAD_SENDER
+        if listed(address, policy.bad_recipients):
+            return BAD_RECIPIENT
+        if len(self.recipients) >= policy.max_recipients:
+            return TOO_MANY_RECIPIENTS
+        if self.client.relay is not None:
+            return RCPT_SYNTAX if len(address) > addresses.QUEUE_MAX else b''
+        try:
+            return b'' if policy.rcpthosts.accepts(address) else NOT_HERE
+        except cdb.CdbError:
+            return HOSTS_TROUBLE
+
+    def refuse_recipient(self, reply, address):
+        """One recipient is refused; too many in a row end the session."""
+        self.refuse(b'rcpt', reply, address)
+        self.refused += reply[:1] == b'5'
+        return self.leave(TOO_MANY_ERRORS) if self.refused >= REFUSED_MAX else None
+
+    def local_name(self, address):
+        """address with a literal of the address the client connected to replaced by localiphost."""
+        local, domain = addresses.split(address)
+        if domain[:1] != b'[' or not self.policy.localiphost:
+            return address
+        own = addresses.parse_ipv4(self.client.local_ip) or addresses.parse_ipv6(self.client.local_ip)
+        here = own and addresses.parse_literal(domain) == own
+        return local + b'@' + self.policy.localiphost if here else address
+
+    def do_data(self, argument):
+        """RFC 5321 4.1.1.4"""
+        if argument:
+            return self.error(b'data', NO_ARGUMENT)
+        self.waiting = True
+        return START, None
+
+    def do_rset(self, argument):
+        """RFC 5321 4.1.1.5"""
+        self.reset()
+        return self.count_idle(b'250 2.0.0 flushed')
+
+    def do_noop(self, argument):
+        """RFC 5321 4.1.1.9"""
+        return self.count_idle(b'250 2.0.0 ok')
+
+    def do_vrfy(self, argument):
+        """RFC 5321 3.5.3: says nothing about anybody."""
+        return self.count_idle(b"252 2.5.0 send some mail, i'll try my best")
+
+    def do_help(self, argument):
+        """RFC 5321 4.1.1.8"""
+        return self.count_idle(b'214 2.0.0 qpy: see qpy-smtpd(8)')
+
+    def do_quit(self, argument):
+        """RFC 5321 4.1.1.10"""
+        self.reply(b'221 2.0.0 ' + self.policy.greeting)
+        self.closed = True
+        return CLOSE, None
+
+    # Answers to CHECK.
+
+    def recipient(self, verdict: bytes) -> 'tuple | None':
+        """The answer to CHECK: yes, unknown (both accepted), no, temp. Returns an event of its own or None."""
+        address, self.checking, self.waiting = self.checking, b'', False
+        if verdict == b'no':
+            return self.refuse_recipient(NO_MAILBOX, address)
+        if verdict == b'temp':
+            return self.refuse_recipient(LOOKUP_TROUBLE, address)
+        self.recipients.append(address)
+        self.state = RECIPIENT
+        return self.reply(b'250 2.1.5 ok')
+
+    # The text.
+
+    def begin(self, date: bytes) -> bytes:
+        """The answer to START: go ahead. Returns the header that the message begins with in the queue."""
+        kind = smtp_data.LooseDecoder if self.client.bare_lf == b'all' else smtp_data.Decoder
+        self.decoder, self.verdict, self.waiting = kind(self.limit), b'', False
+        self.reply(b'354 go ahead')
+        client = self.client
+        return received.line(client.name, self.helo, client.info, client.ip, client.local, self.protocol, date)
+
+    def refuse_text(self, reply: bytes) -> None:
+        """The other answer to START: not now. The transaction is over."""
+        self.waiting = False
+        self.refuse(b'data', reply, self.sender)
+        self.reset()
+
+    def text(self):
+        """Decode what came of the text."""
+        data, self.input, self.at = self.input[self.at:], b'', 0
+        if not data:
+            return _NEED
+        decoder = self.decoder
+        stored, rest = decoder.feed(data)
+        if decoder.fault:
+            return self.smuggled(decoder.fault)
+        if self.verdict or decoder.hops >= HOPS_MAX or (self.limit and decoder.size > self.limit):
+            return self.spoilt(rest)
+        if rest is None:
+            return (BODY, stored) if stored else None
+        self.input, self.decoder, self.waiting = rest, None, True
+        return SUBMIT, stored
+
+    def spoilt(self, rest):
+        """The message is refused, and its text is read to the end before that is said (once more than enough came,
+        the connection is closed instead)."""
+        first, decoder = not self.verdict, self.decoder
+        self.verdict = self.verdict or (LOOPING if decoder.hops >= HOPS_MAX else TOO_BIG)
+        if rest is not None:
+            self.input, self.decoder = rest, None
+            self.refuse(b'message', self.verdict, self.sender)
+            self.reset()
+        elif self.limit and decoder.size > self.limit + DRAIN_MAX:
+            self.decoder = None
+            return self.leave(self.verdict)
+        return (DROP, None) if first else None
+
+    def smuggled(self, fault):
+        """RFC 5321 2.3.8: such a text is refused, and nothing behind it is read."""
+        self.decoder, self.input = None, b''
+        lenient = fault == smtp_data.LF and self.client.bare_lf == b'451'
+        self.refuse(b'message', BARE_LF_TEMPORARY if lenient else BARE[fault], self.sender)
+        self.closed = True
+        return CLOSE, None
+
+    # Answers to SUBMIT.
+
+    def queued(self, now: int, pid: int) -> None:
+        """The message is in the queue for good."""
+        self.waiting = False
+        self.errors = self.refused = self.idle = 0
+        self.reply(b'250 2.0.0 ok %d qp %d' % (now, pid))
+        self.reset()
+
+    def failed(self, report: bytes) -> None:
+        """The message is not in the queue: a report of the queue, `D...` never or `Z...` later."""
+        self.waiting = False
+        self.refuse(b'message', report_reply(report), self.sender)
+        self.reset()
+
+    def options(self) -> list:
+        """[(letter, value)] of the envelope beside sender and recipients."""
+        client = self.client
+        found = [(b'P', self.protocol), (b'C', client.ip), (b'c', received.safe(client.name)),
+                 (b'H', received.safe(self.helo)), (b'B', self.body)]
+        return [(letter, value) for letter, value in found if value]
+
+
+def after(word, argument):
+    """What follows `FROM:` or `TO:`; AddressError if that is not there."""
+    if argument[:len(word)].upper() != word:
+        raise addresses.AddressError(addresses.SYNTAX)
+    return argument[len(word):].lstrip(b' ')
+
+
+def path_reply(problem, syntax):
+    """The reply to an address that cannot be taken."""
+    return NEEDS_UTF8 if problem.kind == addresses.EIGHT_BIT else syntax
+
+
+def listed(address, table):
+    """Is the address, or its `@host`, in a lower-case table?"""
+    if not table:
+        return False
+    address = text.lower(address)
+    return address in table or address[address.rfind(b'@'):] in table and b'@' in address
+
+
+def valid_size(value):
+    """RFC 1870 5: 1 to 20 digits."""
+    return 1 <= len(value) <= 20 and value.isdigit()
+
+
+def valid_body(value):
+    """RFC 6152 3"""
+    return value.upper() in (b'7BIT', b'8BITMIME')
+
+
+MAIL_PARAMETERS = {b'SIZE': valid_size, b'BODY': valid_body}
+
+
+def parse_parameters(rest, known):
+    """({NAME: value}, reply that refuses them or b''); `known` maps names to a test of the value."""
+    found = {}
+    for word in rest.split(b' ') if rest else ():
+        name, _, value = word.partition(b'=')
+        name = name.upper()
+        if not word:
+            continue
+        if name not in known:
+            return found, PARAMETER_UNKNOWN
+        if name in found or not known[name](value):
+            return found, PARAMETER_VALUE
+        found[name] = value
+    return found, b''
+
+
+def report_reply(report):
+    """`Zqq timeout (#4.3.0)` as `451 4.3.0 qq timeout`."""
+    code, enhanced = (b'554', b'5.3.0') if report[:1] == b'D' else (b'451', b'4.3.0')
+    words, mark, last = report[1:].rstrip().rpartition(b' (#')
+    status = last[:-1] if mark and last[-1:] == b')' else b''
+    if status.translate(None, b'0123456789.') or status[:2] != enhanced[:2] or status.count(b'.') != 2:
+        words, status = report[1:].rstrip(), enhanced
+    return b'%s %s %s' % (code, status, text.printable(words[:400]))
+
+
+def never(verb, line):
+    """No strange bytes in this command."""
+    return False
+
+
+def always(verb, line):
+    """A HELO may hold anything: it is shown made safe, and never used."""
+    return True
+
+
+def eight_bit(verb, line):
+    """8-bit characters, but no control characters: an address that gets an answer of its own."""
+    return not line.translate(None, _PRINTABLE + bytes(range(128, 256)))
+
+
+# verb: (may the line hold bytes that are not printable ASCII, what to do,
+#        the refusal in each state: no transaction, MAIL accepted, recipient accepted)
+COMMANDS = {
+    b'HELO': (always, Session.do_helo, (b'', b'', b'')),
+    b'EHLO': (always, Session.do_ehlo, (b'', b'', b'')),
+    b'MAIL': (eight_bit, Session.do_mail, (b'', NESTED, NESTED)),
+    b'RCPT': (eight_bit, Session.do_rcpt, (MAIL_FIRST, b'', b'')),
+    b'DATA': (never, Session.do_data, (MAIL_FIRST, RCPT_FIRST, b'')),
+    b'RSET': (never, Session.do_rset, (b'', b'', b'')),
+    b'NOOP': (never, Session.do_noop, (b'', b'', b'')),
+    b'VRFY': (never, Session.do_vrfy, (b'', b'', b'')),
+    b'HELP': (never, Session.do_help, (b'', b'', b'')),
+    b'QUIT': (never, Session.do_quit, (b'', b'', b'')),
+}
