@@ -33,6 +33,7 @@ SMTP = b'smtpd    qpyd  tcp:%s                        qpy-smtpd\n'     # what qp
 
 NAME_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyz0123456789-_.')
 NAME_LIMIT = 32
+RESERVED = (b'log', b'start', b'life')
 ROOT_ONLY = b'seed'         # the one line that may start as root: it makes a user namespace and then leaves root
 REMEDY = b'write: name account listen[,listen] program arguments'
 
@@ -122,6 +123,8 @@ def split_environment(words):
 
 def check_name(name, number):
     """ControlError unless name can be a file's name and a word in the log."""
+    if name in RESERVED:
+        raise ControlError(FILE, number, name, b'a name that qpy-start uses itself; choose another')
     if len(name) > NAME_LIMIT or name[:1] in (b'.', b'-') or not NAME_BYTES.issuperset(name):
         raise ControlError(FILE, number, name, b'not a name; lower-case letters, digits, - _ . and at most %d bytes'
                            % NAME_LIMIT)
