@@ -1,0 +1,116 @@
+"""qpy-showctl, as root or whoever may read DIR/control: what each control file says, where that comes from, what it means.
+
+Descriptor 1: a paragraph per setting. Exit: 0; 111 if a file is broken or cannot be read (the others are shown all the
+same).
+"""
+from qpy import unix
+from qpy.core import controls as tables
+from qpy.core import exits
+from qpy.lib import controls, program
+
+MOST_SHOWN = 100            # entries of a list that are printed
+
+
+def main(home, args):
+    """qpy-showctl"""
+    if args:
+        raise program.Fatal(exits.PERM, b'usage: qpy-showctl')
+    there = set(unix.listdir(home + b'/control'))
+    out, broken = [b'qpy home directory: %s' % home, b''], 0
+    for row in tables.TABLE:
+        lines, bad = paragraph(home, row, row[0] in there)
+        out += lines
+        broken += bad
+    out += unknown(there) + freshness(home)
+    unix.write_all(1, b''.join(line + b'\n' for line in out))
+    return exits.TEMP if broken else exits.OK
+
+
+def paragraph(home, row, there):
+    """([lines], is it broken) for one control file."""
+    name, meaning = row[0], row[4]
+    try:
+        values, origin = READ[row[1]](home, name, there)
+    except (controls.Broken, unix.error) as problem:
+        why = problem.why if isinstance(problem, controls.Broken) else program.reason(problem)
+        return [name + b': Oops! Trouble reading this file. ' + why, b''], True
+    shown = [tables.show(value) for value in values[:MOST_SHOWN]]
+    if len(values) > MOST_SHOWN:
+        shown.append(b'... and %d more' % (len(values) - MOST_SHOWN))
+    if len(shown) > 1:
+        shown = [b''] + [b'    ' + value for value in shown]
+    return [name + b': ' + b'\n'.join(shown), b'    (%s) %s' % (origin, meaning), b''], False
+
+
+def origin_of(name, there):
+    """Where a value comes from: its file, control/me, or the program."""
+    if there:
+        return b'control/' + name
+    default = tables.row(name)[2]
+    return b'default, from control/me' if isinstance(default, tuple) else b'default' if default is not None else b'absent'
+
+
+def one(home, name, there):
+    """A line file."""
+    if name == b'me' and not there:
+        raise controls.Broken(b'me', 0, b'', b'missing; write the full name of this host into it')
+    value = controls.line(home, name)
+    return [] if value is None else [value], origin_of(name, there)
+
+
+def count(home, name, there):
+    """A number file."""
+    return [b'%d' % controls.number(home, name)], origin_of(name, there)
+
+
+def several(home, name, there):
+    """A list file."""
+    return controls.listing(home, name) or [], origin_of(name, there)
+
+
+def pairs(home, name, there):
+    """A map file."""
+    return [key + b':' + value for key, value in controls.mapping(home, name).items()], origin_of(name, there)
+
+
+def whole(home, name, there):
+    """A text file, line by line without its comments."""
+    lines = (controls.text(home, name) or b'').split(b'\n')
+    return [line for line in lines if line.strip() and line[:1] != b'#'], origin_of(name, there)
+
+
+def exists(home, name, there):
+    """A compiled file: only whether it is there."""
+    return [b'present'] if there else [], origin_of(name, there)
+
+
+READ = {tables.LINE: one, tables.NUMBER: count, tables.LIST: several, tables.MAP: pairs, tables.TEXT: whole,
+        tables.CDB: exists}
+
+
+def unknown(there):
+    """Lines on files that no program reads, with the name that may have been meant."""
+    out = []
+    for name in sorted(there - {row[0] for row in tables.TABLE}):
+        near = tables.nearest(name)
+        hint = b' Did you mean %s?' % near if near else b''
+        out += [tables.show(name) + b': I have no idea what this file does.' + hint, b'']
+    return out
+
+
+def freshness(home):
+    """Warnings on compiled files that are older than their sources."""
+    out = []
+    for source, made, maker in ((b'/control/morercpthosts', b'/control/morercpthosts.cdb', b'qpy-newmrh'),
+                                (b'/users/assign', b'/users/cdb', b'qpy-newu')):
+        if changed(home + source) > changed(home + made):
+            out += [b'%s is newer than %s: run %s' % (source[1:], made[1:], maker), b'']
+    return out
+
+
+def changed(path):
+    """When a file was last modified, in ns; 0 if there is none."""
+    try:
+        return unix.stat(path).st_mtime_ns
+    except unix.error:
+        return 0

@@ -1,0 +1,127 @@
+"""qpy-newu, qpy-newmrh, qpy-pw2u and qpy-showctl."""
+import os
+import subprocess
+
+import pytest
+
+from qpy.admin import newmrh, newu, pw2u, showctl
+from qpy.core import cdb
+from qpy.lib import program
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A DIR with control/me."""
+    for name in ('control', 'users', 'alias'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'control/me').write_bytes(b'mx.example\n')
+    return tmp_path
+
+
+def run(name, home, *args, stdin=b''):
+    """(exit code, stdout, stderr) of the real program."""
+    done = subprocess.run([SOURCE + '/bin/' + name, *args], input=stdin, capture_output=True,
+                          env={'QPYHOME': str(home), 'PATH': '/usr/bin:/bin'}, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def records(path):
+    """All records of a cdb file."""
+    return list(cdb.over(path.read_bytes()).records())
+
+
+def test_newu(home):
+    """users/assign becomes users/cdb, readable by all; doubtful lines are named."""
+    (home / 'users/assign').write_bytes(b'=Joe:joe:1001:1:/home/joe:::\n=r:root:0:0:/root:::\n.\n')
+    code, out, err = run('qpy-newu', home)
+    assert (code, out) == (0, b'')
+    assert err == (b'qpy-newu: warning: users/assign, line 2: uid 0: mail will be deferred, nothing is delivered as '
+                   b'root\n')
+    assert records(home / 'users/cdb')[0] == (b'!joe\0', b'joe\x001001\x001\0/home/joe\0\0')
+    assert (home / 'users/cdb').stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize('data, words', [
+    (b'=j:j:1:1:/:::\n\n.\n', b'bad format in users/assign: line 2: an empty line'),
+    (b'=j:j:1:1:/:::\n', b'bad format in users/assign: no line with a dot'), (None, b'unable to read users/assign: No')])
+def test_newu_keeps_the_old_cdb(home, data, words):
+    """A bad file is refused with its line number, 111, and the old table stays."""
+    (home / 'users/cdb').write_bytes(b'old')
+    if data is not None:
+        (home / 'users/assign').write_bytes(data)
+    with pytest.raises(program.Fatal) as caught:
+        newu.main(os.fsencode(home), [])
+    assert caught.value.code == 111 and caught.value.text.startswith(words)
+    assert (home / 'users/cdb').read_bytes() == b'old'
+
+
+def test_newmrh(home):
+    """control/morercpthosts becomes a cdb of lower-case keys without data; without it 111."""
+    assert run('qpy-newmrh', home)[0] == 111
+    (home / 'control/morercpthosts').write_bytes(b'# many\nA.Example \n.b.example\n\n')
+    assert run('qpy-newmrh', home) == (0, b'', b'')
+    assert records(home / 'control/morercpthosts.cdb') == [(b'a.example', b''), (b'.b.example', b'')]
+    with pytest.raises(program.Fatal):
+        newmrh.main(os.fsencode(home), [b'x'])
+
+
+def test_pw2u(home):
+    """passwd in, assign out, ready for qpy-newu; the files of DIR/users are read."""
+    (home / 'users/exclude').write_bytes(b'# not these\nsue\n')
+    (home / 'users/append').write_bytes(b'=x:alias:120:120:/:::')
+    passwd = b'alias:x:120:120::/a:/x\njoe:x:1001:1::/h:/x\nsue:x:1002:1::/h:/x\n'
+    code, out, err = run('qpy-pw2u', home, '-H', stdin=passwd)
+    assert (code, err) == (0, b'')
+    assert out == (b'+:alias:120:120:/a:-::\n=alias:alias:120:120:/a:::\n+alias-:alias:120:120:/a:-::\n'
+                   b'=joe:joe:1001:1:/h:::\n+joe-:joe:1001:1:/h:-::\n=x:alias:120:120:/:::\n.\n')
+    (home / 'users/assign').write_bytes(out)
+    assert newu.main(os.fsencode(home), []) == 0
+
+
+def test_pw2u_errors(home):
+    """Usage is 100; no alias user is qmail's sentence and 111."""
+    assert run('qpy-pw2u', home, '-x')[0] == 100
+    assert run('qpy-pw2u', home) == (111, b'', b'qpy-pw2u: fatal: unable to find alias user\n')
+    (home / 'users/subusers').write_bytes(b'a:b\n')
+    with pytest.raises(program.Fatal):
+        pw2u.main(os.fsencode(home), [])
+
+
+def test_showctl(home):
+    """Each setting with value, origin and meaning; lists line by line."""
+    (home / 'control/locals').write_bytes(b'a.example\nb.example\n')
+    code, out, err = run('qpy-showctl', home)
+    assert (code, err) == (0, b'')
+    assert b'me: mx.example\n    (control/me) full name of this host' in out
+    assert b'helohost: mx.example\n    (default, from control/me)' in out
+    assert b'locals: \n    a.example\n    b.example\n    (control/locals) domains delivered here' in out
+    assert b'queuelifetime: 604800\n    (default)' in out
+    assert b'badmailfrom: \n    (absent)' in out
+
+
+def test_showctl_unknown_names(home):
+    """Files that nothing reads are named, with the nearest known name; so are compiled files that are old."""
+    for name in ('virtualdomain', 'zzz', 'morercpthosts', 'locals~'):
+        (home / 'control' / name).write_bytes(b'')
+    (home / 'users/assign').write_bytes(b'.\n')
+    out = run('qpy-showctl', home)[1]
+    assert b'virtualdomain: I have no idea what this file does. Did you mean virtualdomains?\n' in out
+    assert b'zzz: I have no idea what this file does.\n' in out
+    assert b'locals~: I have no idea what this file does. Did you mean locals?\n' in out
+    assert b'users/assign is newer than users/cdb: run qpy-newu\n' in out
+    assert b'control/morercpthosts is newer than' in out
+
+
+def test_showctl_broken(home):
+    """A broken file is shown as such, the others all the same, and the exit code says so."""
+    (home / 'control/databytes').write_bytes(b'10M\n')
+    code, out, _ = run('qpy-showctl', home)
+    assert code == 111
+    assert b'databytes: Oops! Trouble reading this file. control/databytes, line 1, "10M": not a number' in out
+    assert b'queuelifetime: 604800' in out
+    os.unlink(home / 'control/me')
+    assert b'me: Oops!' in run('qpy-showctl', home)[1]
+    with pytest.raises(program.Fatal):
+        showctl.main(os.fsencode(home), [b'x'])
