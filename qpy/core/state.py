@@ -1,0 +1,106 @@
+"""queue/state/ID: what has become of a message's recipients, as entries that are only ever appended.
+
+    4 bytes length, payload, 4 bytes CRC-32 of payload and ID           (numbers big-endian)
+
+A payload is a letter and fields separated by NUL (only the last may itself hold NUL):
+
+    d index                 recipient number index was delivered
+    f index text            failed for good, with what was said
+    r index                 the sender has been told (or shall not be), durably
+    z index text            deferred, with what was said: for people
+    a unix attempts         a pass has ended: due again at unix, after so many attempts
+    h reason                held
+    o                       released
+
+index counts the T records of the envelope from 0.  A tail torn by a crash is ignored, and cut off before the next
+entry is appended; what it said is done again: a duplicate at worst.  Letters not known here are kept and skipped.
+"""
+from zlib import crc32
+
+from qpy.core import text
+
+PENDING, DELIVERED, FAILED, REPORTED = range(4)
+ENTRY_LIMIT = 65536         # bytes of one payload; what claims more is torn
+TEXT_LIMIT = 10_000         # bytes of text kept of one failure or deferral
+INDEX_LIMIT = 1 << 31
+TIME_LIMIT = 1 << 40
+
+
+class View:
+    """What the entries of one message add up to.
+
+    status: bytearray, PENDING DELIVERED FAILED or REPORTED for each recipient; texts: {index: last failure or
+    deferral}; due: unix seconds of the next attempt (0: at once); attempts: passes so far; held: reason or None;
+    end: how many bytes of the file are whole (what follows is torn: cut it off before appending).
+    """
+
+    __slots__ = ('status', 'texts', 'due', 'attempts', 'held', 'end')
+
+    def __init__(self, recipients):
+        self.status = bytearray(recipients)
+        self.texts, self.due, self.attempts, self.held, self.end = {}, 0, 0, None, 0
+
+    def indices(self, status):
+        """The recipients (indices) that are in this status."""
+        return [i for i, known in enumerate(self.status) if known == status]
+
+    def finished(self):
+        """True if nothing is left to be done: every recipient delivered, or failed and reported."""
+        return PENDING not in self.status and FAILED not in self.status
+
+    def apply(self, letter, fields):
+        """Let one entry count.  Anything that makes no sense is skipped: then work is repeated, not lost."""
+        if letter in b'dfrz' and letter:
+            self._recipient(letter, text.parse_uint(fields[0], INDEX_LIMIT), fields[1] if fields[1:] else b'')
+        elif letter == b'a' and len(fields) == 2:
+            due, attempts = text.parse_uint(fields[0], TIME_LIMIT), text.parse_uint(fields[1], INDEX_LIMIT)
+            if due is not None and attempts is not None:
+                self.due, self.attempts = due, attempts
+        elif letter == b'h':
+            self.held = fields[0]
+        elif letter == b'o':
+            self.held = None
+
+    def _recipient(self, letter, index, words):
+        if index is None or index >= len(self.status) or self.status[index] in (DELIVERED, REPORTED):
+            return
+        if letter == b'z':
+            if self.status[index] == PENDING:
+                self.texts[index] = words
+            return
+        self.status[index] = {b'd': DELIVERED, b'f': FAILED, b'r': REPORTED}[letter]
+        if letter == b'f':
+            self.texts[index] = words
+        elif letter == b'd':
+            self.texts.pop(index, None)
+
+
+def entry(ident, letter, *fields):
+    """One entry of message ident, ready to be appended.  Text (the last field of f and z) is cut at TEXT_LIMIT."""
+    if len(letter) != 1 or any(b'\0' in field for field in fields[:-1]):
+        raise ValueError('no such entry')
+    payload = letter + b'\0'.join(fields)[:TEXT_LIMIT]
+    return b'%b%b%b' % (len(payload).to_bytes(4, 'big'), payload, crc32(payload + ident).to_bytes(4, 'big'))
+
+
+def entries(data, ident):
+    """([(letter, [fields])], end) of a state file's bytes: the whole entries, and where the first torn one begins."""
+    found, at = [], 0
+    while True:
+        size = int.from_bytes(data[at:at + 4], 'big')
+        payload = data[at + 4:at + 4 + size]
+        crc = data[at + 4 + size:at + 8 + size]
+        if not 1 <= size <= ENTRY_LIMIT or len(crc) < 4 or crc32(payload + ident) != int.from_bytes(crc, 'big'):
+            return found, at
+        letter = payload[:1]
+        found.append((letter, payload[1:].split(b'\0', 0 if letter in b'ho' else 1)))
+        at += 8 + size
+
+
+def replay(data, ident, recipients):
+    """The View that a state file's bytes (whole, torn or empty) give of a message with so many recipients."""
+    view = View(recipients)
+    found, view.end = entries(data, ident)
+    for letter, fields in found:
+        view.apply(letter, fields)
+    return view

@@ -1,0 +1,88 @@
+"""queue/state/ID (qpy.core.state)."""
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qpy.core import state
+
+IDENT = b'1764036974123456'
+index = st.integers(0, 4).map(lambda n: b'%d' % n)
+words = st.binary(max_size=30)
+facts = st.one_of(st.tuples(st.sampled_from([b'd', b'r']), index), st.tuples(st.sampled_from([b'f', b'z']), index, words),
+                  st.tuples(st.just(b'a'), st.integers(0, 1 << 33).map(lambda n: b'%d' % n), index),
+                  st.tuples(st.just(b'h'), words), st.tuples(st.just(b'o'), st.just(b'')), st.tuples(st.just(b'w'), words))
+
+
+def write(history):
+    """A state file's bytes."""
+    return b''.join(state.entry(IDENT, *fact) for fact in history)
+
+
+@given(st.lists(facts))
+def test_entries_come_back(history):
+    """What was appended is what is read, whole, in order, unknown letters too."""
+    found, end = state.entries(write(history), IDENT)
+    assert end == len(write(history))
+    assert [letter for letter, _ in found] == [fact[0] for fact in history]
+    assert [b'\0'.join(fields) for _, fields in found] == [b'\0'.join(fact[1:]) for fact in history]
+
+
+@given(st.lists(facts, min_size=1), st.data())
+def test_a_torn_tail_is_ignored_and_its_place_known(history, data):
+    """Cut the file anywhere: the whole entries before the cut count, end is where the next one is to be written."""
+    whole = write(history)
+    cut = data.draw(st.integers(0, len(whole)))
+    found, end = state.entries(whole[:cut], IDENT)
+    assert whole.startswith(write(history[:len(found)])) and end == len(write(history[:len(found)])) <= cut
+    assert len(found) == len(history) or len(write(history[:len(found) + 1])) > cut
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_can_be_replayed(data):
+    """Q-19: garbage is an empty history; nobody counts as done because of it."""
+    view = state.replay(data, IDENT, 3)
+    if view.end == 0:
+        assert view.indices(state.PENDING) == [0, 1, 2] and not view.finished()
+
+
+def test_another_messages_entries_do_not_count():
+    """Stale blocks of an older file are no history of this one."""
+    assert state.entries(state.entry(b'1764036974123457', b'd', b'0'), IDENT) == ([], 0)
+
+
+@pytest.mark.parametrize('history, status, finished', [
+    ([], 'PP', False),
+    ([(b'd', b'0')], 'DP', False),
+    ([(b'd', b'0'), (b'd', b'1')], 'DD', True),
+    ([(b'd', b'0'), (b'f', b'1', b'no')], 'DF', False),
+    ([(b'd', b'0'), (b'f', b'1', b'no'), (b'r', b'1')], 'DR', True),
+    ([(b'r', b'0'), (b'r', b'1')], 'RR', True),
+    ([(b'd', b'0'), (b'f', b'0', b'no'), (b'z', b'0', b'later')], 'DP', False),
+    ([(b'd', b'2'), (b'd', b'99999999999'), (b'd', b'x'), (b'd', b''), (b'd', b'-1'), (b'q', b'0')], 'PP', False),
+])
+def test_what_entries_add_up_to(history, status, finished):
+    """Finished means: every recipient delivered, or failed and reported.  Nonsense leaves people waiting, never out."""
+    view = state.replay(write(history), IDENT, 2)
+    assert ''.join('PDFR'[s] for s in view.status) == status and view.finished() is finished
+
+
+def test_passes_texts_and_holds():
+    """Due time, attempts, the last deferral and a hold are there after a restart."""
+    view = state.replay(write([(b'z', b'0', b'busy\0x'), (b'f', b'1', b'no such user'), (b'a', b'1764037974', b'2'), (b'h', b'by root')]), IDENT, 2)
+    assert view.texts == {0: b'busy\0x', 1: b'no such user'} and (view.due, view.attempts, view.held) == (1764037974, 2, b'by root')
+    view.apply(b'o', [b''])
+    view.apply(b'd', [b'0'])
+    assert view.held is None and view.texts == {1: b'no such user'}
+
+
+def test_a_message_without_recipients_is_finished():
+    """Zero recipients: nothing is left to be done."""
+    assert state.replay(b'', IDENT, 0).finished()
+
+
+def test_long_texts_are_cut_and_indices_cannot_be_forged():
+    """INV7, P-02."""
+    found, _ = state.entries(state.entry(IDENT, b'f', b'0', b'x' * 99999), IDENT)
+    assert len(found[0][1][1]) < 10_000
+    with pytest.raises(ValueError):
+        state.entry(IDENT, b'f', b'0\0001', b'x')
