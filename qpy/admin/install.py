@@ -1,0 +1,573 @@
+"""qpy-install, as root or as a plain user: makes DIR, or brings it up to date, or checks it.
+
+    arguments   DIR [--smtp PORT] [--me NAME] [--admin ADDRESS] [--sendmail] [--check] [--python PATH] [--offline]
+    exit        0; 100 when called wrongly or --check found something; 111 when something cannot be done
+
+As root: accounts, directories, code, launchers, manual, first control files, units.  As a plain user the same in a
+directory of one's own, without accounts: rootless.  What is there already is kept: control files are never changed,
+and running it again upgrades the code.
+"""
+import argparse
+import grp
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+
+from qpy.core import accounts, controls as tables, layout, services
+
+OK, WRONG, TEMP = 0, 100, 111
+DEFAULT_DIR = '/var/qpy'
+PYTHON = '/usr/bin/python3'
+CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))     # what holds qpy/
+LEFT_OUT = ('qpy-test',)                    # needs the source tree
+LINKS = (('sendmail', 'qpy-sendmail'), ('mailq', 'qpy-mailq'), ('newaliases', 'qpy-newaliases'))
+SYSTEM_LINKS = (('/usr/sbin/sendmail', 'qpy-sendmail'), ('/usr/lib/sendmail', 'qpy-sendmail'),
+                ('/usr/bin/mailq', 'qpy-mailq'), ('/usr/bin/newaliases', 'qpy-newaliases'))
+PACKAGES = (('dns', 'dnspython'), ('click', 'click'))
+FIRST_ALIASES = ('root', 'postmaster', 'mailer-daemon')
+
+LAUNCHER = """\
+#!%(python)s -IS
+import sys
+sys.path.insert(0, %(code)r)
+program.run(%(module)r, %(home)r)
+"""
+TCP_SMTP = """\
+# Who may do what on the SMTP port, in tcprules' form; see qpy-smtpd(8).
+127.:allow,RELAYCLIENT=""
+[::1]:allow,RELAYCLIENT=""
+:allow
+"""
+SYSTEMD = """\
+[Unit]
+Description=qpy mail transfer agent
+Documentation=man:qpy-start(8)
+After=network.target nss-lookup.target
+ConditionPathExists=%(home)s/control/me
+
+[Service]
+ExecStart=%(home)s/bin/qpy-start
+ExecReload=/bin/kill -HUP $MAINPID
+Restart=always
+KillMode=mixed
+TimeoutStopSec=30min
+LimitNOFILE=65536
+TasksMax=infinity
+
+[Install]
+WantedBy=multi-user.target
+"""
+RUN = '#!/bin/sh\nexec 2>&1\nexec %(home)s/bin/qpy-start\n'
+RUN_LOG = '#!/bin/sh\nexec svlogd -tt ./main\n'
+
+
+class Trouble(Exception):
+    """Something that cannot be done; the text holds the remedy."""
+
+
+def main(home, args):
+    """Parse the words, then do the steps in order."""
+    os.umask(0o022)
+    try:
+        options = parse([os.fsdecode(word) for word in args])
+    except SystemExit as end:
+        return OK if not end.code else WRONG
+    try:
+        return check(options) if options.check else install(options)
+    except Trouble as problem:
+        print('qpy-install: fatal: %s' % problem, file=sys.stderr, flush=True)
+    except (OSError, shutil.Error) as problem:
+        print('qpy-install: fatal: %s' % problem, file=sys.stderr, flush=True)
+    return TEMP
+
+
+def parse(words):
+    """The options; SystemExit after a usage line."""
+    parser = argparse.ArgumentParser(prog='qpy-install', description='Make, upgrade or check an installation of qpy.')
+    parser.add_argument('home', metavar='DIR', nargs='?', default=DEFAULT_DIR, help='default %(default)s')
+    parser.add_argument('--smtp', metavar='PORT', help='receive mail on this TCP port (or ADDRESS:PORT)')
+    parser.add_argument('--me', metavar='NAME', help='full name of this host')
+    parser.add_argument('--admin', metavar='ADDRESS', help='who gets mail for root and postmaster')
+    parser.add_argument('--sendmail', action='store_true', help='be this machine\'s sendmail, mailq and newaliases')
+    parser.add_argument('--check', action='store_true', help='only compare owners and modes; say what is wrong')
+    parser.add_argument('--python', metavar='PATH', default=PYTHON, help='interpreter (default %(default)s)')
+    parser.add_argument('--offline', action='store_true', help='download nothing')
+    options = parser.parse_args(words)
+    options.home = os.path.abspath(options.home)
+    options.rootless = os.geteuid() != 0
+    return options
+
+
+def install(options):
+    """Every step, each of which leaves alone what is there."""
+    home = options.home
+    check_interpreter(options.python, options.rootless)
+    listen = smtp_line(options.smtp, options.rootless) if options.smtp else None
+    if options.admin and '@' not in options.admin:
+        raise Trouble('--admin needs a whole address, such as you@example.org')
+    if not options.rootless:
+        make_accounts(home)
+    make_directories(home, options.rootless)
+    copy_code(home, options.python)
+    find_packages(home, options)
+    write_launchers(home, options.python)
+    copy_pages(home)
+    first_controls(home, options.me, listen)
+    first_aliases(home, options.admin, options.rootless)
+    write_units(home)
+    if options.sendmail:
+        be_sendmail(home, options.rootless)
+    wrong = complaints(home, options.rootless)
+    for line in wrong:
+        say(line)
+    say('installed in %s%s; start it with %s/bin/qpy-start'
+        % (home, ' (rootless: everything runs under your account)' if options.rootless else '', home))
+    return WRONG if wrong else OK
+
+
+def check(options):
+    """Name everything that is not as it should be."""
+    home = options.home
+    rootless = os.path.isdir(home) and os.stat(home).st_uid != 0
+    wrong = complaints(home, rootless)
+    for line in wrong:
+        say(line)
+    if not wrong:
+        say('%s is in order' % home)
+    return WRONG if wrong else OK
+
+
+def say(line):
+    """One line for the person who typed the command."""
+    print(line, flush=True)
+
+
+# --- the interpreter -----------------------------------------------------------------------------------------
+
+def check_interpreter(python, rootless):
+    """Trouble unless every account can run it and it is new enough."""
+    real = os.path.realpath(python)
+    if not os.path.isfile(real):
+        raise Trouble('%s is missing; install python3' % python)
+    path = real
+    while not rootless and path != '/':
+        if not os.stat(path).st_mode & stat.S_IXOTH:
+            raise Trouble('%s cannot be executed by every account, because of %s; install Debian\'s python3, or give '
+                          'another with --python' % (python, path))
+        path = os.path.dirname(path)
+    asked = subprocess.run([python, '-IS', '-c', 'import sys; print(sys.version_info >= (3, 11))'],
+                           capture_output=True, text=True)
+    if asked.stdout.strip() != 'True':
+        raise Trouble('%s is older than Python 3.11' % python)
+
+
+# --- accounts ------------------------------------------------------------------------------------------------
+
+def account_names(home):
+    """{role: name}, as control/accounts may have it."""
+    path = os.path.join(home, 'control/accounts')
+    lines = []
+    if os.path.exists(path):
+        with open(path, 'rb') as file:
+            lines = tables.parse_list(file.read(), b'accounts')
+    try:
+        return {role.decode(): name.decode() for role, name in accounts.names(lines).items()}
+    except ValueError as problem:
+        raise Trouble('control/accounts: wrong line %r; write role:name' % problem.args[0]) from None
+
+
+def make_accounts(home):
+    """The system accounts and groups that are missing."""
+    names = account_names(home)
+    for group in dict.fromkeys(accounts.GROUP.values()):
+        if not exists(grp.getgrnam, names[group.decode()]):
+            run('groupadd', '--system', names[group.decode()])
+    for role, group, what in accounts.TABLE:
+        name = names[role.decode()]
+        if not exists(pwd.getpwnam, name):
+            place = os.path.join(home, 'alias') if role == b'alias' else home
+            run('useradd', '--system', '--gid', names[group.decode()], '--home-dir', place, '--no-create-home',
+                '--shell', '/usr/sbin/nologin', '--comment', 'qpy ' + what.decode().replace(';', ' and'), name)
+        elif pwd.getpwnam(name).pw_uid == 0:
+            raise Trouble('the account %s has uid 0; name another in control/accounts' % name)
+
+
+def exists(look_up, name):
+    """Whether a name is known."""
+    try:
+        look_up(name)
+    except KeyError:
+        return False
+    return True
+
+
+def run(*words):
+    """Run a command; Trouble with its own words if it fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise Trouble('%s is missing; run this by hand in your system\'s way: %s' % (words[0], ' '.join(words))) from None
+    if done.returncode:
+        raise Trouble('%s: %s' % (' '.join(words), (done.stderr or done.stdout).strip()))
+    return done.stdout
+
+
+def identities(home, rootless):
+    """{role: (uid, gid)} including root; None where an account is missing."""
+    if rootless:
+        there = os.stat(home)
+        return {role.decode(): (there.st_uid, there.st_gid) for role in accounts.ROLES + (b'root',)}
+    names, found = account_names(home), {'root': (0, 0)}
+    for role, group, _ in accounts.TABLE:
+        try:
+            found[role.decode()] = (pwd.getpwnam(names[role.decode()]).pw_uid,
+                                    grp.getgrnam(names[group.decode()]).gr_gid)
+        except KeyError:
+            found[role.decode()] = None
+    return found
+
+
+# --- directories ---------------------------------------------------------------------------------------------
+
+def make_directories(home, rootless):
+    """Every directory of the table that is missing, and the owners and modes of all but the administrator's DIR."""
+    if os.path.isdir(home) and not rootless and os.stat(home).st_uid != 0:
+        raise Trouble('%s belongs to uid %d: chown it to root, or install as that user'
+                      % (home, os.stat(home).st_uid))
+    os.makedirs(home, exist_ok=True)
+    if rootless and os.stat(home).st_uid != os.geteuid():
+        raise Trouble('%s belongs to uid %d; choose a directory of your own' % (home, os.stat(home).st_uid))
+    who = identities(home, rootless)
+    for name, owner, group, mode in layout.rows(rootless):
+        path = os.path.join(home, name.decode()) if name else home
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, mode)
+        if not rootless:
+            os.chown(path, who[owner.decode()][0], who[group.decode()][1])
+
+
+def complaints(home, rootless):
+    """[what is wrong, with the remedy] of accounts, directories, code and launchers."""
+    if not os.path.isdir(home):
+        return ['%s: missing; run qpy-install %s' % (home, home)]
+    who, wrong = identities(home, rootless), []
+    names = account_names(home)
+    wrong += ['the account or group %s is missing; run qpy-install %s' % (names[role], home)
+              for role, found in who.items() if found is None]
+    for name, owner, group, mode in layout.rows(rootless):
+        path = os.path.join(home, name.decode()) if name else home
+        uid = who[owner.decode()] and who[owner.decode()][0]
+        gid = None if rootless else who[group.decode()] and who[group.decode()][1]
+        line = layout.complaint(os.fsencode(path), (uid, gid, mode), owner_and_mode(path)).decode()
+        wrong += [line] if line else []
+    root = who['root'][0]
+    for top in ('bin', 'lib', 'control', 'users'):
+        wrong += changeable(os.path.join(home, top), {0, root})
+    return wrong
+
+
+def owner_and_mode(path):
+    """(uid, gid, mode), None if it is not there."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return there.st_uid, there.st_gid, there.st_mode
+
+
+def changeable(top, safe):
+    """[complaint] on every file below top that an account other than the safe ones could change."""
+    wrong = []
+    for directory, directories, files in os.walk(top):
+        for name in directories + files:
+            path = os.path.join(directory, name)
+            there = os.lstat(path)
+            if stat.S_ISLNK(there.st_mode):
+                continue
+            if there.st_uid not in safe:
+                wrong.append('%s: belongs to uid %d; chown root %s' % (path, there.st_uid, path))
+            elif there.st_mode & 0o022 and not path.endswith('.lock'):
+                wrong.append('%s: has mode %04o, others can change it; chmod go-w %s'
+                             % (path, there.st_mode & 0o7777, path))
+            elif there.st_mode & (stat.S_ISUID | stat.S_ISGID):
+                wrong.append('%s: is set-user-id or set-group-id; chmod ug-s %s' % (path, path))
+    return wrong
+
+
+# --- code ----------------------------------------------------------------------------------------------------
+
+def copy_code(home, python):
+    """DIR/lib/qpy, byte-compiled, exchanged in one step; a link there is somebody else's business."""
+    target = os.path.join(home, 'lib/qpy')
+    if os.path.islink(target) or os.path.realpath(CODE) == os.path.realpath(os.path.join(home, 'lib')):
+        return
+    new, old = target + '.new', target + '.old'
+    for path in (new, old):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(os.path.join(CODE, 'qpy'), new, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'),
+                    copy_function=copy_file)
+    tidy(new)
+    if os.path.exists(target):
+        os.rename(target, old)
+    os.rename(new, target)
+    run(python, '-IS', '-m', 'compileall', '-q', target)
+    tidy(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def copy_file(source, target, **_):
+    """Content and time, but neither owner nor mode."""
+    shutil.copyfile(source, target)
+    there = os.stat(source)
+    os.utime(target, ns=(there.st_atime_ns, there.st_mtime_ns))
+
+
+def tidy(top):
+    """Everybody can read it, only its owner can change it."""
+    os.chmod(top, 0o755)
+    for directory, directories, files in os.walk(top):
+        for name in directories:
+            os.chmod(os.path.join(directory, name), 0o755)
+        for name in files:
+            os.chmod(os.path.join(directory, name), 0o644)
+
+
+def launchers():
+    """[(name, module)] of the programs beside the code."""
+    source = os.path.join(CODE, 'bin') if os.path.isdir(os.path.join(CODE, 'bin')) \
+        else os.path.join(os.path.dirname(CODE), 'bin')
+    found = []
+    for name in sorted(os.listdir(source)):
+        path = os.path.join(source, name)
+        if name in LEFT_OUT or os.path.islink(path) or not os.path.isfile(path):
+            continue
+        with open(path) as file:
+            module = launched(file.read())
+        if module:
+            found.append((name, module))
+    return found
+
+
+def launched(launcher):
+    """The module that a launcher's text runs, or None."""
+    last = launcher.rstrip('\n').rpartition('\n')[2]
+    if not last.startswith("program.run('"):
+        return None
+    return last.split("'")[1]
+
+
+def write_launchers(home, python):
+    """DIR/bin: every launcher with absolute paths, and qmail's names for three of them."""
+    for name, module in launchers():
+        write(os.path.join(home, 'bin', name),
+              LAUNCHER % {'python': python, 'code': os.path.join(home, 'lib'), 'module': module, 'home': home}, 0o755)
+    for name, target in LINKS:
+        link(os.path.join(home, 'bin', name), target)
+
+
+def write(path, content, mode=0o644):
+    """Write a file in one step."""
+    new = path + '.new'
+    with open(new, 'w') as file:
+        file.write(content)
+    os.chmod(new, mode)
+    os.rename(new, path)
+
+
+def link(path, target):
+    """A symbolic link, in one step."""
+    new = path + '.new'
+    if os.path.lexists(new):
+        os.unlink(new)
+    os.symlink(target, new)
+    os.rename(new, path)
+
+
+def copy_pages(home):
+    """The manual, and the samples of control files: in DIR/doc, never live."""
+    for source, target in (('man', 'man'), ('control', 'doc/control')):
+        directory = os.path.join(CODE, source)
+        if not os.path.isdir(directory) or os.path.realpath(directory) == os.path.realpath(os.path.join(home, target)):
+            continue
+        for name in sorted(os.listdir(directory)):
+            place = os.path.join(home, target)
+            if source == 'man':
+                section = name.rpartition('.')[2]
+                place = os.path.join(place, 'man' + section if section.isdigit() else '')
+            os.makedirs(place, exist_ok=True)
+            shutil.copyfile(os.path.join(directory, name), os.path.join(place, name))
+            os.chmod(os.path.join(place, name), 0o644)
+
+
+# --- the two packages ----------------------------------------------------------------------------------------
+
+def find_packages(home, options):
+    """DIR/lib/site with dnspython and click: the distribution's by link, else pip's; Trouble is only said."""
+    site = os.path.join(home, 'lib/site')
+    os.makedirs(site, exist_ok=True)
+    os.chmod(site, 0o755)
+    missing = [pair for pair in PACKAGES if not os.path.isdir(os.path.join(site, pair[0]))]
+    missing = [pair for pair in missing if not link_package(site, pair[0], options)]
+    if not missing or options.offline:
+        return
+    try:
+        fetch(site, [distribution for _, distribution in missing])
+    except Trouble as problem:
+        say('without %s: remote mail goes only where control/smtproutes names a host by address '
+            '(apt install python3-dnspython python3-click, and run this again): %s'
+            % (' and '.join(distribution for _, distribution in missing), str(problem).splitlines()[-1][:200]))
+
+
+def link_package(site, package, options):
+    """Link one package of the distribution; False if it is not there or others could change it."""
+    try:
+        found = run(options.python, '-I', '-c', 'import %s; print(%s.__path__[0])' % (package, package)).strip()
+    except Trouble:
+        return False
+    if os.stat(found).st_uid not in (0, os.geteuid()) or os.stat(found).st_mode & 0o022:
+        return False
+    link(os.path.join(site, package), found)
+    return True
+
+
+def fetch(site, distributions):
+    """Let pip of a passing venv put packages into site."""
+    with tempfile.TemporaryDirectory() as venv:
+        run(PYTHON, '-m', 'venv', venv)
+        run(os.path.join(venv, 'bin/pip'), 'install', '--quiet', '--disable-pip-version-check', '--target', site,
+            *distributions)
+    tidy(site)
+
+
+# --- first files ---------------------------------------------------------------------------------------------
+
+def first(path, content, mode=0o644):
+    """Write a file that is not there yet; True if it was written."""
+    if os.path.lexists(path):
+        return False
+    write(path, content, mode)
+    return True
+
+
+def first_controls(home, me, listen):
+    """control/me, and with --smtp the port and who may relay."""
+    control = os.path.join(home, 'control')
+    path = os.path.join(control, 'me')
+    if not os.path.exists(path):
+        name = me or host_name()
+        try:
+            tables.parse_line(name.encode(), b'me')
+        except (tables.ControlError, UnicodeError) as wrong:
+            raise Trouble('unable to use %r as the name of this host: %s; give one with --me' % (name, wrong)) from None
+        write(path, name + '\n')
+    elif me and read_first_line(path) != me:
+        say('control/me is kept: %s' % read_first_line(path))
+    if listen:
+        path = os.path.join(control, 'services')
+        if not first(path, listen):
+            with open(path) as file:
+                if listen not in file.read():
+                    say('control/services is kept; for --smtp it needs this line: %s' % listen.strip())
+        first(os.path.join(control, 'tcp.smtp'), TCP_SMTP)
+
+
+def read_first_line(path):
+    """The first line of a file."""
+    with open(path) as file:
+        return file.readline().strip()
+
+
+def host_name():
+    """The full name of this host, as well as the machine knows it."""
+    if os.path.exists('/etc/mailname'):
+        name = read_first_line('/etc/mailname')
+        if name:
+            return name
+    try:
+        asked = subprocess.run(['hostname', '-f'], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return os.uname().nodename
+    return asked.stdout.strip() or os.uname().nodename
+
+
+def smtp_line(word, rootless):
+    """The line of control/services that opens a port; word is PORT or ADDRESS:PORT."""
+    if ':' in word:
+        places = ['tcp:' + word]
+    elif rootless:
+        places = ['tcp:127.0.0.1:' + word]
+    else:
+        places = ['tcp:0.0.0.0:' + word] + (['tcp:[::]:' + word] if has_ipv6() else [])
+    line = services.SMTP % ',tcp:'.join(place[4:] for place in places).encode()
+    try:
+        services.parse(line)
+    except tables.ControlError as wrong:
+        raise Trouble('--smtp %s: %s' % (word, wrong.remedy.decode())) from None
+    return b' '.join(line.split()).decode() + '\n'
+
+
+def has_ipv6():
+    """Whether this machine has an IPv6 address at all."""
+    try:
+        with open('/proc/net/if_inet6') as file:
+            return bool(file.read(1))
+    except OSError:
+        return False
+
+
+def first_aliases(home, admin, rootless):
+    """~alias/.qmail-root, -postmaster, -mailer-daemon; into ~alias/Maildir/ unless an address is given."""
+    alias = os.path.join(home, 'alias')
+    to_maildir = False
+    for name in FIRST_ALIASES:
+        to_maildir |= first(os.path.join(alias, '.qmail-' + name), '&%s\n' % admin if admin else './Maildir/\n') \
+            and not admin
+    if to_maildir:
+        make_maildir(os.path.join(alias, 'Maildir'), identities(home, rootless)['alias'])
+
+
+def make_maildir(path, owner):
+    """A Maildir that belongs to owner = (uid, gid)."""
+    for directory in (path, *(os.path.join(path, name) for name in ('tmp', 'new', 'cur'))):
+        if not os.path.isdir(directory):
+            os.mkdir(directory, 0o700)
+            os.chown(directory, *owner)
+
+
+def write_units(home):
+    """DIR/service: for systemd, and for runit, daemontools and their kin."""
+    words = {'home': home}
+    service = os.path.join(home, 'service')
+    os.makedirs(os.path.join(service, 'qpy/log/main'), exist_ok=True)
+    write(os.path.join(service, 'qpy.service'), SYSTEMD % words)
+    write(os.path.join(service, 'qpy/run'), RUN % words, 0o755)
+    write(os.path.join(service, 'qpy/log/run'), RUN_LOG % words, 0o755)
+
+
+def be_sendmail(home, rootless):
+    """Put our sendmail, mailq and newaliases where the system's callers look; what is there is kept beside."""
+    if rootless:
+        raise Trouble('--sendmail needs root')
+    for path, name in SYSTEM_LINKS:
+        target = os.path.join(home, 'bin', name)
+        if os.path.islink(path) and os.readlink(path) == target:
+            continue
+        if path == '/usr/lib/sendmail' and os.path.realpath('/usr/lib') == os.path.realpath('/usr/sbin'):
+            continue
+        if os.path.lexists(path):
+            set_aside(path)
+        link(path, target)
+        say('%s is now a link to %s' % (path, target))
+
+
+def set_aside(path):
+    """Move what is there out of the way, by dpkg's rules where there is dpkg."""
+    if shutil.which('dpkg-divert'):
+        run('dpkg-divert', '--local', '--rename', '--divert', path + '.dist', '--add', path)
+    if os.path.lexists(path):
+        os.rename(path, path + '.dist')
+    say('%s is kept as %s.dist' % (path, path))
