@@ -214,9 +214,30 @@ def memfd(data):
         close(fd)
 
 
+def memory_copy(fd, length):
+    """A read-only memory file with the first `length` bytes of fd; OSError EIO if fd has fewer."""
+    copy = _os.memfd_create('mail', _os.MFD_CLOEXEC)
+    try:
+        done = 0
+        while done < length:
+            more = sendfile(copy, fd, done, min(length - done, 1 << 20))
+            if not more:
+                raise OSError(EIO, 'unexpected end of file')
+            done += more
+        return reopen(copy)
+    finally:
+        close(copy)
+
+
 def reopen(fd):
     """A new read-only open description (its own offset) of what fd refers to.  Needs /proc."""
     return open(b'/proc/self/fd/%d' % fd, O_RDONLY | O_CLOEXEC)
+
+
+def shared_memory(size):
+    """size zero bytes that this process and those it forks all see and write (an mmap object)."""
+    import mmap
+    return mmap.mmap(-1, size)
 
 
 # --- locks ---------------------------------------------------------------------------------------------------

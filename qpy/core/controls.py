@@ -40,6 +40,8 @@ TABLE = (
     (b'bouncehost', LINE, me_or(b'bouncehost'), b'qpy-bouncer', b'host of the address bounces come from'),
     (b'bouncewhen', LINE, b'pass', b'qpy-send',
      b'when failures are reported: pass (after each pass over a message) or end (once, when it is finished)'),
+    (b'concurrencyaddress', NUMBER, 100, b'qpy-smtpd', b'SMTP connections at a time from one address; 0 is no limit'),
+    (b'concurrencyincoming', NUMBER, 2000, b'qpy-smtpd', b'SMTP connections at a time; 0 is no limit'),
     (b'concurrencylocal', NUMBER, 100, b'qpy-send', b'local deliveries at a time; 0 stops them'),
     (b'concurrencyremote', NUMBER, 200, b'qpy-send', b'remote deliveries at a time; 0 stops them'),
     (b'databytes', NUMBER, 0, b'qpy-smtpd', b'longest message accepted by SMTP, in bytes; 0 is no limit'),
@@ -55,6 +57,9 @@ TABLE = (
     (b'idhost', LINE, me_or(b'idhost'), b'qpy-inject', b'right side of the Message-ID of new messages'),
     (b'localiphost', LINE, ME, b'qpy-smtpd', b'name that stands for user@[address of this host]'),
     (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd', b'domains delivered here, to users of this machine'),
+    (b'maxrcpt', NUMBER, 1000, b'qpy-smtpd', b'recipients that one SMTP message may have'),
+    (b'mindatarate', NUMBER, 30, b'qpy-smtpd',
+     b'bytes per second a message must come with, on average, after its first two minutes'),
     (b'morercpthosts', LIST, None, b'qpy-newmrh', b'more domains for rcpthosts: the source of morercpthosts.cdb'),
     (b'morercpthosts.cdb', CDB, None, b'qpy-smtpd', b'fast form of morercpthosts, asked after rcpthosts'),
     (b'percenthack', LIST, None, b'qpy-send qpy-users', b'domains where user%host@domain means user@host'),
@@ -71,6 +76,7 @@ TABLE = (
     (b'timeoutlocal', NUMBER, 3600, b'qpy-seed qpy-lspawn qpy-local',
      b'seconds that the programs of one local delivery may take before they are stopped and it is tried again'),
     (b'timeoutremote', NUMBER, 1200, b'qpy-remote', b'seconds to wait for a remote server at each step'),
+    (b'timeoutsession', NUMBER, 14400, b'qpy-smtpd', b'seconds that one SMTP session may last'),
     (b'timeoutsmtpd', NUMBER, 1200, b'qpy-smtpd', b'seconds to wait for an SMTP client at each step'),
     (b'virtualdomains', MAP, None, b'qpy-send qpy-users qpy-smtpd',
      b'domain:user, delivered here to user-LOCAL; address:user for one address; .domain for all below it'),
@@ -78,6 +84,7 @@ TABLE = (
 
 # Smallest and largest useful value; outside of it the nearest is taken, and the reader says so.
 LIMITS = {b'concurrencylocal': (0, 10000), b'concurrencyremote': (0, 20000), b'timeoutsmtpd': (1, 86400),
+          b'timeoutsession': (1, 10 ** 9), b'maxrcpt': (100, 10 ** 5),
           b'timeoutconnect': (1, 86400), b'timeoutremote': (1, 86400), b'timeoutlocal': (1, 86400), b'queuelifetime': (0, 10 ** 9)}
 
 CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end')}

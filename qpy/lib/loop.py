@@ -69,6 +69,12 @@ class Loop:
         else:
             self.epoll.register(fd, events)
 
+    def watch_shared(self, fd, on_readable):
+        """As watch, for a listening socket that other processes watch too: not all of them wake for one client."""
+        self.forget(fd)
+        self.readers[fd] = on_readable
+        self.epoll.register(fd, READ | unix.EPOLL_EXCLUSIVE)
+
     def forget(self, fd):
         """Stop watching fd.  Must come before its close."""
         self.watch(fd)
