@@ -34,6 +34,7 @@ LAUNCHER = """\
 #!%(python)s -IS
 import sys
 sys.path.insert(0, %(code)r)
+from qpy.lib import program
 program.run(%(module)r, %(home)r)
 """
 TCP_SMTP = """\
