@@ -1,0 +1,170 @@
+"""What qpy-inject and sendmail share: the message from descriptor 0, made complete, into the queue, in one process.
+
+The header is read and composed first, so that a message that will be refused is refused before its body is read.
+Header and body are then gathered, in memory or in an unlinked file, before qpy-queued hears the first byte: a
+reader that stops half-way never leaves half a message, and a slow one holds up nobody.
+"""
+from qpy import unix
+from qpy.core import exits, header, inject, text
+from qpy.lib import controls
+
+PIECE = 65536           # bytes read at a time
+MEMORY = 1 << 20        # bytes of a message held in memory; a longer one goes to a file
+SPOOLS = (b'/var/tmp', b'/tmp', b'/dev/shm')
+
+LINE_SHOWN = 200        # bytes of a refused field in an error message
+
+
+class ReadError(Exception):
+    """Descriptor 0 cannot be read to its end; the argument is the OSError."""
+
+
+def settle_descriptors():
+    """The first act: 0, 1 and 2 are open, everything else is closed.
+
+    A caller may have closed some of the three; the next file opened would take the free place and be written to.
+    Where 0 was closed it stays unreadable: there is no message, which is not an empty message.
+    """
+    while True:
+        fd = unix.open(b'/dev/null', unix.O_RDWR)
+        if fd > 2:
+            break
+        if fd == 0:
+            unix.dup2(unix.open(b'/dev/null', unix.O_WRONLY), 0)
+    unix.closerange(3, 1 << 30)
+
+
+def quiet_signals():
+    """^C ends the program as a signal does, not as a Python exception; nothing is queued then."""
+    unix.signal(unix.SIGINT, unix.SIG_DFL)
+
+
+def settings(home):
+    """The hosts and domains for addresses, from the environment and DIR/control."""
+    return inject.settings(unix.environ, lambda name: controls.line(home, name))
+
+
+def login():
+    """The name of the account this process runs under, or None.  $HOME and the like say nothing about that."""
+    try:
+        return unix.getpwuid(unix.getuid())[0]
+    except KeyError:
+        return None
+
+
+def list_addresses():
+    """The lower-case lines of the file $QMAILMFTFILE; empty without it."""
+    path = unix.environ.get(b'QMAILMFTFILE')
+    if not path:
+        return ()
+    try:
+        lines = unix.read_file(path).split(b'\n')
+    except FileNotFoundError:
+        return ()
+    return {text.lower(line.rstrip(b' \t')) for line in lines if line[:1] != b'#'}
+
+
+class Message:
+    """The message on descriptor 0.
+
+    dot_ends: whether a line with a lone dot ends it (a person types it).  read_header() -> fields; then
+    write(header, put) gives the whole new message to put(bytes).
+    """
+    __slots__ = ('splitter', 'dot_ends', 'rest', 'ended', 'eight_bit')
+
+    def __init__(self, keep_mbox_line=True, dot_ends=False):
+        self.splitter = header.Splitter(keep_mbox_line)
+        self.dot_ends, self.rest, self.ended, self.eight_bit = dot_ends, b'', False, False
+
+    def _read(self):
+        """The next bytes; b'' at the end."""
+        if self.ended:
+            return b''
+        try:
+            data = unix.read(0, PIECE)
+        except unix.error as problem:
+            raise ReadError(problem) from problem
+        if not data or self.dot_ends and data == b'.\n':        # a terminal hands over line by line
+            self.ended = True
+            return b''
+        return data
+
+    def read_header(self):
+        """The fields of the header.  header.TooLong, ReadError."""
+        while data := self._read():
+            if self.splitter.feed(data):
+                return self.splitter.fields
+        self.splitter.end()
+        return self.splitter.fields
+
+    def write(self, new_header, put):
+        """Put the new header and the body, line ends repaired.  ReadError; whatever put raises."""
+        body, data = inject.Body(), self.splitter.body
+        put(new_header)
+        while data or (data := self._read()):
+            piece = body.feed(data)
+            self.eight_bit = self.eight_bit or not piece.isascii()
+            put(piece)
+            data = b''
+        put(body.end())
+
+
+class Spool:
+    """A message being gathered: put(bytes), then content() -> bytes, or a descriptor that stands at its start."""
+    __slots__ = ('pieces', 'size', 'fd')
+
+    def __init__(self):
+        self.pieces, self.size, self.fd = [], 0, -1
+
+    def put(self, data):
+        self.size += len(data)
+        self.pieces.append(data)
+        if self.size > MEMORY:
+            self._write_out()
+
+    def _write_out(self):
+        if self.fd < 0:
+            self.fd = unlinked_file()
+        unix.write_all(self.fd, b''.join(self.pieces))
+        self.pieces = []
+
+    def content(self):
+        if self.fd < 0:
+            return b''.join(self.pieces)
+        self._write_out()
+        unix.lseek(self.fd, 0, unix.SEEK_SET)
+        return self.fd
+
+
+def unlinked_file():
+    """A new file without a name.  OSError of the last place tried if there is none for it."""
+    for place in SPOOLS:
+        try:
+            return unix.open(place, unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+        except unix.error as problem:
+            last = problem
+    raise last
+
+
+def queue(home, message, new_header, sender, recipients, options=(), notify=None):
+    """Gather the message and submit it; returns submit's (code, ID or text)."""
+    from qpy.lib import submit
+    spool = Spool()
+    message.write(new_header, spool.put)
+    options = list(options)
+    if message.eight_bit and not any(letter == b'B' for letter, _ in options):
+        options.append((b'B', b'8BITMIME'))
+    return submit.send(home, sender, recipients, spool.content(), options=options, notify=notify)
+
+
+def explain(refused):
+    """A Refused in one line."""
+    if not refused.line:
+        return refused.why
+    return refused.why + b' ' + text.printable(refused.line.rstrip(b'\n').replace(b'\n', b' ')[:LINE_SHOWN])
+
+
+def failure(code, answer):
+    """(whether for ever, sentence) of a submission that failed."""
+    words = answer if answer[:1] in (b'D', b'Z') and b' ' in answer else exits.queue_text(code, answer)
+    return words[:1] == b'D', words[1:]

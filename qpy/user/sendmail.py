@@ -1,0 +1,205 @@
+"""sendmail, as the caller: the command line of other mailers, in front of qpy's queue.
+
+Called as sendmail, send-mail, mailq, newaliases, runq, rmail; see qpy-sendmail(8).  The message is read from
+descriptor 0, completed as by qpy-inject, and submitted from this same process.  Exit codes are those of sysexits.
+"""
+from qpy import unix
+from qpy.core import exits, header, inject, sendmail_args, text
+from qpy.lib import program
+from qpy.user import injection
+
+VERSION = b'qpy sendmail'
+USAGE = b'usage: sendmail [-t] [-i] [-f sender] [-F name] [-bm|-bs|-bp|-bi|-bv|-bt] [-q] [recipient ...]'
+ALIASES = b'/etc/aliases'
+
+# Who speaks SMTP on descriptors 0 and 1, unless the environment says that already.
+SMTP_CLIENT = ((b'PROTO', b'TCP'), (b'RELAYCLIENT', b''), (b'DATABYTES', b'0'), (b'TCPLOCALIP', b'127.0.0.1'),
+               (b'TCPLOCALHOST', b'localhost'), (b'TCPREMOTEIP', b'127.0.0.1'), (b'TCPREMOTEHOST', b'localhost'),
+               (b'TCPREMOTEINFO', b'sendmail-bs'))
+
+
+def main(home, args):
+    injection.settle_descriptors()
+    return run(home, args, unix.argv0())
+
+
+def run(home, args, name):
+    """All of main that does not touch descriptors it has not opened.  name: what the program was called."""
+    program.name = name[4:] if name.startswith(b'qpy-') else name
+    injection.quiet_signals()
+    code = program.guarded(lambda: guarded(home, args, name))
+    return exits.EX_TEMPFAIL if code == exits.TEMP else exits.EX_UNAVAILABLE if code == exits.PERM else code
+
+
+def guarded(home, args, name):
+    """Carry out the command line; what can be foreseen to fail becomes its code of sysexits."""
+    try:
+        plan = sendmail_args.parse(name, args)
+        for warning in plan.warnings:
+            program.warn(warning)
+        return MODES[plan.mode](home, plan)
+    except sendmail_args.UsageError as refused:
+        program.complain(b'fatal: ' + refused.why)
+        return exits.EX_USAGE
+    except inject.Refused as refused:
+        program.complain(b'fatal: ' + injection.explain(refused))
+        return exits.EX_DATAERR
+    except header.TooLong:
+        program.complain(b'fatal: header longer than %d bytes (#5.3.4)' % header.LIMIT)
+        return exits.EX_DATAERR
+    except injection.ReadError as failed:
+        program.complain(b'fatal: unable to read the message: ' + program.reason(failed.args[0]))
+        return exits.EX_IOERR
+
+
+# --- a message -----------------------------------------------------------------------------------------------
+
+def deliver(home, plan):
+    """The message on descriptor 0 to the operands and, with -t, to those its header names."""
+    hosts = injection.settings(home)
+    wanted = [each for word in plan.operands for each in inject.listed(word, hosts)]
+    if not wanted and not plan.from_header:
+        raise sendmail_args.UsageError(b'no recipients; name them, or use -t to take them from the header')
+    message = injection.Message(keep_mbox_line=False, dot_ends=not plan.ignore_dot and unix.isatty(0))
+    composer = compose(plan, hosts, message.read_header())
+    new_header = composer.finish(int(unix.time()), unix.getpid(), unix.urandom(6).hex().encode())
+    if plan.from_header:
+        wanted += composer.header_recipients()
+    if not wanted:
+        raise inject.Refused(b'no recipients: -t was given, but To, Cc and Bcc name nobody')
+    code, answer = injection.queue(home, message, new_header, composer.sender, list(dict.fromkeys(wanted)),
+                                   plan.options.items(), plan.notify)
+    if code:
+        return fail(code, answer)
+    if plan.verbose:
+        unix.write_all(1, b'queued as ' + answer + b'\n')
+    return exits.OK
+
+
+def compose(plan, hosts, fields):
+    """The Composer, with all fields of the message in it."""
+    sender = None if plan.sender is None else inject.sender_argument(plan.sender, hosts)
+    composer = inject.Composer(hosts, identity(plan, sender), unix.environ.get(b'QMAILINJECT', b''), sender,
+                               strict=False, wants_recipients=plan.from_header,
+                               list_addresses=injection.list_addresses())
+    for field in fields:
+        composer.add(field)
+    return composer
+
+
+def identity(plan, sender):
+    """Who a From field made here names: -f's address if there is one, with -F's name; else the caller."""
+    if sender:
+        user, at, host = sender.rpartition(b'@')
+        return inject.Identity(user if at else host, host if at else None, plan.fullname or None)
+    found = inject.identity(unix.environ, injection.login, False)
+    if plan.fullname:
+        found.name = plan.fullname
+    return found
+
+
+def fail(code, answer):
+    """Say why the queue did not take it."""
+    for_ever, words = injection.failure(code, answer)
+    program.complain(b'fatal: ' + words)
+    if code in (exits.QQ_ADDRESS_TOO_LONG, 115):
+        return exits.EX_DATAERR
+    return exits.EX_UNAVAILABLE if for_ever else exits.EX_TEMPFAIL
+
+
+def rmail(home, plan):
+    """rmail(8): as sendmail -i; the From_ lines of UUCP are dropped."""
+    plan.ignore_dot = True
+    return deliver(home, plan)
+
+
+# --- the other modes -----------------------------------------------------------------------------------------
+
+def smtp(home, plan):
+    """-bs: become qpy-smtpd on descriptors 0 and 1, serving this caller only."""
+    environ = dict(unix.environ)
+    if b'PROTO' not in environ:
+        environ.update(SMTP_CLIENT)
+    environ[b'QPYLOCALBS'] = b'1'
+    path = home + b'/bin/qpy-smtpd'
+    for number in (unix.SIGPIPE, unix.SIGXFSZ):
+        unix.signal(number, unix.SIG_DFL)
+    try:
+        unix.execve(path, [path], environ)
+    except unix.error as problem:
+        program.complain(b'fatal: unable to run %s: %s' % (path, program.reason(problem)))
+        return exits.EX_OSFILE
+
+
+def list_queue(home, plan):
+    """-bp, mailq: what waits.  Whatever is wrong with the daemons, this is a question, and it was answered."""
+    from qpy.user import qread
+    unix.signal(unix.SIGPIPE, unix.SIG_DFL)
+    qread.main(home, [])
+    return exits.OK
+
+
+def run_queue(home, plan):
+    """-q, runq: ask send for an immediate run.  Exit 0 for everybody, also when it was asked a moment ago."""
+    from qpy.user import asking
+    try:
+        refusal = asking.ask(home, b'run')[1]
+    except unix.error as problem:
+        refusal = asking.trouble(problem)
+    if refusal:
+        program.warn(refusal)
+    return exits.OK
+
+
+def aliases(home, plan):
+    """-bi, newaliases: nothing has to be rebuilt.  Who keeps aliases where they are not read is told."""
+    try:
+        lines = unix.read_file(ALIASES).split(b'\n')
+    except unix.error:
+        return exits.OK
+    if any(line.strip() and line[:1] != b'#' for line in lines):
+        unix.write_all(1, b'%s is not read by qpy: the alias NAME is the file %s/alias/.qmail-NAME\n' % (ALIASES, home))
+    return exits.OK
+
+
+def verify(home, plan):
+    """-bv, -bt: where each operand goes, and why.  0: all can be delivered; 1: one cannot; 75: cannot be said."""
+    from qpy.lib import route, users
+    unix.signal(unix.SIGPIPE, unix.SIG_DFL)
+    hosts, controls, lookup = injection.settings(home), route.load(home), users.Lookup(home)
+    verdicts = set()
+    for word in plan.operands:
+        for address in inject.listed(word, hosts):
+            way = lookup.resolve(address, controls)
+            verdicts.add(way.verdict)
+            unix.write_all(1, describe(address, way))
+    return 1 if b'no' in verdicts else exits.EX_TEMPFAIL if b'temp' in verdicts else exits.OK
+
+
+SAID = {b'yes': b'deliverable', b'no': b'undeliverable', b'temp': b'not to be said now',
+        b'unknown': b'probably deliverable'}
+
+
+def describe(address, way):
+    """One line about one address: the verdict, the channel, the reasons."""
+    return text.printable(b'%s ... %s, %s: %s' % (address, SAID[way.verdict], way.route.channel, way.reason)) + b'\n'
+
+
+def nothing(home, plan):
+    return exits.OK
+
+
+def version(home, plan):
+    unix.write_all(1, VERSION + b'\n')
+    return exits.OK
+
+
+def usage(home, plan):
+    unix.write_all(1, USAGE + b'\n')
+    return exits.OK
+
+
+MODES = {sendmail_args.DELIVER: deliver, sendmail_args.RMAIL: rmail, sendmail_args.SMTP: smtp,
+         sendmail_args.LIST_QUEUE: list_queue, sendmail_args.ALIASES: aliases, sendmail_args.VERIFY: verify,
+         sendmail_args.TEST: verify, sendmail_args.RUN_QUEUE: run_queue, sendmail_args.NOTHING: nothing,
+         sendmail_args.VERSION: version, sendmail_args.HELP: usage}

@@ -1,0 +1,542 @@
+"""sendmail and qpy-inject as their callers call them, up to the submission: argv, environment, descriptors, input."""
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+import qpy.lib
+from qpy import unix
+from qpy.core import exits
+from qpy.user import inject, injection, sendmail
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+VARIABLES = [b'QMAILUSER', b'MAILUSER', b'USER', b'LOGNAME', b'QMAILHOST', b'MAILHOST', b'QMAILNAME', b'MAILNAME', b'NAME',
+             b'QMAILSUSER', b'QMAILSHOST', b'QMAILINJECT', b'QMAILMFTFILE', b'QMAILDEFAULTHOST', b'QMAILDEFAULTDOMAIN',
+             b'QMAILPLUSDOMAIN', b'QMAILIDHOST', b'PROTO']
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / 'control').mkdir()
+    (tmp_path / 'control/me').write_text('host.example.com\n')
+    return bytes(tmp_path)
+
+
+class Submitted:
+    """What was handed to the queue, and what the queue will say."""
+
+    def __init__(self):
+        self.answer, self.count = (0, b'1234567890123456'), 0
+
+    def send(self, home, sender, recipients, content, options=(), notify=None):
+        self.count += 1
+        self.sender, self.recipients, self.options, self.notify = sender, recipients, dict(options), notify
+        self.message = content if isinstance(content, bytes) else os.read(content, 1 << 30)
+        return self.answer
+
+    def field(self, name):
+        header = self.message.partition(b'\n\n')[0]
+        found = [line for line in header.split(b'\n') if line.lower().startswith(name.lower() + b':')]
+        return found[0].partition(b':')[2].strip() if found else None
+
+    @property
+    def body(self):
+        return self.message.partition(b'\n\n')[2]
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    submitted = Submitted()
+    monkeypatch.setattr(qpy.lib, 'submit', types.SimpleNamespace(send=submitted.send), raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(os.fsdecode(name), raising=False)
+    monkeypatch.setattr(unix, 'getpwuid', lambda uid: (b'joe', uid, uid, b'/home/joe', b'Joe,,,'))
+    return submitted
+
+
+def with_stdin(data, work):
+    """work() with data as descriptor 0."""
+    saved, fd = os.dup(0), injection.unlinked_file()
+    os.write(fd, data)
+    os.lseek(fd, 0, 0)
+    os.dup2(fd, 0)
+    try:
+        return work()
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+        os.close(fd)
+
+
+@pytest.fixture
+def send(home, queue):
+    def call(args, data=b'Subject: s\n\nbody\n', name=b'sendmail'):
+        words = args.split() if isinstance(args, bytes) else args
+        return with_stdin(data, lambda: sendmail.run(home, words, name))
+    return call
+
+
+@pytest.fixture
+def inject_(home, queue):
+    def call(args, data=b'Subject: s\n\nbody\n'):
+        words = args.split() if isinstance(args, bytes) else args
+        return with_stdin(data, lambda: inject.run(home, words))
+    return call
+
+
+# --- callers -------------------------------------------------------------------------------------------------
+
+def test_cron(send, queue, monkeypatch):
+    """cron: a MAILTO list in one word, the name glued to -F, a From in the old form, HOME of somebody else."""
+    monkeypatch.setenv('HOME', '/root')
+    data = (b'From: root (Cron Daemon)\nTo: joe\nSubject: Cron <joe@h> \xc3\xa9cho\n'
+            b'Content-Type: text/plain; charset=UTF-8\n\nhi\n')
+    assert send(b'-FCronDaemon -i -B8BITMIME -oem x@ex.org,joe', data) == 0
+    assert queue.recipients == [b'x@ex.org', b'joe@host.example.com']
+    assert queue.sender == b'joe@host.example.com'
+    assert queue.field(b'From') == b'root@host.example.com (Cron Daemon)'
+    assert queue.field(b'Subject') == b'Cron <joe@h> \xc3\xa9cho'
+    assert queue.options == {b'B': b'8BITMIME'}
+
+
+def test_cronie(send, queue):
+    """cronie: the addressees in To, as a list."""
+    assert send(b'-FCronDaemon -i -odi -oem -oi -t -f root', b'To: x@ex.org,joe\nFrom: "(Cron Daemon)" <root>\n\nhi\n') == 0
+    assert queue.recipients == [b'joe@host.example.com', b'x@ex.org'] and queue.sender == b'root@host.example.com'
+
+
+def test_bsd_mailx(send, queue):
+    """bsd-mailx: Bcc left in the header: delivered to, not shown."""
+    assert send(b'-i -t', b'To: joe\nSubject: s\nBcc: secret@x.org, mary\nUser-Agent: mail\n\nhi\n') == 0
+    assert sorted(queue.recipients) == [b'joe@host.example.com', b'mary@host.example.com', b'secret@x.org']
+    assert b'secret' not in queue.message and queue.field(b'To') == b'joe@host.example.com'
+
+
+def test_s_nail(send, queue):
+    """s-nail: no -t; operands after -- only, the header stays as it is but for its addresses."""
+    assert send(b'-i -f from@x.org -- a@b.c d@e.f', b'To: other@x.y\nBcc: gone@x.y\n\nhi\n') == 0
+    assert queue.recipients == [b'a@b.c', b'd@e.f'] and queue.sender == b'from@x.org'
+    assert queue.field(b'To') == b'other@x.y' and queue.field(b'Bcc') is None
+
+
+def test_mutt(send, queue):
+    """mutt: DSN options are kept in the envelope."""
+    assert send(b'-oem -oi -f m@x.y -N failure,delay -R hdrs -V id7 -- a@b.c') == 0
+    assert queue.notify == b'FAILURE,DELAY' and queue.options == {b'R': b'HDRS', b'E': b'id7'}
+    assert send(b'-N sometimes a@b.c') == 0 and queue.notify is None
+
+
+def test_git(send, queue):
+    """git send-email: a patch with lone dots, From lines and trailing blanks arrives as it was."""
+    body = b'---\n.\n..\nFrom 0123 Mon Sep 17\n>From x\ntrailing \n-- \n2.39\n'
+    assert send(b'-i -f env@x.y a@b.c', b'From: A <a@x.y>\nTo: a@b.c\nMessage-Id: <m@x>\nDate: Mon, 1 Jan 2026 00:00:00 +0100\n\n'
+                + body) == 0
+    assert queue.body == body
+    assert queue.message.startswith(b'From: A <a@x.y>\n') and queue.field(b'Message-ID') == b'<m@x>'
+
+
+def test_php(send, queue):
+    """PHP: -t -i and a glued -f; To is the first field, From from the caller's headers."""
+    assert send([b'-t', b'-i', b'-fenv@x.y'], b'To: a@b.c\nSubject: s\nFrom: web@x.y\n\nhi') == 0
+    assert queue.sender == b'env@x.y' and queue.field(b'From') == b'web@x.y' and queue.body == b'hi\n'
+
+
+def test_procmail(send, queue):
+    """procmail's forward: the sender stays what Return-Path says; fields nobody can parse go on as they are."""
+    data = b'Return-Path: <orig@x.y>\nDelivered-To: joe@h\nFrom: broken: (mail\nTo: "also broken\nSubject: s\n\nhi\n'
+    assert send(b'-oi addr@z.org', data) == 0
+    assert queue.sender == b'orig@x.y' and queue.recipients == [b'addr@z.org']
+    assert b'From: broken: (mail\nTo: "also broken\n' in queue.message and b'Return-Path' not in queue.message
+
+
+@pytest.mark.parametrize('words', [[b'-f', b'', b'a'], [b'-f', b'<>', b'a'], [b'-f<>', b'a'], [b'-r', b'<>', b'a']])
+def test_null_sender(send, queue, words):
+    """vacation, sieve: the empty sender; a From made here is still somebody."""
+    assert send(words) == 0
+    assert queue.sender == b'' and queue.field(b'From') == b'joe@host.example.com'
+
+
+@pytest.mark.parametrize('args,data', [(b'rcpt', b'hi\n'), (b'-i rcpt', b''), (b'-oi -t', b'To: rcpt\nAuto-Submitted: x\n\nno end'),
+                                       (b'-t rcpt', b'Subject: s\n\n'), (b'-odi rcpt', b'x'), (b'-oi -f S -t', b'To: rcpt\n\n'),
+                                       (b'-oi -t -oem -odb', b'Cc: rcpt\n\n')])
+def test_others(send, queue, args, data):
+    """rkhunter, at, unattended-upgrades, BackupPC, arpwatch, PHPMailer, slrn."""
+    assert send(args, data) == 0
+    assert queue.recipients == [b'rcpt@host.example.com']
+
+
+# --- the checklist -------------------------------------------------------------------------------------------
+
+def test_options_end_at_the_first_operand(send, queue):
+    """1: words after the first operand are recipients, whatever they begin with."""
+    assert send(b'a@b.c -t -f x') == 0
+    assert queue.recipients == [b'a@b.c', b'-t@host.example.com', b'-f@host.example.com', b'x@host.example.com']
+    assert queue.sender == b'joe@host.example.com'
+
+
+def test_operands(send, queue):
+    """2: operands are address lists; empty items go, duplicates go, host-less names are completed."""
+    assert send([b'Joe <joe>', b'joe (Joe)', b'', b', a@b.c,,', b'"x, y"@z', b'a@b.c', b'm@h+']) == 0
+    assert queue.recipients == [b'joe@host.example.com', b'a@b.c', b'x, y@z.host.example.com', b'm@h.host.example.com']
+
+
+@pytest.mark.parametrize('args,data,code,word', [
+    (b'', b'To: a\n\n', 64, '-t'), (b'-i', b'', 64, '-t'), ([b''], b'', 64, '-t'), ([b'<>'], b'', 64, '-t'),
+    (b'-t', b'Subject: s\n\n', 65, '-t'), (b'-t', b'', 65, '-t'), (b'-t', b'To: list:;\n\n', 65, '-t'),
+    (b'-t', b'To: alice, @r.x:carl@x.com\n\n', 65, 'To: alice'), (b'-t', b'To: a\nBcc: "x\n\n', 65, 'Bcc: "x'),
+    ([b'a@"b'], b'', 65, 'a@"b'), ([b'"a\n"@b'], b'', 65, 'address'), (b'-y a', b'', 64, '-y'), (b'-bd', b'', 64, 'qpy-start'),
+    (b'-f', b'', 64, '-f')])
+def test_refusals(send, queue, capfd, args, data, code, word):
+    """3: what cannot be sent is refused with a code of sysexits and one line that names the trouble; nothing is queued."""
+    assert send(args, data) == code
+    out, err = capfd.readouterr()
+    assert out == '' and err.count('\n') == 1 and err.startswith('sendmail: fatal: ') and word in err
+    assert queue.count == 0
+
+
+@pytest.mark.parametrize('data,fields,body', [
+    (b'A: 1\r\nB: 2\r\n\r\nx\r\n.\r\ny', b'A: 1\nB: 2\n\n', b'x\n.\ny\n'),
+    (b'A: 1\n\nx\r\r\ny\rz', b'A: 1\n\n', b'x\ny\nz\n'),
+    (b'From joe Mon Jan 1\nA: 1\n\nx\n', b'A: 1\n\n', b'x\n'),
+    (b'>From joe Mon Jan 1\nA: 1\n\nx\n', b'A: 1\n\n', b'x\n'),
+    (b'no header\nx: y\n', b'\n\n', b'no header\nx: y\n'),
+    (b'A: \xff\x00\n\n\x00\xff' + b'l' * 2000 + b'\n', b'A: \xff\x00\n\n', b'\x00\xff' + b'l' * 2000 + b'\n'),
+    (b'A: ' + b'x' * 150_000 + b'\n' + b'B: y\n' * 20_000 + b'\nb', b'B: y\n\n', b'b\n'),
+    (b'A: 1\n\n' + b'big\n' * 1_000_000, b'A: 1\n\n', b'big\n' * 1_000_000)])
+def test_input(send, queue, data, fields, body):
+    """4: CRLF, bare CR, mailbox lines, no header, NUL, 8 bits, long lines, long headers, long bodies."""
+    assert send(b'a', data) == 0
+    header, _, rest = queue.message.partition(b'\n\n')
+    assert (header + b'\n\n').endswith(fields.replace(b'\n\n\n', b'\n\n')) and rest == body
+    assert b'\r' not in queue.message and b'From joe' not in queue.message
+
+
+def test_empty_input(send, queue):
+    """4: an empty message is a message."""
+    assert send(b'a', b'') == 0
+    assert [line.partition(b':')[0] for line in queue.message.split(b'\n')] == [b'Date', b'Message-ID', b'From', b'Cc', b'']
+
+
+@pytest.mark.parametrize('args', [b'a', b'-i a', b'-oi a'])
+def test_lone_dot(send, queue, args):
+    """5: a lone dot is text, with -i and without."""
+    assert send(args, b'A: 1\n\nx\n.\ny\n') == 0
+    assert queue.body == b'x\n.\ny\n'
+
+
+@pytest.mark.parametrize('args,body', [(b'a', b'x\n'), (b'-i a', b'x\n.\ny\n')])
+def test_lone_dot_typed(send, queue, monkeypatch, args, body):
+    """5: at a terminal a lone dot ends the message, unless -i."""
+    lines = [b'A: 1\n', b'\n', b'x\n', b'.\n', b'y\n', b'']
+    monkeypatch.setattr(unix, 'isatty', lambda fd: True)
+    real = unix.read
+    monkeypatch.setattr(unix, 'read', lambda fd, size: real(fd, size) if fd else lines.pop(0))
+    assert send(args) == 0
+    assert queue.body == body
+
+
+def test_header_fields(send, queue):
+    """6: Bcc, Resent-Bcc, Return-Path and Content-Length go; Date, Message-ID, From and Cc come."""
+    assert send(b'-t', b'Bcc: a\nReturn-Path: <>\nContent-Length: 3\nSubject: s\n\nb\n') == 0
+    header = queue.message.partition(b'\n\n')[0]
+    assert [line.partition(b':')[0] for line in header.split(b'\n')] == [b'Date', b'Message-ID', b'From', b'Cc', b'Subject']
+    assert queue.field(b'Cc') == b'recipient list not shown: ;'
+
+
+@pytest.mark.parametrize('args,environ,sender,origin', [
+    (b'a', {}, b'joe@host.example.com', b'joe@host.example.com'),
+    (b'-f x a', {}, b'x@host.example.com', b'x@host.example.com'),
+    (b'-f x@y.z -F Name a', {}, b'x@y.z', b'"Name" <x@y.z>'),
+    (b'-F Name a', {}, b'joe@host.example.com', b'"Name" <joe@host.example.com>'),
+    (b'a', {'USER': 'root', 'LOGNAME': 'root', 'HOME': '/root'}, b'joe@host.example.com', b'joe@host.example.com'),
+    (b'a', {'QMAILUSER': 'q', 'QMAILHOST': 'h.x', 'QMAILNAME': 'N M'}, b'q@h.x', b'"N M" <q@h.x>'),
+    (b'a', {'QMAILINJECT': 'r'}, b'joe-@host.example.com-@[]', b'joe@host.example.com'),
+    (b'-f x@y.z a', {'QMAILUSER': 'q', 'QMAILNAME': 'N', 'QMAILSUSER': 's'}, b'x@y.z', b'x@y.z'),
+    (b'-F Other a', {'QMAILNAME': 'N', 'QMAILINJECT': 'c'}, b'joe@host.example.com', b'joe@host.example.com (Other)'),
+    ([b'-f', b'Joe <j@k.l>', b'a'], {}, b'j@k.l', b'j@k.l'),
+    ([b'-f', b'a b@c.d', b'a'], {}, b'a b@c.d', b'"a b"@c.d'),
+    (b'a', {'QMAILDEFAULTHOST': 'dh.x'}, b'joe@dh.x', b'joe@dh.x')])
+def test_sender(send, queue, monkeypatch, args, environ, sender, origin):
+    """7, 8: -f, then qmail's variables, then the account by its uid; USER and LOGNAME only where it has no name."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert send(args) == 0
+    assert queue.sender == sender and queue.field(b'From') == origin
+
+
+def test_nameless_uid(send, queue, monkeypatch):
+    """8: a uid without a passwd entry sends mail."""
+    def nobody(uid):
+        raise KeyError(uid)
+    monkeypatch.setattr(unix, 'getpwuid', nobody)
+    assert send(b'a') == 0 and queue.sender == b'anonymous@host.example.com'
+    monkeypatch.setenv('LOGNAME', 'guest')
+    assert send(b'a') == 0 and queue.sender == b'guest@host.example.com'
+
+
+def test_silent(send, queue, capfd):
+    """13: success says nothing; with -v it says what the message is called."""
+    assert send(b'a') == 0 and capfd.readouterr() == ('', '')
+    assert send(b'-v a') == 0 and capfd.readouterr() == ('queued as 1234567890123456\n', '')
+
+
+@pytest.mark.parametrize('answer,code', [((11, b''), 65), ((31, b''), 69), ((51, b''), 75), ((53, b''), 75), ((54, b''), 75),
+                                         ((71, b''), 75), ((82, b'Dno thanks (#5.7.1)'), 69), ((82, b'Zlater (#4.7.1)'), 75),
+                                         ((99, b''), 75), ((120, b''), 75)])
+def test_queue_failures(send, queue, capfd, answer, code):
+    """16: the queue's refusals become sysexits, with the queue's sentence."""
+    queue.answer = answer
+    assert send(b'a') == code
+    err = capfd.readouterr().err
+    assert err.count('\n') == 1 and '(#' in err
+
+
+def test_unforeseen(send, queue, capfd):
+    """13: what nobody foresaw is 75 and one line, no traceback."""
+    queue.answer = None
+    assert send(b'a') == 75
+    err = capfd.readouterr().err
+    assert err.startswith('sendmail: fatal: unforeseen TypeError') and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('call', ['read', 'write'])
+def test_faults(send, queue, monkeypatch, capfd, call):
+    """16: a disk that is full, or an input that breaks, queues nothing and says so."""
+    real = getattr(unix, call)
+
+    def failing(fd, data):
+        if call == 'write' and fd <= 2 or call == 'read' and fd != 0:
+            return real(fd, data)
+        raise OSError(unix.ENOSPC if call == 'write' else unix.EIO, 'broken')
+    monkeypatch.setattr(unix, call, failing)
+    assert send(b'a', b'A: 1\n\n' + b'x' * 3_000_000) == (74 if call == 'read' else 75)
+    assert queue.count == 0 and 'broken' in capfd.readouterr().err
+
+
+def test_broken_control(send, queue, home, capfd):
+    """A broken control file is temporary and named."""
+    pathlib.Path(os.fsdecode(home), 'control/defaulthost').write_bytes(b'a\0b\n')
+    assert send(b'a') == 75 and 'control/defaulthost' in capfd.readouterr().err and queue.count == 0
+
+
+def test_header_too_long(send, queue, capfd):
+    """H-01: a header of ten megabytes is refused."""
+    assert send(b'a', b'A: ' + b'x' * 10_000_000) == 65 and queue.count == 0
+
+
+def test_many_recipients(send, queue):
+    """S-02, S-06: a hundred thousand recipients in a header, and in operands."""
+    assert send(b'-t', b'Bcc: ' + b',\n '.join(b'u%d@x.org' % i for i in range(100_000)) + b'\n\n') == 0
+    assert len(queue.recipients) == 100_000
+    assert send([b'u%d' % i for i in range(20_000)] + [b'\xff\xfe']) == 0
+    assert len(queue.recipients) == 20_001 and queue.recipients[-1] == b'\xff\xfe@host.example.com'
+
+
+def test_ignored_options_touch_no_file(send, queue, tmp_path, monkeypatch):
+    """S-01: options that name files open none of them."""
+    opened, real = [], unix.open
+    monkeypatch.setattr(unix, 'open', lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more))
+    target = os.fsencode(tmp_path / 'x')
+    assert send([b'-C' + target, b'-X', target, b'-OQueueDirectory=' + target, b'-oQ' + target, b'-oA' + target,
+                 b'-D' + target, b'-Q' + target, b'-p' + target, b'-d' + target, b'a']) == 0
+    assert all(target not in path for path in opened if isinstance(path, bytes)) and not os.path.exists(target)
+
+
+# --- the other modes -----------------------------------------------------------------------------------------
+
+def test_smtp(send, monkeypatch, home):
+    """-bs becomes qpy-smtpd, with the environment of a local client, unless the caller has set one."""
+    calls = []
+    monkeypatch.setattr(unix, 'execve', lambda *all_: calls.append(all_) or 0)
+    monkeypatch.setattr(unix, 'signal', lambda *both: None)
+    send(b'-bs -odb -oem')
+    path, argv, environ = calls[0]
+    assert path == home + b'/bin/qpy-smtpd' and argv == [path]
+    wanted = dict(sendmail.SMTP_CLIENT, QPYLOCALBS=b'1')
+    assert {name: environ[name] for name in dict(sendmail.SMTP_CLIENT)} == dict(sendmail.SMTP_CLIENT)
+    assert environ[b'QPYLOCALBS'] == b'1' and wanted
+    monkeypatch.setenv('PROTO', 'X')
+    send(b'-bs')
+    assert b'RELAYCLIENT' not in calls[1][2] and calls[1][2][b'QPYLOCALBS'] == b'1'
+
+
+def test_smtp_missing(send, monkeypatch, capfd):
+    """-bs without a qpy-smtpd says so."""
+    monkeypatch.setattr(unix, 'signal', lambda *both: None)
+    assert send(b'-bs') == 72 and 'qpy-smtpd' in capfd.readouterr().err
+
+
+def test_aliases(send, monkeypatch, tmp_path, capfd):
+    """newaliases and -bi succeed; whoever has aliases in a file that is not read is told where they live."""
+    monkeypatch.setattr(sendmail, 'ALIASES', bytes(tmp_path / 'aliases'))
+    assert send(b'', name=b'newaliases') == 0 and send(b'-bi') == 0 and send(b'-I') == 0
+    (tmp_path / 'aliases').write_text('# nothing\n\n')
+    assert send(b'-bi') == 0 and capfd.readouterr() == ('', '')
+    (tmp_path / 'aliases').write_text('root: joe\n')
+    assert send(b'', name=b'newaliases') == 0
+    out, err = capfd.readouterr()
+    assert 'alias/.qmail-NAME' in out and out.count('\n') == 1 and err == ''
+
+
+@pytest.mark.parametrize('args,name', [(b'-q', b'sendmail'), (b'-qf', b'sendmail'), (b'', b'runq'), (b'-q30m', b'sendmail'),
+                                       (b'-bh', b'sendmail'), (b'', b'hoststat')])
+def test_run_queue(send, capfd, args, name):
+    """-q and the like exit 0 for everybody, also when send is down, which is said."""
+    assert send(args, name=name) == 0
+    err = capfd.readouterr().err
+    assert ('not running' in err) == (args[:2] == b'-q' and args != b'-q30m' or name == b'runq')
+
+
+@pytest.mark.parametrize('args,word', [(b'-bV', 'qpy'), (b'--version', 'qpy'), (b'--help', 'usage')])
+def test_questions(send, capfd, args, word):
+    """Version and help are answered on standard output."""
+    assert send(args) == 0 and word in capfd.readouterr().out
+
+
+# --- inject --------------------------------------------------------------------------------------------------
+
+def test_inject_prints(inject_, capfdbinary, monkeypatch):
+    """-n: the golden order of what qmail-inject prints."""
+    monkeypatch.setenv('USER', 'joe')
+    monkeypatch.setenv('NAME', 'Joe Q. User')
+    assert inject_(b'-n -a bob', b'From joe Mon Jan\nSubject: s\nBcc: x\nnot a header\n') == 0
+    lines = capfdbinary.readouterr().out.split(b'\n')
+    assert lines[0] == b'Return-Path: <joe@host.example.com>'
+    assert [line.partition(b':')[0] for line in lines[1:5]] == [b'Date', b'Message-ID', b'From', b'Cc']
+    assert lines[3] == b'From: "Joe Q. User" <joe@host.example.com>'
+    assert lines[5:] == [b'MBOX-Line: From joe Mon Jan', b'Subject: s', b'', b'not a header', b'']
+
+
+@pytest.mark.parametrize('args,recipients', [
+    (b'b', [b'b']), (b'-a b', [b'b']), (b'-a', []), (b'', [b't', b'c']), (b'-h b', [b't', b'c']), (b'-H b', [b'b', b't', b'c']),
+    (b'-A b', [b'b']), (b'-aA', [b't', b'c']), (b'-nN b', [b'b']), (b'b b', [b'b', b'b']), (b'-- -b', [b'-b'])])
+def test_inject_recipients(inject_, queue, args, recipients):
+    """Where recipients come from; duplicates stay; none at all is no error."""
+    assert inject_(args, b'To: t\nCc: c\n\n') == 0
+    assert queue.recipients == [each + b'@host.example.com' for each in recipients]
+
+
+@pytest.mark.parametrize('words,sender', [([b'-f', b'a'], b'a@host.example.com'), ([b'-fa@b.c'], b'a@b.c'), ([b'-f', b''], b''),
+                                          ([b'-f', b'<>'], b''), ([b'-f<a@b.c>'], b'a@b.c'), ([b'-f', b'a b@c.d'], b'a b@c.d'),
+                                          ([b'-f', b'l-@h.x-@[]'], b'l-@h.x-@[]')])
+def test_inject_sender(inject_, queue, words, sender):
+    """-f names the envelope sender; <> is the empty one."""
+    assert inject_(words + [b'-a', b'x']) == 0
+    assert queue.sender == sender
+
+
+@pytest.mark.parametrize('words,data,word', [
+    ([b'-z'], b'', 'usage'), ([b'-f'], b'', 'usage'), ([b'--', b'a@"b'], b'', 'a@"b'), ([], b'To: a: b\n', 'To: a: b'),
+    ([b'a'], b'From: "x\n', 'From: "x')])
+def test_inject_refuses(inject_, queue, capfd, words, data, word):
+    """100 and one line for what can never be sent."""
+    assert inject_(words, data) == 100
+    err = capfd.readouterr().err
+    assert word in err and err.count('\n') == 1 and queue.count == 0
+
+
+@pytest.mark.parametrize('answer,code', [((31, b''), 100), ((53, b''), 111), ((0, b'1'), 0)])
+def test_inject_codes(inject_, queue, answer, code):
+    """The queue's word: D is 100, Z is 111."""
+    queue.answer = answer
+    assert inject_(b'a') == code
+
+
+def test_followup(inject_, queue, tmp_path, monkeypatch):
+    """$QMAILMFTFILE: a message to a list gets Mail-Followup-To; a missing file is no file."""
+    (tmp_path / 'lists').write_text('# mine\nlist@l.org  \n')
+    monkeypatch.setenv('QMAILMFTFILE', str(tmp_path / 'lists'))
+    assert inject_(b'', b'To: LIST@l.org, a@b.c\n\n') == 0
+    assert b'\nMail-Followup-To: LIST@l.org,\n  a@b.c\n' in queue.message
+    monkeypatch.setenv('QMAILMFTFILE', str(tmp_path / 'none'))
+    assert inject_(b'', b'To: LIST@l.org\n\n') == 0
+
+
+# --- the process ---------------------------------------------------------------------------------------------
+
+def launch(home, name, *words, shell=None, **more):
+    """A real process: the launcher called `name`."""
+    program = str(ROOT / 'bin' / name)
+    environ = {'QPYHOME': os.fsdecode(home), **more.pop('env', {})}
+    argv = ['/bin/sh', '-c', shell.replace('PROGRAM', program)] if shell else [program, *words]
+    return subprocess.run(argv, env=environ, capture_output=True, timeout=30, **more)
+
+
+@pytest.mark.parametrize('shell', ['exec PROGRAM -n a >%s <%s', 'exec PROGRAM -n a >%s 2>&- <%s'])
+def test_closed_descriptors(home, tmp_path, shell):
+    """9: closed descriptors are filled with /dev/null before anything is opened; leaked ones do no harm."""
+    (tmp_path / 'in').write_text('A: 1\n\nbody\n')
+    out = tmp_path / 'out'
+    result = launch(home, 'qpy-inject', shell=shell % (out, tmp_path / 'in'))
+    assert result.returncode == 0 and out.read_text().endswith('A: 1\n\nbody\n')
+    assert launch(home, 'qpy-inject', shell='exec PROGRAM -n a 5</etc/passwd <%s >&- 2>&-' % (tmp_path / 'in')).returncode == 0
+
+
+def test_closed_input(home):
+    """S-05: no descriptor 0 at all is a read error, not an empty message.
+
+    (Of a directory Python itself says that it cannot go on, and exits 1: nothing is queued.)
+    """
+    result = launch(home, 'qpy-inject', shell='exec PROGRAM -n a <&-')
+    assert result.returncode == 111 and b'read error' in result.stderr
+    result = launch(home, 'qpy-sendmail', shell='exec PROGRAM a </')
+    assert result.returncode == 1
+    result = launch(home, 'qpy-sendmail', shell='exec PROGRAM a <&- >&- 2>&-')
+    assert result.returncode == 74
+
+
+def test_deleted_directory(home, tmp_path):
+    """10: a working directory that is gone, an empty environment, non-UTF-8 words."""
+    shell = 'mkdir %s/gone && cd %s/gone && rmdir %s/gone && exec env -i QPYHOME=%s PROGRAM -n "\xff\xfe@x"' % (
+        tmp_path, tmp_path, tmp_path, os.fsdecode(home))
+    result = launch(home, 'qpy-inject', shell=shell, input=b'')
+    assert result.returncode == 0 and result.stdout.startswith(b'Return-Path: <')
+
+
+def test_input_in_the_middle(home, tmp_path):
+    """11: a file is read from where it stands."""
+    (tmp_path / 'in').write_text('skipped\nA: 1\n\n')
+    result = launch(home, 'qpy-inject', shell='(read x; exec PROGRAM -n a) <%s' % (tmp_path / 'in'))
+    assert b'skipped' not in result.stdout and b'A: 1' in result.stdout
+
+
+def test_terminated_while_reading(home):
+    """16: a signal in the middle of the input queues nothing and is seen as a signal; ^C too."""
+    import signal
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen([str(ROOT / 'bin/qpy-inject'), '-n', 'a'], env={'QPYHOME': os.fsdecode(home)},
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process.stdin.write(b'A: 1\n\nx')
+        process.stdin.flush()
+        assert process.stdout.read(1) == b'R'                   # it is in the body
+        process.send_signal(number)
+        assert process.wait(10) == -number
+        process.stdin.close()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize('name,code', [('qpy-newaliases', 0), ('newaliases', 0), ('runq', 0), ('rsmtp', 64), ('smtpd', 64)])
+def test_name_dispatch(home, tmp_path, name, code):
+    """14: a link by another name is another command; the launcher finds its code through links."""
+    link = tmp_path / name
+    link.symlink_to(ROOT / 'bin/qpy-sendmail')
+    result = subprocess.run([str(link)], env={'QPYHOME': os.fsdecode(home)}, capture_output=True, input=b'', timeout=30)
+    assert result.returncode == code
+
+
+def test_modules():
+    """What sendmail loads before it queues is a short list: no re, socket, email, argparse."""
+    probe = ('import sys; sys.path.insert(0, %r); before = set(sys.modules); import qpy.user.sendmail; '
+             'print(*sorted(set(sys.modules) - before))' % str(ROOT))
+    loaded = subprocess.run(['/usr/bin/python3', '-IS', '-c', probe], capture_output=True, text=True).stdout.split()
+    assert not {'re', 'socket', 'email', 'argparse', 'collections', 'heapq', 'threading', 'selectors', 'pwd'} & set(loaded)
+
+
+def test_exit_codes_are_sysexits():
+    """Every code that sendmail uses stands in the table of sysexits."""
+    assert {exits.EX_USAGE, exits.EX_DATAERR, exits.EX_UNAVAILABLE, exits.EX_OSFILE, exits.EX_IOERR, exits.EX_TEMPFAIL} \
+        == {64, 65, 69, 72, 74, 75}
+    assert sys.version_info >= (3, 11)
