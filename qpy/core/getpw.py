@@ -8,7 +8,7 @@
 An account counts if its uid is a mail user's and its home exists and belongs to it.
 """
 
-from qpy.core import accounts, exits, text
+from qpy.core import accounts, text
 
 BREAK = b'-'                # separates an account from its extension
 LONGEST_NAME = 31           # bytes of an account name
@@ -73,16 +73,3 @@ def serves(account, lowest):
     """True if mail may be delivered as this account: never 0, no service account, no nobody; alias may."""
     name, uid = account[:2]
     return uid > 0 and uid not in NO_USER and (uid >= lowest or name == b'alias')
-
-
-def exit_text(code):
-    """What a failure of qpy-getpw means, as a report for a deferral; qmail-lspawn's words."""
-    return TEXTS.get(code, b'Unable to look up the user. (#4.3.0)')
-
-
-TEXTS = {
-    QLX_NFS: b'NFS failure in qpy-local. (#4.3.0)',
-    QLX_NOALIAS: b'Unable to find alias user! (#4.3.0)',
-    QLX_SYS: b'Temporary failure in qpy-getpw. (#4.3.0)',
-    exits.PERM: b'Bug: qpy-getpw was called without a name. (#4.3.0)',
-}

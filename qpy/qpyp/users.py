@@ -6,8 +6,8 @@ Asked over DIR/run/users (SOCK_SEQPACKET, inherited as `users`), records of core
 Reads control/, users/cdb, passwd; looks into home directories by stat(2) as far as qpyp may. Writes nothing, starts
 nothing but its own workers. Exit: 0 when the chain ends, 111 otherwise.
 """
-from qpy import unix
-from qpy.core import channel, exits, route
+from qpy import unix, unix_kernel
+from qpy.core import channel, exits, localstatus, route
 from qpy.core.getpw import Trouble
 from qpy.lib import inherit, loop, master, packets, program
 from qpy.lib import route as routes
@@ -58,13 +58,19 @@ class Server:
         try:
             user = self.lookup.find(local)
         except Trouble as trouble:
-            return (route.TEMP, *[b''] * 6, trouble.text)
+            return (route.TEMP, *[b''] * 6, told(trouble))
         return (route.YES, *user.fields(), user.reason)
 
     def exists(self, address):
         """The fields of a `q` record after its number."""
         way = self.lookup.resolve(address, self.controls.get())
         return way.verdict, way.reason
+
+
+def told(trouble):
+    """Why a delivery has to wait: qmail-lspawn's own sentence if there is one, which tools look for, then ours."""
+    sentence = localstatus.sentence(trouble.code)
+    return sentence + b'\n' + trouble.text if sentence else trouble.text
 
 
 def worker(home, found):
@@ -79,6 +85,7 @@ def worker(home, found):
 
 def main(home, args):
     """qpy-users"""
+    unix_kernel.set_dumpable(0)
     unix.umask(0o077)
     found = inherit.listeners()
     if b'users' not in found:
