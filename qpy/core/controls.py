@@ -83,9 +83,9 @@ TABLE = (
 )
 
 # Smallest and largest useful value; outside of it the nearest is taken, and the reader says so.
-LIMITS = {b'concurrencylocal': (0, 10000), b'concurrencyremote': (0, 20000), b'timeoutsmtpd': (1, 86400),
-          b'timeoutsession': (1, 10 ** 9), b'maxrcpt': (100, 10 ** 5),
-          b'timeoutconnect': (1, 86400), b'timeoutremote': (1, 86400), b'timeoutlocal': (1, 86400), b'queuelifetime': (0, 10 ** 9)}
+LIMITS = {b'concurrencylocal': (0, 10000), b'concurrencyremote': (0, 20000), b'maxrcpt': (100, 10 ** 5),
+          b'queuelifetime': (0, 10 ** 9), b'timeoutconnect': (1, 86400), b'timeoutlocal': (1, 86400),
+          b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
 CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end')}
 
