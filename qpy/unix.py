@@ -92,6 +92,12 @@ def time():
     return _time.time()
 
 
+def localtime(seconds):
+    """(broken-down time, seconds east of UTC) of a wall-clock time in the zone of the caller."""
+    there = _time.localtime(seconds)
+    return there, there.tm_gmtoff
+
+
 def monotonic():
     """Seconds of a clock that never jumps: for every kind of waiting."""
     return _time.monotonic()

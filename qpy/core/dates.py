@@ -16,6 +16,13 @@ def clock_date(now):
     return b'%d %s %d %02d:%02d:%02d' % (t[2], _MONTHS[t[1] - 1], t[0], t[3], t[4], t[5])
 
 
+def zoned_date(t, offset):
+    """As header_date, from a broken-down local time and its seconds east of UTC: b'5 Nov 2026 02:16:14 +0100'."""
+    sign, minutes = (b'-', -offset // 60) if offset < 0 else (b'+', offset // 60)
+    return b'%d %s %d %02d:%02d:%02d %s%02d%02d' % (t[2], _MONTHS[t[1] - 1], t[0], t[3], t[4], t[5], sign,
+                                                    *divmod(minutes, 60))
+
+
 def mbox_date(now):
     """As in an mbox's From_ line: b'Thu Nov 05 02:16:14 2026'."""
     t = gmtime(now)

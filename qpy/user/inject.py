@@ -23,9 +23,14 @@ def main(home, args):
 
 def run(home, args):
     """All of main that does not touch descriptors it has not opened."""
+    return guarded(lambda: inject_message(home, *parse(args)))
+
+
+def guarded(work):
+    """work()'s exit code; what can be foreseen to fail becomes 100 or 111 and one line."""
     injection.quiet_signals()
     try:
-        return inject_message(home, *parse(args))
+        return work()
     except Usage:
         program.complain(USAGE)
         return exits.PERM
@@ -60,8 +65,8 @@ def parse(args):
     return source, queue, sender, args[at:]
 
 
-def inject_message(home, source, to_queue, sender, recipients):
-    """The job; returns the exit code."""
+def inject_message(home, source, to_queue, sender, recipients, first=b''):
+    """The job; returns the exit code.  first: bytes that stand before the message on descriptor 0."""
     if source == DEFAULT:
         source = ARGUMENTS if recipients else HEADER
     hosts = injection.settings(home)
@@ -71,7 +76,7 @@ def inject_message(home, source, to_queue, sender, recipients):
     composer = inject.Composer(hosts, inject.identity(unix.environ, injection.login, True),
                                unix.environ.get(b'QMAILINJECT', b''), sender, strict=True,
                                wants_recipients=source != ARGUMENTS, list_addresses=injection.list_addresses())
-    message = injection.Message()
+    message = injection.Message(first=first)
     for field in message.read_header():
         composer.add(field)
     new_header = composer.finish(int(unix.time()), unix.getpid(), unix.urandom(6).hex().encode())

@@ -67,17 +67,21 @@ def list_addresses():
 class Message:
     """The message on descriptor 0.
 
-    dot_ends: whether a line with a lone dot ends it (a person types it).  read_header() -> fields; then
-    write(header, put) gives the whole new message to put(bytes).
+    dot_ends: whether a line with a lone dot ends it (a person types it).  first: bytes that stand before what
+    descriptor 0 has to say.  read_header() -> fields; then write(header, put) gives the whole new message to
+    put(bytes).
     """
-    __slots__ = ('splitter', 'dot_ends', 'rest', 'ended', 'eight_bit')
+    __slots__ = ('splitter', 'dot_ends', 'first', 'ended', 'eight_bit')
 
-    def __init__(self, keep_mbox_line=True, dot_ends=False):
+    def __init__(self, keep_mbox_line=True, dot_ends=False, first=b''):
         self.splitter = header.Splitter(keep_mbox_line)
-        self.dot_ends, self.rest, self.ended, self.eight_bit = dot_ends, b'', False, False
+        self.dot_ends, self.first, self.ended, self.eight_bit = dot_ends, first, False, False
 
     def _read(self):
         """The next bytes; b'' at the end."""
+        if self.first:
+            data, self.first = self.first, b''
+            return data
         if self.ended:
             return b''
         try:
@@ -154,7 +158,8 @@ def queue(home, message, new_header, sender, recipients, options=(), notify=None
     options = list(options)
     if message.eight_bit and not any(letter == b'B' for letter, _ in options):
         options.append((b'B', b'8BITMIME'))
-    return submit.send(home, sender, recipients, spool.content(), options=options, notify=notify)
+    extra = [((b'N', notify),)] * len(recipients) if notify else None
+    return submit.send(home, sender, recipients, spool.content(), options=options, recipient_options=extra)
 
 
 def explain(refused):

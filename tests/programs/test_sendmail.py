@@ -1,6 +1,7 @@
 """sendmail and qpy-inject as their callers call them, up to the submission: argv, environment, descriptors, input."""
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import types
@@ -25,15 +26,25 @@ def home(tmp_path):
     return bytes(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def signals():
+    """User tools reset signals; this process goes on."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ)}
+    yield
+    for number, action in kept.items():
+        signal.signal(number, action)
+
+
 class Submitted:
     """What was handed to the queue, and what the queue will say."""
 
     def __init__(self):
         self.answer, self.count = (0, b'1234567890123456'), 0
 
-    def send(self, home, sender, recipients, content, options=(), notify=None):
+    def send(self, home, sender, recipients, content, options=(), recipient_options=None):
         self.count += 1
-        self.sender, self.recipients, self.options, self.notify = sender, recipients, dict(options), notify
+        self.sender, self.recipients, self.options = sender, recipients, dict(options)
+        self.notify = [dict(each) for each in recipient_options] if recipient_options else None
         self.message = content if isinstance(content, bytes) else os.read(content, 1 << 30)
         return self.answer
 
@@ -125,7 +136,7 @@ def test_s_nail(send, queue):
 def test_mutt(send, queue):
     """mutt: DSN options are kept in the envelope."""
     assert send(b'-oem -oi -f m@x.y -N failure,delay -R hdrs -V id7 -- a@b.c') == 0
-    assert queue.notify == b'FAILURE,DELAY' and queue.options == {b'R': b'HDRS', b'E': b'id7'}
+    assert queue.notify == [{b'N': b'FAILURE,DELAY'}] and queue.options == {b'R': b'HDRS', b'E': b'id7'}
     assert send(b'-N sometimes a@b.c') == 0 and queue.notify is None
 
 
@@ -505,7 +516,6 @@ def test_input_in_the_middle(home, tmp_path):
 
 def test_terminated_while_reading(home):
     """16: a signal in the middle of the input queues nothing and is seen as a signal; ^C too."""
-    import signal
     for number in (signal.SIGTERM, signal.SIGINT):
         process = subprocess.Popen([str(ROOT / 'bin/qpy-inject'), '-n', 'a'], env={'QPYHOME': os.fsdecode(home)},
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -540,3 +550,35 @@ def test_exit_codes_are_sysexits():
     assert {exits.EX_USAGE, exits.EX_DATAERR, exits.EX_UNAVAILABLE, exits.EX_OSFILE, exits.EX_IOERR, exits.EX_TEMPFAIL} \
         == {64, 65, 69, 72, 74, 75}
     assert sys.version_info >= (3, 11)
+
+
+# --- the small ones ------------------------------------------------------------------------------------------
+
+def test_mailsubj(home, queue):
+    """mailsubj: a subject, recipients, and the text; a subject of several lines stays one field."""
+    from qpy.user import mailsubj
+    assert with_stdin(b'text: not a field\n', lambda: mailsubj.run(home, [b'two\nBcc: x', b'joe', b'Mary <m@x.y>'])) == 0
+    assert queue.field(b'Subject') == b'two Bcc: x' and queue.body == b'text: not a field\n'
+    assert sorted(queue.recipients) == [b'joe@host.example.com', b'm@x.y']
+    assert mailsubj.run(home, [b'alone']) == 100
+
+
+def test_predate(home):
+    """predate: a Date in local time goes before the input; the program's exit code is ours."""
+    result = launch(home, 'qpy-predate', '/bin/sh', '-c', 'cat; exit 7', input=b'A: 1\n\nx', env={'TZ': 'XYZ-05:30'})
+    date, _, rest = result.stdout.partition(b'\n')
+    assert result.returncode == 7 and rest == b'A: 1\n\nx'
+    assert date.startswith(b'Date: ') and date.endswith(b' +0530')
+    assert launch(home, 'qpy-predate').returncode == 100
+    assert launch(home, 'qpy-predate', 'no-such-program', input=b'').returncode == 100
+    assert launch(home, 'qpy-predate', '/bin/true', input=b'x' * 1_000_000).returncode == 0
+    assert launch(home, 'qpy-predate', '/bin/sh', '-c', 'kill -9 $$', input=b'').returncode == 111
+
+
+def test_datemail(home, tmp_path):
+    """datemail: predate in front of sendmail, which then adds no Date of its own."""
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin/qpy-sendmail').write_text('#!/bin/sh\necho "$@"; cat\n')
+    (tmp_path / 'bin/qpy-sendmail').chmod(0o755)
+    result = launch(home, 'qpy-datemail', '-t', 'a', input=b'To: b\n\n', env={'TZ': 'UTC3'})
+    assert result.returncode == 0 and result.stdout.startswith(b'-t a\nDate: ') and b' -0300\nTo: b\n' in result.stdout
