@@ -67,6 +67,8 @@ TABLE = (
     (b'queuelifetime', NUMBER, 604800, b'qpy-send', b'seconds after which an undelivered message bounces'),
     (b'rcpthosts', LIST, None, b'qpy-smtpd',
      b'domains mail is accepted for, or .domain for all below it; when missing: locals and virtualdomains'),
+    (b'resolvers', LIST, None, b'qpy-resolve',
+     b'DNS servers to ask, each ADDRESS or ADDRESS:PORT ([IPv6]:PORT); when missing: /etc/resolv.conf'),
     (b'services', TEXT, None, b'qpy-start', b'the process table: which daemons run, under which account'),
     (b'smtpgreeting', LINE, ME, b'qpy-smtpd', b'greeting; its first word should be the name of this host'),
     (b'smtproutes', MAP, None, b'qpy-rspawn qpy-remote',
