@@ -1,7 +1,7 @@
-"""qpy-showctl, as root or whoever may read DIR/control: what each control file says, where that comes from, what it means.
+"""qpy-showctl, as whoever may read DIR/control: what each setting is, where that comes from, what it means.
 
-Descriptor 1: a paragraph per setting. Exit: 0; 111 if a file is broken or cannot be read (the others are shown all the
-same).
+Descriptor 1: a paragraph per setting. Exit: 0; 111 if a file is broken or cannot be read (the others are
+shown all the same).
 """
 from qpy import unix
 from qpy.core import controls as tables
@@ -47,7 +47,9 @@ def origin_of(name, there):
     if there:
         return b'control/' + name
     default = tables.row(name)[2]
-    return b'default, from control/me' if isinstance(default, tuple) else b'default' if default is not None else b'absent'
+    if isinstance(default, tuple):
+        return b'default, from control/me'
+    return b'absent' if default is None else b'default'
 
 
 def one(home, name, there):

@@ -76,8 +76,8 @@ def number(field):
 def find(local, get):
     """The User of a local part by users/cdb, None if it is not there.
 
-    get(key) -> bytes or None, raising core.cdb.CdbError. Trouble if the answer makes no sense. An ext that came by a
-    wildcard has the case it had in local."""
+    get: that of a core.cdb.Cdb, raising CdbError. Trouble if the answer makes no sense. An ext that came by a wildcard
+    has the case it had in local."""
     wildcards = get(b'')
     if wildcards is None:
         raise Trouble(QLX_CDB, b'users/cdb has no wildcard record; run qpy-newu')
@@ -85,17 +85,18 @@ def find(local, get):
     value = get(key + b'\0')
     if value is not None:
         return user(value, b'', b'users/assign, =' + text.lower(local))
+    hashes = cdb.prefix_hashes(key)
     for length in range(len(local), -1, -1):
         if length and key[length] not in wildcards:
             continue
-        value = get(key[:length + 1])
+        value = get(key[:length + 1], hashes[length + 1])
         if value is not None:
             return user(value, local[length:], b'users/assign, +' + key[1:length + 1])
     return None
 
 
 def user(value, rest, reason):
-    """The User of a cdb value, rest appended to its ext. Trouble if it has not the six fields or may not be used."""
+    """The User of a cdb value, rest appended to its ext. Trouble if it lacks fields or may not be used."""
     fields = value.split(b'\0')
     if len(fields) != 6:
         raise Trouble(QLX_CDB, reason + b': users/cdb is damaged; run qpy-newu')
@@ -112,6 +113,6 @@ QLX_ROOT = 113                      # qmail-lspawn: not allowed to perform deliv
 
 
 def build(data):
-    """(bytes of users/cdb, [(line number, warning)]) of the bytes of users/assign. AssignError, ValueError (4 GB)."""
+    """(bytes of users/cdb, [(line number, warning)]) of users/assign. AssignError, ValueError (beyond 4 GB)."""
     records, warnings = parse(data)
     return cdb.build(records), warnings

@@ -66,7 +66,8 @@ class Master:
         """A worker ended: say so, and have another one soon."""
         if age > GROWN_UP:
             self.pause = FIRST_PAUSE
-        program.warn(b'worker %s %d, starting another one' % (b'exited' if code >= 0 else b'killed by signal', abs(code)))
+        how = b'exited' if code >= 0 else b'killed by signal'
+        program.warn(b'worker %s %d, starting another one' % (how, abs(code)))
         self.again()
 
     def again(self):

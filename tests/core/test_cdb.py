@@ -50,6 +50,12 @@ def test_hash():
     assert cdb.hashed(b'a') == 5381 * 33 ^ 97
 
 
+@given(st.binary(max_size=30))
+def test_prefix_hashes(key):
+    """One pass gives the hash of every prefix."""
+    assert cdb.prefix_hashes(key) == [cdb.hashed(key[:n]) for n in range(len(key) + 1)]
+
+
 @given(RECORDS, st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=6), KEYS)
 @settings(max_examples=200)
 def test_damage_is_an_error_or_harmless(records, damage, key):
