@@ -12,6 +12,7 @@ from qpy.core import dates, exits, text
 MAILDIR, MBOX, FORWARD, PROGRAM, FAIL = b'maildir', b'mbox', b'forward', b'program', b'fail'
 
 BLANK_FIRST = b'Uh-oh: first line of .qmail file is blank. (#4.2.1)'
+HAS_CR = b'Uh-oh: .qmail line ends in a carriage return. (#4.2.1)'     # qmail would use it, and never get far
 HAS_NUL = b'Uh-oh: .qmail file has a NUL in it. (#4.2.1)'
 FORWARD_ONLY_FILE = b'Uh-oh: .qmail has file delivery but has x bit set. (#4.7.0)'
 FORWARD_ONLY_PROGRAM = b'Uh-oh: .qmail has prog delivery but has x bit set. (#4.7.0)'
@@ -93,6 +94,8 @@ def parse(data, forward_only=False):
 def instruction(line, forward_only):
     """What one line (not empty, no comment) asks for."""
     first = line[:1]
+    if line[-1:] == b'\r':
+        return FAIL, HAS_CR
     if first in b'./':
         if forward_only:
             return FAIL, FORWARD_ONLY_FILE

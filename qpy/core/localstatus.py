@@ -12,6 +12,8 @@ _KEPT = 2966
 _TOO_LONG = b'\nError report too long, sorry.\n'
 
 CRASHED = b'Zqmail-local crashed.\n'
+OVERDUE = b'ZDelivery did not end in time and was given up. (#4.3.0)\n'
+IN_USE = b'ZInternal error: delnum in use. (#4.3.5)\n'
 AS_ROOT = b'ZNot allowed to perform deliveries as root.\n'
 NO_HOST = b'DSorry, address must include host name. (#5.1.3)\n'
 TROUBLE = b'ZTemporary failure in qmail-lspawn.\n'
@@ -38,3 +40,8 @@ def report(code, output):
     if code in _TEXTS:
         return _TEXTS[code][:1], _TEXTS[code][1:]
     return _LETTERS.get(code, TEMPORARY), cut(output)
+
+
+def sentence(code):
+    """The sentence of qmail-lspawn for a code of its own (112 and above), without letter and newline; else b''."""
+    return _TEXTS.get(code, b'')[1:].rstrip(b'\n')

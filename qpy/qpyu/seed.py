@@ -1,0 +1,126 @@
+"""The seed of qpy-lspawn, as qpyu: turns into users, one process each, and never sees a byte of mail.
+
+    descriptors   the socket pair `seed`: `U` uid, gid with a socket; answers `G` uid, pid or `X` uid, reason
+    exit          0 when the chain ends or lspawn is gone
+
+A child takes the user's identity for good, proves it, and is from then on that user's qpy-local (user.local), which
+answers on the socket it was born with.  Everything it needs is imported before.
+"""
+import gc
+
+from qpy import unix
+from qpy.core import channel, exits, text
+from qpy.lib import confine, inherit, loop, packets, program
+from qpy.user import local
+
+HIGHEST_ID = 4294967294
+HIGHEST_FD = 65536
+SOCKET = 3                  # where a worker has its socket
+
+
+class Ids:
+    """Whom the seed may become: uids and gids as [(first, count)]; None: nobody but itself (rootless)."""
+
+    __slots__ = ('uids', 'gids')
+
+    def __init__(self, uids=None, gids=None):
+        self.uids, self.gids = uids, gids
+
+    def refusal(self, uid, gid):
+        """Why not, b'' if it may."""
+        if uid is None or gid is None:
+            return b'uid or gid is not a number'
+        if self.uids is None:
+            mine = unix.geteuid()
+            return b'' if uid == mine else b'without root, mail can be delivered only as uid %d' % mine
+        if uid == 0 or gid == 0:
+            return b'Not allowed to perform deliveries as root.'
+        if not within(self.uids, uid):
+            return b'uid %d is no user of mail' % uid
+        return b'' if within(self.gids, gid) else b'gid %d is no group of users of mail' % gid
+
+
+def within(ranges, number):
+    """Whether number is in one of [(first, count)]."""
+    return any(first <= number < first + count for first, count in ranges)
+
+
+class Seed:
+    """The seed's side of its channel to lspawn."""
+
+    __slots__ = ('loop', 'home', 'ids', 'host', 'limit', 'channel')
+
+    def __init__(self, home, ids, host, limit):
+        self.loop, self.home, self.ids, self.host, self.limit = loop.Loop(), home, ids, host, limit
+        self.channel = None
+
+    def listen(self, sock):
+        """Serve lspawn on sock, and bury what has been born."""
+        self.loop.on_signal(unix.SIGCHLD, bury)
+        self.channel = packets.Channel(self.loop, sock, channel.SEED_JOB, self.asked, self.gone)
+
+    def asked(self, records):
+        """One worker for each record."""
+        for _, (uid, gid), fd in records:
+            try:
+                self.answer(uid, gid, fd)
+            finally:
+                unix.close_quietly(fd)
+
+    def answer(self, uid, gid, fd):
+        """Fork, or say why not."""
+        ids = text.parse_uint(uid, HIGHEST_ID), text.parse_uint(gid, HIGHEST_ID)
+        reason = self.ids.refusal(*ids)
+        if reason:
+            return self.channel.send(b'X', uid, reason)
+        try:
+            pid = unix.fork()
+        except unix.error as problem:
+            return self.channel.send(b'X', uid, b'Unable to fork: ' + program.reason(problem))
+        if pid == 0:
+            unix._exit(program.guarded(lambda: self.become(*ids, fd)))
+        self.channel.send(b'G', uid, b'%d' % pid)
+
+    def become(self, uid, gid, fd):
+        """In the child: be that user, and serve him."""
+        unix.set_wakeup_fd(-1)
+        unix.signal(unix.SIGCHLD, unix.SIG_DFL)
+        fd = unix.duplicate_above(fd, HIGHEST_FD // 2) if fd == SOCKET else fd
+        unix.dup2(fd, SOCKET, False)
+        unix.closerange(SOCKET + 1, HIGHEST_FD)
+        if self.ids.uids is not None:
+            confine.become_user(uid, gid)
+        program.name = b'qpy-local'
+        return local.serve(unix.socket_of(SOCKET), self.home, self.host, self.limit)
+
+    def gone(self, reason):
+        """lspawn is gone, and with it our purpose."""
+        self.loop.stop()
+
+
+def bury():
+    """Take the status of every child that has ended."""
+    try:
+        while unix.waitpid(-1, unix.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def serve(home, found, ids, host, limit):
+    """The work: until the chain ends."""
+    if b'seed' not in found:
+        raise program.Fatal(exits.TEMP, b'unable to serve lspawn: no socket called seed was inherited')
+    seed = Seed(home, ids, host, limit)
+    seed.listen(unix.socket_of(found.pop(b'seed')[0]))
+    inherit.life(seed.loop, found)
+    ignore_signals()
+    gc.freeze()             # what is shared with the children stays shared
+    seed.loop.run()
+    return exits.OK
+
+
+def ignore_signals():
+    """A group's ^C, or a supervisor's TERM to all, must not cut deliveries: the chain ends by its life pipe."""
+    for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM):
+        unix.signal(number, unix.SIG_IGN)

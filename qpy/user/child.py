@@ -1,0 +1,209 @@
+"""Running a user's program, and seeing the last of everything it started.
+
+A program gets the message on descriptor 0 (its own open description, read only, at the first byte), one pipe as 1
+and 2, nothing above; its own session, default signals, an empty mask, no core file.  When it ends, or overstays,
+whatever is left of its processes is killed: this process is their subreaper, so even one that left its session and
+its parent comes back here.
+"""
+from qpy import unix, unix_kernel
+from qpy.core import exits
+
+SHELL = b'/bin/sh'
+OUTPUT_KEPT = 4096          # bytes of output that are remembered: more than a report can hold
+PROCESSES = 1024            # RLIMIT_NPROC of a program: all processes of its user count
+DESCRIPTORS = 1024          # RLIMIT_NOFILE of a program: what programs that use select() count on
+KILL_PATIENCE = 10.0        # seconds spent on killing a tree that keeps growing
+HIGHEST_FD = 65536
+
+
+class Overstayed(Exception):
+    """The program did not end in time; it and its children are gone."""
+
+
+def adopt():
+    """Become the parent of every orphan below this process."""
+    unix_kernel.set_subreaper()
+
+
+def run(words, message, home_fd, environment, deadline):
+    """Run a program to its end: (exit code, or minus the signal; the first OUTPUT_KEPT bytes it printed).
+
+    words: path and arguments.  message: descriptor of the message.  deadline: of unix.monotonic(); after it
+    Overstayed.  OSError if it could not be started.
+    """
+    out, into = unix.pipe2(unix.O_CLOEXEC)
+    try:
+        pid = unix.fork()
+    except unix.error:
+        unix.close(out)
+        unix.close(into)
+        raise
+    if pid == 0:
+        become(words, message, into, home_fd, environment)
+    unix.close(into)
+    try:
+        return watch(pid, out, deadline)
+    finally:
+        unix.close(out)
+
+
+def watch(pid, out, deadline):
+    """Collect output until the program has ended; then end its children.  Closes nothing."""
+    unix.set_blocking(out, False)
+    pidfd, ready = unix.pidfd_open(pid), unix.epoll()
+    printed = bytearray()
+    try:
+        ready.register(pidfd, unix.EPOLLIN)
+        ready.register(out, unix.EPOLLIN)
+        while True:
+            events = ready.poll(max(0.0, deadline - unix.monotonic()))
+            fds = [fd for fd, _ in events]
+            if out in fds and not collect(out, printed):
+                ready.unregister(out)
+            if pidfd in fds:
+                break
+            if not events and unix.monotonic() >= deadline:
+                end_tree(pid)
+                raise Overstayed
+    finally:
+        ready.close()
+        unix.close(pidfd)
+    status = end_tree(pid)
+    while collect(out, printed) and not unix.monotonic() >= deadline:
+        pass
+    return status, bytes(printed)
+
+
+def collect(out, printed):
+    """Take what is there, remember the beginning; False at the end, or when there is no more for now."""
+    try:
+        piece = unix.read(out, 65536)
+    except BlockingIOError:
+        return False
+    if len(printed) < OUTPUT_KEPT:
+        printed += piece[:OUTPUT_KEPT - len(printed)]
+    return bool(piece)
+
+
+def end_tree(pid):
+    """Kill and bury all children, however they multiply; the exit code (or minus the signal) of pid."""
+    status, end = None, unix.monotonic() + KILL_PATIENCE
+    while unix.monotonic() < end:
+        status = bury(pid, status)
+        left = children()
+        if not left or not kill_all(left):
+            break
+        status = bury_one(pid, status)
+    return status if status is not None else -unix.SIGKILL
+
+
+def bury(pid, status):
+    """Take the status of every child that has ended."""
+    while True:
+        try:
+            ended, word = unix.waitpid(-1, unix.WNOHANG)
+        except ChildProcessError:
+            return status
+        if ended == 0:
+            return status
+        if ended == pid:
+            status = unix.waitstatus_to_exitcode(word)
+
+
+def bury_one(pid, status):
+    """As bury, waiting for the one that was just killed."""
+    try:
+        ended, word = unix.waitpid(-1, 0)
+    except ChildProcessError:
+        return status
+    return unix.waitstatus_to_exitcode(word) if ended == pid else status
+
+
+def kill_all(pids):
+    """Whether any of them could be killed: what became another user's is beyond us."""
+    killed = False
+    for pid in pids:
+        try:
+            unix.kill(pid, unix.SIGKILL)
+            killed = True
+        except ProcessLookupError:
+            killed = True
+        except PermissionError:
+            pass
+    return killed
+
+
+def children():
+    """The pids of all living or unburied children of this (single-threaded) process."""
+    me = unix.getpid()
+    try:
+        return [int(word) for word in unix.read_file(b'/proc/self/task/%d/children' % me).split()]
+    except FileNotFoundError:
+        return [pid for pid in processes() if parent_of(pid) == me]
+
+
+def processes():
+    """All pids, for a kernel without lists of children."""
+    return [int(name) for name in unix.listdir(b'/proc') if name.isdigit()]
+
+
+def parent_of(pid):
+    """The parent's pid, 0 if the process is gone."""
+    try:
+        return int(unix.read_file(b'/proc/%d/stat' % pid).rpartition(b')')[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+# --- in the child --------------------------------------------------------------------------------------------
+
+def become(words, message, output, home_fd, environment):
+    """Never returns: this process becomes the program, or ends with 111 and the reason on its output."""
+    try:
+        unix.setsid()
+        unix.dup2(own_copy(message), 0)
+        unix.dup2(output, 1)
+        unix.dup2(output, 2)
+        unix.fchdir(home_fd)
+        unix.closerange(3, HIGHEST_FD)
+        reset_signals()
+        limit()
+        unix.execve(words[0], words, environment)
+    except unix.error as problem:
+        say(b'Unable to run %s: %s. (#4.3.0)\n' % (words[0], (problem.strerror or '?').encode()))
+    except BaseException:
+        say(b'Unable to run %s. (#4.3.0)\n' % words[0])
+    finally:
+        unix._exit(exits.TEMP)
+
+
+def own_copy(message):
+    """The message with a file position of its own, at the start; if it may not be opened anew, the shared one."""
+    try:
+        return unix.reopen(message)
+    except unix.error:
+        unix.lseek(message, 0, unix.SEEK_SET)
+        return message
+
+
+def reset_signals():
+    """All signals to their defaults, none blocked: Python ignores SIGPIPE and SIGXFSZ, and exec keeps that."""
+    for number in unix.valid_signals():
+        if number not in (unix.SIGKILL, unix.SIGSTOP):
+            unix.signal(number, unix.SIG_DFL)
+    unix.pthread_sigmask(unix.SIG_SETMASK, ())
+
+
+def limit():
+    """What one program may use up."""
+    unix.set_limit('CORE', 0, 0)
+    unix.set_limit('NPROC', PROCESSES, PROCESSES)
+    unix.set_limit('NOFILE', DESCRIPTORS, DESCRIPTORS)
+
+
+def say(text):
+    """To the report, if it can still be reached."""
+    try:
+        unix.write(2, text)
+    except unix.error:
+        pass

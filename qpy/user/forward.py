@@ -1,0 +1,29 @@
+"""qpy-forward, as the recipient, from a .qmail line: sends the message on to other addresses.
+
+    | forward address ...
+    environment   NEWSENDER, the sender of what is sent on; DTLINE, the line put before it
+    descriptors   0 the message, from where it stands
+    exit          0 queued, 100 never, 111 later
+"""
+from qpy import unix
+from qpy.core import exits
+from qpy.lib import program, submit
+from qpy.user import wrapped
+
+
+def main(home, args):
+    """Queue it."""
+    program.name = b'forward'
+    if not args:
+        raise program.Fatal(exits.PERM, b'usage: forward address ...')
+    sender, line = wrapped.need(b'NEWSENDER', b'DTLINE')
+    queue(home, sender, args, line)
+    return exits.OK
+
+
+def queue(home, sender, recipients, line):
+    """Queue line and the rest of descriptor 0, and say what it is called now; Fatal if that fails."""
+    code, text = submit.send(home, sender, recipients, wrapped.after(line, wrapped.rest_of(0)))
+    if code:
+        raise program.Fatal(exits.PERM if text[:1] == b'D' else exits.TEMP, text[1:])
+    unix.write_all(2, b'%s: qp %s\n' % (program.name, text))

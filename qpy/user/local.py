@@ -1,0 +1,242 @@
+"""qpy-local, as the recipient: delivers a message as his .qmail says.
+
+One shot: qpy-local [-nN] user home local dash ext domain sender default, the message on descriptor 0, what there is
+to say on 1 and 2; exits 0, 100 (never) or 111 (later).
+
+Warm: serve(), which the seed of qpy-lspawn calls in a process that is already the user: `J` records with a message
+each, answered by `R` records.  Jobs that only want Maildirs and wait together are made durable together; any other
+has a child of its own, so that a slow one delays nobody.
+"""
+from collections import deque
+
+from qpy import unix
+from qpy.core import channel, dotqmail, exits, localstatus, maildir
+from qpy.lib import controls, program
+from qpy.user import child, delivery, mailbox
+from qpy.user.mailbox import Failed
+
+USAGE = b'usage: qpy-local [-nN] user home local dash ext domain sender default'
+TIME_LIMIT = b'timeoutlocal'
+
+BATCH = 64                  # jobs made durable together at most
+CHILDREN = 20               # programs, mboxes and forwards of one user at a time
+REPORTS = 50                # records in one packet to lspawn
+GENERATIONS = 1000          # orphans buried after one delivery whose guardian did not see to it
+
+
+# --- one shot ------------------------------------------------------------------------------------------------
+
+def main(home, args):
+    """Deliver what is on descriptor 0."""
+    unix.umask(0o077)
+    real, words = options(args)
+    if len(words) != 8 or words[1][:1] != b'/':
+        raise program.Fatal(exits.PERM, USAGE)
+    job = delivery.Job(*words, b'', 0)
+    if not real:
+        return describe(job)
+    code, report = one(job, home, hostname(), controls.number(home, TIME_LIMIT))
+    unix.write_all(1 if code == exits.OK else 2, localstatus.cut(report))
+    return code
+
+
+def options(args):
+    """(whether to deliver, the words after the options)."""
+    real, i = True, 0
+    while i < len(args) and args[i][:1] == b'-' and args[i] != b'-':
+        i += 1
+        if args[i - 1] == b'--':
+            break
+        if args[i - 1].strip(b'-nN'):
+            raise program.Fatal(exits.PERM, USAGE)
+        real = args[i - 1][-1:] == b'N'
+    return real, args[i:]
+
+
+def describe(job):
+    """Say what would be done (-n)."""
+    try:
+        plan = delivery.prepare(job, real=False)
+    except Failed as end:
+        unix.write_all(2, end.text + b'\n')
+        return end.code
+    unix.write_all(1, dotqmail.describe(plan.instructions))
+    if plan.instructions and plan.instructions[-1][0] is dotqmail.FAIL:
+        unix.write_all(2, plan.instructions[-1][1] + b'\n')
+        return exits.TEMP
+    return exits.OK
+
+
+def one(job, home, host, limit):
+    """Deliver one message from start to end: (exit code, report)."""
+    try:
+        plan = delivery.prepare(job)
+    except Failed as end:
+        return end.code, end.text + b'\n'
+    child.adopt()
+    return delivery.carry_out(plan, home, host, unix.monotonic() + limit)
+
+
+def hostname():
+    """This machine's name as part of a file name."""
+    return maildir.host_part(unix.fsencode(unix.gethostname()))
+
+
+# --- warm ----------------------------------------------------------------------------------------------------
+
+def serve(sock, home, host, limit):
+    """Serve jobs from lspawn until it closes the socket and the last child has ended.
+
+    home: DIR.  host: of hostname().  limit: seconds that one delivery's programs may take.
+    """
+    child.adopt()
+    worker = Worker(sock, home, host, limit)
+    while worker.open or worker.children:
+        worker.turn()
+    return exits.OK
+
+
+class Worker:
+    """One user's warm qpy-local."""
+
+    __slots__ = ('sock', 'home', 'host', 'limit', 'ready', 'open', 'children', 'waiting', 'said')
+
+    def __init__(self, sock, home, host, limit):
+        self.sock, self.home, self.host, self.limit = sock, home, host, limit
+        self.ready, self.open = unix.epoll(), True
+        self.children, self.waiting = {}, deque()       # {pidfd: (pid, n)}; (n, plan) of those to come
+        self.said = []
+        self.ready.register(sock.fileno(), unix.EPOLLIN)
+
+    def turn(self):
+        """Wait for something to happen, and see to it."""
+        fds = [fd for fd, _ in self.ready.poll()]
+        for fd in fds:
+            if fd in self.children:
+                self.ended(fd)
+        if self.sock.fileno() in fds:
+            self.deliver(self.jobs())
+        while self.waiting and len(self.children) < CHILDREN:
+            self.start(*self.waiting.popleft())
+        self.report()
+
+    def jobs(self):
+        """[(n, Job)]: what has come, up to a batch."""
+        found = []
+        while self.open and len(found) < BATCH:
+            packet = unix.recv_packet(self.sock, maxfds=unix.PACKET_FDS)
+            if packet is None:
+                break
+            data, fds = packet
+            records = channel.unpack(data, channel.WORKER_JOB) if data else []
+            if len(records) != len(fds):
+                raise channel.ChannelError('%d descriptors for %d jobs' % (len(fds), len(records)))
+            if not data:
+                self.ready.unregister(self.sock.fileno())
+                self.open = False
+            found += [(fields[0], delivery.Job(*fields[1:], fd)) for (_, fields), fd in zip(records, fds)]
+        return found
+
+    def deliver(self, jobs):
+        """Maildirs together and now; children for the rest."""
+        batch, plans = mailbox.Batch(self.host), {}
+        for n, job in jobs:
+            try:
+                plan = delivery.prepare(job)
+            except Failed as end:
+                unix.close_quietly(job.fd)
+                self.say(n, end.code, end.text + b'\n')
+                continue
+            if plan.maildirs() is None:
+                plan.body = None
+                self.waiting.append((n, plan))
+            else:
+                self.put(batch, n, plan, plans)
+        for n, problem in batch.commit().items():
+            if problem is None:
+                self.say(n, exits.OK, dotqmail.did(plans[n], 0, 0))
+            else:
+                self.say(n, exits.TEMP, mailbox.trouble(problem) + b'\n')
+
+    def put(self, batch, n, plan, plans):
+        """One message into the batch; plans[n] = how many Maildirs it has."""
+        paths = plan.maildirs()
+        try:
+            delivery.put(batch, n, plan, paths)
+            plans[n] = len(paths)
+        except Failed as end:
+            self.say(n, end.code, end.text + b'\n')
+        finally:
+            plan.close()
+            unix.close_quietly(plan.job.fd)
+
+    # --- children ---
+
+    def start(self, n, plan):
+        """A child for one plan."""
+        try:
+            pid = unix.fork()
+        except unix.error as problem:
+            self.say(n, exits.TEMP, b'Unable to fork: %s. (#4.3.0)\n' % mailbox.why(problem))
+        else:
+            if pid == 0:
+                unix._exit(program.guarded(lambda: self.alone(n, plan)))
+            pidfd = unix.pidfd_open(pid)
+            self.children[pidfd] = pid, n
+            self.ready.register(pidfd, unix.EPOLLIN)
+        plan.close()
+        unix.close_quietly(plan.job.fd)
+
+    def alone(self, n, plan):
+        """In the child: carry out the plan, report, end."""
+        child.adopt()                   # fork does not inherit it
+        self.said, self.children = [], {}
+        code, report = delivery.carry_out(plan, self.home, self.host, unix.monotonic() + self.limit)
+        self.say(n, code, report)
+        self.report()
+        return exits.OK
+
+    def ended(self, pidfd):
+        """A child has ended.  If not well, then it has not reported; and what it left behind is ended too."""
+        pid, n = self.children.pop(pidfd)
+        self.ready.unregister(pidfd)
+        unix.close(pidfd)
+        status = unix.waitstatus_to_exitcode(unix.waitpid(pid, 0)[1])
+        if status:
+            self.say(n, status, b'')
+        self.end_strays()
+
+    def end_strays(self):
+        """Kill what came to us as an orphan: a program whose guardian was killed before it."""
+        ours = {pid for pid, _ in self.children.values()}
+        for _ in range(GENERATIONS):
+            strays = [pid for pid in child.children() if pid not in ours]
+            if not strays or not child.kill_all(strays):
+                return
+            unix.waitpid(strays[0], 0)
+
+    # --- reports ---
+
+    def say(self, n, code, report):
+        """Have a result to report."""
+        self.said.append(channel.pack(b'R', n, b'%d' % code, localstatus.cut(report)))
+
+    def report(self):
+        """Send what there is to report; wait for lspawn if it is slow."""
+        while self.said:
+            data = b''.join(self.said[:REPORTS])
+            try:
+                if not unix.send_packet(self.sock, data):
+                    self.wait_to_write()
+                    continue
+            except unix.error:
+                self.said = []              # lspawn is gone: nobody wants to know
+                return
+            del self.said[:REPORTS]
+
+    def wait_to_write(self):
+        """Until lspawn takes more."""
+        ready = unix.epoll()
+        ready.register(self.sock.fileno(), unix.EPOLLOUT)
+        ready.poll()
+        ready.close()
