@@ -24,7 +24,9 @@ DEFAULT_DIR = '/var/qpy'
 PYTHON = '/usr/bin/python3'
 CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))     # what holds qpy/
 LEFT_OUT = ('qpy-test',)                    # needs the source tree
-LINKS = (('sendmail', 'qpy-sendmail'), ('mailq', 'qpy-mailq'), ('newaliases', 'qpy-newaliases'))
+BARE_NAMES = ('sendmail', 'mailq', 'newaliases', 'forward', 'preline', 'condredirect', 'bouncesaying', 'except',
+              'maildirmake')                # recipes in .qmail files call them so
+QMAIL_NAMES = ('qmail-inject', 'qmail-queue')
 SYSTEM_LINKS = (('/usr/sbin/sendmail', 'qpy-sendmail'), ('/usr/lib/sendmail', 'qpy-sendmail'),
                 ('/usr/bin/mailq', 'qpy-mailq'), ('/usr/bin/newaliases', 'qpy-newaliases'))
 PACKAGES = (('dns', 'dnspython'), ('click', 'click'))
@@ -362,12 +364,16 @@ def launched(launcher):
 
 
 def write_launchers(home, python):
-    """DIR/bin: every launcher with absolute paths, and qmail's names for three of them."""
-    for name, module in launchers():
+    """DIR/bin: every launcher with absolute paths, and the names that qmail's users know."""
+    found = launchers()
+    for name, module in found:
         write(os.path.join(home, 'bin', name),
               LAUNCHER % {'python': python, 'code': os.path.join(home, 'lib'), 'module': module, 'home': home}, 0o755)
-    for name, target in LINKS:
-        link(os.path.join(home, 'bin', name), target)
+    ours = {name for name, _ in found}
+    for name in BARE_NAMES + QMAIL_NAMES:
+        target = 'qpy-' + name.removeprefix('qmail-')
+        if target in ours:
+            link(os.path.join(home, 'bin', name), target)
 
 
 def write(path, content, mode=0o644):
