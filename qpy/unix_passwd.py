@@ -1,7 +1,8 @@
 """Accounts, asked so that "there is none" and "nobody can say now" are different answers.
 
-Python's pwd module makes KeyError of both, and a mail server that believes that bounces everybody's mail while LDAP is
-down. Here getpwnam_r(3) is called as it is. A part of the seam, beside unix, because ctypes costs 3 ms at start.
+Python's pwd module makes KeyError of both, and a mail server that believes that bounces everybody's mail
+while LDAP is down. Here getpwnam_r(3) is called as it is. A part of the seam, beside unix, because ctypes
+costs 3 ms at start.
 """
 import ctypes
 import errno
@@ -26,7 +27,7 @@ _getpwnam_r.restype = ctypes.c_int
 
 
 def getpwnam(name):
-    """(name, uid, gid, home) of an account, bytes and numbers; None if there is none; OSError if it cannot be said."""
+    """(name, uid, gid, home) of an account, bytes and numbers; None: there is none. OSError."""
     if not name or b'\0' in name:
         return None
     entry, found, size = Passwd(), ctypes.POINTER(Passwd)(), 1024

@@ -1,7 +1,7 @@
 """qpy-newu, as root: makes users/cdb of users/assign.
 
-Exit: 0; 111 with one line when the file is not in its format or the cdb cannot be written; then users/cdb stays as it
-was. What can be written but not delivered to is a warning.
+Exit: 0; 111 with one line when the file is not in its format or the cdb cannot be written; then users/cdb
+stays as it was. What can be written but not delivered to is a warning.
 """
 from qpy import unix
 from qpy.core import assign, exits

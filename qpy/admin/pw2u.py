@@ -1,8 +1,9 @@
 """qpy-pw2u: passwd lines on descriptor 0, users/assign lines on descriptor 1.
 
-Options: -o skip users without a home of their own (default), -h stop at a missing home, -H do not look; -u names with
-capitals too, -U not (default); -cX X separates user and extension, -C nothing does; -/ extensions live in `.qmail-/`.
-Reads DIR/users/include, exclude, mailnames, subusers, append. Exit: 0; 100 usage; 111 trouble, with one line.
+Options: -o skip users without a home of their own (default), -h stop at a missing home, -H do not look; -u
+names with capitals too, -U not (default); -cX X separates user and extension, -C nothing does; -/
+extensions live in `.qmail-/`. Reads DIR/users/include, exclude, mailnames, subusers, append. Exit: 0; 100
+usage; 111 trouble, with one line.
 """
 from qpy import unix
 from qpy.core import exits, pw2u

@@ -8,8 +8,8 @@
 cdb:  !joe.shmoe NUL -> user NUL uid NUL gid NUL home NUL dash NUL ext        (exact)
       !joe-          -> the same                                              (wildcard)
       (empty key)    -> the last characters of all wildcards, each once
-Keys are in lower case. An exact entry comes before all wildcards, a longer wildcard before a shorter one. The first
-line with a key wins.
+Keys are in lower case. An exact entry comes before all wildcards, a longer wildcard before a shorter one.
+The first line with a key wins.
 """
 
 from qpy.core import cdb, text
@@ -76,8 +76,8 @@ def number(field):
 def find(local, get):
     """The User of a local part by users/cdb, None if it is not there.
 
-    get: that of a core.cdb.Cdb, raising CdbError. Trouble if the answer makes no sense. An ext that came by a wildcard
-    has the case it had in local."""
+    get: that of a core.cdb.Cdb, raising CdbError. Trouble if the answer makes no sense. An ext that came by
+    a wildcard has the case it had in local."""
     wildcards = get(b'')
     if wildcards is None:
         raise Trouble(QLX_CDB, b'users/cdb has no wildcard record; run qpy-newu')
@@ -113,6 +113,6 @@ QLX_ROOT = 113                      # qmail-lspawn: not allowed to perform deliv
 
 
 def build(data):
-    """(bytes of users/cdb, [(line number, warning)]) of users/assign. AssignError, ValueError (beyond 4 GB)."""
+    """(bytes of users/cdb, [(line number, warning)]) of users/assign. AssignError, ValueError (4 GB)."""
     records, warnings = parse(data)
     return cdb.build(records), warnings

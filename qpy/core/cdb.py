@@ -6,8 +6,9 @@
     all numbers 32 bit little-endian; hash of a key: start 5381, per byte h = ((h << 5) + h) ^ byte
     table = h & 255, first slot = (h >> 8) mod slots, then the next ones around
 
-A reader must never take a damaged file for "not found": whatever does not fit is a CdbError, which every caller
-treats as temporary. Nothing outside the file is read, and the number of probes and of bytes has a bound.
+A reader must never take a damaged file for "not found": whatever does not fit is a CdbError, which every
+caller treats as temporary. Nothing outside the file is read, and the number of probes and of bytes has a
+bound.
 """
 from struct import Struct
 
@@ -41,7 +42,7 @@ def prefix_hashes(key):
 
 
 class Cdb:
-    """A database of `size` bytes behind read_at(offset, count) -> bytes (fewer only at the end of the file)."""
+    """A database of `size` bytes behind read_at(offset, count) -> bytes, fewer only at its end."""
 
     __slots__ = ('read_at', 'size', 'tables', 'end')
 
@@ -82,7 +83,7 @@ class Cdb:
         return data
 
     def record(self, position):
-        """(key length, data length, position of the key) of the record at a position, all before the tables."""
+        """(key length, data length, position of the key) of a record, all of it before the tables."""
         if not HEADER <= position <= self.end - PAIR.size:
             raise CdbError('a record outside of the records')
         klen, dlen = PAIR.unpack(self.read(position, PAIR.size))
@@ -148,7 +149,7 @@ def over(data):
 
 
 def build(records):
-    """The bytes of a database of (key, value) pairs; of equal keys the first comes first. ValueError: too big."""
+    """The bytes of a database of (key, value) pairs; of equal keys the first counts. ValueError: too big."""
     pieces, at = [], HEADER
     entries = [[] for _ in range(256)]
     for key, value in records:

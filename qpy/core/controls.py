@@ -10,8 +10,9 @@ raise ControlError for what an administrator must mend. Rules (qmail's):
                     the last line with a key wins
     text, cdb       the reader named in the table has its own grammar
 
-Stricter than qmail: a NUL, a carriage return, a byte order mark, or a non-ASCII byte where mail could not use it,
-is an error that says what to do, because each of them is silently fatal to the comparison it takes part in.
+Stricter than qmail: a NUL, a carriage return, a byte order mark, or a non-ASCII byte where mail could not
+use it, is an error that says what to do, because each of them is silently fatal to the comparison it takes
+part in.
 """
 
 from qpy.core import text
@@ -35,35 +36,46 @@ TABLE = (
     (b'accounts', MAP, None, b'qpy-start qpy-install', b'other names for the accounts: qpyd:NAME and so on'),
     (b'badmailfrom', LIST, None, b'qpy-smtpd', b'senders refused: an address, or @host for all of a host'),
     (b'badrcptto', LIST, None, b'qpy-smtpd', b'recipients refused: an address, or @host for all of a host'),
-    (b'bounceformat', LINE, b'rfc3464', b'qpy-bouncer', b'form of bounces: rfc3464 or qsbmf (plain text only)'),
+    (b'bounceformat', LINE, b'rfc3464', b'qpy-bouncer',
+     b'form of bounces: rfc3464 or qsbmf (plain text only)'),
     (b'bouncefrom', LINE, b'MAILER-DAEMON', b'qpy-bouncer', b'local part of the address bounces come from'),
     (b'bouncehost', LINE, me_or(b'bouncehost'), b'qpy-bouncer', b'host of the address bounces come from'),
+    (b'bouncemaxbytes', NUMBER, 0, b'qpy-bouncer',
+     b'longest message that a bounce returns whole, in bytes; 0 is no limit'),
     (b'bouncewhen', LINE, b'pass', b'qpy-send',
      b'when failures are reported: pass (after each pass over a message) or end (once, when it is finished)'),
-    (b'concurrencyaddress', NUMBER, 100, b'qpy-smtpd', b'SMTP connections at a time from one address; 0 is no limit'),
+    (b'concurrencyaddress', NUMBER, 100, b'qpy-smtpd',
+     b'SMTP connections at a time from one address; 0 is no limit'),
     (b'concurrencyincoming', NUMBER, 2000, b'qpy-smtpd', b'SMTP connections at a time; 0 is no limit'),
+    (b'concurrencydestination', NUMBER, 20, b'qpy-send', b'remote deliveries at a time to one host'),
     (b'concurrencylocal', NUMBER, 100, b'qpy-send', b'local deliveries at a time; 0 stops them'),
     (b'concurrencyremote', NUMBER, 200, b'qpy-send', b'remote deliveries at a time; 0 stops them'),
     (b'databytes', NUMBER, 0, b'qpy-smtpd', b'longest message accepted by SMTP, in bytes; 0 is no limit'),
     (b'defaultdelivery', TEXT, b'./Maildir/', b'qpy-start qpy-lspawn',
      b'delivery instructions, as in .qmail, for a user without a .qmail file'),
-    (b'defaultdomain', LINE, me_or(b'defaultdomain'), b'qpy-inject', b'domain added to a host name without a dot'),
+    (b'defaultdomain', LINE, me_or(b'defaultdomain'), b'qpy-inject',
+     b'domain added to a host name without a dot'),
     (b'defaulthost', LINE, me_or(b'defaulthost'), b'qpy-inject', b'host added to an address without one'),
-    (b'doublebouncehost', LINE, me_or(b'doublebouncehost'), b'qpy-bouncer', b'host that double bounces go to'),
+    (b'doublebouncehost', LINE, me_or(b'doublebouncehost'), b'qpy-bouncer',
+     b'host that double bounces go to'),
     (b'doublebounceto', LINE, b'postmaster', b'qpy-bouncer',
      b'user at doublebouncehost that double bounces go to; an empty first line drops them'),
-    (b'envnoathost', LINE, me_or(b'envnoathost'), b'qpy-send qpy-users', b'host added to a recipient without @'),
+    (b'envnoathost', LINE, me_or(b'envnoathost'), b'qpy-send qpy-users',
+     b'host added to a recipient without @'),
     (b'helohost', LINE, ME, b'qpy-remote', b'name this host gives itself when it sends by SMTP'),
     (b'idhost', LINE, me_or(b'idhost'), b'qpy-inject', b'right side of the Message-ID of new messages'),
     (b'localiphost', LINE, ME, b'qpy-smtpd', b'name that stands for user@[address of this host]'),
-    (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd', b'domains delivered here, to users of this machine'),
+    (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd',
+     b'domains delivered here, to users of this machine'),
     (b'maxrcpt', NUMBER, 1000, b'qpy-smtpd', b'recipients that one SMTP message may have'),
     (b'mindatarate', NUMBER, 30, b'qpy-smtpd',
      b'bytes per second a message must come with, on average, after its first two minutes'),
-    (b'morercpthosts', LIST, None, b'qpy-newmrh', b'more domains for rcpthosts: the source of morercpthosts.cdb'),
+    (b'morercpthosts', LIST, None, b'qpy-newmrh',
+     b'more domains for rcpthosts: the source of morercpthosts.cdb'),
     (b'morercpthosts.cdb', CDB, None, b'qpy-smtpd', b'fast form of morercpthosts, asked after rcpthosts'),
     (b'percenthack', LIST, None, b'qpy-send qpy-users', b'domains where user%host@domain means user@host'),
-    (b'plusdomain', LINE, me_or(b'plusdomain'), b'qpy-inject', b'domain that replaces a + at the end of a host'),
+    (b'plusdomain', LINE, me_or(b'plusdomain'), b'qpy-inject',
+     b'domain that replaces a + at the end of a host'),
     (b'queuelifetime', NUMBER, 604800, b'qpy-send', b'seconds after which an undelivered message bounces'),
     (b'rcpthosts', LIST, None, b'qpy-smtpd',
      b'domains mail is accepted for, or .domain for all below it; when missing: locals and virtualdomains'),
@@ -76,7 +88,7 @@ TABLE = (
     (b'tcp.smtp', TEXT, None, b'qpy-smtpd', b'rules by client address, as tcprules reads them'),
     (b'timeoutconnect', NUMBER, 60, b'qpy-remote', b'seconds to wait for a connection to be made'),
     (b'timeoutlocal', NUMBER, 3600, b'qpy-seed qpy-lspawn qpy-local',
-     b'seconds that the programs of one local delivery may take before they are stopped and it is tried again'),
+     b'seconds the programs of one local delivery may take before they are stopped and it is tried again'),
     (b'timeoutremote', NUMBER, 1200, b'qpy-remote', b'seconds to wait for a remote server at each step'),
     (b'timeoutsession', NUMBER, 14400, b'qpy-smtpd', b'seconds that one SMTP session may last'),
     (b'timeoutsmtpd', NUMBER, 1200, b'qpy-smtpd', b'seconds to wait for an SMTP client at each step'),
@@ -85,15 +97,15 @@ TABLE = (
 )
 
 # Smallest and largest useful value; outside of it the nearest is taken, and the reader says so.
-LIMITS = {b'concurrencylocal': (0, 10000), b'concurrencyremote': (0, 20000), b'maxrcpt': (100, 10 ** 5),
+LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000), b'concurrencyremote': (0, 20000), b'maxrcpt': (100, 10 ** 5),
           b'queuelifetime': (0, 10 ** 9), b'timeoutconnect': (1, 86400), b'timeoutlocal': (1, 86400),
           b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
 CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end')}
 
-HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost', b'helohost',
-         b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
-EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery')    # UTF-8 local parts and file names occur here
+HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
+         b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
+EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery')    # UTF-8 occurs here
 
 BOM = b'\xef\xbb\xbf'
 BLANKS = b' \t'
@@ -132,7 +144,7 @@ def row(name: bytes) -> tuple | None:
     return None
 
 
-# --- lines ---------------------------------------------------------------------------------------------------
+# --- lines --------------------------------------------------------------------------------------------------
 
 def trouble(value: bytes, eight_bit: bool = False) -> bytes:
     """What is wrong with the bytes of one value, with the remedy; b'' when nothing is."""
@@ -177,7 +189,7 @@ def lines(data: bytes, name: bytes) -> list:
     return entries
 
 
-# --- values --------------------------------------------------------------------------------------------------
+# --- values -------------------------------------------------------------------------------------------------
 
 def parse_line(data: bytes, name: bytes) -> bytes:
     """The value of a line file, checked as a host name or against its choices where the tables say so."""
@@ -247,14 +259,14 @@ def parse_map_lines(data: bytes, name: bytes) -> dict:
 
 
 def parse_text(data: bytes, name: bytes) -> bytes:
-    """The whole of a text file without the empty lines at its end; lines keep their grammar to their reader."""
+    """The whole of a text file without the empty lines at its end; its grammar is its reader's."""
     for n, line in enumerate(data.split(b'\n'), 1):
         if line[:1] != b'#':
             checked(line, name, n)
     return data.rstrip(b'\n')
 
 
-# --- names ---------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------------------------------
 
 def nearest(name: bytes) -> bytes:
     """The known control file whose name is nearest to a misspelt one, or b'' if none is near."""

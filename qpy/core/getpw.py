@@ -26,7 +26,7 @@ class Trouble(Exception):
 
 
 class User:
-    """Who a local part belongs to: six fields as qmail-local takes them, uid and gid as numbers, and the reason."""
+    """Who a local part belongs to: qmail-local's six fields, uid and gid as numbers, and the reason."""
 
     __slots__ = ('user', 'uid', 'gid', 'home', 'dash', 'ext', 'reason')
 
@@ -57,8 +57,8 @@ def splits(local):
 def find(local, account, owner, lowest=accounts.LOWEST_MAIL_UID):
     """The User of a local part.
 
-    account(name) -> (name, uid, gid, home) or None; owner(home) -> uid of the directory, None if there is none.
-    Both raise Trouble when they cannot tell; so does find when there is no account `alias`."""
+    account(name) -> (name, uid, gid, home) or None; owner(home) -> uid of the directory, None if there is
+    none. Both raise Trouble when they cannot tell; so does find when there is no account `alias`."""
     for name, dash, ext in splits(local):
         found = account(name)
         if found and serves(found, lowest) and owner(found[3]) == found[1]:

@@ -4,8 +4,8 @@
                                                 +joe-:joe:1001:100:/home/joe:-::
     alias gives  +:alias:UID:GID:HOME:-::  as well: it takes what nobody else does.
 
-Never: uid 0, nobody, names with a colon or NUL in a field. Not by themselves: accounts whose uid is below the lowest
-of a mail user (stricter than qmail: users/assign decides which uids mail may be delivered as).
+Never: uid 0, nobody, names with a colon or NUL in a field. Not by themselves: accounts whose uid is below
+the lowest of a mail user (stricter than qmail: users/assign decides which uids mail may be delivered as).
 """
 
 from qpy.core import accounts, assign, getpw, text
@@ -18,13 +18,15 @@ class Stop(Exception):
 
 
 class Options:
-    """The command line and the files of DIR/users: include, exclude (sets of names, or None), mailnames {user: names},
+    """The command line and the files of DIR/users.
+
+    include, exclude (sets of names, or None), mailnames {user: names},
     subusers [(sub, user, pre)], append (bytes)."""
 
     __slots__ = ('homes', 'capitals', 'mark', 'dash', 'include', 'exclude', 'mailnames', 'subusers', 'append')
 
-    def __init__(self, homes=SKIP, capitals=False, mark=b'-', dash=b'-', include=None, exclude=None, mailnames=(),
-                 subusers=(), append=b''):
+    def __init__(self, homes=SKIP, capitals=False, mark=b'-', dash=b'-', include=None, exclude=None,
+                 mailnames=(), subusers=(), append=b''):
         self.homes, self.capitals, self.mark, self.dash = homes, capitals, mark, dash
         self.include, self.exclude, self.mailnames = include, exclude, dict(mailnames)
         self.subusers, self.append = tuple(subusers), append
@@ -138,7 +140,7 @@ def subuser_lines(account, sub, pre, options):
         yield b'+' + sub + options.mark + tail + options.dash + b':' + pre + b'-:'
 
 
-# --- the files of DIR/users ----------------------------------------------------------------------------------
+# --- the files of DIR/users ---------------------------------------------------------------------------------
 
 def parse_names(lines):
     """users/include and users/exclude: a set of names."""

@@ -1,13 +1,15 @@
 """Where an address goes, and why: qmail-send's rewriting, then the account, then the .qmail file.
 
-Everything here is a function of an address and of what the control files say; it is asked by qpy-send, qpy-smtpd (by
-way of qpy-users) and by whoever explains an address. Each result carries its reason: the file and the line.
+Everything here is a function of an address and of what the control files say; it is asked by qpy-send,
+qpy-smtpd (by way of qpy-users) and by whoever explains an address. Each result carries its reason: the file
+and the line.
 
     joe                      joe@envnoathost
     joe%dom@hack             joe@dom                 if hack is in percenthack; again while that holds
     joe@here.example         local joe               here.example in locals
-    joe@virt.example         local bob-joe@...       virtualdomains, first hit of: joe@virt.example, virt.example,
-                                                     .example, and the empty key; an empty value means remote
+    joe@virt.example         local bob-joe@...       virtualdomains, first hit of: joe@virt.example,
+                                                     virt.example, .example, the empty key;
+                                                     an empty value means remote
     joe@elsewhere.example    remote
 """
 
@@ -33,8 +35,8 @@ class Controls:
 class Route:
     """Where a recipient goes.
 
-    channel: LOCAL or REMOTE. address: after the rewriting. recipient: address with the virtual domain's prefix, as
-    lspawn gets it. domain: of the address. reason: which file and line."""
+    channel: LOCAL or REMOTE. address: after the rewriting. recipient: address with the virtual domain's
+    prefix, as lspawn gets it. domain: of the address. reason: which file and line."""
 
     __slots__ = ('channel', 'recipient', 'address', 'domain', 'reason')
 
@@ -61,7 +63,8 @@ def rewrite(address, controls):
         return Route(LOCAL, address, address, domain, steps + named(b'locals', line))
     key, found = virtual(address, controls)
     if found is None:
-        return Route(REMOTE, address, address, domain, steps + b'neither in control/locals nor in virtualdomains')
+        reason = steps + b'neither in control/locals nor in virtualdomains'
+        return Route(REMOTE, address, address, domain, reason)
     prefix, line = found
     reason = steps + named(b'virtualdomains', line) + b', ' + (key or b'the empty key')
     if not prefix:
@@ -108,7 +111,7 @@ def suffixes(domain):
 
 
 def virtual(address, controls):
-    """(key, (prefix, line)) of the first key of virtualdomains that covers an address; (b'', None) if none does."""
+    """(key, (prefix, line)) of the first key of virtualdomains that covers an address, else (b'', None)."""
     for key in keys(address):
         found = controls.virtualdomains.get(key)
         if found is not None:
@@ -129,7 +132,7 @@ def strip_prefix(recipient, controls):
     return recipient
 
 
-# --- senders -------------------------------------------------------------------------------------------------
+# --- senders ------------------------------------------------------------------------------------------------
 
 def sender_for(sender, recipient):
     """The sender a delivery to recipient shows: list-@host-@[] becomes list-joe=dom@host, others stay."""
@@ -147,10 +150,12 @@ def bounce_recipient(sender):
     return sender[:-len(VERP)] if sender.endswith(VERP) and b'@' in sender[:-len(VERP)] else sender
 
 
-# --- the whole way -------------------------------------------------------------------------------------------
+# --- the whole way ------------------------------------------------------------------------------------------
 
 class Way:
-    """The whole route of an address. verdict: YES, NO, UNKNOWN or TEMP; route; user (None if none was looked for);
+    """The whole route of an address.
+
+    verdict: YES, NO, UNKNOWN or TEMP; route; user (None if none was looked for);
     file (the .qmail file's name, None if there is none or it was not looked for); reason."""
 
     __slots__ = ('verdict', 'route', 'user', 'file', 'reason')
@@ -166,8 +171,8 @@ class Way:
 def resolve(address, controls, find_user, look):
     """The Way of an address.
 
-    find_user(local) -> getpw.User, or Trouble. look(user) -> (YES, name) the .qmail file that will be used; (YES, None)
-    default delivery; (NO, None) none; (UNKNOWN, None) cannot be seen; or Trouble."""
+    find_user(local) -> getpw.User, or Trouble. look(user) -> (YES, name) the .qmail file that will be used;
+    (YES, None) default delivery; (NO, None) none; (UNKNOWN, None) cannot be seen; or Trouble."""
     route = rewrite(address, controls)
     if route.channel == REMOTE:
         return Way(YES, route, None, None, b'not ours to say: ' + route.reason)
@@ -194,8 +199,8 @@ def told(user, verdict, file):
 def look(user, candidates, kind):
     """The .qmail file of a user, as look() in resolve. candidates: its names in order, relative to the home.
 
-    kind(path) -> YES a regular file, NO none of that name, UNKNOWN not allowed to look; Trouble if it cannot be said.
-    A plain user always gets mail; so his home is not looked into."""
+    kind(path) -> YES a regular file, NO none of that name, UNKNOWN not allowed to look; Trouble if it
+    cannot be said. A plain user always gets mail; so his home is not looked into."""
     if not user.dash and not user.ext:
         return YES, None
     for name in candidates:

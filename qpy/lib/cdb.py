@@ -3,8 +3,8 @@
     users = cdb.Database(home + b'/users/cdb')
     users.ask(lambda db: db.get(key), absent=None)
 
-Trouble of any kind is core.cdb.CdbError (temporary). A file replaced by rename is taken up at the next question; one
-rewritten in place while it was being asked is an error for that question.
+Trouble of any kind is core.cdb.CdbError (temporary). A file replaced by rename is taken up at the next
+question; one rewritten in place while it was being asked is an error for that question.
 """
 from qpy import unix
 from qpy.core import cdb

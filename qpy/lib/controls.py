@@ -6,8 +6,8 @@
     controls.mapping(home, b'smtproutes')     -> {lower-case key: value}, {} if absent
     controls.text(home, b'defaultdelivery')   -> bytes, or None
 
-A file that must be mended raises Broken, a program.Fatal: who does not catch it ends with 111 and one clear line.
-A file that cannot be read for any reason but its absence raises OSError: temporary, never a default.
+A file that must be mended raises Broken, a program.Fatal: who does not catch it ends with 111 and one clear
+line. A file that cannot be read for any reason but its absence raises OSError: temporary, never a default.
 """
 
 from qpy import unix
@@ -18,7 +18,7 @@ RACY = 0.05             # seconds; a file changed so lately may change again und
 
 
 class Broken(program.Fatal):
-    """A control file that must be mended: its name, line number (0: whole file), value, remedy; `why` says it all."""
+    """A control file that must be mended: name, line number (0: all), value, remedy; `why` says it all."""
 
     def __init__(self, file: bytes, line: int, value: bytes, remedy: bytes):
         error = tables.ControlError(file, line, value, remedy)
@@ -28,7 +28,7 @@ class Broken(program.Fatal):
 
 
 def raw(home: bytes, name: bytes) -> bytes | None:
-    """The bytes of DIR/control/NAME, None if there is no such file. Raises OSError, Broken if it is too long."""
+    """The bytes of DIR/control/NAME, None if there is no such file. OSError; Broken if it is too long."""
     try:
         return unix.read_file(home + b'/control/' + name, limit=tables.FILE_LIMIT)
     except FileNotFoundError:
@@ -146,13 +146,13 @@ class Watched:
         self.value = load(home)
 
     def look(self):
-        """What stat says of each file; None when one changed so lately that stat may not tell the next time."""
+        """What stat says of each file; None when one changed too lately for stat to tell the next time."""
         stamps = tuple(self.look_at(name) for name in self.names)
         newest = max((s[3] for s in stamps if s), default=0)
         return None if abs(unix.time() * 10 ** 9 - newest) < RACY * 10 ** 9 else stamps
 
     def look_at(self, name: bytes):
-        """(device, inode, size, time of change in ns, of modification) of one file; None if it cannot be had."""
+        """(device, inode, size, ns of change, ns of modification) of one file; None if it cannot be had."""
         try:
             s = unix.stat(self.home + b'/control/' + name)
         except unix.error:

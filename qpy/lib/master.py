@@ -4,8 +4,9 @@
     ... open and connect what the work needs, confine ...
     return master.run(found, worker, 2)
 
-worker(found) runs in a child: it makes its own Loop, ends with inherit.life(loop, found) when the master or the chain
-does, and returns an exit code. A worker that dies soon is replaced later and later, up to LONGEST_PAUSE.
+worker(found) runs in a child: it makes its own Loop, ends with inherit.life(loop, found) when the master or
+the chain does, and returns an exit code. A worker that dies soon is replaced later and later, up to
+LONGEST_PAUSE.
 """
 from qpy import unix
 from qpy.lib import inherit, loop, program

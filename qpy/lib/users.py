@@ -4,8 +4,8 @@
     lookup.find(b'joe-list')                  -> core.getpw.User, or core.getpw.Trouble
     lookup.resolve(b'joe@here', controls)     -> core.route.Way
 
-Rootless (DIR belongs to a plain user): alias is that user with the home DIR/alias, and an address that belongs to
-another uid is trouble, because nobody here can deliver as that.
+Rootless (DIR belongs to a plain user): alias is that user with the home DIR/alias, and an address that
+belongs to another uid is trouble, because nobody here can deliver as that.
 """
 from qpy import unix, unix_passwd
 from qpy.core import accounts, assign, dotqmail, exits, getpw, route
@@ -92,13 +92,15 @@ class Lookup:
     def getpw(self, local):
         """The User by passwd alone."""
         lowest = accounts.LOWEST_MAIL_UID
-        return getpw.find(local, self.account, self.owner, min(lowest, self.master[0]) if self.master else lowest)
+        if self.master:
+            lowest = min(lowest, self.master[0])
+        return getpw.find(local, self.account, self.owner, lowest)
 
     def served(self, user):
         """The user, if this installation can deliver as him."""
         if self.master and user.uid != self.master[0]:
-            raise Trouble(exits.TEMP, b'%s is uid %d, and this rootless installation delivers as uid %d only' % (
-                user.user, user.uid, self.master[0]))
+            words = b'%s is uid %d, and this rootless installation delivers as uid %d only'
+            raise Trouble(exits.TEMP, words % (user.user, user.uid, self.master[0]))
         return user
 
     # --- homes ---

@@ -1,8 +1,8 @@
 """qpy-getpw, as qpyp: which account a local part belongs to, by passwd alone.
 
 Descriptor 1: user, uid, gid, home, dash, ext, each ended by NUL.
-Exit: 0; 100 no argument; 115 a home directory cannot be looked at now; 116 no account alias; 118 passwd cannot be
-asked now.
+Exit: 0; 100 no argument; 115 a home directory cannot be looked at now; 116 no account alias; 118 passwd
+cannot be asked now.
 """
 from qpy import unix
 from qpy.core import exits

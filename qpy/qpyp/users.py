@@ -1,10 +1,11 @@
 """qpy-users, as qpyp: who an address belongs to.
 
 Asked over DIR/run/users (SOCK_SEQPACKET, inherited as `users`), records of core.channel:
-    W n, local part  ->  w n, yes|temp, user, uid, gid, home, dash, ext, reason     qpy-lspawn: deliver as whom?
-    Q n, address     ->  q n, yes|no|unknown|temp, reason                           qpy-smtpd: is there such a one?
-Reads control/, users/cdb, passwd; looks into home directories by stat(2) as far as qpyp may. Writes nothing, starts
-nothing but its own workers. Exit: 0 when the chain ends, 111 otherwise.
+    W n, local part  ->  w n, yes|temp, user, uid, gid, home, dash, ext, reason     qpy-lspawn: as whom?
+    Q n, address     ->  q n, yes|no|unknown|temp, reason                           qpy-smtpd: is there one?
+
+Reads control/, users/cdb, passwd; looks into home directories by stat(2) as far as qpyp may. Writes
+nothing, starts nothing but its own workers. Exit: 0 when the chain ends, 111 otherwise.
 """
 from qpy import unix, unix_kernel
 from qpy.core import channel, exits, localstatus, route
@@ -32,7 +33,8 @@ class Server:
         if len(self.clients) >= MOST_CLIENTS:
             sock.close()
             return
-        client = packets.Channel(self.loop, sock, channel.USERS_ASK, lambda records: self.answer(client, records),
+        client = packets.Channel(self.loop, sock, channel.USERS_ASK,
+                                 lambda records: self.answer(client, records),
                                  lambda reason: self.gone(client, peer, reason))
         self.clients.add(client)
 
@@ -68,7 +70,7 @@ class Server:
 
 
 def told(trouble):
-    """Why a delivery has to wait: qmail-lspawn's own sentence if there is one, which tools look for, then ours."""
+    """Why a delivery has to wait: qmail-lspawn's sentence if there is one (tools look for it), then ours."""
     sentence = localstatus.sentence(trouble.code)
     return sentence + b'\n' + trouble.text if sentence else trouble.text
 
@@ -89,6 +91,7 @@ def main(home, args):
     unix.umask(0o077)
     found = inherit.listeners()
     if b'users' not in found:
-        raise program.Fatal(exits.TEMP, b'unable to serve run/users: no listening socket called users was inherited')
-    Server(home).lookup.account(b'root')        # broken controls end us here; NSS loads its modules
+        raise program.Fatal(exits.TEMP, b'unable to serve run/users: no socket called users was inherited')
+    routes.load(home)                               # broken controls end us here
+    users.Lookup(home).account(b'root')             # NSS loads its modules
     return master.run(found, lambda found: worker(home, found), WORKERS)
