@@ -97,7 +97,8 @@ TABLE = (
 )
 
 # Smallest and largest useful value; outside of it the nearest is taken, and the reader says so.
-LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000), b'concurrencyremote': (0, 20000), b'maxrcpt': (100, 10 ** 5),
+LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000),
+          b'concurrencyremote': (0, 20000), b'maxrcpt': (100, 10 ** 5),
           b'queuelifetime': (0, 10 ** 9), b'timeoutconnect': (1, 86400), b'timeoutlocal': (1, 86400),
           b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
