@@ -3,7 +3,7 @@
 See core.channel for the records.  A Channel never blocks: what the other side does not take yet is kept, in order,
 and written when it can be; what is sent in one pass of the loop leaves in as few packets as it fits in.
 """
-from collections import deque
+from _collections import deque        # collections itself costs sendmail 1.5 ms
 
 from qpy import unix
 from qpy.core import channel
