@@ -12,6 +12,8 @@ PIECE = 65536           # bytes read at a time
 MEMORY = 1 << 20        # bytes of a message held in memory; a longer one goes to a file
 SPOOLS = (b'/var/tmp', b'/tmp', b'/dev/shm')
 
+NOT_THERE = {exits.QQ_CONNECT_TIMEOUT: b'qpy-queued does not answer: ',
+             exits.QQ_CONNECT_REFUSED: b'qpy-queued cannot be reached: '}
 LINE_SHOWN = 200        # bytes of a refused field in an error message
 
 
@@ -171,5 +173,5 @@ def explain(refused):
 
 def failure(code, answer):
     """(whether for ever, sentence) of a submission that failed."""
-    words = answer if answer[:1] in (b'D', b'Z') and b' ' in answer else exits.queue_text(code, answer)
-    return words[:1] == b'D', words[1:]
+    words = answer if answer[:1] in (b'D', b'Z') else exits.queue_text(code)
+    return words[:1] == b'D', NOT_THERE.get(code, b'') + words[1:]

@@ -539,7 +539,7 @@ def test_name_dispatch(home, tmp_path, name, code):
 
 def test_modules():
     """What sendmail loads before it queues is a short list: no re, socket, email, argparse."""
-    probe = ('import sys; sys.path.insert(0, %r); before = set(sys.modules); import qpy.user.sendmail; '
+    probe = ('import sys; sys.path.insert(0, %r); before = set(sys.modules); import qpy.user.sendmail, qpy.lib.submit; '
              'print(*sorted(set(sys.modules) - before))' % str(ROOT))
     loaded = subprocess.run(['/usr/bin/python3', '-IS', '-c', probe], capture_output=True, text=True).stdout.split()
     assert not {'re', 'socket', 'email', 'argparse', 'collections', 'heapq', 'threading', 'selectors', 'pwd'} & set(loaded)
