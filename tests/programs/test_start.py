@@ -1,0 +1,245 @@
+"""qpy-start with stand-ins for the daemons: what it refuses, what it hands over, and how the chain ends."""
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DAEMONS = ('queued', 'clean', 'resolve', 'users', 'seed', 'lspawn', 'rspawn', 'bouncer', 'send')
+STAND_IN = '''#!/usr/bin/python3 -IS
+import os, signal, sys
+name = os.path.basename(sys.argv[0])[4:]
+count = int(os.environ['LISTEN_FDS'])
+def say(text):
+    os.write(2, text.encode() + b'\\n')
+if name == 'send':
+    signal.signal(signal.SIGTERM, lambda *_: (say('got TERM'), os._exit(0)))
+    signal.signal(signal.SIGHUP, lambda *_: say('got HUP'))
+    signal.signal(signal.SIGALRM, lambda *_: say('got ALRM'))
+fds = sorted(int(fd) for fd in os.listdir('/proc/self/fd'))[:-1]
+say('hello %s %s fds=%d session=%s pid=%s env=%s cwd=%s null=%s' % (
+    ' '.join(sys.argv[1:]), os.environ['LISTEN_FDNAMES'], len(fds), os.getsid(0) == os.getpid(),
+    os.environ['LISTEN_PID'] == str(os.getpid()), ','.join(sorted(os.environ)), os.getcwd(),
+    os.path.samefile('/proc/self/fd/0', '/dev/null')))
+if name == os.environ.get('DIES'):
+    os._exit(3)
+while os.read(2 + count, 1):
+    pass
+say('goodbye')
+'''
+
+
+class House:
+    """A rootless DIR with stand-ins, owned by `uid` when the tests run as root."""
+
+    def __init__(self, home):
+        self.home = home
+        for name in ('bin', 'control', 'run', 'queue', 'queue/mess', 'queue/state', 'queue/damaged'):
+            os.mkdir(os.path.join(home, name))
+        for name, mode in (('', 0o700), ('queue/mess', 0o750), ('queue/state', 0o750), ('queue/damaged', 0o700)):
+            os.chmod(os.path.join(home, name), mode)
+        for name in DAEMONS:
+            self.write('bin/qpy-' + name, STAND_IN, 0o755)
+        self.write('bin/qpy-log', '#!/bin/sh\nexec %s/bin/qpy-log\n' % SOURCE, 0o755)
+        self.write('control/me', 'me.test\n')
+        self.process = None
+
+    def write(self, name, text, mode=0o644):
+        path = os.path.join(self.home, name)
+        with open(path, 'w') as file:
+            file.write(text)
+        os.chmod(path, mode)
+
+    def start(self, *arguments):
+        user = {}
+        if os.geteuid() == 0:
+            for directory, directories, files in os.walk(self.home):
+                for name in ['.'] + directories + files:
+                    os.chown(os.path.join(directory, name), 54321, 54321)
+        self.process = subprocess.Popen([SOURCE + '/bin/qpy-start', *arguments], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/',
+                                        env={'QPYHOME': self.home, 'SECRET': 'x', 'PATH': '/bin'}, **user)
+        return self.process
+
+    def read_until(self, wanted, count=1):
+        """Lines up to the count-th that holds `wanted`."""
+        lines = []
+        while count:
+            line = self.process.stdout.readline()
+            assert line, 'ended before %r:\n%s' % (wanted, ''.join(lines))
+            lines.append(line)
+            count -= wanted in line
+        return lines
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+        if self.process:
+            self.process.stdout.close()
+            self.process.wait()
+
+    def refusal(self):
+        """The one line of a start that is refused."""
+        out, _ = self.start().communicate(timeout=60)
+        assert self.process.returncode == 111
+        assert out.count('\n') == 1 + out.count('rootless:')
+        return out
+
+
+@pytest.fixture
+def house(tmp_path):
+    if os.geteuid() == 0:
+        for path in (tmp_path, *tmp_path.parents):
+            if not os.stat(path).st_mode & 1:
+                os.chmod(path, os.stat(path).st_mode | 1)
+    made = House(str(tmp_path))
+    yield made
+    made.end()
+
+
+def test_each_program_gets_what_its_line_says(house):
+    """Descriptors by name and nothing else, a session of its own, a clean environment; TERM ends the chain with 0."""
+    house.write('control/services', 'extra qpyd tcp:127.0.0.1:%d,unix:deep:0600 A=b qpy-users x y\n' % free_port())
+    house.start('|cat')
+    lines = house.read_until('hello', len(DAEMONS) + 1)
+    assert 'rootless: everything runs under uid' in lines[0]
+    said = {line.partition(': ')[0]: line for line in lines if ': hello' in line}
+    assert 'hello  submit:new:life fds=6 session=True pid=True' in said['queued']
+    assert 'hello |cat lspawn:seed:life fds=6' in said['lspawn']
+    assert 'hello x y extra:deep:life fds=6' in said['extra'] and 'env=A,' in said['extra']
+    assert all('SECRET' not in line and 'cwd=/ null=True' in line for line in said.values())
+    (bare,) = [line for line in lines if line.startswith('hello')]
+    assert 'control:life' in bare                    # send's line carries no name
+    house.process.send_signal(signal.SIGTERM)
+    rest = house.process.stdout.read()
+    assert 'got TERM' in rest and rest.count('goodbye') == len(DAEMONS)
+    assert house.process.wait() == 0
+
+
+def test_hup_and_alrm_go_to_send(house):
+    """HUP and ALRM are relayed to send and end nothing; INT is as TERM."""
+    house.start()
+    house.read_until('hello', len(DAEMONS))
+    for number, word in ((signal.SIGHUP, 'got HUP'), (signal.SIGALRM, 'got ALRM'), (signal.SIGINT, 'got TERM')):
+        house.process.send_signal(number)
+        house.read_until(word)
+    house.process.stdout.read()
+    assert house.process.wait() == 0
+
+
+@pytest.mark.parametrize('name', ['queued', 'users', 'send'])
+def test_the_end_of_one_is_the_end_of_all(house, name):
+    """When any program of the chain ends, all end, it is said which, and the code is 111."""
+    house.write('control/services', '%s qpyq - DIES=%s qpy-%s\n' % (name, name, name))
+    house.start()
+    rest = house.process.stdout.read()
+    assert '%s has ended with exit code 3; ending the chain' % name in rest
+    assert rest.count('goodbye') == len(DAEMONS) - 1
+    assert house.process.wait() == 111
+
+
+def test_a_killed_start_takes_the_chain_with_it(house):
+    """After SIGKILL of start nothing of the chain is left: the log's pipes all come to their end."""
+    house.start()
+    house.read_until('hello', len(DAEMONS))
+    house.process.kill()
+    house.process.stdout.read()          # comes to an end only when no program holds the log any more
+
+
+def test_only_one_chain_for_a_directory(house):
+    """A second start is refused and leaves the sockets of the first alone."""
+    house.start()
+    house.read_until('hello', len(DAEMONS))
+    first, sockets = house.process, sorted(os.listdir(house.home + '/run'))
+    out, _ = house.start().communicate()
+    assert 'another qpy-start runs' in out and house.process.returncode == 111
+    assert sorted(os.listdir(house.home + '/run')) == sockets
+    house.process = first
+
+
+def test_sockets_are_closed_to_others_and_paths_may_be_long(tmp_path, house):
+    """Rootless sockets have mode 0600, stale ones are replaced, and DIR may be deeper than a socket's name can be."""
+    deep = house.home + '/' + 'd' * 100
+    os.mkdir(deep)
+    made = House(deep)
+    stale = socket.socket(socket.AF_UNIX)
+    here = os.open('.', os.O_RDONLY)
+    os.chdir(deep + '/run')
+    try:
+        stale.bind('submit')
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    try:
+        os.chmod(house.home, 0o711)
+        made.start()
+        made.read_until('hello', len(DAEMONS))
+        modes = {name: os.stat(deep + '/run/' + name).st_mode & 0o777 for name in os.listdir(deep + '/run')}
+        assert set(modes.values()) == {0o600} and 'submit' in modes
+    finally:
+        made.end()
+        stale.close()
+
+
+def test_a_port_that_is_taken(house):
+    """The refusal names address, port and service."""
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        house.write('control/services', 'smtpd qpyd tcp:127.0.0.1:%d qpy-users\n' % taken.getsockname()[1])
+        assert 'unable to listen on 127.0.0.1 port %d for smtpd' % taken.getsockname()[1] in house.refusal()
+
+
+@pytest.mark.parametrize('file, text, words', [
+    ('control/databytes', '10M\n', 'control/databytes, line 1, "10M": not a number'),
+    ('control/me', '\n', 'control/me'),
+    ('control/services', 'smtpd qpyd tcp:25 qpy-smtpd\n', 'control/services, line 1, "tcp:25": write tcp:ADDRESS:PORT'),
+    ('control/locals', 'a\r\n', 'control/locals, line 1'),
+])
+def test_a_broken_control_file_is_named(house, file, text, words):
+    """Start refuses with file, line, value and remedy."""
+    house.write(file, text)
+    assert words in house.refusal()
+
+
+@pytest.mark.parametrize('name, mode', [('queue/mess', 0o755), ('control', 0o777), ('queue/damaged', 0o750), ('', 0o755)])
+def test_a_directory_of_wrong_mode_is_named_with_the_remedy(house, name, mode):
+    """Start refuses and says which chmod to type."""
+    path = os.path.join(house.home, name).rstrip('/')
+    os.chmod(path, mode)
+    out = house.refusal()
+    assert 'has mode %04o, must have' % mode in out and 'chmod' in out and path in out
+
+
+def test_a_directory_that_is_missing(house):
+    """Start refuses and says what makes it."""
+    os.rmdir(house.home + '/queue/state')
+    assert 'queue/state: missing; run qpy-install' in house.refusal()
+
+
+def test_a_control_file_others_can_write(house):
+    """A launcher directory open to others is refused: they would decide what runs."""
+    os.chmod(house.home + '/bin', 0o777)
+    assert 'chmod 0755' in house.refusal()
+
+
+def test_a_program_that_is_missing(house):
+    """Start names the path, and what was started before has ended."""
+    os.unlink(house.home + '/bin/qpy-rspawn')
+    out, _ = house.start().communicate()
+    assert 'unable to start rspawn: %s/bin/qpy-rspawn is missing' % house.home in out
+    assert house.process.returncode == 111
+
+
+def test_too_many_words(house):
+    """A wrong call is answered with the usage."""
+    out, _ = house.start('a', 'b').communicate()
+    assert 'usage: qpy-start' in out and house.process.returncode == 111
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
