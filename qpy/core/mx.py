@@ -34,13 +34,15 @@ def is_own(address, own):
 def plan(answers, own, random):
     """[(preference, host, address)] in the order to try them, or SELF, or NONE.
 
-    own: set of packed addresses of this host.  Only what is better than the best of our own is tried, so that mail
+    own: set of packed addresses of this host, None if it does not matter.  Only what is better than the best of our own is tried, so that mail
     cannot go round in circles; SELF if nothing is, NONE if there was no address at all.
     random(): float in [0, 1).  Hosts of equal preference are shuffled, and so are the addresses of one host.
     """
     if not answers:
         return NONE
-    limit = min((p for p, _, address in answers if is_own(address, own)), default=None)
+    limit = None
+    if own is not None:
+        limit = min((p for p, _, address in answers if is_own(address, own)), default=None)
     hosts = {}
     for preference, host, address in answers:
         if limit is None or preference < limit:

@@ -79,9 +79,10 @@ class Transaction:
     answers: per recipient (r, h or s, text) or None.  report: (K, Z or D, text), None while it lasts.
     trouble: the host as a whole failed before it could have the message, another address may be tried.
     critical: the message was sent to its end and its acceptance is not known.
+    overflow: indices of recipients refused as too many after others were accepted (RFC 5321, 4.5.3.1.10).
     """
 
-    __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'answers', 'report', 'trouble', 'critical')
+    __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'answers', 'report', 'trouble', 'critical', 'overflow')
 
     def __init__(self, sender, recipients, eight=False, utf8=False, size=0):
         self.sender, self.recipients = sender, recipients
@@ -89,6 +90,7 @@ class Transaction:
         self.answers = [None] * len(recipients)
         self.report = None
         self.trouble = self.critical = False
+        self.overflow = []
 
 
 class Session:
@@ -168,6 +170,12 @@ class Session:
             transaction.trouble = phase != DOT and self.pending is None
             self._finish(self.pending or (b'Z', remote_report.died(self.peer, phase == DOT, reason)))
 
+    def abandon(self, letter, reason):
+        """End the transaction with this report for a reason of our own; the connection is not used again."""
+        self.phase = OVER
+        if self.transaction is not None:
+            self._finish((letter, reason))
+
     def quit(self):
         """Say good-bye; the answer is not waited for."""
         if self.phase == READY:
@@ -190,6 +198,9 @@ class Session:
         if code == 421:                                 # RFC 5321, 3.8: it is closing down, whatever was asked
             return self._closing(code, reply)
         if not self.waiting:
+            if self.phase == BODY and code >= 400:      # it does not want to hear the rest, and may not listen to it
+                self.phase = OVER
+                return self._finish(self._refused(code, reply, b'dot'))
             return self.lost(b'It answered more than it was asked')
         command, index = self.waiting.popleft()
         self.replies += 1
@@ -215,6 +226,7 @@ class Session:
 
     def _no_use(self, command, reply):
         """Greeting or name refused: for now, whatever the code, and perhaps another address will do."""
+        self.out.append(b'QUIT\r\n')
         self.phase = OVER
         if self.transaction is not None:
             self.transaction.trouble = True
@@ -252,6 +264,8 @@ class Session:
             self.transaction.answers[index] = b'r', b''
         elif self.pending is None:                      # after a refused MAIL this says nothing about the recipient
             letter = b'h' if permanent(code, b'RCPT') else b's'
+            if code in (452, 552) and self._accepted():
+                self.transaction.overflow.append(index)
             self.transaction.answers[index] = letter, self._about(b'%s does not like recipient', reply)
         last = index == len(self.transaction.recipients) - 1
         if last and self.pending is None and not self._accepted():

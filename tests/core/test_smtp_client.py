@@ -162,6 +162,31 @@ def test_mixed_recipients(extensions):
     assert outcomes[1][1] == b'192.0.2.1 does not like recipient.\nRemote host said: 550 no such user\n'
 
 
+def test_too_many_recipients_go_in_another_transaction():
+    """RFC 5321, 4.5.3.1.10: 452 (or 552) after an accepted recipient is marked as to be sent at once again."""
+    session, transaction, _ = begun(recipients=(b'a@x', b'b@x', b'c@x'))
+    session.feed(b'250 ok\r\n250 ok\r\n552 too many\r\n452 too many\r\n')
+    assert transaction.overflow == [1, 2]
+
+
+def test_refused_in_the_middle():
+    """A refusal while the message is still being sent counts, and ends the connection."""
+    session, transaction, _ = begun()
+    session.feed(b'250 ok\r\n250 ok\r\n354 go\r\n')
+    session.body(b'x' * 1000)
+    session.feed(b'552 too long\r\n')
+    assert transaction.report[0] == b'D' and session.over and not transaction.critical
+
+
+def test_abandoned():
+    """A message that cannot be read to its end is given up before its end is said: INV2."""
+    session, transaction, _ = begun()
+    session.feed(b'250 ok\r\n250 ok\r\n354 go\r\n')
+    session.body(b'x\n')
+    session.abandon(b'Z', b'why\n')
+    assert transaction.report == (b'Z', b'why\n') and session.over and not session.take().endswith(b'.\r\n')
+
+
 def test_a_dot_for_nobody():
     """RFC 2920: when every recipient was refused and 354 comes all the same, a lone dot is sent and means nothing."""
     session, transaction, _ = begun()

@@ -1,0 +1,264 @@
+"""One TCP connection to a mail server in the event loop, and the ones kept open for the next message.
+
+A Connection carries a core session's bytes; it decides nothing about mail.
+"""
+from qpy import unix
+from qpy.core import remote_report
+from qpy.core.smtp_client import Session
+
+CHUNK = 65536           # read at a time; written ahead at most twice that
+SILENT = b'It did not answer in time'
+
+
+class Connection:
+    """A connection to (address, port).
+
+    on_done(connection): the session's transaction has its report (the connection may be over, see `usable`).
+    """
+
+    __slots__ = ('loop', 'key', 'sock', 'session', 'outgoing', 'source', 'on_done', 'on_connected', 'timer', 'last',
+                 'patience', 'transaction', 'writing')
+
+    def __init__(self, loop, key):
+        self.loop, self.key = loop, key
+        self.sock = self.session = self.source = self.on_done = self.on_connected = None
+        self.outgoing = b''
+        self.timer = self.transaction = None
+        self.last = self.patience = 0
+        self.writing = False
+
+    # --- connecting ---
+
+    def connect(self, patience, on_connected):
+        """Begin; on_connected(reason) with b'' when it stands, else with words (b'timed out' for that).
+
+        OSError if it failed at once.
+        """
+        address, port = self.key
+        family = unix.AF_INET6 if b':' in address else unix.AF_INET
+        self.sock = unix.socket(family, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0)
+        self.sock.setblocking(False)
+        self.sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+        try:
+            self.sock.connect((address.decode('ascii'), port))
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            raise
+        self.on_connected = on_connected
+        self.timer = self.loop.after(patience, lambda: self._connected(unix.ETIMEDOUT))
+        self.loop.watch(self.sock.fileno(), None, self._connect_ready)
+
+    def _connect_ready(self):
+        self._connected(self.sock.getsockopt(unix.SOL_SOCKET, unix.SO_ERROR))
+
+    def _connected(self, errno):
+        self.timer.cancel()
+        self.loop.forget(self.sock.fileno())
+        done, self.on_connected = self.on_connected, None
+        if errno:
+            self.close()
+        done(errno)
+
+    def ends(self):
+        """(our address, theirs) as text; equal ones mean that this host talks to itself."""
+        return self.sock.getsockname()[0], self.sock.getpeername()[0]
+
+    # --- a transaction ---
+
+    def start(self, helo, pipelining, patience):
+        """Speak SMTP: each step of the other side may take `patience` seconds."""
+        self.session = Session(self.key[0], helo, pipelining)
+        self.patience = patience
+
+    def carry(self, transaction, source, on_done):
+        """Do this transaction; the message comes from source."""
+        self.transaction, self.source, self.on_done = transaction, source, on_done
+        self.last = unix.monotonic()
+        self.timer = self.loop.after(self.patience, self._look_at_clock)
+        self.loop.watch(self.sock.fileno(), self._readable)
+        self.session.begin(transaction)
+        self._pump()
+        if transaction.report is not None:
+            self.loop.call_soon(self._settle)
+
+    @property
+    def usable(self):
+        """True if another transaction may follow."""
+        return self.sock is not None and self.session.idle and not self.outgoing
+
+    def lost(self, reason):
+        """Give it up: what runs on it ends with this reason."""
+        if self.session is not None:
+            self.session.lost(reason)
+        self._settle()
+
+    def _look_at_clock(self):
+        left = self.last + self.patience - unix.monotonic()
+        if left <= 0:
+            return self.lost(SILENT)
+        self.timer = self.loop.after(left, self._look_at_clock)
+
+    def _readable(self):
+        try:
+            data = self.sock.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as problem:
+            return self.lost(_words(problem))
+        self.last = unix.monotonic()
+        self.session.feed(data) if data else self.session.eof()
+        if not self.session.over:
+            self._pump()
+        self._settle()
+
+    def _pump(self):
+        """Send what there is to be sent, and as much of the message as the other side takes."""
+        try:
+            while True:
+                self._fill()
+                if not self.outgoing:
+                    return self._want_writable(False)
+                sent = self.sock.send(self.outgoing)
+                self.last = unix.monotonic()
+                self.outgoing = self.outgoing[sent:]
+        except BlockingIOError:
+            self._want_writable(True)
+        except OSError as problem:
+            self._broken(problem)
+
+    def _fill(self):
+        """Take from the session, and read the message while there is little to send."""
+        pieces = [self.outgoing, self.session.take()]
+        size = len(pieces[0]) + len(pieces[1])
+        while self.session.wants_body and size < CHUNK:
+            try:
+                chunk = self.source.read()
+            except OSError:
+                self.session.abandon(b'Z', remote_report.NO_READ)
+                self.outgoing = b''
+                return self._settle()
+            self.session.body(chunk) if chunk else self.session.body_end()
+            pieces.append(self.session.take())
+            size += len(pieces[-1])
+        self.outgoing = b''.join(pieces)
+
+    def _writable(self):
+        self._pump()
+        self._settle()
+
+    def _want_writable(self, wanted):
+        if wanted != self.writing and self.sock is not None:
+            self.writing = wanted
+            self.loop.watch(self.sock.fileno(), self._readable, self._writable if wanted else None)
+
+    def _broken(self, problem):
+        """Sending failed: what the other side said before is still to be read."""
+        try:
+            for _ in range(16):
+                data = self.sock.recv(CHUNK)
+                if not data or self.session.over:
+                    break
+                self.session.feed(data)
+        except OSError:
+            pass
+        self.lost(_words(problem))
+
+    def _settle(self):
+        """Close what is over, and tell who waits for the transaction."""
+        if self.session is not None and self.session.over and self.sock is not None:
+            self._last_words()
+            self.close()
+        transaction = self.transaction
+        if transaction is not None and transaction.report is not None:
+            self.timer.cancel()
+            done, self.on_done, self.transaction, self.source = self.on_done, None, None, None
+            done(self)
+
+    # --- the end ---
+
+    def say_goodbye(self):
+        """QUIT without waiting for the answer, and close."""
+        if self.sock is not None and self.session is not None:
+            self.session.quit()
+            self._last_words()
+        self.close()
+
+    def _last_words(self):
+        """What the session still has to say (QUIT), if it can be said at once."""
+        words = self.session.take()
+        if words and not self.outgoing:
+            try:
+                self.sock.send(words)
+            except OSError:
+                pass
+
+    def close(self):
+        """Close now, without a word."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.sock is not None:
+            self.loop.forget(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+
+
+def _words(problem):
+    return (problem.strerror or 'connection lost').encode()
+
+
+class Pool:
+    """Connections without work, kept for the next message to the same address for a short while."""
+
+    IDLE = 10           # seconds one is kept: a busy destination's next message comes within milliseconds
+    TRANSACTIONS = 100  # on one connection; some servers count
+    EACH, ALL = 20, 200     # kept for one address; kept at all
+
+    __slots__ = ('loop', 'idle', 'count')
+
+    def __init__(self, loop):
+        self.loop, self.idle, self.count = loop, {}, 0
+
+    def take(self, key):
+        """A connection to key that can be used at once, or None."""
+        waiting = self.idle.get(key)
+        if not waiting:
+            return None
+        connection, timer = waiting.pop()
+        self._dropped(key, timer)
+        return connection
+
+    def put(self, connection):
+        """Keep it, or say good-bye if there are enough."""
+        waiting = self.idle.setdefault(connection.key, [])
+        if (connection.session.transactions >= self.TRANSACTIONS or len(waiting) >= self.EACH
+                or self.count >= self.ALL):
+            if not waiting:
+                del self.idle[connection.key]
+            return connection.say_goodbye()
+        entry = connection, self.loop.after(self.IDLE, lambda: self._remove(connection, True))
+        waiting.append(entry)
+        self.count += 1
+        self.loop.watch(connection.sock.fileno(), lambda: self._remove(connection, False))
+
+    def close(self):
+        """Say good-bye to all."""
+        for waiting in list(self.idle.values()):
+            for connection, _ in list(waiting):
+                self._remove(connection, True)
+
+    def _remove(self, connection, politely):
+        """Time is over, or the other side closed it or said something nobody asked for."""
+        for entry in self.idle.get(connection.key, ()):
+            if entry[0] is connection:
+                self.idle[connection.key].remove(entry)
+                self._dropped(connection.key, entry[1])
+                break
+        connection.say_goodbye() if politely else connection.close()
+
+    def _dropped(self, key, timer):
+        timer.cancel()
+        self.count -= 1
+        if not self.idle[key]:
+            del self.idle[key]

@@ -1,0 +1,283 @@
+"""One message to some recipients at one host: where to, in which order, and what is said about it at the end.
+
+The way: control/smtproutes, else a literal address, else qpy-resolve; then one address after the other until one
+takes the message or refuses it.  A connection kept open to the same address and port is used first.  Nothing is
+tried again after the message was sent to its end.
+"""
+from qpy import unix
+from qpy.core import ip, mx, remote_report, smtproutes
+from qpy.core.smtp_client import Transaction, can_be_sent
+from qpy.qpyr import source as sources
+from qpy.qpyr.connection import Connection
+
+SESSIONS = 5            # servers spoken to for one delivery
+SCARCE = (unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM)
+
+
+class Delivery:
+    """A delivery in flight.  worker: qpyr.remote.Remote.  flags: letters 8, u, q.
+
+    on_end(delivery): `results` holds per recipient (answer or None, message report), both as core.smtp_client has
+    them; `in_trouble` says that the destination as a whole failed.
+    """
+
+    __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results', 'left', 'todo',
+                 'port', 'relay', 'tried', 'sessions', 'connection', 'cap', 'expired', 'in_trouble', 'last_report')
+
+    def __init__(self, worker, host, sender, recipients, flags, source, on_end):
+        self.worker, self.settings = worker, worker.settings
+        self.host, self.sender, self.recipients = host, sender, recipients
+        self.flags, self.source, self.on_end = flags, source, on_end
+        self.results = [None] * len(recipients)
+        self.left = list(range(len(recipients)))    # indices without a result
+        self.todo = []                              # (preference, host, address), the next one last
+        self.port, self.relay = worker.settings.port, b''
+        self.tried = []                             # (address, reason)
+        self.sessions = 0
+        self.connection = None
+        self.expired = self.in_trouble = False
+        self.last_report = None
+        self.cap = None
+
+    # --- where to ---
+
+    def start(self):
+        """Begin.  Ends by on_end in every case."""
+        self.cap = self.worker.loop.after(self.settings.cap, self._expire)
+        if not can_be_sent(self.sender):
+            return self._all(b'D', remote_report.BAD_SENDER)
+        if b'q' in self.flags:
+            return self._all(b'Z', remote_report.NO_TLS)
+        for index in self.left:
+            if not can_be_sent(self.recipients[index]):
+                self.results[index] = (b'h', remote_report.BAD_ADDRESS), (b'D', b'')
+        self.left = [index for index in self.left if self.results[index] is None]
+        return self._find() if self.left else self._end()
+
+    def _find(self):
+        """From the host to addresses."""
+        table = self.settings.routes
+        try:
+            route = smtproutes.route(self.host, table)
+        except ValueError as problem:
+            key = smtproutes.find(self.host, table)[0]
+            return self._all(b'Z', remote_report.bad_route(key, str(problem).encode()))
+        if route is not None:
+            self.relay, self.port = route
+        target = self.relay or self.host
+        address = ip.literal(target) or (self.relay if ip.pack(self.relay) else None)
+        if address is None:
+            return self.worker.names.ask(b'A' if self.relay else b'M', target, self._found)
+        return self._plan([(0, target, address)])
+
+    def _found(self, status, _, reason, lines):
+        """The answer of qpy-resolve."""
+        if self.on_end is None:
+            return None
+        if status == b'ok':
+            try:
+                return self._plan(mx.parse_answers(lines))
+            except ValueError as problem:
+                status, reason = b'temp', str(problem).encode()
+        if self.relay:      # an administrator's word: to be mended, not to be bounced for
+            return self._trouble(remote_report.no_lookup(self.relay, b'control/smtproutes: ' + (reason or status)))
+        if status == b'nxdomain':
+            return self._all(b'D', remote_report.no_host(self.host))
+        if status == b'nodata':
+            return self._all(b'D', remote_report.NO_EXCHANGER)
+        if status == b'nullmx':
+            return self._all(b'D', remote_report.NULL_MX)
+        return self._trouble(remote_report.no_lookup(self.host, reason))
+
+    def _plan(self, answers):
+        may_be_us = self.relay or self.settings.loopback    # who names a relay may name this host
+        plan = mx.plan(answers, None if may_be_us else self.worker.own_addresses(), self.worker.random)
+        if plan == mx.SELF:
+            return self._all(b'D', remote_report.SELF)
+        if plan == mx.NONE:
+            return self._trouble(remote_report.no_lookup(self.host, b'an answer without an address'))
+        plan = self._open_first(plan)
+        self.todo = plan[::-1]
+        return self._next()
+
+    def _open_first(self, plan):
+        """plan, with an address of the best preference that a connection is open to in front."""
+        best = [entry for entry in plan if entry[0] == plan[0][0]]
+        for entry in best:
+            if (entry[2], self.port) in self.worker.pool.idle:
+                return [entry] + [other for other in plan if other is not entry]
+        return plan
+
+    # --- one address after the other ---
+
+    def _next(self):
+        """Try the next address, or say that there is none."""
+        while self.todo and self.sessions < SESSIONS and not self.expired:
+            preference, _, address = self.todo.pop()
+            if not self.source.rewind():
+                break
+            if self.worker.dead.is_dead(address, unix.monotonic()):
+                self.tried.append((address, b'timed out lately, not tried again yet'))
+            elif self._try(address):
+                return None
+        if self.expired and self.last_report is None:
+            return self._trouble(remote_report.TOO_LONG)
+        return self._trouble(self.last_report or remote_report.no_connection(self.tried))
+
+    def _try(self, address):
+        """True if something was begun that will call back."""
+        key = address, self.port
+        self.connection = self.worker.pool.take(key)
+        if self.connection is not None:
+            self._carry()
+            return True
+        return self._connect(key)
+
+    def _connect(self, key):
+        self.connection = Connection(self.worker.loop, key)
+        try:
+            self.connection.connect(self.settings.connect_patience, self._connected)
+        except OSError as problem:
+            self._not_connected(key[0], problem.errno)
+            return False
+        return True
+
+    def _connected(self, errno):
+        address = self.connection.key[0]
+        if errno:
+            self._not_connected(address, errno)
+            return self._next()
+        self.worker.dead.answered(address)
+        if self._is_self():
+            self.connection.close()
+            return self._all(b'D', remote_report.SELF)
+        settings = self.settings
+        self.connection.start(settings.helo, self.connection.key not in self.worker.clumsy, settings.patience)
+        return self._carry()
+
+    def _not_connected(self, address, errno):
+        self.connection = None
+        reason = unix.strerror(errno).lower().encode()
+        if errno in SCARCE:
+            self.last_report = remote_report.NO_RESOURCES
+        elif errno == unix.ETIMEDOUT:
+            self.worker.dead.timed_out(address, unix.monotonic())
+        else:
+            self.worker.dead.answered(address)
+        self.tried.append((address, reason))
+
+    def _is_self(self):
+        """True if the address we found by DNS turned out to be one of ours."""
+        try:
+            ours, theirs = self.connection.ends()
+        except OSError:
+            return False
+        return not self.relay and ours == theirs and not self.settings.loopback
+
+    # --- the transaction ---
+
+    def _carry(self):
+        recipients = [self.recipients[index] for index in self.left]
+        eight, utf8, size = self._needs()
+        transaction = Transaction(self.sender, recipients, eight, utf8, size)
+        self.connection.carry(transaction, self.source, lambda _: self._done(transaction))
+
+    def _needs(self):
+        """(8BITMIME, SMTPUTF8, size) of this message; an unreadable one shows when it is sent."""
+        try:
+            size, head = self.source.size(), self.source.head()
+        except OSError:
+            size, head = 0, b''
+        plain = self.sender.isascii() and all(recipient.isascii() for recipient in self.recipients)
+        utf8 = not plain or b'u' in self.flags and not sources.header_is_ascii(head)
+        return b'8' in self.flags or not head.isascii(), utf8, size
+
+    def _done(self, transaction):
+        """The transaction on self.connection has ended."""
+        connection, session = self.connection, self.connection.session
+        self.connection = None
+        if transaction.trouble:
+            return self._failed(connection, session, transaction)
+        if connection.usable and not transaction.overflow:
+            self.worker.pool.put(connection)
+        accepted = transaction.report[0] == b'K'
+        again = transaction.overflow if accepted and connection.usable and self.source.rewind() else []
+        for place, index in enumerate(self.left):
+            if place not in again:
+                self.results[index] = transaction.answers[place], transaction.report
+        self.left = [index for index in self.left if self.results[index] is None]
+        if not self.left:
+            if connection.usable and transaction.overflow:
+                self.worker.pool.put(connection)
+            return self._end()
+        self.connection = connection
+        return self._carry()
+
+    def _failed(self, connection, session, transaction):
+        """The host failed before it had the message: the same one again if the connection was stale, or the next."""
+        if session.transactions > 1 and not session.replies and not self.expired and self.source.rewind():
+            if self._connect(connection.key):
+                return None
+            return self._next()
+        if session.batched and session.replies < len(transaction.recipients) + 2:
+            self.worker.remember_clumsy(connection.key)
+        self.sessions += 1
+        self.last_report = transaction.report[1]
+        for place, index in enumerate(self.left):
+            if transaction.answers[place] is not None and transaction.answers[place][0] == b'h':
+                self.results[index] = transaction.answers[place], (b'D', b'')
+        self.left = [index for index in self.left if self.results[index] is None]
+        return self._next() if self.left else self._end()
+
+    def _expire(self):
+        """The whole delivery took too long (R-23)."""
+        self.expired = True
+        connection = self.connection
+        if connection is not None and connection.session is not None:
+            return connection.lost(b'This delivery took too long')
+        if connection is not None:
+            connection.close()
+        return self._trouble(remote_report.TOO_LONG)
+
+    # --- the end ---
+
+    def _trouble(self, text):
+        """The destination as a whole failed, for now."""
+        self.in_trouble = True
+        return self._all(b'Z', text)
+
+    def _all(self, letter, text):
+        for index in self.left:
+            self.results[index] = None, (letter, text)
+        self.left = []
+        return self._end()
+
+    def _end(self):
+        if self.on_end is None:
+            return
+        self.cap.cancel()
+        self.source.close()
+        on_end, self.on_end = self.on_end, None
+        on_end(self)
+
+    def outcomes(self):
+        """[(K, Z or D, text)] per recipient."""
+        return [remote_report.combine(*result) for result in self.results]
+
+    def output(self):
+        """What qpy-remote prints: r, h, s per recipient and one report on the message."""
+        reports = [report for _, report in self.results]
+        message = next((report for report in reports if report[0] == b'K'), reports[-1])
+        if all(answer is None and report == message for answer, report in self.results):
+            return remote_report.build([], message)
+        answers = []
+        for answer, report in self.results:
+            if report == message:
+                answers.append(answer or (b'r', b''))
+            else:
+                letter, text = remote_report.combine(answer, report)
+                answers.append((_LETTERS[letter], text))
+        return remote_report.build(answers, message)
+
+
+_LETTERS = {b'K': b'r', b'Z': b's', b'D': b'h'}

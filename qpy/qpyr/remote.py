@@ -1,0 +1,168 @@
+"""qpy-remote, as qpyr: carries messages to other hosts by SMTP.
+
+One shot:  qpy-remote host sender recip...   descriptor 0 the message, descriptor 1 the report, exit code 0 always.
+Warm:      serve(home, socket), forked by qpy-rspawn: many deliveries at a time on one event loop, each a record R
+           with the message's descriptor, each answered by a record K, Z or D per recipient.
+It knows no DNS: it asks qpy-resolve.
+"""
+from qpy import unix
+from qpy.core import channel, exits, mx, remote_report, smtproutes, tcpto, text
+from qpy.lib import controls, packets, program
+from qpy.lib.loop import Loop
+from qpy.qpyr import source as sources
+from qpy.qpyr.connection import Pool
+from qpy.qpyr.delivery import Delivery
+from qpy.qpyr.names import Names
+
+CAP = 3600              # seconds for a whole delivery, above timeoutconnect and timeoutremote: for tarpits
+OWN_FOR = 60            # seconds our own addresses are believed
+CLUMSY_FOR = 3600       # seconds a server that died of PIPELINING is spoken to without
+CLUMSY_MOST = 1000      # such servers remembered
+CONTROLS = (b'me', b'helohost', b'smtproutes', b'timeoutconnect', b'timeoutremote')
+
+
+class Settings:
+    """What the control files say.  loopback, port, cap: other values are for tests."""
+
+    __slots__ = ('helo', 'routes', 'connect_patience', 'patience', 'cap', 'port', 'loopback')
+
+    def __init__(self, helo, routes, connect_patience=60, patience=1200, cap=CAP, port=smtproutes.PORT, loopback=False):
+        self.helo, self.routes = helo, routes
+        self.connect_patience, self.patience, self.cap = connect_patience, patience, cap
+        self.port, self.loopback = port, loopback
+
+
+def read_settings(home):
+    """The Settings of DIR; Broken or OSError."""
+    routes = controls.mapping_lines(home, b'smtproutes')
+    values = {key: value for key, (value, _) in routes.items()}
+    for key, reason in smtproutes.faults(values):
+        value, line = routes[key]
+        raise controls.Broken(b'smtproutes', line, value, reason + b'; write host, host:port or [IPv6]:port')
+    return Settings(controls.line(home, b'helohost'), values, controls.number(home, b'timeoutconnect'),
+                    controls.number(home, b'timeoutremote'))
+
+
+class Remote:
+    """What all deliveries of one process share.  get_settings() -> Settings, looked at for each delivery."""
+
+    __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'own', 'own_until')
+
+    def __init__(self, loop, home, get_settings):
+        self.loop, self.get_settings = loop, get_settings
+        self.settings = None
+        self.names, self.pool = Names(loop, home), Pool(loop)
+        self.dead = tcpto.Table(unix.getpid())
+        self.clumsy = {}
+        self.own, self.own_until = frozenset(), 0
+
+    def deliver(self, host, sender, recipients, flags, source, on_end):
+        """Begin a delivery; see qpyr.delivery."""
+        self.settings = self.get_settings()
+        Delivery(self, host, sender, recipients, flags, source, on_end).start()
+
+    def random(self):
+        """A float in [0, 1)."""
+        return int.from_bytes(unix.urandom(6), 'big') / (1 << 48)
+
+    def own_addresses(self):
+        """The packed addresses of this host, as of lately."""
+        now = unix.monotonic()
+        if now >= self.own_until:
+            self.own, self.own_until = read_own_addresses(), now + OWN_FOR
+        return self.own
+
+    def remember_clumsy(self, key):
+        """This server broke off while several commands were on their way: one at a time from now on (R-30)."""
+        if len(self.clumsy) >= CLUMSY_MOST:
+            self.clumsy.clear()
+        if key not in self.clumsy:
+            self.clumsy[key] = self.loop.after(CLUMSY_FOR, lambda: self.clumsy.pop(key, None))
+
+
+def read_own_addresses():
+    """The packed addresses of this host's interfaces; without /proc what qpyr.delivery sees in getsockname remains."""
+    own = set()
+    for path, parse in ((b'/proc/net/fib_trie', mx.from_fib_trie), (b'/proc/net/if_inet6', mx.from_if_inet6)):
+        try:
+            own |= parse(unix.read_file(path))
+        except OSError:
+            pass
+    return frozenset(own)
+
+
+# --- warm ----------------------------------------------------------------------------------------------------
+
+class Server:
+    """The deliveries qpy-rspawn asks for."""
+
+    __slots__ = ('remote', 'channel')
+
+    def __init__(self, remote, sock):
+        self.remote = remote
+        self.channel = packets.Channel(remote.loop, sock, channel.RSPAWN_JOB, self.begin, self.closed)
+
+    def begin(self, records):
+        """Start what was asked for."""
+        for _, fields, fd in records:
+            _, host, sender, flags, length, lines = fields
+            numbers, recipients = split_recipients(lines)
+            size = text.parse_uint(length, 1 << 62)
+            if size is None or not all(numbers):
+                raise channel.ChannelError('bad record R')      # from our own master: a bug; he starts us anew
+            source = sources.Source(fd, 0, size)
+            self.remote.deliver(host, sender, recipients, flags, source, lambda d, n=numbers: self.report(n, d))
+
+    def report(self, numbers, delivery):
+        """Answer for each recipient."""
+        scope = b'h' if delivery.in_trouble else b''
+        for number, (letter, words) in zip(numbers, delivery.outcomes()):
+            self.channel.send(letter, number, scope if letter == b'Z' else b'', words)
+
+    def closed(self, _):
+        """qpy-rspawn is gone: nobody would hear of what is still in flight, so it is not finished."""
+        self.remote.loop.stop()
+
+
+def split_recipients(lines):
+    """([delivery number], [address]) of the last field of a record R."""
+    pairs = [line.partition(b' ') for line in lines.split(b'\n')]
+    return [number for number, _, _ in pairs], [address for _, _, address in pairs]
+
+
+def serve(home, sock):
+    """Do what comes on sock, until it is closed.  Returns the exit code."""
+    loop = Loop()
+    Server(Remote(loop, home, controls.Watched(home, CONTROLS, read_settings).get), sock)
+    loop.run()
+    return exits.OK
+
+
+# --- one shot ------------------------------------------------------------------------------------------------
+
+def main(home, args):
+    """qpy-remote host sender recip..."""
+    unix.umask(0o077)
+    unix.write_all(1, one_shot(home, args))
+    return exits.OK
+
+
+def one_shot(home, args):
+    """The report on one delivery, from descriptor 0."""
+    if len(args) < 3 or any(b'\0' in arg for arg in args):
+        return remote_report.build([], (b'D', remote_report.INVOKED))
+    try:
+        settings = read_settings(home)
+    except (controls.Broken, OSError) as problem:
+        program.complain(problem.text if isinstance(problem, controls.Broken) else program.reason(problem))
+        return remote_report.build([], (b'Z', remote_report.NO_CONTROLS))
+    loop, ended = Loop(), []
+
+    def on_end(delivery):
+        ended.append(delivery.output())
+        loop.stop()
+    remote = Remote(loop, home, lambda: settings)
+    loop.call_soon(lambda: remote.deliver(args[0], args[1], args[2:], b'', sources.of_descriptor(0), on_end))
+    loop.run()
+    remote.pool.close()
+    return ended[0]

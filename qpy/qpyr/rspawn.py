@@ -1,0 +1,321 @@
+"""qpy-rspawn, as qpyr: hands remote deliveries to qpy-remote and brings back what became of them.
+
+DIR/run/rspawn: records R with the message's descriptor from qpy-send; back a record C (how many at a time) and then
+K, Z or D per delivery.  It reads no byte from the network: a few qpy-remote processes, forked from it, do.  All mail
+for one host goes to the same of them, so that connections are used again.  One that dies is forked anew, and what it
+had in flight is answered Z.
+
+With $QMAILREMOTE set, that program runs once per delivery instead, with qmail-remote's arguments and descriptors.
+Exit code 0 when the chain ends, 111 for trouble at start.
+"""
+import gc
+from zlib import crc32
+
+from qpy import unix
+from qpy.core import channel, exits, remote_report, text
+from qpy.lib import inherit, packets, program
+from qpy.lib.loop import Loop
+from qpy.qpyr import remote
+
+WORKERS_MOST = 4
+FDS_EACH = 3            # descriptors a delivery may need in its worker: message, connection, a kept connection
+SPARE_FDS = 100
+CAPACITY_MOST = 20000
+STEADY = 10             # seconds a worker must live to be forked anew at once
+SLOWEST = 60            # seconds between two forks of a worker that keeps dying
+IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)    # a group's ^C does not cut deliveries
+
+
+class Jobs:
+    """The deliveries in flight, under serial numbers of our own: a worker can speak of what it was given only."""
+
+    __slots__ = ('waiting', 'last')
+
+    def __init__(self):
+        self.waiting, self.last = {}, 0     # serial: (client's channel, delivery number, worker)
+
+    def add(self, client, number, worker):
+        """The serial number of a new delivery."""
+        self.last += 1
+        serial = b'%d' % self.last
+        self.waiting[serial] = client, number, worker
+        return serial
+
+    def end(self, worker, serial, letter, scope, words):
+        """Pass on the result, if it is one this worker owes."""
+        client, number, owner = self.waiting.get(serial, (None, b'', None))
+        if owner is not worker:
+            return program.warn(b'a qpy-remote spoke of a delivery it does not have')
+        del self.waiting[serial]
+        client.send(letter, number, scope if scope == b'h' else b'', remote_report.safe_report(words))
+        return None
+
+    def end_all(self, worker, words):
+        """This worker is gone."""
+        for serial in [serial for serial, job in self.waiting.items() if job[2] is worker]:
+            self.end(worker, serial, b'Z', b'', words)
+
+    def forget(self, client):
+        """This client is gone: nobody waits for its results."""
+        silent = Silent()
+        for serial, (owner, number, worker) in list(self.waiting.items()):
+            if owner is client:
+                self.waiting[serial] = silent, number, worker
+
+
+class Silent:
+    """In place of a client that went away."""
+
+    __slots__ = ()
+
+    def send(self, *_):
+        """Nobody listens."""
+
+
+class Worker:
+    """One qpy-remote, forked and forked again.  work(socket) is what the child does."""
+
+    __slots__ = ('loop', 'jobs', 'work', 'channel', 'pid', 'since', 'delay')
+
+    def __init__(self, loop, jobs, work):
+        self.loop, self.jobs, self.work = loop, jobs, work
+        self.channel, self.pid, self.since, self.delay = None, 0, 0, 0
+        self.start()
+
+    def start(self):
+        """Fork it."""
+        try:
+            ours, theirs = unix.socketpair()
+            self.pid = unix.fork()
+        except OSError as problem:
+            program.warn(b'unable to start qpy-remote: ' + program.reason(problem))
+            return self._again()
+        if self.pid == 0:
+            become_worker(theirs, self.work)
+        theirs.close()
+        self.since = unix.monotonic()
+        self.channel = packets.Channel(self.loop, ours, channel.REPORT, self._reports, self._gone)
+        return None
+
+    def send(self, fields, fd):
+        """Give it a delivery."""
+        self.channel.send(b'R', *fields, fd=fd)
+
+    def _reports(self, records):
+        for letter, (serial, scope, words), _ in records:
+            self.jobs.end(self, serial, letter, scope, words)
+
+    def _gone(self, reason):
+        """It died, or said what it must not say: then it dies now."""
+        self.channel = None
+        unix.kill(self.pid, unix.SIGKILL)
+        status = unix.waitstatus_to_exitcode(unix.waitpid(self.pid, 0)[1])
+        program.warn(b'qpy-remote %d ended (%s, status %d)' % (self.pid, reason.encode(), status))
+        self.jobs.end_all(self, remote_report.CRASHED)
+        if unix.monotonic() - self.since > STEADY:
+            self.delay = 0
+        self._again()
+
+    def _again(self):
+        self.loop.after(self.delay, self.start)
+        self.delay = min(max(1, 2 * self.delay), SLOWEST)
+
+
+def become_worker(sock, work):
+    """In the child: keep nothing of the master but this socket, work, and never come back."""
+    gc.freeze()                 # nothing of the master's is ever finalised here: its descriptor numbers are ours now
+    unix.set_wakeup_fd(-1)
+    unix.closerange(3, sock.fileno())
+    unix.closerange(sock.fileno() + 1, 1 << 30)
+    program.name = b'qpy-remote'
+    unix._exit(program.guarded(lambda: work(sock)))
+
+
+class Master:
+    """Deliveries in, results out.  runners: Workers, or what stands for them (see Programs)."""
+
+    __slots__ = ('loop', 'capacity', 'jobs', 'runners', 'trusted')
+
+    def __init__(self, loop, capacity, trusted):
+        self.loop, self.capacity, self.trusted = loop, capacity, trusted
+        self.jobs = Jobs()
+        self.runners = []
+
+    def client(self, sock, peer):
+        """qpy-send has connected."""
+        if peer[1] not in self.trusted:
+            program.warn(b'uid %d has no business here' % peer[1])
+            return sock.close()
+        holder = []
+        client = packets.Channel(self.loop, sock, channel.RSPAWN_JOB, lambda records: self.begin(holder[0], records),
+                                 lambda reason: self.jobs.forget(holder[0]))
+        holder.append(client)
+        client.send(b'C', b'%d' % self.capacity)
+        return None
+
+    def begin(self, client, records):
+        """Hand each delivery to the worker of its host."""
+        for _, (ident, host, sender, flags, length, lines), fd in records:
+            numbers, addresses = remote.split_recipients(lines)
+            runner = self.choose(host)
+            if runner is None or len(self.jobs.waiting) + len(numbers) > 2 * self.capacity:
+                unix.close_quietly(fd)
+                words = remote_report.NOT_RUN if runner is None else remote_report.TOO_MANY
+                for number in numbers:
+                    client.send(b'Z', number, b'', words)
+                continue
+            serials = [self.jobs.add(client, number, runner) for number in numbers]
+            lines = b'\n'.join(b'%s %s' % pair for pair in zip(serials, addresses))
+            runner.send((ident, host, sender, flags, length, lines), fd)
+
+    def choose(self, host):
+        """The worker for a host: always the same one while it lives, another one while it does not."""
+        start = crc32(text.lower(host)) % len(self.runners)
+        for runner in self.runners[start:] + self.runners[:start]:
+            if runner.channel is not None:
+                return runner
+        return None
+
+
+# --- QMAILREMOTE ---------------------------------------------------------------------------------------------
+
+class Programs:
+    """In place of a Worker: a program of the administrator's for each delivery."""
+
+    CAPACITY = 120      # qmail's
+
+    __slots__ = ('loop', 'jobs', 'program', 'channel')
+
+    def __init__(self, loop, jobs, path):
+        self.loop, self.jobs, self.program, self.channel = loop, jobs, path, True
+
+    def send(self, fields, fd):
+        """Run it for each recipient."""
+        _, host, sender, _, length, lines = fields
+        for serial, recipient in zip(*remote.split_recipients(lines)):
+            try:
+                Run(self, serial, [self.program, host, sender, recipient], fd, text.parse_uint(length, 1 << 62) or 0)
+            except OSError as problem:
+                program.warn(b'unable to run QMAILREMOTE: ' + program.reason(problem))
+                self.jobs.end(self, serial, b'Z', b'', remote_report.NOT_RUN)
+        unix.close_quietly(fd)
+
+
+class Run:
+    """One such program: its output, and its end."""
+
+    __slots__ = ('owner', 'serial', 'pid', 'out', 'watched', 'pieces', 'size')
+
+    def __init__(self, owner, serial, argv, fd, length):
+        self.owner, self.serial = owner, serial
+        self.pieces, self.size = [], 0
+        message = unix.memory_copy(fd, length)
+        self.out, theirs = unix.pipe2(unix.O_CLOEXEC | unix.O_NONBLOCK)
+        try:
+            self.pid = unix.fork()
+            if self.pid == 0:
+                become_program(argv, message, theirs)
+        finally:
+            unix.close(message)
+            unix.close(theirs)
+        owner.loop.watch(self.out, self._readable)
+        self.watched = unix.pidfd_open(self.pid)
+        owner.loop.watch(self.watched, self._ended)
+
+    def _readable(self):
+        """Take what it printed; beyond the limit it is thrown away."""
+        try:
+            data = unix.read(self.out, 65536)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.owner.loop.forget(self.out)
+            return False
+        if self.size < remote_report.OUTPUT_LIMIT:
+            self.pieces.append(data)
+        self.size += len(data)
+        return True
+
+    def _ended(self):
+        """It ended; what its children print later is not waited for."""
+        while self._readable():
+            pass
+        for fd in (self.out, self.watched):
+            self.owner.loop.forget(fd)
+            unix.close(fd)
+        status = unix.waitstatus_to_exitcode(unix.waitpid(self.pid, 0)[1])
+        letter, words = remote_report.outcome(status, b''.join(self.pieces))
+        self.owner.jobs.end(self.owner, self.serial, letter, b'', words)
+
+
+def become_program(argv, message, out):
+    """In the child: qmail-remote's descriptors, then the program, found by PATH."""
+    try:
+        message, out = unix.duplicate_above(message, 10), unix.duplicate_above(out, 10)
+        unix.dup2(message, 0)
+        unix.dup2(out, 1)
+        unix.set_blocking(1, True)
+        unix.dup2(out, 2)
+        unix.closerange(3, 1 << 30)
+        unix.set_wakeup_fd(-1)
+        for number in (*IGNORED, unix.SIGPIPE, unix.SIGXFSZ):
+            unix.signal(number, unix.SIG_DFL)
+        execute(argv)
+    except OSError:
+        pass
+    finally:
+        unix._exit(exits.TEMP)
+
+
+def execute(argv):
+    """exec, searching PATH for a name without a slash."""
+    name = argv[0]
+    places = [b''] if b'/' in name else [d + b'/' for d in unix.environ.get(b'PATH', b'/bin:/usr/bin').split(b':')]
+    for place in places:
+        try:
+            unix.execve(place + name, argv, dict(unix.environ))
+        except OSError:
+            continue
+
+
+# --- the program ---------------------------------------------------------------------------------------------
+
+def main(home, args):
+    """qpy-rspawn [processes]"""
+    unix.umask(0o077)
+    count = processes(args)
+    found = inherit.listeners()
+    remote.read_settings(home)              # refuses to start on what is broken, naming it
+    for number in IGNORED:
+        unix.signal(number, unix.SIG_IGN)
+    most = (unix.raise_descriptor_limit() - SPARE_FDS) // FDS_EACH
+    path = unix.environ.get(b'QMAILREMOTE')
+    loop = Loop()
+    master = Master(loop, Programs.CAPACITY if path else max(1, min(most, CAPACITY_MOST)), trusted(home))
+    inherit.life(loop, found)
+    listening = inherit.sockets(found, b'rspawn')
+    if not listening:
+        raise program.Fatal(exits.TEMP, b'no socket called rspawn was handed over; qpy-start does that')
+    if path:
+        master.runners.append(Programs(loop, master.jobs, path))
+    else:
+        master.runners += [Worker(loop, master.jobs, lambda sock: remote.serve(home, sock)) for _ in range(count)]
+    for sock in listening:
+        packets.serve(loop, sock, master.client)
+    loop.run()
+    return exits.OK
+
+
+def processes(args):
+    """How many qpy-remote: as asked for, else one per processor, at most WORKERS_MOST."""
+    if args:
+        count = text.parse_uint(args[0], 64)
+        if not count:
+            raise program.Fatal(exits.PERM, b'usage: qpy-rspawn [processes]')
+        return count
+    return min(len(unix.sched_getaffinity(0)), WORKERS_MOST)
+
+
+def trusted(home):
+    """The uids that may ask: qpy-send's, root, and our own where there is but one account."""
+    return {0, packets.owner_of(home, b'qpys')}
