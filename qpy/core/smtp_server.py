@@ -13,7 +13,7 @@
     (CLOSE, None)      send what output() gives, then close    (no answer; nothing follows)
 
 While an answer is due, next() gives None; pipelined input waits, so that replies keep the order of the commands.
-`notes` collects what was refused, as (what, reply, address), for the log. After a lone CR or LF in the text the
+`notes` collects what was refused, as (what, reply, sender, recipient), for the log. After a lone CR or LF in the text the
 session closes: what follows could be a second message smuggled in (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
 """
 from qpy.core import address as addresses, cdb, received, smtp_data, text
@@ -144,7 +144,7 @@ class Session:
     def hang_up(self, reply: bytes) -> None:
         """Say a last sentence (a 421, or DENIED); the driver closes."""
         self.replies.append(reply)
-        self.notes.append((b'session', reply, b''))
+        self.notes.append((b'session', reply, b'', b''))
         self.closed = True
 
     def next(self):
@@ -202,14 +202,14 @@ class Session:
         """One reply; no event."""
         self.replies.append(line)
 
-    def refuse(self, what, reply, address=b''):
+    def refuse(self, what, reply, recipient=b''):
         """Refuse one thing, and note it for the log."""
         self.replies.append(reply)
-        self.notes.append((what, reply, address))
+        self.notes.append((what, reply, self.sender, recipient))
 
-    def error(self, what, reply, address=b''):
+    def error(self, what, reply, recipient=b''):
         """Refuse something that makes no sense; a client that keeps doing so is left."""
-        self.refuse(what, reply, address)
+        self.refuse(what, reply, recipient)
         self.errors += 1
         return self.leave(TOO_MANY_ERRORS) if self.errors >= ERRORS_MAX else None
 
@@ -252,9 +252,9 @@ class Session:
             return self.error(b'mail', path_reply(problem, MAIL_SYNTAX))
         parameters, refusal = parse_parameters(rest, MAIL_PARAMETERS)
         if refusal:
-            return self.error(b'mail', refusal, sender)
+            return self.error(b'mail', refusal)
         if self.limit and int(parameters.get(b'SIZE', b'0')) > self.limit:
-            return self.refuse(b'mail', TOO_BIG, sender)
+            return self.refuse(b'mail', TOO_BIG)
         self.sender, self.body, self.state = self.local_name(sender), parameters.get(b'BODY', b'').upper(), SENDER
         return self.reply(b'250 2.1.0 ok')
 
@@ -363,7 +363,7 @@ class Session:
     def refuse_text(self, reply: bytes) -> None:
         """The other answer to START: not now. The transaction is over."""
         self.waiting = False
-        self.refuse(b'data', reply, self.sender)
+        self.refuse(b'data', reply)
         self.reset()
 
     def text(self):
@@ -382,6 +382,10 @@ class Session:
         self.input, self.decoder, self.waiting = rest, None, True
         return SUBMIT, stored
 
+    def spoil(self, report: bytes) -> None:
+        """The message failed while its text still comes: a report of the queue, to be said at its end."""
+        self.verdict = report_reply(report)
+
     def spoilt(self, rest):
         """The message is refused, and its text is read to the end before that is said (once more than enough came,
         the connection is closed instead)."""
@@ -389,7 +393,7 @@ class Session:
         self.verdict = self.verdict or (LOOPING if decoder.hops >= HOPS_MAX else TOO_BIG)
         if rest is not None:
             self.input, self.decoder = rest, None
-            self.refuse(b'message', self.verdict, self.sender)
+            self.refuse(b'message', self.verdict)
             self.reset()
         elif self.limit and decoder.size > self.limit + DRAIN_MAX:
             self.decoder = None
@@ -400,7 +404,7 @@ class Session:
         """RFC 5321 2.3.8: such a text is refused, and nothing behind it is read."""
         self.decoder, self.input = None, b''
         lenient = fault == smtp_data.LF and self.client.bare_lf == b'451'
-        self.refuse(b'message', BARE_LF_TEMPORARY if lenient else BARE[fault], self.sender)
+        self.refuse(b'message', BARE_LF_TEMPORARY if lenient else BARE[fault])
         self.closed = True
         return CLOSE, None
 
@@ -416,7 +420,7 @@ class Session:
     def failed(self, report: bytes) -> None:
         """The message is not in the queue: a report of the queue, `D...` never or `Z...` later."""
         self.waiting = False
-        self.refuse(b'message', report_reply(report), self.sender)
+        self.refuse(b'message', report_reply(report))
         self.reset()
 
     def options(self) -> list:

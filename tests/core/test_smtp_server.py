@@ -372,8 +372,8 @@ def test_endless_line_is_bounded():
 
 def test_notes_for_the_log():
     """Every refusal is noted with what, reply and address, so that the log can say it."""
-    world = talk(b'MAIL FROM:<>', b'RCPT TO:<x@evil.example>', b'FOO')[1]
-    assert world.session.notes == [(b'rcpt', smtp.NOT_HERE, b'x@evil.example'), (b'command', smtp.UNKNOWN, b'')]
+    world = talk(b'MAIL FROM:<a@b>', b'RCPT TO:<x@evil.example>', b'FOO')[1]
+    assert world.session.notes == [(b'rcpt', smtp.NOT_HERE, b'a@b', b'x@evil.example'), (b'command', smtp.UNKNOWN, b'a@b', b'')]
 
 
 def test_eight_bit_body_is_in_the_envelope():

@@ -1,0 +1,331 @@
+"""One client of an SMTP server in the loop: core.smtp_server's session, moved by what arrives.
+
+What the client sends is obeyed at once, and the replies to all of it leave in one write. A message of up to SMALL
+bytes is kept until it is complete and handed over whole; a longer one is streamed, and the client is not read while
+more than HIGH bytes of it wait here.
+"""
+from qpy import unix
+from qpy.core import smtp_server as smtp
+from qpy.qpyd import queue_line, settings as settings_
+
+READ = 65536                # bytes read at once
+SMALL = 64 << 10            # bytes of a message that is kept until it is complete
+HIGH = 256 << 10            # bytes in flight at which the client is not read any more
+AHEAD = 64 << 10            # bytes of pipelined commands that may wait for an answer
+LINGER = 5.0                # seconds after the last reply for the client to read it and close
+LINGER_MAX = 64 << 20       # bytes read and dropped meanwhile
+RATE_GRACE = 120.0          # seconds of a message before its rate is looked at
+
+_EVENTS = {}                # filled below: event kind -> method
+
+
+class Conversation:
+    """One client. server: qpyd.server.Server; sock: its socket, None when it is not one; input, output: descriptors."""
+
+    __slots__ = ('server', 'sock', 'input', 'output', 'session', 'ip', 'out', 'pieces', 'size', 'job', 'eof', 'closing',
+                 'dropped', 'reading', 'writing', 'progressed', 'ends', 'text_since', 'text_bytes', 'polite', 'filter')
+
+    def __init__(self, server, settings, client, sock, input_, output):
+        self.server, self.sock, self.input, self.output = server, sock, input_, output
+        self.session = smtp.Session(settings.policy, client)
+        self.ip = client.ip or b'unknown'
+        self.filter = settings_.filter_of(dict(client.env)) if client.env else (b'', True)
+        self.out, self.pieces, self.size, self.job = b'', [], 0, None
+        self.eof = self.reading = self.writing = self.polite = False
+        self.closing, self.dropped = 0.0, 0             # closing: until when to linger, 0 while serving
+        self.progressed = unix.monotonic()
+        self.ends = self.progressed + settings.session
+        self.text_since, self.text_bytes = 0.0, 0
+
+    def begin(self):
+        """Greet."""
+        self.session.banner()
+        self.flush()
+        self.interest()
+
+    # Input.
+
+    def readable(self):
+        """Read what there is, and obey it."""
+        try:
+            data = unix.read(self.input, READ)
+        except BlockingIOError:
+            return
+        except unix.error:
+            return self.close()
+        if self.closing:
+            return self.drop(data)
+        if not data:
+            self.eof = True
+        else:
+            self.session.receive(data)
+            if self.session.decoder is not None:
+                self.progressed = self.server.now()
+                self.text_bytes += len(data)
+        self.run()
+
+    def drop(self, data):
+        """After the last reply: wait for the client's end."""
+        self.dropped += len(data)
+        if not data or self.dropped > LINGER_MAX:
+            self.close()
+
+    def run(self):
+        """Obey what has come, and answer."""
+        session = self.session
+        while True:
+            event = session.next()
+            if event is None:
+                break
+            _EVENTS[event[0]](self, event[1])
+        if session.notes:
+            self.log_refusals()
+        self.flush()
+        if self.input >= 0:
+            self.interest()
+
+    def interest(self):
+        """Watch what there is to watch for now."""
+        session = self.session
+        if self.eof and not (session.waiting or self.out or self.closing):
+            return self.close()
+        reading = not self.eof and not (session.waiting and session.buffered() > AHEAD) \
+            and not (self.job is not None and self.job.pending > HIGH)
+        writing = bool(self.out)
+        if reading == self.reading and writing == self.writing:
+            return
+        self.reading, self.writing = reading, writing
+        loop = self.server.loop
+        if self.input == self.output:
+            loop.watch(self.input, self.readable if reading else None, self.writable if writing else None)
+        else:
+            loop.watch(self.input, self.readable if reading else None)
+            loop.watch(self.output, None, self.writable if writing else None)
+
+    # Events of the session.
+
+    def check(self, address):
+        """May this recipient have mail?"""
+        verdict = self.server.recipients.ask(address, self.checked)
+        if verdict is not None:
+            self.verdict(verdict)
+
+    def checked(self, verdict):
+        """The answer came later."""
+        if self.input >= 0 and not self.closing:
+            self.verdict(verdict)
+            self.run()
+
+    def verdict(self, verdict):
+        """Tell the session."""
+        event = self.session.recipient(verdict)
+        if event is not None:
+            _EVENTS[event[0]](self, event[1])
+
+    def start(self, _):
+        """DATA: is there somewhere to put a message?"""
+        if not self.filter[0] and not self.server.queue.ready():
+            return self.session.refuse_text(smtp.report_reply(queue_line.REFUSED))
+        header = self.session.begin(self.server.date())
+        self.pieces, self.size = [header], len(header)
+        self.text_since, self.text_bytes = self.server.now(), self.session.buffered()
+
+    def body(self, data):
+        """A part of the text."""
+        self.size += len(data)
+        if self.job is not None:
+            return self.job.write(data)
+        self.pieces.append(data)
+        if self.size > SMALL:
+            self.stream()
+
+    def stream(self):
+        """The message is long, or goes to a filter: hand over what there is, and the rest as it comes."""
+        name, _ = self.filter
+        if name:
+            self.job = self.server.filtered(self)
+        else:
+            self.job = self.server.queue.stream(self.moved, self.done)
+        message, self.pieces = b''.join(self.pieces), []
+        self.job.write(message)
+
+    def moved(self):
+        """What waited has been taken: go on reading."""
+        if self.input >= 0 and not self.closing:
+            self.interest()
+
+    def submit(self, data):
+        """The text is complete."""
+        self.size += len(data)
+        if data:
+            self.pieces.append(data)
+        envelope = queue_line.envelope(self.session, self.filter[1])
+        if self.job is None and self.filter[0]:
+            self.stream()
+        if self.job is None:
+            message, self.pieces = b''.join(self.pieces), []
+            return self.server.queue.send(message, envelope, self.done)
+        self.job.write(b''.join(self.pieces))
+        self.pieces = []
+        self.job.finish(envelope)
+
+    def done(self, report):
+        """The queue has said K, Z or D."""
+        session, self.job = self.session, None
+        if report[:1] == b'K':
+            self.log_accepted(report[1:])
+        if self.input < 0 or self.closing:
+            return
+        if not session.waiting:                 # it failed while the text still comes
+            session.spoil(report)
+            return self.interest()
+        if report[:1] == b'K':
+            session.queued(int(self.server.wall()), self.server.pid)
+        else:
+            session.failed(report)
+        self.progressed = self.server.now()
+        self.run()
+
+    def forget(self, _=None):
+        """The message is not wanted any more."""
+        job, self.job, self.pieces, self.size = self.job, None, [], 0
+        if job is not None:
+            job.abort()
+
+    def last(self, _):
+        """Close after what is still to be said. polite: the client asked for it."""
+        self.forget()
+        self.polite = not self.session.buffered() and self.session.replies[-1][:3] == b'221'
+        self.closing = self.server.now() + LINGER
+
+    # Output.
+
+    def flush(self):
+        """Write the replies."""
+        out = self.session.output()
+        if self.out or not out:
+            self.out += out
+        else:
+            self.out = out
+        if self.out and not self.writing:
+            self.writable()
+        elif not self.out and self.closing:
+            self.said_all()
+
+    def writable(self):
+        """Write what can be written."""
+        if self.out:
+            try:
+                sent = unix.write(self.output, self.out)
+            except BlockingIOError:
+                return self.interest()
+            except unix.error:
+                return self.close()
+            self.out = self.out[sent:]
+            self.progressed = self.server.now()
+        if not self.out and self.closing:
+            return self.said_all()
+        if self.out or self.writing:
+            self.interest()
+
+    def said_all(self):
+        """The last reply is on its way."""
+        if self.polite or self.eof or self.sock is None:
+            return self.close()
+        try:
+            self.sock.shutdown(unix.SHUT_WR)
+        except unix.error:
+            return self.close()
+        self.interest()
+
+    def close(self):
+        """The end, whatever was going on."""
+        if self.input < 0:
+            return
+        session = self.session
+        if session.decoder is not None or self.job is not None and not session.waiting:
+            self.forget()
+        loop = self.server.loop
+        loop.forget(self.input)
+        if self.output != self.input:
+            loop.forget(self.output)
+        self.input = self.output = -1
+        if self.sock is not None:
+            self.sock.close()
+        self.server.left(self)
+
+    # Time.
+
+    def look_at_clock(self, now, settings):
+        """Called every few seconds: has this lasted too long?"""
+        if self.closing:
+            if now > self.closing:
+                self.close()
+        elif now > self.ends:
+            self.hang_up(smtp.TOO_LONG)
+        elif self.out:
+            if now - self.progressed > settings.timeout:
+                self.close()
+        elif self.session.waiting or self.job is not None and self.job.pending > HIGH:
+            self.progressed = now       # it is not the client that we wait for
+        elif now - self.progressed > settings.timeout:
+            self.hang_up(smtp.TIMEOUT)
+        elif self.session.decoder is not None and now - self.text_since > RATE_GRACE \
+                and self.text_bytes < settings.rate * (now - self.text_since):
+            self.hang_up(smtp.TOO_SLOW)
+
+    def hang_up(self, reply):
+        """Say why, and close."""
+        self.session.hang_up(reply)
+        self.last(None)
+        self.run()
+
+    # The log.
+
+    def who(self):
+        """The fields every line has: who it was."""
+        helo = self.session.helo
+        return b' ip %s helo %s' % (self.server.safe(self.ip), self.server.safe(helo) if helo else b'-')
+
+    def log_refusals(self):
+        """One line per refused thing."""
+        notes, self.session.notes = self.session.notes, []
+        for what, reply, sender, recipient in notes:
+            words = b'refused ' + what + self.who()
+            if sender or recipient or what == b'message':
+                words += b' from <%s>' % self.server.safe(sender)
+            if recipient:
+                words += b' to <%s>' % self.server.safe(recipient)
+            self.server.log(words + b': ' + reply)
+
+    def log_accepted(self, ident):
+        """One line per message."""
+        session = self.session
+        self.server.log(b'accepted%s from <%s> to %d bytes %d id %s qp %d' % (
+            self.who(), self.server.safe(session.sender), len(session.recipients), self.size, ident or b'-', self.server.pid))
+
+
+_EVENTS.update({smtp.CHECK: Conversation.check, smtp.START: Conversation.start, smtp.BODY: Conversation.body,
+                smtp.SUBMIT: Conversation.submit, smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last})
+
+
+class FileConversation(Conversation):
+    """One client whose descriptor cannot be waited for: a regular file, /dev/null."""
+
+    __slots__ = ('scheduled',)
+
+    def interest(self):
+        """Read on at the next pass of the loop."""
+        session = self.session
+        if self.eof and not (session.waiting or self.closing):
+            return self.close()
+        pending = self.job.pending if self.job is not None else 0
+        self.reading = not self.eof and not (session.waiting and session.buffered() > AHEAD) and pending <= HIGH
+        if self.reading:
+            self.server.loop.after(0, self.turn)
+
+    def turn(self):
+        """Read, unless something has happened meanwhile; each turn asks for the next one."""
+        if self.input >= 0 and self.reading:
+            self.reading = False
+            self.readable()

@@ -1,0 +1,98 @@
+"""Asking DIR/run/users whether a recipient exists, without ever waiting for it.
+
+Nobody there, or no answer in time: `unknown`, and the recipient is accepted; delivery will tell. A positive answer is
+remembered for some seconds.
+"""
+from qpy import unix
+from qpy.core import channel
+from qpy.lib import packets
+
+REMEMBER = 10.0         # seconds a `yes` or `unknown` holds
+MOST = 5000             # answers remembered
+PATIENCE = 10.0         # seconds to wait for an answer
+RETRY = 1.0             # seconds before a missing qpy-users is looked for again
+
+
+class Recipients:
+    """One per process."""
+
+    __slots__ = ('loop', 'home', 'uid', 'channel', 'known', 'waiting', 'number', 'retry', 'timer')
+
+    def __init__(self, loop, home):
+        self.loop, self.home = loop, home
+        self.uid = users_uid(home)
+        self.channel, self.known, self.waiting = None, {}, {}
+        self.number, self.retry, self.timer = 0, 0.0, None
+        self.connect()
+
+    def ask(self, address, answered):
+        """The verdict if it is known at once; else None, and answered(verdict) is called later."""
+        known = self.known.get(address)
+        if known and known[1] > unix.monotonic():
+            return known[0]
+        if self.channel is None and not self.connect():
+            return b'unknown'
+        self.number += 1
+        self.waiting[b'%d' % self.number] = address, answered, unix.monotonic() + PATIENCE
+        self.channel.send(b'Q', b'%d' % self.number, address)
+        if self.timer is None:
+            self.timer = self.loop.after(PATIENCE, self.late)
+        return None
+
+    def connect(self):
+        """Is there a connection now?"""
+        if self.uid is None or unix.monotonic() < self.retry:
+            return False
+        try:
+            sock = packets.connect(self.home, b'users', self.uid)
+        except unix.error:
+            self.retry = unix.monotonic() + RETRY
+            return False
+        self.channel = packets.Channel(self.loop, sock, channel.USERS_ANSWER, self.answers, self.gone)
+        return True
+
+    def answers(self, records):
+        """Verdicts came."""
+        for letter, fields, _ in records:
+            found = self.waiting.pop(fields[0], None)
+            if letter != b'q' or found is None:
+                continue
+            address, answered, _ = found
+            verdict = fields[1]
+            if verdict in (b'yes', b'unknown'):
+                self.remember(address, verdict)
+            answered(verdict if verdict in (b'yes', b'no', b'temp') else b'unknown')
+
+    def remember(self, address, verdict):
+        """Keep an answer for a while."""
+        if len(self.known) >= MOST:
+            self.known.clear()
+        self.known[address] = verdict, unix.monotonic() + REMEMBER
+
+    def gone(self, reason):
+        """The connection ended: everybody who waits is told `unknown`."""
+        self.channel, self.retry = None, unix.monotonic() + RETRY
+        waiting, self.waiting = self.waiting, {}
+        for _, answered, _ in waiting.values():
+            answered(b'unknown')
+
+    def late(self):
+        """Questions that are not answered in time end the connection; the next question makes a new one."""
+        self.timer = None
+        if not self.waiting:
+            return
+        oldest = min(until for _, _, until in self.waiting.values())
+        if oldest <= unix.monotonic():
+            if self.channel is not None:
+                self.channel.close()
+            self.gone('no answer')
+        else:
+            self.timer = self.loop.after(oldest - unix.monotonic(), self.late)
+
+
+def users_uid(home):
+    """The uid that serves DIR/run/users; None if there is no such account."""
+    try:
+        return packets.owner_of(home, b'qpyp')
+    except (KeyError, unix.error):
+        return None

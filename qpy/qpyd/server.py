@@ -1,0 +1,162 @@
+"""What all clients of one SMTP server process share: settings, the way to the queue and to qpy-users, limits, the log.
+
+A socket that is closed on us, a queue or a look-up that does not answer, a control file that is broken: each concerns
+one client or one message, and the next one is served as well as it can be.
+"""
+from qpy import unix
+from qpy.core import cdb, dates, smtp_server as smtp, text
+from qpy.lib import program
+from qpy.qpyd import queue_line, settings as settings_
+from qpy.qpyd.conversation import Conversation
+from qpy.qpyd.recipients import Recipients
+
+ACCEPTS = 8             # clients taken in one pass of the loop: the other workers want some too
+PAUSE = 0.25            # seconds without accepting when descriptors or memory are short
+SWEEP = 5.0             # seconds between looks at the clock, if the time limits are not shorter
+LINE_MAX = 4000         # bytes written to the log at once: a pipe takes that in one piece
+
+
+class Server:
+    """One process."""
+
+    def __init__(self, home, loop, watched, census=None, runner=None, environ=None):
+        self.home, self.loop, self.watched, self.census, self.runner = home, loop, watched, census, runner
+        self.environ = unix.environ if environ is None else environ
+        self.pid = unix.getpid()
+        self.queue, self.recipients = queue_line.Queue(loop, home), Recipients(loop, home)
+        self.clients, self.lines, self.timer = set(), [], None
+        self.stamp, self.written = 0, b''
+        self.ended = None               # called when the last client has gone (one shot)
+        self.now, self.wall = unix.monotonic, unix.time
+
+    # Clients.
+
+    def listen(self, sock):
+        """Serve everybody who connects to a listening socket."""
+        if sock.family in (unix.AF_INET, unix.AF_INET6):
+            sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)      # each client inherits it
+        self.loop.watch_shared(sock.fileno(), lambda: self.accept(sock))
+
+    def accept(self, listening):
+        """Take the clients that wait."""
+        for _ in range(ACCEPTS):
+            try:
+                found = unix.accept(listening)
+            except unix.error as problem:
+                return self.pause(listening, problem)
+            if found is None:
+                return
+            self.arrived(found[0], settings_.ip_text(found[1]))
+
+    def pause(self, listening, problem):
+        """Do not accept for a moment."""
+        program.warn(b'unable to accept: ' + program.reason(problem))
+        self.loop.forget(listening.fileno())
+        self.loop.after(PAUSE, lambda: self.loop.watch_shared(listening.fileno(), lambda: self.accept(listening)))
+
+    def arrived(self, sock, ip):
+        """A client: serve it, or say why not."""
+        settings = self.watched.get()
+        try:
+            here = settings_.ip_text(sock.getsockname())
+            client = settings_.client_of_peer(settings, self.environ, ip, here)
+        except settings_.Denied:
+            return self.refuse(sock, ip, smtp.DENIED)
+        except cdb.CdbError:
+            return self.refuse(sock, ip, smtp.TROUBLE)
+        except unix.error:
+            return sock.close()
+        if settings.connections and self.census.total() >= settings.connections:
+            return self.refuse(sock, ip, smtp.BUSY)
+        if settings.per_address and ip and self.census.of(ip) >= settings.per_address:
+            return self.refuse(sock, ip, smtp.BUSY_ADDRESS)
+        self.census.add(ip)
+        self.serve(Conversation(self, settings, client, sock, sock.fileno(), sock.fileno()))
+
+    def serve(self, conversation):
+        """Begin a session."""
+        self.clients.add(conversation)
+        if self.timer is None:
+            self.timer = self.loop.after(self.patience(), self.sweep)
+        conversation.begin()
+
+    def refuse(self, sock, ip, reply):
+        """Send a client away. The kernel's buffer has room for these few bytes."""
+        self.log(b'refused connection ip %s: %s' % (self.safe(ip or b'unknown'), reply))
+        try:
+            unix.write(sock.fileno(), reply + b'\r\n')
+        except unix.error:
+            pass
+        sock.close()
+
+    def left(self, conversation):
+        """A client is gone."""
+        self.clients.discard(conversation)
+        if self.census is not None:
+            self.census.remove(conversation.session.client.ip)
+        if self.ended is not None:
+            self.ended(conversation)
+
+    def filtered(self, conversation):
+        """A way through the client's filter instead of the queue."""
+        name, _ = conversation.filter
+        client = conversation.session.client
+        env = {b'PROTO': b'TCP', b'TCPREMOTEIP': client.ip, b'TCPREMOTEHOST': client.name, b'TCPREMOTEINFO': client.info,
+               b'TCPLOCALIP': client.local_ip, b'TCPLOCALHOST': client.local, b'QPYHOME': self.home}
+        env = {name: value for name, value in env.items() if value}
+        return self.runner.job(name, {**self.environ, **env, **dict(client.env)}, conversation.moved, conversation.done)
+
+    # Time.
+
+    def date(self):
+        """Now, as in header fields; made once a second."""
+        now = int(self.wall())
+        if now != self.stamp:
+            self.stamp, self.written = now, dates.header_date(now)
+        return self.written
+
+    def patience(self):
+        """Seconds until the next look at the clock."""
+        settings = self.watched.value
+        return min(SWEEP, settings.timeout / 4, settings.session / 4)
+
+    def sweep(self):
+        """Look for clients whose time is up."""
+        self.timer = None
+        now, settings = self.now(), self.watched.value
+        for conversation in list(self.clients):
+            conversation.look_at_clock(now, settings)
+        if self.clients:
+            self.timer = self.loop.after(self.patience(), self.sweep)
+
+    def farewell(self):
+        """The chain ends: say so to everybody."""
+        for conversation in list(self.clients):
+            if not conversation.closing and not conversation.session.waiting:
+                conversation.hang_up(smtp.ENDING)
+        self.write_log()
+
+    # The log.
+
+    @staticmethod
+    def safe(value):
+        """Foreign bytes as one word of a log line."""
+        return text.logsafe(value[:1000])
+
+    def log(self, words):
+        """One line, written at the end of this pass of the loop together with the others."""
+        if not self.lines:
+            self.loop.call_soon(self.write_log)
+        self.lines.append(b'%s: %s' % (program.name, words))
+
+    def write_log(self):
+        """Write what there is, in pieces that a pipe takes whole."""
+        lines, self.lines = self.lines, []
+        piece = b''
+        for line in lines:
+            if piece and len(piece) + len(line) > LINE_MAX:
+                program.log(piece)
+                piece = b''
+            piece += (b'\n' if piece else b'') + line
+        if piece:
+            program.log(piece)

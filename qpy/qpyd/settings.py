@@ -1,0 +1,151 @@
+"""What the control files tell an SMTP server, as one value that is made anew when a file changes."""
+from qpy import unix
+from qpy.core import address, cdb, tcprules, text
+from qpy.core.rcpthosts import Rcpthosts
+from qpy.core.smtp_server import Client, Policy
+from qpy.lib import cdb as cdb_files
+from qpy.lib import controls
+
+FILES = (b'me', b'badmailfrom', b'badrcptto', b'concurrencyaddress', b'concurrencyincoming', b'databytes',
+         b'localiphost', b'locals', b'maxrcpt', b'mindatarate', b'rcpthosts', b'smtpgreeting', b'tcp.smtp',
+         b'timeoutsession', b'timeoutsmtpd', b'virtualdomains')
+FILTERS = (b'QMAILQUEUE', b'QPYQUEUE')
+BARE_LF = (b'', b'commands', b'451')
+
+
+class Settings:
+    """policy: core.smtp_server.Policy; rules: of control/tcp.smtp; the rest as their control files."""
+
+    __slots__ = ('me', 'policy', 'rules', 'timeout', 'session', 'rate', 'connections', 'per_address')
+
+    def __init__(self, home):
+        self.policy = read_policy(home)
+        self.me = controls.line(home, b'localiphost')
+        self.rules = read_rules(home)
+        self.timeout = controls.number(home, b'timeoutsmtpd')
+        self.session = controls.number(home, b'timeoutsession')
+        self.rate = controls.number(home, b'mindatarate')
+        self.connections = controls.number(home, b'concurrencyincoming')
+        self.per_address = controls.number(home, b'concurrencyaddress')
+
+
+def watched(home):
+    """Settings that follow the control files: .get(). Raises controls.Broken, OSError the first time."""
+    return controls.Watched(home, FILES, Settings)
+
+
+def read_policy(home):
+    """The Policy of DIR/control."""
+    hosts = controls.lookup(home, b'rcpthosts')
+    if hosts is None:
+        found = Rcpthosts(None, None, controls.lookup(home, b'locals'), controls.mapping(home, b'virtualdomains'))
+    else:
+        found = Rcpthosts(hosts, More(home))
+    return Policy(controls.line(home, b'smtpgreeting'), controls.number(home, b'databytes'), found,
+                  controls.lookup(home, b'badmailfrom') or {}, controls.lookup(home, b'badrcptto') or {},
+                  controls.line(home, b'localiphost'), controls.number(home, b'maxrcpt'))
+
+
+class More:
+    """control/morercpthosts.cdb, asked as a Cdb would be; it may come, go and change between questions."""
+
+    __slots__ = ('database',)
+
+    def __init__(self, home):
+        self.database = cdb_files.Database(home + b'/control/morercpthosts.cdb')
+
+    def get(self, key):
+        """The value of key, None if it is not there or there is no file. CdbError for all trouble."""
+        return self.database.ask(lambda db: db.get(key))
+
+
+def read_rules(home):
+    """The rules of control/tcp.smtp, which is text or what tcprules made of it; none if it is absent."""
+    data = controls.raw(home, b'tcp.smtp')
+    if data is None:
+        return tcprules.Rules()
+    if b'\0' in data:
+        try:
+            return tcprules.CdbRules(cdb.over(data))
+        except cdb.CdbError as problem:
+            raise controls.Broken(b'tcp.smtp', 0, b'', b'not a cdb after all: %s; make it anew with tcprules'
+                                  % str(problem).encode()) from None
+    try:
+        return tcprules.parse(data)
+    except tcprules.RulesError as problem:
+        raise controls.Broken(b'tcp.smtp', problem.number, problem.line, problem.remedy) from None
+
+
+# Who is there, and what the rules or the environment give him.
+
+class Denied(Exception):
+    """The rules refuse this client."""
+
+
+def client_of_peer(settings, environ, ip, local_ip):
+    """The Client of a connection of our own; rules apply. Raises Denied, CdbError."""
+    allowed, env = settings.rules.verdict(ip)
+    if not allowed:
+        raise Denied(ip)
+    own = {name: environ[name] for name in GIVEN if name in environ}
+    own.update(env)
+    return client(own, ip, b'', b'', settings.me, local_ip)
+
+
+GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', *FILTERS)
+
+
+def client_of_environment(environ):
+    """The Client that a UCSPI server (PROTO, TCPREMOTEIP and so on) says is on descriptors 0 and 1."""
+    def told(name):
+        return environ.get(b'TCP' + name) or environ.get(b'TCP6' + name) or b''
+    ip = address.normal_ip(told(b'REMOTEIP'))
+    local_ip = address.normal_ip(told(b'LOCALIP'))
+    return client(environ, ip, told(b'REMOTEHOST'), told(b'REMOTEINFO'), told(b'LOCALHOST') or local_ip, local_ip)
+
+
+def client(env, ip, name, info, local, local_ip):
+    """A Client with what RELAYCLIENT, DATABYTES, QPYBARELF and QPYLOCALBS of env mean."""
+    databytes = env.get(b'DATABYTES')
+    bare_lf = b'all' if env.get(b'QPYLOCALBS') == b'1' else env.get(b'QPYBARELF', b'')
+    return Client(ip, name, info, local, local_ip, env.get(b'RELAYCLIENT'),
+                  None if databytes is None else leading_number(databytes),
+                  bare_lf if bare_lf == b'all' and b'QPYLOCALBS' in env or bare_lf in BARE_LF else b'',
+                  tuple(env.items()))
+
+
+def leading_number(value):
+    """The digits that value begins with, as qmail reads numbers; 0 if there are none."""
+    end = len(value) - len(value.lstrip(b'0123456789'))
+    return text.parse_uint(value[:end], 10 ** 18) or 0
+
+
+def filter_of(env):
+    """(program, whether it gets all envelope records) for a client's environment; (b'', True): the queue itself."""
+    if env.get(b'QPYQUEUE'):
+        return env[b'QPYQUEUE'], True
+    return env.get(b'QMAILQUEUE', b''), not env.get(b'QMAILQUEUE')
+
+
+def filters_named(rules, environ):
+    """Every filter that the rules or our own environment name: nothing else is ever run."""
+    if isinstance(rules, tcprules.CdbRules):
+        verdicts = [tcprules.decoded(value) for _, value in rules.data.records()]
+    else:
+        verdicts = [*rules.names.values(), *rules.nets.values()]
+    found = {value for _, env in verdicts for name, value in env if name in FILTERS}
+    return (found | {environ[name] for name in FILTERS if name in environ}) - {b''}
+
+
+def peer_ips(sock):
+    """(client's address, ours) of a connected TCP socket, as text; empty where there is none."""
+    try:
+        peer, here = sock.getpeername(), sock.getsockname()
+    except unix.error:
+        return b'', b''
+    return ip_text(peer), ip_text(here)
+
+
+def ip_text(name):
+    """The IP address of what getpeername gives, IPv4 where it is IPv4."""
+    return address.normal_ip(name[0].partition('%')[0].encode()) if isinstance(name, tuple) else b''

@@ -1,0 +1,167 @@
+"""qpy-smtpd, as qpyd: hears SMTP.
+
+One shot: the client is on descriptors 0 and 1, as under tcpserver, systemd's Accept=yes, inetd, or sendmail -bs.
+Warm: listening sockets come by LISTEN_FDS; a master that reads nothing foreign keeps some workers, each of which
+serves many clients. The first argument is their number.
+
+Asks: DIR/run/submit (qpy-queued), DIR/run/users (qpy-users). Reads: control/. Log: descriptor 2.
+Exit: one shot 0 after QUIT, else 1; 111 if it cannot work (said as 421). Warm 0 when the chain ends, else 111.
+"""
+from qpy import unix
+from qpy.core import cdb, exits, text
+from qpy.core import smtp_server as smtp
+from qpy.lib import controls, inherit, loop, master, program
+from qpy.qpyd import census, runner, server, settings
+from qpy.qpyd.conversation import Conversation, FileConversation
+
+WORKERS_MAX = 64
+STRAY_MAX = 1024        # descriptors below this that a careless parent left open are closed
+NO_QUIT = 1             # qmail's exit code for a client that left without QUIT
+
+
+def main(home, args):
+    """qpy-smtpd [WORKERS]"""
+    unix.umask(0o077)
+    unix.signal(unix.SIGPIPE, unix.SIG_IGN)
+    found = inherit.listeners()
+    if b'connection' in found:              # systemd, Accept=yes without StandardInput=socket
+        fd = found.pop(b'connection')[0]
+        unix.dup2(fd, 0)
+        unix.dup2(fd, 1)
+    elif set(found) - {b'life'}:
+        return serve(home, found, workers(args))
+    return converse(home)
+
+
+def workers(args):
+    """How many workers: the argument, else one per processor, at least two and at most eight."""
+    if not args:
+        return min(max(2, len(unix.sched_getaffinity(0))), 8)
+    count = text.parse_uint(args[0], WORKERS_MAX)
+    if not count or len(args) > 1:
+        raise program.Fatal(exits.PERM, b'usage: qpy-smtpd [WORKERS]')
+    return count
+
+
+# Warm.
+
+class Workers(master.Master):
+    """A master that tells each worker which row of the census is its own."""
+
+    def __init__(self, home, found, count):
+        self.home, self.watched, self.census = home, settings.watched(home), census.Census(count)
+        self.numbers, self.number = {}, 0
+        master.Master.__init__(self, found, self.work, count)
+
+    def start(self):
+        """Start a worker with a free number."""
+        self.numbers = {pid: number for pid, number in self.numbers.items() if pid in self.born}
+        self.number = min(set(range(self.count)) - set(self.numbers.values()), default=0)
+        before = set(self.born)
+        master.Master.start(self)
+        for pid in set(self.born) - before:
+            self.numbers[pid] = self.number
+
+    def work(self, found):
+        """In the child: serve until the chain ends."""
+        own_loop = loop.Loop()
+        filters = runner.start(own_loop, self.home, allowed(self.watched))
+        unix.raise_descriptor_limit()
+        self.census.take(self.number)
+        inherit.life(own_loop, found)
+        here = server.Server(self.home, own_loop, self.watched, self.census, filters)
+        for name in list(found):
+            for sock in inherit.sockets(found, name):
+                here.listen(sock)
+        own_loop.run()
+        here.farewell()
+        return exits.OK
+
+
+def serve(home, found, count):
+    """Keep `count` workers until the chain ends."""
+    Workers(home, found, count).run()
+    return exits.OK
+
+
+def allowed(watched):
+    """What a runner asks before it executes anything."""
+    environ = dict(unix.environ)
+
+    def names():
+        try:
+            return settings.filters_named(watched.get().rules, environ)
+        except cdb.CdbError:
+            return ()
+    return names
+
+
+# One shot.
+
+def converse(home):
+    """Serve the client on descriptors 0 and 1."""
+    unix.closerange(3, STRAY_MAX)
+    try:
+        watched = settings.watched(home)
+        sock = socket_on(0)
+        client = who(watched.value, sock)
+    except settings.Denied:
+        return refuse(smtp.DENIED)
+    except (controls.Broken, unix.error, cdb.CdbError) as problem:
+        program.complain(b'fatal: ' + (problem.text if isinstance(problem, program.Fatal) else program.reason(problem)))
+        refuse(smtp.TROUBLE)
+        return exits.TEMP
+    own_loop = loop.Loop()
+    filters = None
+    if any(name in dict(client.env) for name in settings.FILTERS):
+        filters = runner.start(own_loop, home, allowed(watched))
+    here = server.Server(home, own_loop, watched, None, filters)
+    here.ended = lambda conversation: own_loop.stop()
+    kind = Conversation if can_be_watched(own_loop, 0) else FileConversation
+    conversation = kind(here, watched.value, client, sock, 0, 0 if sock is not None and same_socket() else 1)
+    here.serve(conversation)
+    if conversation in here.clients:
+        own_loop.run()
+    here.write_log()
+    return exits.OK if conversation.polite else NO_QUIT
+
+
+def refuse(reply):
+    """Say why there is no session."""
+    try:
+        unix.write_all(1, reply + b'\r\n')
+    except unix.error:
+        pass
+    return NO_QUIT
+
+
+def socket_on(fd):
+    """The socket on a descriptor, made non-blocking; None if it is something else."""
+    if not unix.S_ISSOCK(unix.fstat(fd).st_mode):
+        return None
+    return unix.socket_of(fd)
+
+
+def same_socket():
+    """Are descriptors 0 and 1 one socket?"""
+    one, other = unix.fstat(0), unix.fstat(1)
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+
+
+def who(found, sock):
+    """The Client: as a UCSPI server says, else as systemd says, else as the socket says (then our rules apply)."""
+    environ = unix.environ
+    if b'PROTO' in environ:
+        return settings.client_of_environment(environ)
+    ip, here = settings.peer_ips(sock) if sock is not None else (b'', b'')
+    return settings.client_of_peer(found, dict(environ), environ.get(b'REMOTE_ADDR') or ip, here)
+
+
+def can_be_watched(own_loop, fd):
+    """Can one wait for this descriptor? Not for a regular file."""
+    try:
+        own_loop.epoll.register(fd, 0)
+    except PermissionError:
+        return False
+    own_loop.epoll.unregister(fd)
+    return True
