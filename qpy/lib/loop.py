@@ -101,10 +101,11 @@ class Loop:
     # --- signals and threads ---
 
     def on_signal(self, number, callback):
-        """Call back, in the loop, after signal `number` has arrived."""
+        """Call back, in the loop, after signal `number` has arrived (0: after waker()'s function was called)."""
         self._open_waker()
         self.signals[number] = callback
-        unix.signal(number, lambda *_: None)
+        if number:
+            unix.signal(number, lambda *_: None)
 
     def waker(self):
         """A function that another thread may call to wake the loop (callback: on_signal(0, ...))."""

@@ -1,0 +1,688 @@
+"""qpy-queued, as qpyq: takes messages from everybody and answers when they are safe.
+
+    listens on   submit  stream   anybody          see core.submit
+                 new     stream   send             which messages there are: <N scan below N, then ID after ID
+    descriptors  2 the log
+    exit         0 with the chain; 111 when it cannot go on
+
+One loop hears all clients.  While the committer, the only other thread, makes one group of messages durable, the
+loop gathers the next.  What arrived together is written, synced and answered together; an idle queued never waits.
+The kernel says who a client is (SO_PEERCRED); descriptors it sends along are never taken.
+"""
+import gc
+from collections import deque
+
+from qpy import unix, unix_kernel
+from qpy.core import accounts, dates, exits, mess, submit
+from qpy.lib import controls, inherit, loop, packets, program
+from qpy.qpyq import store
+
+RECEIVE = 131_072           # bytes taken from one client before the others have their turn
+SMALL = 256 << 10           # longer messages are written to the disk as they come
+MESSAGE_LIMIT = 1 << 32     # bytes of one message
+GROUP_LIMIT = 200           # messages made durable together (each needs a descriptor)
+WAITING_LIMIT = 64 << 20    # bytes of complete messages that wait for the disk; beyond, clients wait
+MEMORY_LIMIT = 64 << 20     # bytes of messages in memory; beyond, also short ones go to the disk as they come
+OUT_LIMIT = 65536           # bytes of answers a client has not read
+PIPELINE = 200              # messages of one client that wait for the disk
+
+USER_CONNECTIONS = 100      # of one uid that is none of our own
+USER_MEMORY = 48 << 20      # bytes in memory for one such uid
+USER_BYTES = 8 << 30        # bytes on the way into the queue for one such uid
+SERVICE_CONNECTIONS = 5000
+SERVICE_MEMORY = 1 << 30
+SPARE_DESCRIPTORS = 2 * GROUP_LIMIT + 100
+
+IDLE = 120.0                # seconds one of those may stay connected and say nothing
+GRACE = 60.0                # seconds until the minimum rate counts
+RATE = 1000                 # bytes per second
+SERVICE_DEADLINE = 86_400.0     # for our own programs: as long as the SMTP client's own limits allow
+SWEEP = 10.0
+SUBSCRIBERS = 4
+SO_PASSRIGHTS = 83          # Linux 6.16
+
+
+def main(home, args):
+    """The story: look at the queue, take its lock, find where it ended, say how syncing is done, serve."""
+    unix.umask(0o027)
+    for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGPIPE):
+        unix.signal(number, unix.SIG_IGN)
+    unix_kernel.set_dumpable(0)
+    found = inherit.listeners()
+    if b'submit' not in found or args:
+        raise program.Fatal(exits.TEMP, b'no socket called submit was handed over: start me by qpy-start')
+    who = Accounts(home)
+    disk = open_store(home)
+    most = unix.raise_descriptor_limit() - SPARE_DESCRIPTORS
+    program.complain(b'status: sync by ' + (b'syncfs, the queue has a file system of its own' if disk.own
+                                            else b'fsync of each file and of the directory'))
+    queued = Queued(loop.Loop(), disk, who, most)
+    queued.serve(inherit.sockets(found, b'submit'), inherit.sockets(found, b'new'))
+    inherit.life(queued.loop, found, queued.end)
+    gc.freeze()
+    queued.loop.run()
+    return exits.OK
+
+
+# --- the queue at start --------------------------------------------------------------------------------------
+
+def open_store(home):
+    """The Store of DIR's queue, locked, swept and with its highest ID known; Fatal if something is wrong with it."""
+    listings = []
+    for name in (b'mess', b'state', b'damaged'):
+        path = home + b'/queue/' + name
+        try:
+            check_directory(path, unix.stat(path), name != b'state')
+            listings.append(unix.listdir(path))
+        except OSError as problem:
+            raise program.Fatal(exits.TEMP, b'unable to use %s: %s' % (path, program.reason(problem))) from None
+    directory = unix.open(home + b'/queue/mess', unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC)
+    lock(directory, home + b'/queue/mess')
+    store.recover(directory, listings[0])
+    last = max(store.highest(*listings), store.highest(unix.listdir(home + b'/queue/mess')))
+    return store.Store(directory, own_file_system(home), last, Complaints().say)
+
+
+def check_directory(path, there, ours):
+    """Fatal unless it is a directory, ours if it should be, that no stranger may change."""
+    if not unix.S_ISDIR(there.st_mode):
+        raise program.Fatal(exits.TEMP, b'unable to use %s: not a directory' % path)
+    if ours and there.st_uid != unix.geteuid():
+        raise program.Fatal(exits.TEMP, b'unable to use %s: it belongs to uid %d, not to %d; run qpy-install'
+                            % (path, there.st_uid, unix.geteuid()))
+    if there.st_mode & 0o022:
+        raise program.Fatal(exits.TEMP, b'unable to use %s: mode %04o lets others write; run qpy-install'
+                            % (path, there.st_mode & 0o7777))
+
+
+LOCK_TRIES, LOCK_PAUSE = 50, 0.1    # a queued that is just ending may still sync its last group
+
+
+def lock(directory, path):
+    """Be the only queued of this queue."""
+    for _ in range(LOCK_TRIES):
+        try:
+            return unix.flock(directory, unix.LOCK_EX | unix.LOCK_NB)
+        except BlockingIOError:
+            unix.sleep(LOCK_PAUSE)
+    raise program.Fatal(exits.TEMP, b'unable to lock %s: another qpy-queued serves it' % path)
+
+
+def own_file_system(home):
+    """True if syncfs waits for nobody else's data and tells errors: queue/mess alone on its device, Linux 5.8."""
+    release = unix.uname().release.split('.')
+    modern = [int(part) if part.isdigit() else 0 for part in release[:2]] >= [5, 8]
+    mine = unix.stat(home + b'/queue/mess').st_dev
+    return modern and mine not in (unix.stat(home).st_dev, unix.stat(b'/').st_dev)
+
+
+class Complaints:
+    """Failures told to the log, each once a minute at most: a full disk must not fill the log's too."""
+
+    __slots__ = ('said',)
+
+    def __init__(self):
+        self.said = {}
+
+    def say(self, what, problem):
+        """One line: unable to WHAT: reason.  Safe in any thread."""
+        reason, now = program.reason(problem), unix.monotonic()
+        if now - self.said.get(reason, -60.0) >= 60.0 and len(self.said) < 100:
+            self.said[reason] = now
+            program.complain(b'unable to %b: %b; clients are told to come back (#4.3.0)' % (what, reason))
+
+
+class Accounts:
+    """Whom the kernel's uids stand for.  In a rootless DIR all of qpy is one uid."""
+
+    __slots__ = ('network', 'sender', 'services', 'phrases')
+
+    def __init__(self, home):
+        owner = unix.stat(home).st_uid
+        if owner:
+            self.network = self.sender = owner
+            self.services, self.phrases = {0, owner}, {}
+            return
+        names = accounts.names(controls.listing(home, b'accounts') or [])
+        uid = {role: unix.getpwnam(names[role])[1] for role in (b'qpyd', b'qpys', b'alias')}
+        self.network, self.sender = uid[b'qpyd'], uid[b'qpys']
+        self.services = {0, self.network, self.sender, unix.geteuid()}
+        self.phrases = {uid[b'alias']: b'by alias', self.network: b'from network', self.sender: b'for bounce'}
+
+    def phrase(self, uid):
+        """How the Received line names a submitter (qmail-queue's words)."""
+        return self.phrases.get(uid) or b'by uid %d' % uid
+
+
+# --- the committer -------------------------------------------------------------------------------------------
+
+class Committer:
+    """The thread that waits for the disk.  give() a group; wake() is called when it is done."""
+
+    __slots__ = ('disk', 'wake', 'turn', 'group')
+
+    def __init__(self, disk, wake):
+        self.disk, self.wake, self.group = disk, wake, None
+        self.turn = unix.lock()
+        self.turn.acquire()
+        unix.start_thread(self._work)
+
+    def give(self, group):
+        """Make this group durable.  The one before must be done."""
+        self.group = group
+        self.turn.release()
+
+    def _work(self):
+        try:
+            while True:
+                self.turn.acquire()
+                self.disk.commit(self.group)
+                self.wake()
+        except BaseException as problem:
+            program.complain(b'fatal: committer: ' + program.unforeseen(problem))
+            unix._exit(exits.TEMP)
+
+
+# --- the daemon ----------------------------------------------------------------------------------------------
+
+class Message(store.Entry):
+    """A complete message on its way to the disk, and the client that waits for the answer."""
+
+    __slots__ = ('client', 'answer', 'bytes', 'memory')
+
+    def __init__(self, client, pieces, part, envelope, size):
+        store.Entry.__init__(self, pieces, part, envelope)
+        self.client, self.answer, self.bytes = client, None, size
+        self.memory = len(envelope) + (0 if part is not None else size)
+
+
+class Owner:
+    """What one uid has under way."""
+
+    __slots__ = ('uid', 'service', 'connections', 'memory', 'bytes')
+
+    def __init__(self, uid, service):
+        self.uid, self.service, self.connections, self.memory, self.bytes = uid, service, 0, 0, 0
+
+    def full(self):
+        """True if this uid may not connect once more."""
+        return self.connections >= (SERVICE_CONNECTIONS if self.service else USER_CONNECTIONS)
+
+    def overdrawn(self):
+        """True if this uid has more under way than it may."""
+        if self.service:
+            return self.memory > SERVICE_MEMORY
+        return self.memory > USER_MEMORY or self.bytes > USER_BYTES
+
+
+class Queued:
+    """The daemon's state: clients, the group being gathered, the group being synced."""
+
+    __slots__ = ('loop', 'disk', 'who', 'most', 'clients', 'owners', 'gathered', 'busy', 'scheduled', 'committer',
+                 'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date')
+
+    def __init__(self, event_loop, disk, who, most):
+        self.loop, self.disk, self.who, self.most = event_loop, disk, who, most
+        self.clients, self.owners = set(), {}
+        self.gathered, self.busy, self.scheduled = [], None, False
+        self.announcer = Announcer(event_loop, disk.last)
+        self.paused, self.waiting, self.memory = [], 0, 0
+        self.ending = self.sweeping = False
+        self.second, self.date = 0, b''
+        event_loop.on_signal(0, self.group_done)
+        self.committer = Committer(disk, event_loop.waker())
+
+    def serve(self, submit_sockets, new_sockets):
+        """Accept on these listening sockets."""
+        for sock in submit_sockets:
+            refuse_descriptors(sock)
+            packets.serve(self.loop, sock, self.connected)
+        for sock in new_sockets:
+            packets.serve(self.loop, sock, self.subscribed)
+
+    def connected(self, sock, peer):
+        """A client: take it, or tell it that there are too many."""
+        pid, uid, _ = peer
+        owner = self.owners.get(uid)
+        if owner is None:
+            owner = self.owners[uid] = Owner(uid, uid in self.who.services)
+        if owner.full() or len(self.clients) >= self.most:
+            return turn_away(sock)
+        owner.connections += 1
+        self.clients.add(Client(self, sock, pid, owner))
+        if not self.sweeping:
+            self.sweeping = True
+            self.loop.after(SWEEP, self.sweep)
+
+    def subscribed(self, sock, peer):
+        """send wants to know what there is."""
+        if peer[1] not in (self.who.sender, 0) or len(self.announcer.listeners) >= SUBSCRIBERS:
+            return sock.close()
+        self.announcer.add(sock)
+
+    def sweep(self):
+        """Drop clients that hold a place and do not use it.  Runs only while there are clients."""
+        now = unix.monotonic()
+        for client in [client for client in self.clients if client.overdue(now)]:
+            client.give_up(exits.QQ_TIMEOUT)
+        self.sweeping = bool(self.clients)
+        if self.clients:
+            self.loop.after(SWEEP, self.sweep)
+
+    def received(self, client):
+        """The first line of a message that begins now."""
+        now = int(unix.time())
+        if now != self.second:
+            self.second, self.date = now, dates.header_date(now)
+        return b'Received: (qpy %d invoked %b); %b\n' % (client.pid, self.who.phrase(client.owner.uid), self.date)
+
+    # --- groups ---
+
+    def gather(self, message):
+        """message goes with the next group."""
+        self.gathered.append(message)
+        self.waiting += message.memory
+        if self.busy is None and not self.scheduled:
+            self.scheduled = True
+            self.loop.call_soon(self.hand_over)
+
+    def hand_over(self):
+        """The committer is free: give it what has been gathered."""
+        self.scheduled = False
+        if self.busy is None and self.gathered:
+            self.busy, self.gathered = self.gathered[:GROUP_LIMIT], self.gathered[GROUP_LIMIT:]
+            self.disk.name(self.busy)
+            self.committer.give(self.busy)
+
+    def group_done(self):
+        """The committer has finished: hand over the next group, announce, answer."""
+        group, self.busy = self.busy, None
+        if group is None:
+            return
+        if self.ending:
+            self.loop.stop()
+        else:
+            self.hand_over()
+        self.announcer.announce([message.ident for message in group if message.failure is None], group[-1].ident)
+        for message in group:
+            self._settle(message)
+        for client in {message.client for message in group}:
+            client.answer()
+        if self.paused:
+            paused, self.paused = self.paused, []
+            for client in paused:
+                client.resume()
+
+    def _settle(self, message):
+        self.waiting -= message.memory
+        message.client.release(message)
+        if message.failure is None:
+            message.answer = submit.accepted(message.ident)
+        else:
+            message.answer = submit.refusal(*message.failure)
+
+    def end(self):
+        """The chain is ending: finish the group that is being synced, answer it, and leave."""
+        self.ending = True
+        if self.busy is None:
+            self.loop.stop()
+
+
+def turn_away(sock):
+    """One sentence, and the end."""
+    try:
+        sock.send(submit.refusal(exits.QQ_SERVER_TEMPORARY, b'too many connections to the queue (#4.3.2)'),
+                  unix.MSG_NOSIGNAL)
+    except OSError:
+        pass
+    sock.close()
+
+
+def refuse_descriptors(sock):
+    """Tell the kernel, where it knows how, that nobody may send descriptors here.  Plain recv drops them anyway."""
+    try:
+        sock.setsockopt(unix.SOL_SOCKET, SO_PASSRIGHTS, 0)
+    except OSError:
+        pass
+
+
+# --- clients -------------------------------------------------------------------------------------------------
+
+class Client:
+    """One connection on submit: the message being received, and those that wait for their answer."""
+
+    __slots__ = ('queued', 'sock', 'pid', 'owner', 'receiver', 'pieces', 'size', 'part', 'failure', 'pending', 'out',
+                 'ended', 'began', 'heard', 'last', 'held', 'stopped')
+
+    def __init__(self, queued, sock, pid, owner):
+        self.queued, self.sock, self.pid, self.owner = queued, sock, pid, owner
+        self.receiver, self.pending, self.out = submit.Receiver(), deque(), b''
+        self.ended = self.stopped = False
+        self.last = unix.monotonic()
+        self.held = 0
+        self._fresh()
+        queued.loop.watch(sock.fileno(), self.readable)
+
+    def _fresh(self):
+        """Ready for the next message."""
+        self.pieces, self.part, self.failure, self.size, self.began, self.heard = [], None, None, 0, 0.0, 0
+
+    # --- in ---
+
+    def readable(self):
+        """Take what has come."""
+        try:
+            data = self.sock.recv(RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b''
+        if not data:
+            return self.end()
+        self.last = unix.monotonic()
+        self.heard += len(data)
+        for kind, value in self.receiver.feed(data):
+            if kind == submit.BODY:
+                self._body(value)
+            elif kind == submit.MESSAGE:
+                self._complete(value)
+            elif kind == submit.ABANDONED:
+                self._forget()
+            else:
+                return self.give_up(exits.QQ_ENVELOPE)
+        if not self.began and self.receiver.inside():
+            self.began = self.last
+        if self.receiver.held() or self.held:
+            self._hold_envelope()
+        if self.sock is not None and (len(self.pending) > PIPELINE or self.queued.waiting > WAITING_LIMIT):
+            self.pause()
+
+    def _body(self, data):
+        if self.failure is not None:
+            return
+        if not self.began:
+            self.began = self.last
+        self.size += len(data)
+        self.owner.bytes += len(data)
+        try:
+            if self.part is not None:
+                self.part.write(data)
+            else:
+                self._keep(data)
+        except OSError as problem:
+            self.queued.disk.complain(b'write a message to queue/mess', problem)
+            self._fail(exits.QQ_WRITE)
+        if self.size > MESSAGE_LIMIT:
+            self._fail(exits.QQ_REFUSED, b'message too large (#5.3.4)')
+        elif self.owner.overdrawn():
+            self._fail(exits.QQ_SERVER_TEMPORARY, b'too much under way for this user (#4.3.2)')
+
+    def _keep(self, data):
+        if not self.pieces:
+            self.pieces.append(self.queued.received(self))
+        self.pieces.append(data)
+        self.owner.memory += len(data)
+        self.queued.memory += len(data)
+        if self.size > SMALL or self.queued.memory > MEMORY_LIMIT:
+            self.part = self.queued.disk.new_part()
+            self.part.write(b''.join(self.pieces))
+            self.pieces.clear()
+            self._forget_memory(self.size)
+
+    def _forget_memory(self, size):
+        self.owner.memory -= size
+        self.queued.memory -= size
+
+    def _hold_envelope(self):
+        """An envelope that comes in several pieces is memory too."""
+        held = self.receiver.held()
+        self._forget_memory(self.held - held)
+        self.held = held
+        if self.owner.overdrawn() and held:
+            self.give_up(exits.QQ_SERVER_TEMPORARY)
+
+    def _fail(self, code, sentence=None):
+        """The message will be refused when its end has come."""
+        self._drop()
+        self.failure = (code, sentence)
+
+    def _drop(self):
+        """Forget what was received of the message."""
+        if self.part is not None:
+            self.part.drop()
+            self.part = None
+        elif self.pieces:
+            self._forget_memory(self.size)
+        self.pieces = []
+        self.owner.bytes -= self.size
+        self.size = 0
+
+    def _forget(self):
+        self._drop()
+        self._fresh()
+
+    def _complete(self, records):
+        """The whole message is here: let it go to the disk, or refuse it."""
+        queued, envelope = self.queued, None
+        if self.failure is None:
+            try:
+                envelope = submit.admit(records, self.owner.uid == queued.who.network,
+                                        submit.stamp(self.owner.uid, self.pid, unix.time()))
+            except submit.Refused as no:
+                self._fail(no.code, no.sentence)
+        if self.failure is not None:
+            message = Message(self, None, None, b'', 0)
+            message.answer = submit.refusal(*self.failure)
+            self.pending.append(message)
+            self._fresh()
+            return self.answer()
+        if self.part is None and not self.pieces:
+            self.pieces.append(queued.received(self))
+        message = Message(self, self.pieces, self.part, envelope, self.size)
+        self._forget_memory(-len(envelope))
+        self.pending.append(message)
+        self._fresh()
+        queued.gather(message)
+
+    def release(self, message):
+        """message has left memory."""
+        self.owner.bytes -= message.bytes
+        self._forget_memory(message.memory)
+        if self.sock is None:
+            self._leave()
+
+    # --- out ---
+
+    def answer(self):
+        """Say what is settled, in order."""
+        pending = self.pending
+        said = self.out
+        while pending and pending[0].answer is not None:
+            said += pending.popleft().answer
+        self.out = b''
+        if said and self.sock is not None:
+            self._say(said)
+
+    def _say(self, said):
+        try:
+            sent = self.sock.send(said, unix.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return self.close()
+        waited = bool(self.out) or sent < len(said)
+        self.out = said[sent:]
+        if len(self.out) > OUT_LIMIT:
+            return self.close()
+        if self.ended and not self.out and not self.pending:
+            self.close()
+        elif waited:
+            self._watch()
+
+    def _watch(self):
+        reading = not (self.stopped or self.ended)
+        self.queued.loop.watch(self.sock.fileno(), self.readable if reading else None,
+                               self.writable if self.out else None)
+
+    def writable(self):
+        """The client takes answers again."""
+        said, self.out = self.out, b''
+        self._say(said)
+        if self.sock is not None:
+            self._watch()
+
+    def pause(self):
+        """Hear nothing more of this client until the disk has caught up."""
+        self.stopped = True
+        self.queued.paused.append(self)
+        self._watch()
+
+    def resume(self):
+        """Go on hearing."""
+        if self.sock is not None:
+            self.stopped = False
+            self.last = unix.monotonic()
+            self._watch()
+
+    # --- the end ---
+
+    def overdue(self, now):
+        """True if this client holds its place for nothing."""
+        if self.stopped or self.pending and not self.out:
+            return False                        # we are the slow ones
+        if self.owner.service:
+            return bool(self.began) and now - self.began > SERVICE_DEADLINE
+        if not self.began:
+            return now - self.last > IDLE
+        took = now - self.began
+        return took > GRACE and self.heard < RATE * took
+
+    def end(self):
+        """No more will come: what is complete is still answered."""
+        self._drop()
+        self.ended = True
+        if self.pending:
+            self._watch()
+        else:
+            self.close()
+
+    def give_up(self, code):
+        """Say why, behind what is already settled, and end the connection."""
+        self.answer()
+        if self.sock is not None and not self.pending and not self.out:
+            self._say(submit.refusal(code))
+        self.close()
+
+    def close(self):
+        """Forget the client.  Messages of its that are on their way to the disk get there."""
+        if self.sock is None:
+            return
+        self._drop()
+        self._forget_memory(self.held)
+        self.held = 0
+        self.queued.loop.forget(self.sock.fileno())
+        self.sock.close()
+        self.sock = None
+        self.pending.clear()
+        self.queued.clients.discard(self)
+        self.owner.connections -= 1
+        self._leave()
+
+    def _leave(self):
+        if not self.owner.connections and not self.owner.bytes:
+            self.queued.owners.pop(self.owner.uid, None)
+
+
+# --- the channel called new ----------------------------------------------------------------------------------
+
+class Announcer:
+    """Tells send which messages are durable.
+
+    A listener first hears <N: everything below N is to be found by looking.  Then it hears each ID, after its sync.
+    If it does not read, the rest is forgotten and replaced by another <N.
+    """
+
+    __slots__ = ('loop', 'durable', 'listeners')
+
+    def __init__(self, event_loop, durable):
+        self.loop, self.durable, self.listeners = event_loop, durable, set()
+
+    def scan(self):
+        """<N, such that no message below N is still being written."""
+        return b'<%b\0' % mess.make_id(self.durable + 1)
+
+    def add(self, sock):
+        """A new listener."""
+        listener = Listener(self, sock)
+        self.listeners.add(listener)
+        listener.tell(self.scan())
+
+    def announce(self, idents, last):
+        """These are durable; the group ended with the ID last."""
+        self.durable = int(last)
+        if idents:
+            data = b'\0'.join(idents) + b'\0'
+            for listener in list(self.listeners):
+                listener.tell(data)
+
+
+class Listener:
+    """One connection on new."""
+
+    __slots__ = ('announcer', 'sock', 'out', 'overflow')
+    LIMIT = 65536               # bytes kept for a listener that does not read
+
+    def __init__(self, announcer, sock):
+        self.announcer, self.sock, self.out, self.overflow = announcer, sock, b'', False
+        announcer.loop.watch(sock.fileno(), self.readable)
+
+    def readable(self):
+        """It has nothing to say; this is its end."""
+        try:
+            if self.sock.recv(4096):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.close()
+
+    def tell(self, data):
+        """Send data, or remember it, or remember that something was forgotten."""
+        if self.overflow:
+            return
+        if self.out and len(self.out) + len(data) > self.LIMIT:
+            self.overflow = True
+        elif self.out:
+            self.out += data
+        else:
+            self._send(data)
+            if self.out:
+                self.announcer.loop.watch(self.sock.fileno(), self.readable, self.writable)
+
+    def _send(self, data):
+        try:
+            sent = self.sock.send(data, unix.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.out = b''
+            return self.close()
+        self.out = data[sent:]
+
+    def writable(self):
+        """Send what waits; when all has gone and something was forgotten: look again."""
+        self._send(self.out)
+        if not self.out and self.overflow:
+            self.overflow = False
+            self._send(self.announcer.scan())
+        if not self.out and self.sock is not None:
+            self.announcer.loop.watch(self.sock.fileno(), self.readable)
+
+    def close(self):
+        """Forget it."""
+        if self.sock is not None:
+            self.announcer.listeners.discard(self)
+            self.announcer.loop.forget(self.sock.fileno())
+            self.sock.close()
+            self.sock = None

@@ -1,0 +1,198 @@
+"""What queued does to the disk: groups of messages made durable together, and long ones as they stream in.
+
+A message is safe when its file, whole, and its name in queue/mess are on disk; in either order, because of the
+checksum (core.mess).  Two ways to make a group safe:
+
+    portable    write all, push all (sync_file_range), fsync each, fsync the directory once
+    syncfs      write all, then one syncfs: where the queue has a file system of its own
+
+A sync that failed is final: nobody knows what is on disk, and asking again returns success over lost data.  The
+files of that group are given up: unlinked, and their clients told to come back.
+"""
+from zlib import crc32
+
+from qpy import unix, unix_kernel
+from qpy.core import exits, mess
+
+PUSH = 4 << 20              # bytes of a streaming message after which it is pushed to disk
+MODE = 0o640
+CREATE = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC
+
+
+class Part:
+    """A long message while it is received: mess/NAME.part, written as it comes."""
+
+    __slots__ = ('store', 'fd', 'name', 'size', 'crc', 'pushed')
+
+    def __init__(self, store, name):
+        self.store, self.name = store, name
+        self.size = self.crc = self.pushed = 0
+        self.fd = unix.open(name, CREATE, MODE, dir_fd=store.mess)
+
+    def write(self, data):
+        """Append data; every PUSH bytes the disk is told to begin."""
+        unix.write_all(self.fd, data)
+        self.crc = crc32(data, self.crc)
+        self.size += len(data)
+        if self.size - self.pushed >= PUSH:
+            push(self.fd, self.pushed, self.size - self.pushed)
+            self.pushed = self.size
+
+    def drop(self):
+        """Forget it."""
+        unix.close_quietly(self.fd)
+        _unlink(self.store.mess, self.name)
+
+
+class Entry:
+    """One message to be committed.
+
+    pieces: its bytes (part is None), or part: the open file that holds them.  envelope: the records to store.
+    After commit(): failure is None, or the exit code and sentence (or None) for the client.
+    """
+
+    __slots__ = ('ident', 'pieces', 'part', 'envelope', 'failure', 'fd', 'named')
+
+    def __init__(self, pieces, part, envelope):
+        self.ident, self.pieces, self.part, self.envelope = None, pieces, part, envelope
+        self.failure, self.fd, self.named = None, -1, False
+
+
+class Store:
+    """queue/mess as its only writer sees it.
+
+    mess: descriptor of the directory.  last: the highest ID given or found.  own: True for syncfs.
+    complain(what, problem) is told of every failure; it must be safe to call from the committer's thread.
+    """
+
+    __slots__ = ('mess', 'last', 'own', 'parts', 'complain')
+
+    def __init__(self, mess_fd, own, last=0, complain=lambda what, problem: None):
+        self.mess, self.own, self.last, self.parts, self.complain = mess_fd, own, last, 0, complain
+
+    def new_part(self):
+        """A Part with a name of its own."""
+        self.parts += 1
+        return Part(self, b'%d.%d.part' % (unix.getpid(), self.parts))
+
+    def name(self, group):
+        """Give every Entry of the group its ID: rising, and above all IDs before."""
+        number = max(self.last + 1, int(unix.time() * 1e6))
+        for entry in group:
+            entry.ident = mess.make_id(number)
+            number += 1
+        self.last = number - 1
+
+    def commit(self, group):
+        """Make the group (named before) durable.  Each Entry's failure says how it went; nothing is raised.
+
+        Only after this returned may a client hear K, or send an ID.
+        """
+        written = [entry for entry in group if self._attempt(entry, _write)]
+        if not written:
+            return
+        if self.own:
+            self._sync_all(written, unix_kernel.syncfs)
+            return
+        if len(written) > 1:
+            written = [entry for entry in written if self._attempt(entry, _push)]
+        written = [entry for entry in written if self._attempt(entry, _sync)]
+        if written:
+            self._sync_all(written, unix.fsync)
+
+    def _attempt(self, entry, step):
+        try:
+            step(self, entry)
+            return True
+        except (OSError, MemoryError) as problem:
+            self.complain(b'write queue/mess/%b' % entry.ident, problem)
+            self._give_up(entry)
+            return False
+
+    def _sync_all(self, written, sync):
+        """One call that makes the names (and with syncfs the bytes) of all of them durable."""
+        try:
+            sync(self.mess)
+        except OSError as problem:
+            self.complain(b'sync queue/mess', problem)
+            for entry in written:
+                self._give_up(entry)
+
+    def _give_up(self, entry):
+        entry.failure = (exits.QQ_WRITE, None)
+        if entry.fd >= 0:
+            unix.close_quietly(entry.fd)
+            entry.fd = -1
+        if entry.part is not None:
+            _unlink(self.mess, entry.part.name)
+        if entry.named:                 # never a file that was there before
+            _unlink(self.mess, entry.ident)
+
+
+def push(fd, offset, size):
+    """Tell the disk to begin with these bytes, without waiting.  A file system that cannot is none the worse."""
+    try:
+        unix_kernel.sync_file_range(fd, offset, size, unix_kernel.SYNC_FILE_RANGE_WRITE)
+    except OSError as problem:
+        if problem.errno not in (unix.ENOSYS, unix.EINVAL, unix.ENOTSUP, unix.ESPIPE):
+            raise
+
+
+def _write(store, entry):
+    """Name the message and write it; under syncfs the descriptor is not needed any more."""
+    if entry.part is not None:
+        _finish_part(store, entry)
+    else:
+        data = b''.join(entry.pieces)
+        data = b'%b%b%b' % (data, entry.envelope, mess.footer_head(len(data), len(entry.envelope), entry.ident))
+        tail = mess.footer_tail(crc32(data))
+        entry.fd = unix.open(entry.ident, CREATE, MODE, dir_fd=store.mess)
+        entry.named = True
+        unix.write_all(entry.fd, data + tail)
+    if store.own:
+        _close(entry)
+
+
+def _finish_part(store, entry):
+    part = entry.part
+    entry.fd = part.fd
+    head = mess.footer_head(part.size, len(entry.envelope), entry.ident)
+    rest = entry.envelope + head
+    unix.write_all(part.fd, rest + mess.footer_tail(crc32(rest, part.crc)))
+    unix.link(part.name, entry.ident, src_dir_fd=store.mess, dst_dir_fd=store.mess)    # rename might replace
+    entry.named = True
+    unix.unlink(part.name, dir_fd=store.mess)
+
+
+def _push(store, entry):
+    push(entry.fd, 0, 0)
+
+
+def _sync(store, entry):
+    unix.fsync(entry.fd)
+    _close(entry)
+
+
+def _close(entry):
+    fd, entry.fd = entry.fd, -1
+    unix.close(fd)
+
+
+def _unlink(directory, name):
+    """Remove a file that nobody was promised; what stays behind is removed, or found whole, at the next start."""
+    try:
+        unix.unlink(name, dir_fd=directory)
+    except OSError:
+        pass
+
+
+def recover(mess_fd, names):
+    """At start, before the first client: remove what an earlier run was still receiving (*.part)."""
+    for name in names:
+        if name.endswith(b'.part'):
+            _unlink(mess_fd, name)
+
+
+def highest(*listings):
+    """The highest ID (as a number) among the names of several directories; 0 if there is none."""
+    return max((int(name) for names in listings for name in names if mess.is_id(name)), default=0)

@@ -1,0 +1,120 @@
+"""A queue of a test, and qpy's own programs of the queue's account running on it, started as qpy-start does."""
+import os
+import socket
+import sys
+import time
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PYTHON = '/usr/bin/python3'
+
+
+def make_home(path):
+    """A rootless DIR of this user with an empty queue; bytes."""
+    home = os.fsencode(str(path))
+    for name in (b'', b'/run', b'/control', b'/queue', b'/queue/mess', b'/queue/state', b'/queue/damaged'):
+        os.makedirs(home + name, mode=0o750, exist_ok=True)
+    return home
+
+
+def listen(home, name):
+    """A listening stream socket DIR/run/name (through a short path: the limit is 107 bytes)."""
+    sock = socket.socket(socket.AF_UNIX)
+    directory = os.open(home + b'/run', os.O_PATH)
+    try:
+        path = b'/proc/self/fd/%d/%s' % (directory, name)
+        if os.path.lexists(path):
+            os.unlink(path)
+        sock.bind(path)
+    finally:
+        os.close(directory)
+    sock.listen(100)
+    return sock
+
+
+def connect(home, name):
+    """A blocking stream socket connected to DIR/run/name."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(20)
+    directory = os.open(home + b'/run', os.O_PATH)
+    try:
+        sock.connect(b'/proc/self/fd/%d/%s' % (directory, name))
+    finally:
+        os.close(directory)
+    return sock
+
+
+class Daemon:
+    """bin/qpy-NAME on the sockets called names, with a life pipe; its log in DIR/NAME.log."""
+
+    def __init__(self, home, name, names, wrapper=()):
+        self.home, self.name = home, name
+        self.log_path = home + b'/' + name.encode() + b'.log'
+        sockets = [listen(home, n) for n in names]
+        life_read, self.life = os.pipe()
+        os.set_inheritable(life_read, True)
+        fds = [s.fileno() for s in sockets] + [life_read]
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self._exec(fds, list(names) + [b'life'], wrapper)
+            finally:
+                os._exit(99)
+        os.close(life_read)
+        for sock in sockets:
+            sock.close()
+        self.status = None
+
+    def _exec(self, fds, names, wrapper):
+        log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        high = [os.dup(fd) for fd in fds] if max(fds) > 100 else fds
+        import fcntl
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in high + [log]]
+        for i, fd in enumerate(high[:-1]):
+            os.dup2(fd, 3 + i)
+        os.dup2(high[-1], 2)
+        os.dup2(high[-1], 1)
+        os.closerange(3 + len(fds), 256)
+        environ = {'PATH': os.environ.get('PATH', '/usr/bin:/bin'), 'QPYHOME': os.fsdecode(self.home),
+                   'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': str(len(fds)), 'LISTEN_FDNAMES': b':'.join(names).decode()}
+        words = list(wrapper) + [PYTHON, '-IS', os.path.join(SOURCE, 'bin', 'qpy-' + self.name)]
+        os.execvpe(words[0], words, environ)
+
+    def log(self):
+        """What it has said."""
+        try:
+            with open(self.log_path, 'rb') as file:
+                return file.read()
+        except FileNotFoundError:
+            return b''
+
+    def end(self):
+        """End it as the chain ends: close the life pipe.  Returns its exit code (negative: signal)."""
+        if self.life is not None:
+            os.close(self.life)
+            self.life = None
+        return self.wait()
+
+    def kill(self, number=9):
+        """Kill it."""
+        if self.status is None:
+            os.kill(self.pid, number)
+        return self.end()
+
+    def wait(self):
+        """Its exit code."""
+        if self.status is None:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+
+def wait_until(true, patience=20):
+    """Until true() is; for what other processes do and tell nobody."""
+    give_up = time.monotonic() + patience
+    while not true():
+        if time.monotonic() > give_up:
+            raise AssertionError('waited in vain')
+        time.sleep(0.005)
+
+
+if SOURCE not in sys.path:
+    sys.path.insert(0, SOURCE)
