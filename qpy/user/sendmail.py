@@ -169,11 +169,21 @@ def verify(home, plan):
     hosts, controls, lookup = injection.settings(home), route.load(home), users.Lookup(home)
     verdicts = set()
     for word in plan.operands:
-        for address in inject.listed(word, hosts):
+        for address in operand(word, hosts, verdicts):
             way = lookup.resolve(address, controls)
             verdicts.add(way.verdict)
             unix.write_all(1, describe(address, way))
     return 1 if b'no' in verdicts else exits.EX_TEMPFAIL if b'temp' in verdicts else exits.OK
+
+
+def operand(word, hosts, verdicts):
+    """The addresses in one operand; one that has no meaning is undeliverable."""
+    try:
+        return inject.listed(word, hosts)
+    except inject.Refused as refused:
+        verdicts.add(b'no')
+        unix.write_all(1, b'%s ... undeliverable: %s\n' % (text.printable(word), refused.why))
+        return []
 
 
 SAID = {b'yes': b'deliverable', b'no': b'undeliverable', b'temp': b'not to be said now',

@@ -407,6 +407,18 @@ def test_questions(send, capfd, args, word):
     assert send(args) == 0 and word in capfd.readouterr().out
 
 
+def test_verify(send, home, capfd):
+    """-bv and -bt print where each operand goes, and why; 0 if each can be delivered, else 1."""
+    for name in ('users', 'alias'):
+        pathlib.Path(os.fsdecode(home), name).mkdir()
+    assert send(b'-bv joe@elsewhere.example') == 0
+    assert 'deliverable, remote: ' in capfd.readouterr().out
+    assert send([b'-bt', b'no-such-user-here', b'a: b', b'x@elsewhere.example']) == 1
+    lines = capfd.readouterr().out.split('\n')
+    assert lines[0].startswith('no-such-user-here@host.example.com ... undeliverable, local: control/me')
+    assert lines[1].startswith('a: b ... undeliverable: unable to parse') and 'remote' in lines[2]
+
+
 # --- inject --------------------------------------------------------------------------------------------------
 
 def test_inject_prints(inject_, capfdbinary, monkeypatch):
