@@ -51,7 +51,7 @@ def main(home, args):
     except SystemExit as end:
         return OK if not end.code else WRONG
     note = step_down()
-    if note and not options.check:
+    if note:
         say(note)
     demo = None
     try:
