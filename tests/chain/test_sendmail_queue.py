@@ -16,7 +16,8 @@ from qpy.core import mess
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OWNER = os.geteuid() or 54320           # rootless: DIR belongs to somebody, who runs queued
 NAMELESS = 54321                        # no passwd entry
-DIRECTORIES = (('control', 0o755), ('run', 0o755), ('queue', 0o755), ('queue/mess', 0o750), ('queue/state', 0o750),
+DIRECTORIES = (('control', 0o755), ('run', 0o755), ('queue', 0o755), ('queue/mess', 0o750), ('queue/state',
+                                                                                             0o750),
                ('queue/damaged', 0o700), ('users', 0o755), ('alias', 0o755))
 
 
@@ -58,8 +59,10 @@ def queue(home):
     fd = sock.fileno()
     script = 'import os; os.dup2(%d, 3); os.environ["LISTEN_PID"] = str(os.getpid()); os.execv(%r, ["queued"])' % (
         fd, str(ROOT / 'bin/qpy-queued'))
-    server = subprocess.Popen(['/usr/bin/python3', '-IS', '-c', script], pass_fds=[fd], stderr=subprocess.PIPE,
-                              env={'QPYHOME': str(home), 'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'submit'}, **as_user(OWNER))
+    server = subprocess.Popen(['/usr/bin/python3', '-IS', '-c', script], pass_fds=[fd],
+                              stderr=subprocess.PIPE,
+                              env={'QPYHOME': str(home), 'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'submit'},
+                              **as_user(OWNER))
     sock.close()
     line = server.stderr.readline()
     assert b'status: sync' in line, line + server.stderr.read()
@@ -76,7 +79,8 @@ def queue(home):
 def call(home, program, *words, input=b'', uid=None, **more):
     """Run one of our programs."""
     user = as_user(uid) if uid is not None else {}
-    return subprocess.run([str(ROOT / 'bin' / program), *words], env={'QPYHOME': str(home), **more.pop('env', {})}, input=input,
+    return subprocess.run([str(ROOT / 'bin' / program), *words], env={'QPYHOME': str(home),
+                                                                      **more.pop('env', {})}, input=input,
                           capture_output=True, timeout=60, **user, **more)
 
 
@@ -89,7 +93,8 @@ def the_one(queue):
 
 def test_sendmail(home, queue):
     """A message from sendmail is in the queue when it exits 0: header, body, envelope, and by whom."""
-    result = call(home, 'qpy-sendmail', '-v', '-f', 's@x.y', '-N', 'never', '-R', 'hdrs', '-V', 'a b', '-t', 'joe,mary',
+    result = call(home, 'qpy-sendmail', '-v', '-f', 's@x.y', '-N', 'never', '-R', 'hdrs', '-V', 'a b', '-t',
+                  'joe,mary',
                   input=b'To: c@d.e\nBcc: f@g.h\nSubject: s\r\n\r\nb\xf6dy\r\n.\r\nend')
     assert (result.returncode, result.stderr) == (0, b''), result
     lines, envelope = the_one(queue)
@@ -124,19 +129,22 @@ def test_nameless_uid(home, queue):
     """A uid without a passwd entry, with somebody else's HOME and no rights anywhere, sends mail as itself."""
     with pytest.raises(KeyError):
         pwd.getpwuid(NAMELESS)
-    result = call(home, 'qpy-sendmail', '-FCronDaemon', '-i', '-B8BITMIME', '-oem', 'x@ex.org,joe', uid=NAMELESS, cwd='/',
+    result = call(home, 'qpy-sendmail', '-FCronDaemon', '-i', '-B8BITMIME', '-oem', 'x@ex.org,joe',
+                  uid=NAMELESS, cwd='/',
                   env={'HOME': '/root', 'PATH': '/usr/bin:/bin'}, input=b'Subject: cron\n\nhi\n')
     assert result.returncode == 0, result
     lines, envelope = the_one(queue)
     assert b'invoked by uid %d)' % NAMELESS in lines[0] and envelope.option(b'u') == b'%d' % NAMELESS
-    assert envelope.sender == b'anonymous@host.example.com' and envelope.recipients == [b'x@ex.org', b'joe@host.example.com']
+    assert envelope.sender == b'anonymous@host.example.com' and envelope.recipients == [b'x@ex.org',
+        b'joe@host.example.com']
     assert b'From: "CronDaemon" <anonymous@host.example.com>' in lines
 
 
 def test_closed_descriptors(home, queue):
     """mailutils: descriptors 1 and 2 closed, another one leaked; nothing strays into the queue's socket."""
     shell = 'exec %s/bin/qpy-sendmail -v -oi -t 7</etc/passwd >&- 2>&-' % ROOT
-    result = subprocess.run(['/bin/sh', '-c', shell], env={'QPYHOME': str(home)}, input=b'To: <joe>\n\nhi\n', timeout=30)
+    result = subprocess.run(['/bin/sh', '-c', shell], env={'QPYHOME': str(home)}, input=b'To: <joe>\n\nhi\n',
+                            timeout=30)
     assert result.returncode == 0
     assert the_one(queue)[1].recipients == [b'joe@host.example.com']
 
@@ -144,7 +152,8 @@ def test_closed_descriptors(home, queue):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_killed_while_reading(home, queue, number):
     """S-08: a sender that dies in the middle of its input has queued nothing."""
-    process = subprocess.Popen([str(ROOT / 'bin/qpy-sendmail'), 'joe'], env={'QPYHOME': str(home)}, stdin=subprocess.PIPE)
+    process = subprocess.Popen([str(ROOT / 'bin/qpy-sendmail'), 'joe'], env={'QPYHOME': str(home)},
+                               stdin=subprocess.PIPE)
     with process.stdin:
         process.stdin.write(b'A: 1\n\n' + b'x' * 2_000_000)
         process.stdin.flush()
@@ -163,7 +172,8 @@ def test_no_queued(home):
         assert call(home, 'qpy-inject', 'joe', input=b'x\n').returncode == 111
 
 
-@pytest.mark.parametrize('answer', [b'', b'K', b'K1234567890123456', b'Kx\0', b'\0', b'0 ok\0', b'250 ok\0', b'K12345678901234567\0'])
+@pytest.mark.parametrize('answer', [b'', b'K', b'K1234567890123456', b'Kx\0', b'\0', b'0 ok\0', b'250 ok\0',
+                                    b'K12345678901234567\0'])
 def test_no_word_from_queued(home, answer):
     """S-10: anything but a whole K and an ID is no success."""
     sock = bound(home)
@@ -191,7 +201,8 @@ def test_impostor(home):
     sock = bound(home)
     script = ('import os, socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.listen(5); print("ready", flush=True); '
               'c, _ = s.accept(); data = c.recv(65536); print(len(data), flush=True)')
-    impostor = subprocess.Popen(['/usr/bin/python3', '-IS', '-c', script, str(sock.fileno())], pass_fds=[sock.fileno()],
+    impostor = subprocess.Popen(['/usr/bin/python3', '-IS', '-c', script, str(sock.fileno())],
+                                pass_fds=[sock.fileno()],
                                 stdout=subprocess.PIPE, **as_user(NAMELESS))
     assert impostor.stdout.readline() == b'ready\n'
     assert call(home, 'qpy-sendmail', 'joe', input=b'secret\n').returncode == 75
@@ -204,7 +215,8 @@ def test_filter(home, tmp_path):
     script = tmp_path / 'filter'
     script.write_text('#!/bin/sh\ncat >%s/m; cat <&1 >%s/e; echo "Dno such luck (#5.7.1)" >&6; exit 82\n' % (tmp_path, tmp_path))
     script.chmod(0o755)
-    result = call(home, 'qpy-sendmail', '-N', 'never', '-f', 's@t', 'joe', input=b'A: 1\n\nx\n', env={'QMAILQUEUE': str(script)})
+    result = call(home, 'qpy-sendmail', '-N', 'never', '-f', 's@t', 'joe', input=b'A: 1\n\nx\n',
+                  env={'QMAILQUEUE': str(script)})
     assert result.returncode == 69 and b'no such luck (#5.7.1)' in result.stderr
     assert (tmp_path / 'm').read_bytes().endswith(b'A: 1\n\nx\n')
     assert (tmp_path / 'e').read_bytes() == b'Fs@t.host.example.com\0Tjoe@host.example.com\0\0'
@@ -230,7 +242,8 @@ def test_procmail(home, queue, sendmail, tmp_path):
     """procmail's `!address` forwards: the sender stays that of the message, broken fields go on."""
     (tmp_path / 'rc').write_text('SENDMAIL=%s\nSENDMAILFLAGS=-oi\n:0\n! joe@example.org\n' % sendmail)
     mail = b'Return-Path: <orig@x.y>\nFrom: broken: (mail\nTo: me\nSubject: s\n\nbody\n.\nend\n'
-    result = subprocess.run(['procmail', '-m', str(tmp_path / 'rc')], input=mail, capture_output=True, timeout=30)
+    result = subprocess.run(['procmail', '-m', str(tmp_path / 'rc')], input=mail, capture_output=True,
+                            timeout=30)
     assert result.returncode == 0, result
     lines, envelope = the_one(queue)
     assert envelope.recipients == [b'joe@example.org'] and envelope.sender == b'orig@x.y'
@@ -241,8 +254,10 @@ def test_procmail(home, queue, sendmail, tmp_path):
 def test_bsd_mailx(home, queue, sendmail, tmp_path):
     """bsd-mailx with -b: the hidden recipient gets it, the header does not show him."""
     (tmp_path / 'mailrc').write_text('set sendmail=%s\n' % sendmail)
-    result = subprocess.run(['mail', '-s', 'subject', '-b', 'hidden@x.org', '-c', 'copy@x.org', 'joe@example.org'], input=b'text\n',
-                            env={**os.environ, 'MAILRC': str(tmp_path / 'mailrc')}, capture_output=True, timeout=30)
+    result = subprocess.run(['mail', '-s', 'subject', '-b', 'hidden@x.org', '-c', 'copy@x.org',
+                             'joe@example.org'], input=b'text\n',
+                            env={**os.environ, 'MAILRC': str(tmp_path / 'mailrc')}, capture_output=True,
+                            timeout=30)
     assert result.returncode == 0, result
     lines, envelope = the_one(queue)
     assert sorted(envelope.recipients) == [b'copy@x.org', b'hidden@x.org', b'joe@example.org']
@@ -256,9 +271,12 @@ def test_git_send_email(home, queue, sendmail, tmp_path):
     body = '---\n file | 1 +\n\n.\n>From x\n+trailing \n-- \n2.39\n'
     patch.write_text('From 0123 Mon Sep 17 00:00:00 2001\nFrom: A <a@x.y>\nDate: Mon, 5 Jan 2026 00:00:00 +0000\n'
                      'Subject: [PATCH] x\n\nmessage\n' + body)
-    result = subprocess.run(['git', '-c', 'sendemail.confirm=never', 'send-email', '--quiet', '--suppress-cc=all', '--from=a@x.y',
-                             '--to=joe@example.org', '--envelope-sender=env@x.y', '--sendmail-cmd=%s' % sendmail, str(patch)],
-                            cwd=tmp_path, capture_output=True, timeout=60, env={**os.environ, 'HOME': str(tmp_path)})
+    result = subprocess.run(['git', '-c', 'sendemail.confirm=never', 'send-email', '--quiet',
+                             '--suppress-cc=all', '--from=a@x.y',
+                             '--to=joe@example.org', '--envelope-sender=env@x.y',
+                             '--sendmail-cmd=%s' % sendmail, str(patch)],
+                            cwd=tmp_path, capture_output=True, timeout=60, env={**os.environ,
+                                                                                'HOME': str(tmp_path)})
     if b'send-email' in result.stderr and b'not a git command' in result.stderr:
         pytest.skip('git send-email is not installed')
     assert result.returncode == 0, result

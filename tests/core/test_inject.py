@@ -62,7 +62,8 @@ From: y@host.example.com
 '''
 
 
-@pytest.mark.parametrize('letters,sender', [(b'', b'joe@host.example.com'), (b'r', b'joe-@host.example.com-@[]'),
+@pytest.mark.parametrize('letters,sender', [(b'', b'joe@host.example.com'),
+                                            (b'r', b'joe-@host.example.com-@[]'),
                                             (b'm', b'joe-1795455343.17567@host.example.com'),
                                             (b'mr', b'joe-1795455343.17567-@host.example.com-@[]'),
                                             (b'xyz', b'joe@host.example.com')])
@@ -105,13 +106,15 @@ def test_settings_from_environment():
     read = []
     found = inject.settings({b'QMAILDEFAULTHOST': b'dh', b'QMAILIDHOST': b'id', b'QMAILPLUSDOMAIN': b'p'},
                             lambda name: read.append(name) or b'file')
-    assert (found.defaulthost, found.defaultdomain, found.plusdomain, found.idhost) == (b'dh', b'file', b'p', b'id')
+    assert (found.defaulthost, found.defaultdomain, found.plusdomain, found.idhost) == (b'dh', b'file', b'p',
+                                                                                        b'id')
     assert read == [b'defaultdomain']
     with pytest.raises(inject.Refused):
         inject.Settings(b'a(b', b'x', b'x', b'x')
 
 
-@pytest.mark.parametrize('letters,gone,kept', [(b'f', b'someone@else', b'<i@d>'), (b'i', b'<i@d>', b'someone@else')])
+@pytest.mark.parametrize('letters,gone,kept', [(b'f', b'someone@else', b'<i@d>'),
+                                               (b'i', b'<i@d>', b'someone@else')])
 def test_deleting_letters(letters, gone, kept):
     """Letters f and i replace what the message brought."""
     new, _ = compose(b'From: someone@else.x\nMessage-ID: <i@d>\nTo: a\n', {b'QMAILINJECT': letters})
@@ -120,7 +123,8 @@ def test_deleting_letters(letters, gone, kept):
 
 def test_return_path():
     """A Return-Path field names the sender, unless the caller did or letter s is set; it never stays."""
-    for environ, options, sender in (({}, {}, b'r@x.y'), ({b'QMAILINJECT': b's'}, {}, b'joe@host.example.com'),
+    for environ, options, sender in (({}, {}, b'r@x.y'), ({b'QMAILINJECT': b's'}, {},
+                                                          b'joe@host.example.com'),
                                      ({b'QMAILINJECT': b'r'}, {}, b'r@x.y-@[]'), ({}, {'sender': b''}, b''),
                                      ({}, {'sender': b'f@g'}, b'f@g')):
         new, composer = compose(b'Return-Path: <r@x.y>\nReturn-Path: <z@x.y>\nTo: a\n', environ, **options)
@@ -161,7 +165,8 @@ def test_unparsable_recipients(field):
     assert composer.header_recipients() == [b'y@host.example.com']
 
 
-@pytest.mark.parametrize('field', [b'From: a: b\n', b'Reply-To: "x\n', b'Return-Path: (\n', b'Resent-From: (\n'])
+@pytest.mark.parametrize('field', [b'From: a: b\n', b'Reply-To: "x\n', b'Return-Path: (\n',
+                                   b'Resent-From: (\n'])
 def test_unparsable_others(field):
     """Other address fields without meaning are refused as in qmail, or kept for callers that cannot mend them."""
     with pytest.raises(inject.Refused) as caught:
@@ -185,8 +190,10 @@ def test_rewriting(given_, rewritten):
 
 
 @pytest.mark.parametrize('raw,form', [(b'joe', b'joe@host.example.com'), (b'a b@c', b'a b@c.example.com'),
-                                      (b'Joe <joe>', b'Joe <joe>@host.example.com'), (b'', b''), (b'x@y.z', b'x@y.z'),
-                                      (b'joe-@h.x-@[]', b'joe-@h.x-@[]'), (b'u@d.x@fixme', b'u@d.x@fixme.example.com')])
+                                      (b'Joe <joe>', b'Joe <joe>@host.example.com'), (b'', b''), (b'x@y.z',
+                                                                                                  b'x@y.z'),
+                                      (b'joe-@h.x-@[]', b'joe-@h.x-@[]'), (b'u@d.x@fixme',
+                                                                           b'u@d.x@fixme.example.com')])
 def test_envelope_form(raw, form):
     """Arguments of inject are addresses as they are meant, without quoting."""
     assert inject.envelope_form(raw, HOSTS) == form
@@ -211,8 +218,10 @@ def test_listed(words, found):
     assert inject.listed(words, HOSTS) == found
 
 
-@pytest.mark.parametrize('words,sender', [(b'', b''), (b'<>', b''), (b'< >', b''), (b'joe', b'joe@host.example.com'),
-                                          (b'<a@b.c>', b'a@b.c'), (b'Joe <a@b.c>', b'a@b.c'), (b'a b@c.d', b'a b@c.d'),
+@pytest.mark.parametrize('words,sender', [(b'', b''), (b'<>', b''), (b'< >', b''),
+                                          (b'joe', b'joe@host.example.com'),
+                                          (b'<a@b.c>', b'a@b.c'), (b'Joe <a@b.c>', b'a@b.c'), (b'a b@c.d',
+                                                                                               b'a b@c.d'),
                                           (b'l-@h.x-@[]', b'l-@h.x-@[]'), (b' ', b'')])
 def test_sender_argument(words, sender):
     """What -f may say."""
@@ -240,7 +249,8 @@ def test_no_header_injection():
 def test_any_field(text):
     """Any bytes in any field: composed or refused, and the header that leaves is a header."""
     try:
-        new, composer = compose(b'To:' + text.replace(b'\n', b'\n ') + b'\nFrom: ' + text.replace(b'\n', b'') + b'\n')
+        new, composer = compose(b'To:' + text.replace(b'\n', b'\n ') + b'\nFrom: ' + text.replace(b'\n',
+            b'') + b'\n')
     except inject.Refused:
         return
     splitter = header.Splitter()
@@ -257,8 +267,10 @@ def repaired(pieces):
 
 
 @pytest.mark.parametrize('data,lines', [
-    (b'a\r\nb\r\n', b'a\nb\n'), (b'a\r\r\nb', b'a\nb\n'), (b'a\rb', b'a\nb\n'), (b'a', b'a\n'), (b'', b''), (b'\r', b'\n'),
-    (b'a\r', b'a\n'), (b'\r\n.\r\n', b'\n.\n'), (b'\0\xff\n', b'\0\xff\n'), (b'a\n\r', b'a\n\n'), (b'\r\r\rx', b'\n\n\nx\n')])
+    (b'a\r\nb\r\n', b'a\nb\n'), (b'a\r\r\nb', b'a\nb\n'), (b'a\rb', b'a\nb\n'), (b'a', b'a\n'), (b'', b''),
+    (b'\r', b'\n'),
+    (b'a\r', b'a\n'), (b'\r\n.\r\n', b'\n.\n'), (b'\0\xff\n', b'\0\xff\n'), (b'a\n\r', b'a\n\n'), (b'\r\r\rx',
+        b'\n\n\nx\n')])
 def test_body(data, lines):
     """Every line end becomes LF, the last line gets one, nothing else changes."""
     assert repaired([data]) == lines

@@ -43,7 +43,8 @@ def test_lists(text, field, found):
         assert listed(text) == (field, found)
 
 
-@pytest.mark.parametrize('text', [b'"a', b'(a', b'[a', b'a )', b'] a', b'(a(b)', b'a: b', b'a, @r:b@c', b'a>', b'"a\\',
+@pytest.mark.parametrize('text', [b'"a', b'(a', b'[a', b'a )', b'] a', b'(a(b)', b'a: b', b'a, @r:b@c', b'a>',
+                                  b'"a\\',
                                   b'a: b; : c', b'x; y; z'])
 def test_nonsense(text):
     """What is opened but not closed, or a group without its half, has no meaning."""
@@ -62,7 +63,8 @@ def test_any_bytes(text):
     assert listed(header.value(field))[1] == [each.replace(b'\n', b'') for each in found]
 
 
-@pytest.mark.parametrize('shape', [b'<', b'>', b'(', b')', b'"', b'\\', b',', b'@', b'.', b'a ', b'<>', b'()', b'a@b,',
+@pytest.mark.parametrize('shape', [b'<', b'>', b'(', b')', b'"', b'\\', b',', b'@', b'.', b'a ', b'<>', b'()',
+                                   b'a@b,',
                                    b'(a', b'<a', b':;', b'a:', b';', b'\x80'])
 def test_linear(shape):
     """H-04: a hundred thousand of anything take well under seconds and no recursion."""
@@ -109,7 +111,8 @@ def split(data, pieces=None, keep_mbox_line=True):
     (b'A: 1\r\r\nB: 2\n\n', [b'A: 1\n', b'B: 2\n'], b'\n'),
     (b'A: 1\rBcc: x\n\n', [b'A: 1 Bcc: x\n'], b'\n'),
     (b'From joe Mon Jan\nA: 1\n\n', [b'MBOX-Line: From joe Mon Jan\n', b'A: 1\n'], b'\n'),
-    (b'From joe Mon\n>From mary Tue\nA: 1\n\n', [b'MBOX-Line: From joe Mon\n', b'MBOX-Line: >From mary Tue\n', b'A: 1\n'],
+    (b'From joe Mon\n>From mary Tue\nA: 1\n\n', [b'MBOX-Line: From joe Mon\n', b'MBOX-Line: >From mary Tue\n',
+                                                 b'A: 1\n'],
      b'\n'),
     (b'A: 1\n>From x\n', [b'A: 1\n'], b'\n>From x\n'),
     (b'A: \x00\xff\n\nx', [b'A: \x00\xff\n'], b'\nx'),
@@ -122,10 +125,12 @@ def test_split(data, fields, body):
 
 def test_mbox_line_dropped():
     """The separator of mailbox files can be left out."""
-    assert split(b'From j M\n>From k M\nA: 1\n\nFrom x\n', keep_mbox_line=False) == ([b'A: 1\n'], b'\nFrom x\n')
+    assert split(b'From j M\n>From k M\nA: 1\n\nFrom x\n', keep_mbox_line=False) == ([b'A: 1\n'],
+                                                                                     b'\nFrom x\n')
 
 
-@given(st.lists(st.sampled_from([b'A: 1\n', b' x\n', b'\n', b'\r\n', b'From \n', b'>From \n', b'y', b':', b'\r', b'\n\n'])),
+@given(st.lists(st.sampled_from([b'A: 1\n', b' x\n', b'\n', b'\r\n', b'From \n', b'>From \n', b'y', b':',
+                                 b'\r', b'\n\n'])),
        st.integers(1, 5))
 def test_split_pieces(words, size):
     """The same events however the bytes arrive, and nothing but the separators is lost."""

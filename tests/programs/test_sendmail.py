@@ -14,8 +14,10 @@ from qpy.core import exits
 from qpy.user import inject, injection, sendmail
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-VARIABLES = [b'QMAILUSER', b'MAILUSER', b'USER', b'LOGNAME', b'QMAILHOST', b'MAILHOST', b'QMAILNAME', b'MAILNAME', b'NAME',
-             b'QMAILSUSER', b'QMAILSHOST', b'QMAILINJECT', b'QMAILMFTFILE', b'QMAILDEFAULTHOST', b'QMAILDEFAULTDOMAIN',
+VARIABLES = [b'QMAILUSER', b'MAILUSER', b'USER', b'LOGNAME', b'QMAILHOST', b'MAILHOST', b'QMAILNAME',
+             b'MAILNAME', b'NAME',
+             b'QMAILSUSER', b'QMAILSHOST', b'QMAILINJECT', b'QMAILMFTFILE', b'QMAILDEFAULTHOST',
+             b'QMAILDEFAULTDOMAIN',
              b'QMAILPLUSDOMAIN', b'QMAILIDHOST', b'PROTO']
 
 
@@ -115,8 +117,10 @@ def test_cron(send, queue, monkeypatch):
 
 def test_cronie(send, queue):
     """cronie: the addressees in To, as a list."""
-    assert send(b'-FCronDaemon -i -odi -oem -oi -t -f root', b'To: x@ex.org,joe\nFrom: "(Cron Daemon)" <root>\n\nhi\n') == 0
-    assert queue.recipients == [b'joe@host.example.com', b'x@ex.org'] and queue.sender == b'root@host.example.com'
+    assert send(b'-FCronDaemon -i -odi -oem -oi -t -f root',
+                b'To: x@ex.org,joe\nFrom: "(Cron Daemon)" <root>\n\nhi\n') == 0
+    assert queue.recipients == [b'joe@host.example.com',
+                                b'x@ex.org'] and queue.sender == b'root@host.example.com'
 
 
 def test_bsd_mailx(send, queue):
@@ -143,7 +147,8 @@ def test_mutt(send, queue):
 def test_git(send, queue):
     """git send-email: a patch with lone dots, From lines and trailing blanks arrives as it was."""
     body = b'---\n.\n..\nFrom 0123 Mon Sep 17\n>From x\ntrailing \n-- \n2.39\n'
-    assert send(b'-i -f env@x.y a@b.c', b'From: A <a@x.y>\nTo: a@b.c\nMessage-Id: <m@x>\nDate: Mon, 1 Jan 2026 00:00:00 +0100\n\n'
+    assert send(b'-i -f env@x.y a@b.c',
+                b'From: A <a@x.y>\nTo: a@b.c\nMessage-Id: <m@x>\nDate: Mon, 1 Jan 2026 00:00:00 +0100\n\n'
                 + body) == 0
     assert queue.body == body
     assert queue.message.startswith(b'From: A <a@x.y>\n') and queue.field(b'Message-ID') == b'<m@x>'
@@ -163,15 +168,18 @@ def test_procmail(send, queue):
     assert b'From: broken: (mail\nTo: "also broken\n' in queue.message and b'Return-Path' not in queue.message
 
 
-@pytest.mark.parametrize('words', [[b'-f', b'', b'a'], [b'-f', b'<>', b'a'], [b'-f<>', b'a'], [b'-r', b'<>', b'a']])
+@pytest.mark.parametrize('words', [[b'-f', b'', b'a'], [b'-f', b'<>', b'a'], [b'-f<>', b'a'],
+                                   [b'-r', b'<>', b'a']])
 def test_null_sender(send, queue, words):
     """vacation, sieve: the empty sender; a From made here is still somebody."""
     assert send(words) == 0
     assert queue.sender == b'' and queue.field(b'From') == b'joe@host.example.com'
 
 
-@pytest.mark.parametrize('args,data', [(b'rcpt', b'hi\n'), (b'-i rcpt', b''), (b'-oi -t', b'To: rcpt\nAuto-Submitted: x\n\nno end'),
-                                       (b'-t rcpt', b'Subject: s\n\n'), (b'-odi rcpt', b'x'), (b'-oi -f S -t', b'To: rcpt\n\n'),
+@pytest.mark.parametrize('args,data', [(b'rcpt', b'hi\n'), (b'-i rcpt', b''),
+                                       (b'-oi -t', b'To: rcpt\nAuto-Submitted: x\n\nno end'),
+                                       (b'-t rcpt', b'Subject: s\n\n'), (b'-odi rcpt', b'x'), (b'-oi -f S -t',
+                                           b'To: rcpt\n\n'),
                                        (b'-oi -t -oem -odb', b'Cc: rcpt\n\n')])
 def test_others(send, queue, args, data):
     """rkhunter, at, unattended-upgrades, BackupPC, arpwatch, PHPMailer, slrn."""
@@ -184,21 +192,25 @@ def test_others(send, queue, args, data):
 def test_options_end_at_the_first_operand(send, queue):
     """1: words after the first operand are recipients, whatever they begin with."""
     assert send(b'a@b.c -t -f x') == 0
-    assert queue.recipients == [b'a@b.c', b'-t@host.example.com', b'-f@host.example.com', b'x@host.example.com']
+    assert queue.recipients == [b'a@b.c', b'-t@host.example.com', b'-f@host.example.com',
+                                b'x@host.example.com']
     assert queue.sender == b'joe@host.example.com'
 
 
 def test_operands(send, queue):
     """2: operands are address lists; empty items go, duplicates go, host-less names are completed."""
     assert send([b'Joe <joe>', b'joe (Joe)', b'', b', a@b.c,,', b'"x, y"@z', b'a@b.c', b'm@h+']) == 0
-    assert queue.recipients == [b'joe@host.example.com', b'a@b.c', b'x, y@z.host.example.com', b'm@h.host.example.com']
+    assert queue.recipients == [b'joe@host.example.com', b'a@b.c', b'x, y@z.host.example.com',
+                                b'm@h.host.example.com']
 
 
 @pytest.mark.parametrize('args,data,code,word', [
     (b'', b'To: a\n\n', 64, '-t'), (b'-i', b'', 64, '-t'), ([b''], b'', 64, '-t'), ([b'<>'], b'', 64, '-t'),
     (b'-t', b'Subject: s\n\n', 65, '-t'), (b'-t', b'', 65, '-t'), (b'-t', b'To: list:;\n\n', 65, '-t'),
-    (b'-t', b'To: alice, @r.x:carl@x.com\n\n', 65, 'To: alice'), (b'-t', b'To: a\nBcc: "x\n\n', 65, 'Bcc: "x'),
-    ([b'a@"b'], b'', 65, 'a@"b'), ([b'"a\n"@b'], b'', 65, 'address'), (b'-y a', b'', 64, '-y'), (b'-bd', b'', 64, 'qpy-start'),
+    (b'-t', b'To: alice, @r.x:carl@x.com\n\n', 65, 'To: alice'), (b'-t', b'To: a\nBcc: "x\n\n', 65,
+                                                                  'Bcc: "x'),
+    ([b'a@"b'], b'', 65, 'a@"b'), ([b'"a\n"@b'], b'', 65, 'address'), (b'-y a', b'', 64, '-y'), (b'-bd', b'',
+        64, 'qpy-start'),
     (b'-f', b'', 64, '-f')])
 def test_refusals(send, queue, capfd, args, data, code, word):
     """3: what cannot be sent is refused with a code of sysexits and one line that names the trouble; nothing is queued."""
@@ -228,7 +240,8 @@ def test_input(send, queue, data, fields, body):
 def test_empty_input(send, queue):
     """4: an empty message is a message."""
     assert send(b'a', b'') == 0
-    assert [line.partition(b':')[0] for line in queue.message.split(b'\n')] == [b'Date', b'Message-ID', b'From', b'Cc', b'']
+    assert [line.partition(b':')[0] for line in queue.message.split(b'\n')] == [b'Date', b'Message-ID',
+                                                                                b'From', b'Cc', b'']
 
 
 @pytest.mark.parametrize('args', [b'a', b'-i a', b'-oi a'])
@@ -253,7 +266,8 @@ def test_header_fields(send, queue):
     """6: Bcc, Resent-Bcc, Return-Path and Content-Length go; Date, Message-ID, From and Cc come."""
     assert send(b'-t', b'Bcc: a\nReturn-Path: <>\nContent-Length: 3\nSubject: s\n\nb\n') == 0
     header = queue.message.partition(b'\n\n')[0]
-    assert [line.partition(b':')[0] for line in header.split(b'\n')] == [b'Date', b'Message-ID', b'From', b'Cc', b'Subject']
+    assert [line.partition(b':')[0] for line in header.split(b'\n')] == [b'Date', b'Message-ID', b'From',
+                                                                         b'Cc', b'Subject']
     assert queue.field(b'Cc') == b'recipient list not shown: ;'
 
 
@@ -262,11 +276,13 @@ def test_header_fields(send, queue):
     (b'-f x a', {}, b'x@host.example.com', b'x@host.example.com'),
     (b'-f x@y.z -F Name a', {}, b'x@y.z', b'"Name" <x@y.z>'),
     (b'-F Name a', {}, b'joe@host.example.com', b'"Name" <joe@host.example.com>'),
-    (b'a', {'USER': 'root', 'LOGNAME': 'root', 'HOME': '/root'}, b'joe@host.example.com', b'joe@host.example.com'),
+    (b'a', {'USER': 'root', 'LOGNAME': 'root', 'HOME': '/root'}, b'joe@host.example.com',
+     b'joe@host.example.com'),
     (b'a', {'QMAILUSER': 'q', 'QMAILHOST': 'h.x', 'QMAILNAME': 'N M'}, b'q@h.x', b'"N M" <q@h.x>'),
     (b'a', {'QMAILINJECT': 'r'}, b'joe-@host.example.com-@[]', b'joe@host.example.com'),
     (b'-f x@y.z a', {'QMAILUSER': 'q', 'QMAILNAME': 'N', 'QMAILSUSER': 's'}, b'x@y.z', b'x@y.z'),
-    (b'-F Other a', {'QMAILNAME': 'N', 'QMAILINJECT': 'c'}, b'joe@host.example.com', b'joe@host.example.com (Other)'),
+    (b'-F Other a', {'QMAILNAME': 'N', 'QMAILINJECT': 'c'}, b'joe@host.example.com',
+     b'joe@host.example.com (Other)'),
     ([b'-f', b'Joe <j@k.l>', b'a'], {}, b'j@k.l', b'j@k.l'),
     ([b'-f', b'a b@c.d', b'a'], {}, b'a b@c.d', b'"a b"@c.d'),
     (b'a', {'QMAILDEFAULTHOST': 'dh.x'}, b'joe@dh.x', b'joe@dh.x')])
@@ -294,8 +310,10 @@ def test_silent(send, queue, capfd):
     assert send(b'-v a') == 0 and capfd.readouterr() == ('queued as 1234567890123456\n', '')
 
 
-@pytest.mark.parametrize('answer,code', [((11, b''), 65), ((31, b''), 69), ((51, b''), 75), ((53, b''), 75), ((54, b''), 75),
-                                         ((71, b''), 75), ((82, b'Dno thanks (#5.7.1)'), 69), ((82, b'Zlater (#4.7.1)'), 75),
+@pytest.mark.parametrize('answer,code', [((11, b''), 65), ((31, b''), 69), ((51, b''), 75), ((53, b''), 75),
+                                         ((54, b''), 75),
+                                         ((71, b''), 75), ((82, b'Dno thanks (#5.7.1)'), 69),
+                                         ((82, b'Zlater (#4.7.1)'), 75),
                                          ((99, b''), 75), ((120, b''), 75)])
 def test_queue_failures(send, queue, capfd, answer, code):
     """16: the queue's refusals become sysexits, with the queue's sentence."""
@@ -349,11 +367,14 @@ def test_many_recipients(send, queue):
 def test_ignored_options_touch_no_file(send, queue, tmp_path, monkeypatch):
     """S-01: options that name files open none of them."""
     opened, real = [], unix.open
-    monkeypatch.setattr(unix, 'open', lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more))
+    monkeypatch.setattr(unix, 'open', lambda path, *rest, **more: opened.append(path) or real(path, *rest,
+                                                                                              **more))
     target = os.fsencode(tmp_path / 'x')
-    assert send([b'-C' + target, b'-X', target, b'-OQueueDirectory=' + target, b'-oQ' + target, b'-oA' + target,
+    assert send([b'-C' + target, b'-X', target, b'-OQueueDirectory=' + target, b'-oQ' + target,
+                 b'-oA' + target,
                  b'-D' + target, b'-Q' + target, b'-p' + target, b'-d' + target, b'a']) == 0
-    assert all(target not in path for path in opened if isinstance(path, bytes)) and not os.path.exists(target)
+    assert all(target not in path for path in opened if isinstance(path,
+                                                                   bytes)) and not os.path.exists(target)
 
 
 # --- the other modes -----------------------------------------------------------------------------------------
@@ -392,7 +413,8 @@ def test_aliases(send, monkeypatch, tmp_path, capfd):
     assert 'alias/.qmail-NAME' in out and out.count('\n') == 1 and err == ''
 
 
-@pytest.mark.parametrize('args,name', [(b'-q', b'sendmail'), (b'-qf', b'sendmail'), (b'', b'runq'), (b'-q30m', b'sendmail'),
+@pytest.mark.parametrize('args,name', [(b'-q', b'sendmail'), (b'-qf', b'sendmail'), (b'', b'runq'),
+                                       (b'-q30m', b'sendmail'),
                                        (b'-bh', b'sendmail'), (b'', b'hoststat')])
 def test_run_queue(send, capfd, args, name):
     """-q and the like exit 0 for everybody, also when send is down, which is said."""
@@ -434,16 +456,20 @@ def test_inject_prints(inject_, capfdbinary, monkeypatch):
 
 
 @pytest.mark.parametrize('args,recipients', [
-    (b'b', [b'b']), (b'-a b', [b'b']), (b'-a', []), (b'', [b't', b'c']), (b'-h b', [b't', b'c']), (b'-H b', [b'b', b't', b'c']),
-    (b'-A b', [b'b']), (b'-aA', [b't', b'c']), (b'-nN b', [b'b']), (b'b b', [b'b', b'b']), (b'-- -b', [b'-b'])])
+    (b'b', [b'b']), (b'-a b', [b'b']), (b'-a', []), (b'', [b't', b'c']), (b'-h b', [b't', b'c']), (b'-H b',
+        [b'b', b't', b'c']),
+    (b'-A b', [b'b']), (b'-aA', [b't', b'c']), (b'-nN b', [b'b']), (b'b b', [b'b', b'b']), (b'-- -b',
+                                                                                            [b'-b'])])
 def test_inject_recipients(inject_, queue, args, recipients):
     """Where recipients come from; duplicates stay; none at all is no error."""
     assert inject_(args, b'To: t\nCc: c\n\n') == 0
     assert queue.recipients == [each + b'@host.example.com' for each in recipients]
 
 
-@pytest.mark.parametrize('words,sender', [([b'-f', b'a'], b'a@host.example.com'), ([b'-fa@b.c'], b'a@b.c'), ([b'-f', b''], b''),
-                                          ([b'-f', b'<>'], b''), ([b'-f<a@b.c>'], b'a@b.c'), ([b'-f', b'a b@c.d'], b'a b@c.d'),
+@pytest.mark.parametrize('words,sender', [([b'-f', b'a'], b'a@host.example.com'), ([b'-fa@b.c'], b'a@b.c'),
+                                          ([b'-f', b''], b''),
+                                          ([b'-f', b'<>'], b''), ([b'-f<a@b.c>'], b'a@b.c'),
+                                          ([b'-f', b'a b@c.d'], b'a b@c.d'),
                                           ([b'-f', b'l-@h.x-@[]'], b'l-@h.x-@[]')])
 def test_inject_sender(inject_, queue, words, sender):
     """-f names the envelope sender; <> is the empty one."""
@@ -452,7 +478,8 @@ def test_inject_sender(inject_, queue, words, sender):
 
 
 @pytest.mark.parametrize('words,data,word', [
-    ([b'-z'], b'', 'usage'), ([b'-f'], b'', 'usage'), ([b'--', b'a@"b'], b'', 'a@"b'), ([], b'To: a: b\n', 'To: a: b'),
+    ([b'-z'], b'', 'usage'), ([b'-f'], b'', 'usage'), ([b'--', b'a@"b'], b'', 'a@"b'), ([], b'To: a: b\n',
+                                                                                        'To: a: b'),
     ([b'a'], b'From: "x\n', 'From: "x')])
 def test_inject_refuses(inject_, queue, capfd, words, data, word):
     """100 and one line for what can never be sent."""
@@ -495,7 +522,8 @@ def test_closed_descriptors(home, tmp_path, shell):
     out = tmp_path / 'out'
     result = launch(home, 'qpy-inject', shell=shell % (out, tmp_path / 'in'))
     assert result.returncode == 0 and out.read_text().endswith('A: 1\n\nbody\n')
-    assert launch(home, 'qpy-inject', shell='exec PROGRAM -n a 5</etc/passwd <%s >&- 2>&-' % (tmp_path / 'in')).returncode == 0
+    assert launch(home, 'qpy-inject',
+                  shell='exec PROGRAM -n a 5</etc/passwd <%s >&- 2>&-' % (tmp_path / 'in')).returncode == 0
 
 
 def test_closed_input(home):
@@ -529,7 +557,8 @@ def test_input_in_the_middle(home, tmp_path):
 def test_terminated_while_reading(home):
     """16: a signal in the middle of the input queues nothing and is seen as a signal; ^C too."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        process = subprocess.Popen([str(ROOT / 'bin/qpy-inject'), '-n', 'a'], env={'QPYHOME': os.fsdecode(home)},
+        process = subprocess.Popen([str(ROOT / 'bin/qpy-inject'), '-n', 'a'],
+                                   env={'QPYHOME': os.fsdecode(home)},
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         process.stdin.write(b'A: 1\n\nx')
         process.stdin.flush()
@@ -540,12 +569,14 @@ def test_terminated_while_reading(home):
         process.stdout.close()
 
 
-@pytest.mark.parametrize('name,code', [('qpy-newaliases', 0), ('newaliases', 0), ('runq', 0), ('rsmtp', 64), ('smtpd', 64)])
+@pytest.mark.parametrize('name,code', [('qpy-newaliases', 0), ('newaliases', 0), ('runq', 0), ('rsmtp', 64),
+                                       ('smtpd', 64)])
 def test_name_dispatch(home, tmp_path, name, code):
     """14: a link by another name is another command; the launcher finds its code through links."""
     link = tmp_path / name
     link.symlink_to(ROOT / 'bin/qpy-sendmail')
-    result = subprocess.run([str(link)], env={'QPYHOME': os.fsdecode(home)}, capture_output=True, input=b'', timeout=30)
+    result = subprocess.run([str(link)], env={'QPYHOME': os.fsdecode(home)}, capture_output=True, input=b'',
+                            timeout=30)
     assert result.returncode == code
 
 
@@ -553,13 +584,16 @@ def test_modules():
     """What sendmail loads before it queues is a short list: no re, socket, email, argparse."""
     probe = ('import sys; sys.path.insert(0, %r); before = set(sys.modules); import qpy.user.sendmail, qpy.lib.submit; '
              'print(*sorted(set(sys.modules) - before))' % str(ROOT))
-    loaded = subprocess.run(['/usr/bin/python3', '-IS', '-c', probe], capture_output=True, text=True).stdout.split()
-    assert not {'re', 'socket', 'email', 'argparse', 'collections', 'heapq', 'threading', 'selectors', 'pwd'} & set(loaded)
+    loaded = subprocess.run(['/usr/bin/python3', '-IS', '-c', probe], capture_output=True,
+                            text=True).stdout.split()
+    assert not {'re', 'socket', 'email', 'argparse', 'collections', 'heapq', 'threading', 'selectors',
+                'pwd'} & set(loaded)
 
 
 def test_exit_codes_are_sysexits():
     """Every code that sendmail uses stands in the table of sysexits."""
-    assert {exits.EX_USAGE, exits.EX_DATAERR, exits.EX_UNAVAILABLE, exits.EX_OSFILE, exits.EX_IOERR, exits.EX_TEMPFAIL} \
+    assert {exits.EX_USAGE, exits.EX_DATAERR, exits.EX_UNAVAILABLE, exits.EX_OSFILE, exits.EX_IOERR,
+            exits.EX_TEMPFAIL} \
         == {64, 65, 69, 72, 74, 75}
     assert sys.version_info >= (3, 11)
 
@@ -569,7 +603,8 @@ def test_exit_codes_are_sysexits():
 def test_mailsubj(home, queue):
     """mailsubj: a subject, recipients, and the text; a subject of several lines stays one field."""
     from qpy.user import mailsubj
-    assert with_stdin(b'text: not a field\n', lambda: mailsubj.run(home, [b'two\nBcc: x', b'joe', b'Mary <m@x.y>'])) == 0
+    assert with_stdin(b'text: not a field\n', lambda: mailsubj.run(home,
+        [b'two\nBcc: x', b'joe', b'Mary <m@x.y>'])) == 0
     assert queue.field(b'Subject') == b'two Bcc: x' and queue.body == b'text: not a field\n'
     assert sorted(queue.recipients) == [b'joe@host.example.com', b'm@x.y']
     assert mailsubj.run(home, [b'alone']) == 100
@@ -577,7 +612,8 @@ def test_mailsubj(home, queue):
 
 def test_predate(home):
     """predate: a Date in local time goes before the input; the program's exit code is ours."""
-    result = launch(home, 'qpy-predate', '/bin/sh', '-c', 'cat; exit 7', input=b'A: 1\n\nx', env={'TZ': 'XYZ-05:30'})
+    result = launch(home, 'qpy-predate', '/bin/sh', '-c', 'cat; exit 7', input=b'A: 1\n\nx',
+                    env={'TZ': 'XYZ-05:30'})
     date, _, rest = result.stdout.partition(b'\n')
     assert result.returncode == 7 and rest == b'A: 1\n\nx'
     assert date.startswith(b'Date: ') and date.endswith(b' +0530')
