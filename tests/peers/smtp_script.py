@@ -62,9 +62,11 @@ def good(extensions=(b'PIPELINING', b'8BITMIME', b'SIZE 0'), replies=None, trans
     """A script: an ordinary server.  replies: {command: reply or function(talk, line) -> reply or None}."""
     replies = replies or {}
 
-    def answer(talk, command, line, default):
+    def answer(talk, command, line, default, mail=None):
         reply = replies.get(command, default)
         reply = reply(talk, line) if callable(reply) else reply
+        if mail and (reply or b'').startswith(b'250'):
+            talk.server.mail.append(mail)
         if reply is not None:
             talk.raw(reply + b'\r\n')
         return reply or b''
@@ -81,7 +83,7 @@ def good(extensions=(b'PIPELINING', b'8BITMIME', b'SIZE 0'), replies=None, trans
             elif command == b'MAIL':
                 if transactions is not None and done >= transactions:
                     return talk.say(b'421 enough')
-                sender, recipients = line[10:].partition(b'>')[0], []
+                sender, recipients = line[11:].partition(b'>')[0], []
                 answer(talk, command, line, b'250 ok')
             elif command == b'RCPT':
                 if answer(talk, command, line, b'250 ok').startswith(b'250'):
@@ -91,8 +93,7 @@ def good(extensions=(b'PIPELINING', b'8BITMIME', b'SIZE 0'), replies=None, trans
                     body = talk.message()
                     if body is None:
                         return None
-                    if answer(talk, b'dot', b'', b'250 2.0.0 taken').startswith(b'250') and recipients:
-                        talk.server.mail.append((sender, recipients, body))
+                    answer(talk, b'dot', b'', b'250 2.0.0 taken', recipients and (sender, recipients, body))
                     done += 1
             elif command == b'QUIT':
                 return talk.say(b'221 bye')

@@ -1,0 +1,246 @@
+"""qpy-rspawn as a process: deliveries in, results out, workers that die, and programs in place of qpy-remote."""
+import contextlib
+import os
+import signal
+import socket
+import stat
+import subprocess
+
+import pytest
+
+from qpy import unix
+from qpy.core import channel, remote_report
+from qpy.lib import packets
+from qpy.lib.loop import Loop
+from tests.peers.smtp_script import Server, good
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SHELL = 'LISTEN_PID=$$ exec "$@"'       # the variable must name the process itself
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A DIR with control files."""
+    for name in ('control', 'run', 'queue', 'queue/mess'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'control' / 'me').write_text('me.example\n')
+    os.chown(tmp_path, *(65534, 65534) if os.geteuid() == 0 else (-1, -1))      # rootless: one owner for all
+    return tmp_path
+
+
+class Rspawn:
+    """A running qpy-rspawn and a client of it, as qpy-send is one."""
+
+    def __init__(self, home, *args, **environment):
+        path = bytes(home) + b'/run/rspawn'
+        listening = unix.socket_unix(unix.SOCK_SEQPACKET, blocking=True)
+        listening.bind(path)
+        listening.listen(5)
+        life, self.alive = os.pipe()
+        names = {listening.fileno(): 3, life: 4}
+
+        def hand_over():
+            for fd in names:
+                os.dup2(fd, 100 + names[fd])
+            for place in names.values():
+                os.dup2(100 + place, place)
+                os.close(100 + place)
+        self.process = subprocess.Popen(
+            ['sh', '-c', SHELL, 'sh', os.path.join(SOURCE, 'bin', 'qpy-rspawn'), *args], close_fds=False,
+            preexec_fn=hand_over, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+            env={'QPYHOME': str(home), 'PATH': '/usr/bin:/bin', 'LISTEN_FDS': '2', 'LISTEN_FDNAMES': 'rspawn:life',
+                 **environment})
+        os.close(life)
+        self.listening = listening
+        self.loop = Loop()
+        self.results, self.capacity, self.closed = {}, None, False
+        sock = unix.socket_unix(unix.SOCK_SEQPACKET, blocking=True)
+        sock.connect(path)
+        sock.setblocking(False)
+        listening.close()
+        self.channel = packets.Channel(self.loop, sock, channel.RSPAWN_REPORT, self.records, self.gone)
+
+    def records(self, records):
+        for letter, fields, _ in records:
+            if letter == b'C':
+                self.capacity = int(fields[0])
+            else:
+                self.results[int(fields[0])] = letter, fields[1], fields[2]
+
+    def gone(self, _):
+        self.closed = True
+
+    def send(self, number, host=b'x.example', recipients=None, message=b'Subject: x\n\nhi\n', tail=b'envelope'):
+        recipients = recipients or [b'r@x.example']
+        lines = b'\n'.join(b'%d %s' % (number + i, recipient) for i, recipient in enumerate(recipients))
+        self.channel.send(b'R', b'1234567890123456', host, b's@y.example', b'', b'%d' % len(message), lines,
+                          fd=unix.memfd(message + tail))
+
+    def wait(self, done, seconds=20):
+        until = unix.monotonic() + seconds
+        while not done() and unix.monotonic() < until:
+            self.loop.step(0.2)
+        assert done()
+
+    def workers(self):
+        path = '/proc/%d/task/%d/children' % (self.process.pid, self.process.pid)
+        with open(path) as file:
+            return [int(word) for word in file.read().split()]
+
+    def end(self):
+        """Close the life pipe; (exit code, log)."""
+        self.channel.close()
+        os.close(self.alive)
+        log = self.process.communicate(timeout=20)[1]
+        return self.process.returncode, log
+
+
+@contextlib.contextmanager
+def running(home, *args, log=b'', **environment):
+    """A Rspawn that must end well, with every piece of `log` in its log."""
+    rspawn = Rspawn(home, *args, **environment)
+    try:
+        rspawn.wait(lambda: rspawn.capacity)
+        yield rspawn
+    finally:
+        code, said = rspawn.end()
+    assert code == 0 and (log in said if log else said == b''), said
+
+
+def route(home, port):
+    (home / 'control' / 'smtproutes').write_text(':127.0.0.1:%d\n' % port)
+
+
+def test_deliveries(home):
+    """Each delivery gets its result under its own number; the envelope behind the message is not sent."""
+    def rcpt(talk, line):
+        return b'550 no' if b'bad' in line else b'250 ok'
+    with Server(good(replies={b'RCPT': rcpt})) as server:
+        route(home, server.port)
+        with running(home, '2') as rspawn:
+            for i in range(0, 60, 3):
+                rspawn.send(i, b'h%d.example' % i, [b'a@x', b'bad@x', b'c@x'])
+            rspawn.wait(lambda: len(rspawn.results) == 60)
+            assert [rspawn.results[i][0] for i in range(60)] == [b'K', b'D', b'K'] * 20
+            assert rspawn.capacity > 100
+        assert {body for _, _, body in server.mail} == {b'Subject: x\r\n\r\nhi\r\n'} and len(server.mail) == 20
+
+
+def test_one_host_one_worker(home):
+    """Mail for one host, however it is written, goes to one worker, and over one connection."""
+    with Server(good()) as server:
+        route(home, server.port)
+        with running(home, '4') as rspawn:
+            for i in range(10):
+                rspawn.send(i, b'X.example' if i % 2 else b'x.Example')
+                rspawn.wait(lambda: i in rspawn.results)
+        assert server.connections == 1 and len(server.mail) == 10
+
+
+def test_scope(home):
+    """A destination in trouble as a whole is marked h; a refusal of one recipient is not."""
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    with Server(good(replies={b'RCPT': b'450 later'})) as server:
+        (home / 'control' / 'smtproutes').write_text('a:127.0.0.1:%d\nb:127.0.0.1:%d\n' % (port, server.port))
+        with running(home) as rspawn:
+            rspawn.send(1, b'a')
+            rspawn.send(2, b'b')
+            rspawn.wait(lambda: len(rspawn.results) == 2)
+            assert rspawn.results[1][:2] == (b'Z', b'h') and rspawn.results[2][:2] == (b'Z', b'')
+
+
+def test_a_worker_is_killed(home):
+    """R-28: what a killed qpy-remote had in flight is Z, "qpy-remote crashed."; a new one takes the next delivery."""
+    silent = [lambda talk: talk.hang(), good()]
+    with Server(silent) as server:
+        route(home, server.port)
+        with running(home, '1', log=b'qpy-remote ') as rspawn:
+            rspawn.send(5, recipients=[b'a@x', b'b@x'])
+            rspawn.wait(lambda: (rspawn.loop.step(0.01), server.connections)[1])
+            old = rspawn.workers()
+            os.kill(old[0], signal.SIGKILL)
+            rspawn.wait(lambda: len(rspawn.results) == 2)
+            assert rspawn.results == {n: (b'Z', b'', remote_report.CRASHED) for n in (5, 6)}
+            rspawn.wait(lambda: (rspawn.loop.step(0.01), rspawn.workers())[1] not in ([], old))
+            rspawn.send(7)
+            rspawn.wait(lambda: 7 in rspawn.results)
+            assert rspawn.results[7][0] == b'K'
+
+
+def test_a_client_that_talks_nonsense(home):
+    """P-01: a packet that no table allows ends that connection, not the program."""
+    with running(home, '1') as rspawn:
+        other = unix.socket_unix(unix.SOCK_SEQPACKET, blocking=True)
+        other.connect(bytes(home) + b'/run/rspawn')
+        other.send(b'Rjunk')
+        assert b''.join(iter(lambda: other.recv(100), b'')).startswith(b'C')
+        with Server(good()) as server:
+            route(home, server.port)
+            rspawn.send(1)
+            rspawn.wait(lambda: 1 in rspawn.results)
+
+
+def test_workers_hold_nothing_of_the_master(home):
+    """A qpy-remote has its channel, its epoll and the standard descriptors, and not the listening socket."""
+    with running(home, '2') as rspawn:
+        rspawn.wait(lambda: len(rspawn.workers()) == 2)
+        for pid in rspawn.workers():
+            rspawn.wait(lambda: any('eventpoll' in link for link in links(pid)))
+            assert len([link for link in links(pid) if link.startswith('socket:')]) == 1
+            assert len(links(pid)) == 5
+
+
+def links(pid):
+    return [os.readlink('/proc/%d/fd/%s' % (pid, fd)) for fd in os.listdir('/proc/%d/fd' % pid)]
+
+
+def test_signals_do_not_cut_deliveries(home):
+    """TERM, INT and HUP of a process group change nothing; the life pipe ends it."""
+    with running(home, '1') as rspawn:
+        rspawn.wait(lambda: rspawn.workers())
+        for pid in (rspawn.process.pid, *rspawn.workers()):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(pid, number)
+        rspawn.send(1, b'[127.0.0.1]')
+        rspawn.wait(lambda: 1 in rspawn.results)
+
+
+def test_broken_controls(home):
+    """A broken control file: refuse to start, naming file, line, value and remedy."""
+    (home / 'control' / 'smtproutes').write_text('# x\nexample.org:relay:port\n')
+    rspawn = Rspawn(home)
+    code, log = rspawn.end()
+    assert code == 111 and log.count(b'\n') == 1
+    for word in (b'qpy-rspawn: fatal: unable to use control/smtproutes, line 2', b'relay:port', b'not a port number'):
+        assert word in log
+
+
+SCRIPTS = [('cat >"$OUT"; printf "r\\0Kfine %s %s %s\\n\\0" "$1" "$2" "$3"', b'K', b'fine x.example s@y.example r@x.example\n'),
+           ('printf "hno\\n\\0Dgiving up\\n\\0"', b'D', b'no\ngiving up\n'), ('exit 1', b'Z', remote_report.NOT_RUN),
+           ('exit 100', b'Z', remote_report.NOT_RUN), ('kill -9 $$', b'Z', remote_report.CRASHED),
+           ('exit 0', b'Z', remote_report.NO_OUTPUT), ('echo hello', b'Z', remote_report.GARBAGE),
+           ('printf "Kfine\\n\\0"; sleep 5 &', b'K', b'fine\n')]
+
+
+@pytest.mark.parametrize('script, letter, text', SCRIPTS)
+def test_qmailremote(home, script, letter, text):
+    """QMAILREMOTE runs in place of qpy-remote, with its arguments, the message alone on 0, its report from 1."""
+    program = home / 'program'
+    program.write_text('#!/bin/sh\n' + script + '\n')
+    program.chmod(stat.S_IRWXU)
+    out = home / 'out'
+    with running(home, QMAILREMOTE=str(program), OUT=str(out)) as rspawn:
+        rspawn.send(3)
+        rspawn.wait(lambda: 3 in rspawn.results)
+        assert rspawn.results[3] == (letter, b'', text) and rspawn.capacity == 120
+    if 'OUT' in script:
+        assert out.read_bytes() == b'Subject: x\n\nhi\n'
+
+
+def test_qmailremote_that_is_not_there(home):
+    """A QMAILREMOTE that cannot be run is temporary."""
+    with running(home, QMAILREMOTE='/nonexistent/program') as rspawn:
+        rspawn.send(3, recipients=[b'a@x', b'b@x'])
+        rspawn.wait(lambda: len(rspawn.results) == 2)
+        assert {result[0] for result in rspawn.results.values()} == {b'Z'}
