@@ -13,6 +13,7 @@ from qpy.qpyu import lookup, pool
 
 CAPACITY = 500              # deliveries at a time: each holds a descriptor, some of them a process
 HIGHEST_ID = 4294967294
+ENDING = 0.5                # seconds between the end of the seed and of the life pipe when both are due
 
 
 class Lspawn:
@@ -105,7 +106,11 @@ class Lspawn:
         return b''
 
     def seed_gone(self, reason):
-        """Without the seed there is nothing to do."""
+        """Without the seed there is nothing to do; unless the whole chain is ending, which is about to be known."""
+        self.loop.after(ENDING, lambda: self.fail(reason))
+
+    def fail(self, reason):
+        """End, and the chain with us."""
         program.complain(b'fatal: lost the seed: ' + reason.encode('ascii', 'replace'))
         self.failed = True
         self.loop.stop()

@@ -104,7 +104,7 @@ class Pool:
         worker = Worker(key)
         worker.channel = packets.Channel(self.loop, ours, channel.WORKER_REPORT,
                                          lambda records: self.reported(worker, records),
-                                         lambda reason: self.died(worker, localstatus.CRASHED))
+                                         lambda reason: self.closed(worker))
         self.births.append(worker)
         self.seed.send(b'U', b'%d' % key[0], b'%d' % key[1], fd=his.detach())
         return worker
@@ -113,12 +113,19 @@ class Pool:
         """The seed's answers, in the order it was asked.  Only now the jobs go: the seed has closed its end."""
         for letter, (_, word), _ in records:
             worker = self.births.popleft()
+            worker.ready = True
             if letter == b'X':
                 self.died(worker, b'Z%s\n' % word)
-            elif worker.channel.sock is not None:
-                worker.ready = True
+            elif worker.channel.sock is None:
+                self.died(worker, localstatus.CRASHED)
+            else:
                 for n, delivery in worker.jobs.items():
                     self.hand_over(worker, n, delivery)
+
+    def closed(self, worker):
+        """A user's process has ended.  If it was never born the seed is about to say why."""
+        if worker.ready:
+            self.died(worker, localstatus.CRASHED)
 
     def died(self, worker, report):
         """A worker is gone, or given up: the same report for all it had."""

@@ -1,0 +1,493 @@
+"""qpy-lspawn, its seed and the users' warm qpy-local as real processes; the test is qpy-send and qpy-users.
+
+As root: accounts qpyu, qpyp and so on, mail for uids that exist nowhere else.  As a plain user: a DIR of one's own.
+"""
+import array
+import os
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+
+import pytest
+
+from qpy import unix
+from qpy.core import accounts, channel
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+AS_ROOT = os.geteuid() == 0
+UID = 54321 if AS_ROOT else os.geteuid()
+OTHER = 54322
+PATIENCE = 30
+root_only = pytest.mark.skipif(not AS_ROOT, reason='needs root: several accounts')
+
+
+def spawn(program, args, fds, names, home, uid):
+    """Start bin/PROGRAM with descriptors handed over in systemd's way."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        high = [os.dup(fd) for fd in fds]
+        high = [fcntl_above(fd) for fd in high]
+        for number, fd in enumerate(high, 3):
+            os.dup2(fd, number)
+        if AS_ROOT:
+            os.setgroups([])
+            os.setresgid(*[uid[1]] * 3)
+            os.setresuid(*[uid[0]] * 3)
+        env = {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': str(len(fds)), 'LISTEN_FDNAMES': ':'.join(names),
+               'QPYHOME': home, 'PATH': '/usr/bin:/bin'}
+        null = os.open('/dev/null', os.O_RDWR)
+        log = os.open(home + '/log', os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.execve(os.path.join(SOURCE, 'bin', program), [program, *args], env)
+    finally:
+        os._exit(99)
+
+
+def fcntl_above(fd):
+    import fcntl
+    return fcntl.fcntl(fd, fcntl.F_DUPFD, 100)
+
+
+class Chain:
+    """A DIR with lspawn and seed; users: {local part: fields of a `w` record after the number}."""
+
+    def __init__(self, default='./Maildir/', timeout=None):
+        self.home = tempfile.mkdtemp(prefix='qpy-lspawn-')
+        os.chmod(self.home, 0o755)
+        for name in ('control', 'queue', 'queue/mess', 'run', 'users'):
+            os.mkdir(os.path.join(self.home, name))
+        open(self.home + '/log', 'w').close()
+        os.chmod(self.home + '/log', 0o666)
+        if timeout:
+            with open(self.home + '/control/timeoutlocal', 'w') as file:
+                file.write('%d\n' % timeout)
+        self.users, self.asked, self.n = {}, [], 0
+        self.life, life = os.pipe()[::-1]
+        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.serve_users()
+        self.listening = listen(self.home + '/run/lspawn')
+        self.pids = [spawn('qpy-seed', [], [pair[0].fileno(), life], ['seed', 'life'], self.home, (0, 0)),
+                     spawn('qpy-lspawn', [default], [self.listening.fileno(), pair[1].fileno(), life],
+                           ['lspawn', 'seed', 'life'], self.home, identity('qpyu'))]
+        for end in pair:
+            end.close()
+        os.close(life)
+        self.send = self.connect()
+        self.reports = {}
+
+    def connect(self):
+        """Be qpy-send."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(PATIENCE)
+        sock.connect(self.home + '/run/lspawn')
+        data = sock.recv(unix.PACKET_LIMIT)
+        (letter, (capacity,)), *_ = channel.unpack(data, channel.LSPAWN_REPORT)
+        assert letter == b'C' and int(capacity) >= 100
+        return sock
+
+    def serve_users(self):
+        """Be qpy-users."""
+        self.users_socket = listen(self.home + '/run/users')
+
+        def answer():
+            while True:
+                try:
+                    client, _ = self.users_socket.accept()
+                except OSError:
+                    return
+                while True:
+                    data = client.recv(unix.PACKET_LIMIT)
+                    if not data:
+                        break
+                    for _, (number, local) in channel.unpack(data, channel.USERS_ASK):
+                        self.asked.append(local)
+                        fields = self.users.get(local, (b'temp', b'', b'', b'', b'', b'', b'', b'no such test user'))
+                        client.send(channel.pack(b'w', number, *fields))
+        threading.Thread(target=answer, daemon=True).start()
+
+    def user(self, local, uid=UID, home=None, dash=b'', ext=b'', gid=None):
+        """A user with a new home; returns it."""
+        home = home or os.path.join(self.home, 'home-' + local.decode())
+        if not os.path.isdir(home):
+            os.mkdir(home, 0o755)
+            if AS_ROOT:
+                os.chown(home, uid, uid)
+        gid = (uid if AS_ROOT else os.getegid()) if gid is None else gid
+        self.users[local] = (b'yes', local, b'%d' % uid, b'%d' % gid, home.encode(), dash, ext, b'test')
+        return home
+
+    def ask(self, local, message=b'A: b\n\nbody\n', sender=b's@y', options=b'', sock=None):
+        """Ask for one delivery; its number."""
+        self.n += 1
+        fd = unix.memfd(message)
+        data = channel.pack(b'L', b'%d' % self.n, b'1234567890123456', sender,
+                            local if b'@' in local or not local else local + b'@x.example', options)
+        (sock or self.send).sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [fd]))])
+        os.close(fd)
+        return self.n
+
+    def report(self, number):
+        """(letter, text) of a delivery, waiting for it."""
+        while number not in self.reports:
+            data = self.send.recv(unix.PACKET_LIMIT)
+            assert data, 'lspawn is gone: ' + self.log()
+            for letter, (delnum, scope, text) in channel.unpack(data, channel.LSPAWN_REPORT):
+                assert int(delnum) not in self.reports and scope == b''
+                self.reports[int(delnum)] = letter, text
+        return self.reports[number]
+
+    def deliver(self, *args, **more):
+        """Ask and wait."""
+        return self.report(self.ask(*args, **more))
+
+    def log(self):
+        with open(self.home + '/log') as file:
+            return file.read()
+
+    def workers(self):
+        """The pids of the warm users."""
+        with open('/proc/%d/task/%d/children' % (self.pids[0], self.pids[0])) as file:
+            return [int(word) for word in file.read().split()]
+
+    def close(self):
+        """End the chain by its life pipe; everything must go."""
+        workers = self.workers()
+        os.close(self.life)
+        self.send.close()
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids]
+        for pid in workers:
+            wait_for(lambda pid=pid: not running(pid))
+        self.users_socket.shutdown(socket.SHUT_RDWR)
+        self.users_socket.close()
+        self.listening.close()
+        shutil.rmtree(self.home)
+        return codes
+
+
+def listen(path):
+    """A listening socket that everybody may connect to."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.bind(path)
+    os.chmod(path, 0o666)
+    sock.listen(100)
+    return sock
+
+
+def identity(role):
+    """(uid, gid) of an account; the own ones as a plain user."""
+    if not AS_ROOT:
+        return os.geteuid(), os.getegid()
+    return unix.getpwnam(role.encode())[1], unix.getgrnam(accounts.GROUP[role.encode()])
+
+
+def running(pid):
+    """Whether a process is there and not a zombie."""
+    try:
+        with open('/proc/%d/stat' % pid) as file:
+            return file.read().rpartition(')')[2].split()[0] not in 'ZX'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_for(fact):
+    """Wait until something that no descriptor tells has happened."""
+    end = time.monotonic() + PATIENCE
+    while not fact():
+        assert time.monotonic() < end
+        select.select([], [], [], 0.01)
+
+
+def mails(home, box='Maildir'):
+    """The messages in new/."""
+    new = os.path.join(home, box, 'new')
+    return [open(os.path.join(new, name), 'rb').read() for name in sorted(os.listdir(new))]
+
+
+@pytest.fixture(scope='session')
+def made_accounts():
+    """The accounts, made for the time of the tests if they are missing."""
+    made = []
+    if AS_ROOT:
+        for role in accounts.ROLES:
+            try:
+                unix.getpwnam(role)
+            except KeyError:
+                group = accounts.GROUP[role].decode()
+                subprocess.run(['groupadd', '-f', '--system', group], check=True)
+                subprocess.run(['useradd', '--system', '-M', '-g', group, role.decode()], check=True)
+                made.append(role.decode())
+    yield
+    for role in made:
+        subprocess.run(['userdel', role], check=False)
+    for group in {accounts.GROUP[role.encode()].decode() for role in made}:
+        subprocess.run(['groupdel', group], check=False, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def chain(made_accounts):
+    """A running lspawn with its seed."""
+    running_chain = Chain()
+    yield running_chain
+    assert running_chain.close() == [0, 0]
+
+
+def test_a_message_lands(chain):
+    """The whole way: looked up, handed to the user's process, in his Maildir under his own uid and gid."""
+    home = chain.user(b'joe')
+    assert chain.deliver(b'joe') == (b'K', b'did 1+0+0\n')
+    assert mails(home) == [b'Return-Path: <s@y>\nDelivered-To: joe@x.example\nA: b\n\nbody\n']
+    name = os.path.join(home, 'Maildir/new', os.listdir(home + '/Maildir/new')[0])
+    assert os.stat(name).st_uid == UID and stat.S_IMODE(os.stat(name).st_mode) == 0o600
+
+
+def test_many_at_once(chain):
+    """Deliveries of several addresses of one user, all answered once, all there."""
+    home = chain.user(b'joe')
+    for i in range(5):
+        chain.user(b'joe-%d' % i, home=home, dash=b'-', ext=b'%d' % i)
+    with open(home + '/.qmail-default', 'w') as file:
+        file.write('./Maildir/\n')
+    numbers = [chain.ask(b'joe')] + [chain.ask(b'joe-%d' % (i % 5)) for i in range(150)]
+    assert {chain.report(number) for number in numbers} == {(b'K', b'did 1+0+0\n')}
+    assert len(mails(home)) == 151 and len(chain.workers()) == 1
+    assert not os.listdir(home + '/Maildir/tmp')
+
+
+def test_what_needs_no_user(chain):
+    """No local part is a success without any work; no host is permanent; a look-up that fails is temporary."""
+    assert chain.deliver(b'@x.example') == (b'K', b'')
+    assert chain.deliver(b'') == (b'D', b'Sorry, address must include host name. (#5.1.3)\n')
+    assert chain.deliver(b'nobody') == (b'Z', b'no such test user\n')
+    assert not chain.workers()
+
+
+def test_never_as_root(chain):
+    """S3: an answer with uid 0 delivers nothing, with qmail's words; gid 0 neither."""
+    chain.user(b'root', uid=0, home='/')
+    chain.user(b'wheel', uid=UID, home='/', gid=0)
+    text = b'Not allowed to perform deliveries as root.\n'
+    if AS_ROOT:
+        assert chain.deliver(b'root') == (b'Z', text)
+        assert chain.deliver(b'wheel') == (b'Z', text)
+    else:
+        assert chain.deliver(b'root')[0] == b'Z'
+
+
+@pytest.mark.skipif(AS_ROOT, reason='about a DIR that belongs to a plain user')
+def test_rootless_defers_other_users(chain):
+    """Rootless: mail for another uid waits, and the report says why."""
+    chain.user(b'other', uid=UID + 1)
+    letter, text = chain.deliver(b'other')
+    assert letter == b'Z' and b'without root' in text
+
+
+@root_only
+@pytest.mark.parametrize('uid', [1, 42, 999, 65534])
+def test_no_service_becomes_a_mail_user(chain, uid):
+    """P24: the seed refuses ids below the minimum, nobody, and qpy's own accounts."""
+    for number in (uid, identity('qpyq')[0], identity('qpyd')[0]):
+        chain.user(b'x%d' % number, uid=number, home='/tmp')
+        assert chain.deliver(b'x%d' % number)[0] == b'Z'
+    assert not chain.workers()
+
+
+@root_only
+def test_what_a_worker_is(chain):
+    """P30: all ids are the user's, one group, no capability, no way back; not dumpable; nothing above descriptor 5."""
+    chain.user(b'joe')
+    chain.deliver(b'joe')
+    status = dict(line.split(':', 1) for line in open('/proc/%d/status' % chain.workers()[0]) if ':' in line)
+    assert status['Uid'].split() == status['Gid'].split() == [str(UID)] * 4
+    assert set(status['Groups'].split()) <= {str(UID)}
+    assert all(int(status[name], 16) == 0 for name in ('CapInh', 'CapPrm', 'CapEff', 'CapAmb'))
+    assert status['NoNewPrivs'].strip() == '1'
+    assert os.stat('/proc/%d/environ' % chain.workers()[0]).st_uid == 0        # not dumpable: not his to trace
+
+
+@root_only
+def test_the_seed(chain):
+    """P24, P02: after start the seed is qpyu with two capabilities in a namespace where root does not exist."""
+    chain.user(b'joe')
+    chain.deliver(b'joe')
+    status = dict(line.split(':', 1) for line in open('/proc/%d/status' % chain.pids[0]) if ':' in line)
+    assert status['Uid'].split() == [str(identity('qpyu')[0])] * 4
+    assert int(status['CapEff'], 16) == 1 << 6 | 1 << 7
+    if 'no user namespace' not in chain.log():
+        for kind in ('uid_map', 'gid_map'):
+            ranges = [tuple(map(int, line.split())) for line in open('/proc/%d/%s' % (chain.pids[0], kind))]
+            assert all(first == outside and first > 0 for first, outside, _ in ranges)
+            for forbidden in (0, 42, 6, 65534, identity('qpyq')[0]):
+                assert not any(first <= forbidden < first + count for first, _, count in ranges)
+
+
+@root_only
+def test_users_are_apart(chain):
+    """P30, P31: each user's mail is written by his own process, and a program of one cannot read the other's."""
+    one, other = chain.user(b'one'), chain.user(b'other', uid=OTHER)
+    os.chmod(other, 0o700)
+    assert chain.deliver(b'other')[0] == b'K'
+    with open(one + '/.qmail', 'w') as file:
+        file.write('|id -u; id -G; ls %s/Maildir 2>&1 | grep -c denied; ls /proc/self/fd | wc -l\n' % other)
+    assert chain.deliver(b'one') == (b'K', b'%d\n%d\n1\n4\ndid 0+0+1\n' % (UID, UID))
+    assert len(chain.workers()) == 2
+
+
+def test_a_slow_program_delays_nobody(chain):
+    """Jobs with a program have a child of their own: a Maildir delivery of the same user goes past them."""
+    home = chain.user(b'joe')
+    chain.user(b'joe-slow', home=home, dash=b'-', ext=b'slow')
+    os.mkfifo(home + '/gate')
+    os.chmod(home + '/gate', 0o666)
+    with open(home + '/.qmail-slow', 'w') as file:
+        file.write('|cat gate; echo go\n')
+    slow = [chain.ask(b'joe-slow') for _ in range(30)]
+    assert chain.deliver(b'joe') == (b'K', b'did 1+0+0\n')
+    assert not set(slow) & set(chain.reports)
+    opener = threading.Thread(target=lambda: open_gate(home + '/gate', lambda: set(slow) <= set(chain.reports)))
+    opener.start()
+    assert {chain.report(number) for number in slow} == {(b'K', b'go\ndid 0+0+1\n')}
+    opener.join()
+
+
+def open_gate(path, finished):
+    """Let everybody through who waits at a FIFO, until it is finished."""
+    while not finished():
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            select.select([], [], [], 0.01)         # nobody waits just now
+
+
+def test_a_killed_worker(chain):
+    """Q-33: a user who kills his own process gets what it held later, and the next delivery has a new one."""
+    home = chain.user(b'joe')
+    assert chain.deliver(b'joe') == (b'K', b'did 1+0+0\n')
+    worker = chain.workers()[0]
+    os.kill(worker, signal.SIGSTOP)
+    number = chain.ask(b'joe')
+    chain.user(b'nobody', uid=0)
+    chain.deliver(b'nobody')                # after this lspawn has passed the other one on
+    os.kill(worker, signal.SIGKILL)
+    assert chain.report(number) == (b'Z', b'qmail-local crashed.\n')
+    assert chain.deliver(b'joe') == (b'K', b'did 1+0+0\n')
+    assert len(mails(home)) == 2
+
+
+def test_a_killed_guardian(chain):
+    """P36: killing the process that waits for a program makes the delivery temporary and ends the program too."""
+    home = chain.user(b'joe')
+    with open(home + '/.qmail', 'w') as file:
+        file.write('|echo $$ > pid; kill -9 $PPID; exec sleep 987\n')
+    assert chain.deliver(b'joe') == (b'Z', b'qmail-local crashed.\n')
+    with open(home + '/pid') as file:
+        pid = int(file.read())
+    wait_for(lambda: not running(pid))
+    assert len(chain.workers()) == 1
+
+
+def test_a_program_at_its_limit(made_accounts):
+    """L-28: the limit of control/timeoutlocal ends a program and its descendants; temporary."""
+    chain = Chain(timeout=1)
+    try:
+        home = chain.user(b'joe')
+        with open(home + '/.qmail', 'w') as file:
+            file.write('|setsid sleep 988 & echo $! > pid; sleep 988\n')
+        assert chain.deliver(b'joe') == (b'Z', b'Program ran out of time and was stopped. (#4.3.0)\n')
+        with open(home + '/pid') as file:
+            assert not running(int(file.read()))
+    finally:
+        assert chain.close() == [0, 0]
+
+
+def test_mixed_jobs_and_exact_reports(chain):
+    """L-36: what a program prints is the report's text, and its letters or NULs change no verdict."""
+    home = chain.user(b'joe')
+    for script, wanted in ((b'|printf "Kfine\\\\nZ\\\\0x"; exit 100\n', (b'D', b'Kfine\nZ')),
+                           (b'|echo no; exit 1\n', (b'Z', b'no\n')), (b'./no/such\n', None), (b'#\n', (b'K', b'did 0+0+0\n'))):
+        with open(home + '/.qmail', 'wb') as file:
+            file.write(script)
+        got = chain.deliver(b'joe')
+        assert got == wanted or wanted is None and got[0] == b'Z'
+
+
+def test_qmail_is_read_anew(chain):
+    """L-08: an edited .qmail counts for the next delivery, though the user is warm."""
+    home = chain.user(b'joe')
+    assert chain.deliver(b'joe') == (b'K', b'did 1+0+0\n')
+    with open(home + '/.qmail', 'w') as file:
+        file.write('./mbox\n')
+    assert chain.deliver(b'joe') == (b'K', b'did 1+0+0\n')
+    assert os.path.getsize(home + '/mbox') and len(mails(home)) == 1
+
+
+def test_a_number_in_use(chain):
+    """A delivery number that is still in use is refused, temporarily."""
+    home = chain.user(b'joe')
+    with open(home + '/.qmail', 'w') as file:
+        file.write('|sleep 0.5\n')
+    number = chain.ask(b'joe')
+    chain.n -= 1
+    chain.ask(b'joe')
+    assert chain.report(number) == (b'Z', b'Internal error: delnum in use. (#4.3.5)\n')
+    del chain.reports[number]
+    assert chain.report(number)[0] == b'K'
+
+
+def test_send_comes_again(chain):
+    """Q-34: after qpy-send was lost its deliveries end by themselves; a new one is served, and hears only its own."""
+    home = chain.user(b'joe')
+    assert chain.deliver(b'joe') == (b'K', b'did 1+0+0\n')
+    chain.ask(b'joe')
+    chain.send.close()
+    chain.send = chain.connect()
+    assert chain.deliver(b'joe') == (b'K', b'did 1+0+0\n')
+    assert len(mails(home)) in (2, 3)       # whether the one in between was still read is chance
+
+
+def test_garbage_from_send(chain):
+    """P-01: a malformed packet ends that connection and nothing else."""
+    chain.send.send(b'Lnonsense')
+    assert chain.send.recv(100) == b''
+    chain.send = chain.connect()
+    chain.user(b'joe')
+    assert chain.deliver(b'joe')[0] == b'K'
+
+
+def test_the_seed_dies(made_accounts):
+    """Without its seed lspawn ends with 111, and the chain with it."""
+    chain = Chain()
+    os.kill(chain.pids[0], signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(chain.pids[1], 0)[1]) == 111
+    os.waitpid(chain.pids[0], 0)
+    os.close(chain.life)
+    shutil.rmtree(chain.home)
+
+
+def test_answers_are_remembered_for_a_moment(chain):
+    """A burst to one user is one question to qpy-users."""
+    chain.user(b'joe')
+    numbers = [chain.ask(b'joe') for _ in range(20)]
+    for number in numbers:
+        assert chain.report(number)[0] == b'K'
+    assert chain.asked.count(b'joe') <= 2
+
+
+def test_signals_do_not_cut_deliveries(chain):
+    """TERM, INT, HUP and ALRM to lspawn and the seed change nothing: the chain ends by its life pipe."""
+    chain.user(b'joe')
+    assert chain.deliver(b'joe')[0] == b'K'
+    for pid in chain.pids:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+            os.kill(pid, number)
+    assert chain.deliver(b'joe')[0] == b'K'
