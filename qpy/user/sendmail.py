@@ -135,7 +135,7 @@ def list_queue(home, plan):
     """-bp, mailq: what waits.  Whatever is wrong with the daemons, this is a question, and it was answered."""
     from qpy.user import qread
     unix.signal(unix.SIGPIPE, unix.SIG_DFL)
-    qread.main(home, [])
+    program.guarded(lambda: qread.main(home, []))
     return exits.OK
 
 

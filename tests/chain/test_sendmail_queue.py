@@ -222,6 +222,21 @@ def test_filter(home, tmp_path):
     assert (tmp_path / 'e').read_bytes() == b'Fs@t.host.example.com\0Tjoe@host.example.com\0\0'
 
 
+@pytest.mark.parametrize('end', [b'\n', b'\r\n'])
+def test_smtp_on_descriptors(home, queue, end):
+    """-bs, as alpine uses it: qpy-smtpd for this caller, with LF as well as CR LF, relaying wherever he wants."""
+    (home / 'bin').symlink_to(ROOT / 'bin')
+    said = end.join([b'EHLO x', b'MAIL FROM:<a@b.c>', b'RCPT TO:<joe@elsewhere.example>', b'DATA', b'A: 1', b'', b'..dot',
+                     b'.', b'QUIT', b''])
+    result = call(home, 'qpy-sendmail', '-bs', '-odb', '-oem', input=said)
+    assert result.returncode == 0, result
+    codes = [line[:3] for line in result.stdout.split(b'\r\n') if line[3:4] == b' ']
+    assert codes == [b'220', b'250', b'250', b'250', b'354', b'250', b'221'], result
+    lines, envelope = the_one(queue)
+    assert lines[-4:] == [b'A: 1', b'', b'.dot', b''] and envelope.recipients == [b'joe@elsewhere.example']
+    assert envelope.sender == b'a@b.c' and b'invoked by uid %d)' % os.getuid() in lines[0]
+
+
 # --- real callers --------------------------------------------------------------------------------------------
 
 def needs(program):

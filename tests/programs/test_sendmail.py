@@ -2,13 +2,16 @@
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import types
 
 import pytest
 
 import qpy.lib
+import qpy.user
 from qpy import unix
 from qpy.core import exits
 from qpy.user import inject, injection, sendmail
@@ -345,6 +348,52 @@ def test_faults(send, queue, monkeypatch, capfd, call):
     assert queue.count == 0 and 'broken' in capfd.readouterr().err
 
 
+WATCHED = ('open', 'read', 'write', 'writev', 'lseek', 'close', 'getpwuid', 'getuid', 'getpid', 'urandom', 'time',
+           'isatty', 'read_file', 'write_all')
+BIG = b'A: 1\n\n' + b'0123456789abcde\n' * 90_000             # more than is held in memory
+
+
+def failing_at(monkeypatch, number, code):
+    """Let call number `number` of all watched system calls fail with an errno; returns the list of calls made."""
+    made = []
+
+    def wrap(name, real):
+        def call(*args, **more):
+            made.append(name)
+            if len(made) == number:
+                raise OSError(code, 'induced')
+            return real(*args, **more)
+        return call
+    for name in WATCHED:
+        monkeypatch.setattr(unix, name, wrap(name, getattr(unix, name)))
+    return made
+
+
+@pytest.mark.parametrize('code', [unix.EIO, unix.ENOSPC, unix.EMFILE, unix.ENOMEM, unix.EACCES])
+@pytest.mark.parametrize('data', [b'A: 1\n\nx\n', BIG])
+def test_every_call_may_fail(send, queue, monkeypatch, data, code):
+    """16: whichever system call fails: the whole message is queued and 0, or nothing and 74, 75."""
+    with monkeypatch.context() as counting:
+        calls = failing_at(counting, 0, code)
+        assert send(b'-t a', b'Cc: b\n' + data) == 0
+    assert len(calls) > 10
+    for number in range(1, len(calls) + 1):
+        queue.count = 0
+        with monkeypatch.context() as broken:
+            failing_at(broken, number, code)
+            result = send(b'-t a', b'Cc: b\n' + data)
+        assert result in (74, 75) and queue.count == 0 or result == 0 and queue.count == 1, (number, calls[number - 1])
+        assert not queue.count or queue.message.endswith(data) and queue.recipients[1:] == [b'b@host.example.com']
+
+
+def test_short_reads_and_writes(send, queue, monkeypatch):
+    """Reads and writes that do less than asked change nothing."""
+    read, write = unix.read, unix.write
+    monkeypatch.setattr(unix, 'read', lambda fd, size: read(fd, min(size, 1000)))
+    monkeypatch.setattr(unix, 'write', lambda fd, data: write(fd, data[:30_000]))
+    assert send(b'a', BIG) == 0 and queue.message.endswith(BIG)
+
+
 def test_broken_control(send, queue, home, capfd):
     """A broken control file is temporary and named."""
     pathlib.Path(os.fsdecode(home), 'control/defaulthost').write_bytes(b'a\0b\n')
@@ -421,6 +470,45 @@ def test_run_queue(send, capfd, args, name):
     assert send(args, name=name) == 0
     err = capfd.readouterr().err
     assert ('not running' in err) == (args[:2] == b'-q' and args != b'-q30m' or name == b'runq')
+
+
+@pytest.mark.parametrize('answer,said', [(b'.\0', ''), (b'one\0two\0.\0', ''),
+                                         (b'!asked less than a minute ago\0', 'a minute ago'), (b'', 'without an end'),
+                                         (b'one\0', 'without an end')])
+def test_run_queue_asks(send, home, capfd, answer, said):
+    """-q asks send for a run, in its words; a refusal is told, and no failure."""
+    pathlib.Path(os.fsdecode(home), 'run').mkdir()
+    listening, heard = socket.socket(socket.AF_UNIX), []
+    listening.bind(home + b'/run/control')
+    listening.listen()
+
+    def serve():
+        client = listening.accept()[0]
+        heard.append(client.recv(100))
+        for i in range(len(answer)):
+            client.send(answer[i:i + 1])
+        client.close()
+    server = threading.Thread(target=serve)
+    server.start()
+    assert send(b'-q') == 0
+    server.join()
+    listening.close()
+    assert heard == [b'run\0'] and said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize('args,name', [(b'-bp', b'sendmail'), (b'', b'mailq'), (b'-v', b'qpy-mailq')])
+def test_mailq(send, home, monkeypatch, capfd, args, name):
+    """mailq is qpy-qread, and succeeds whatever it finds."""
+    asked = []
+
+    def main(home, args):
+        asked.append((home, args))
+        raise ConnectionRefusedError(111, 'Connection refused')
+    fake = types.SimpleNamespace(main=main)
+    monkeypatch.setattr(qpy.user, 'qread', fake, raising=False)
+    assert send(args, name=name) == 0 and asked == [(home, [])]
+    out, err = capfd.readouterr()
+    assert out == '' and err.count('\n') == 1
 
 
 @pytest.mark.parametrize('args,word', [(b'-bV', 'qpy'), (b'--version', 'qpy'), (b'--help', 'usage')])
