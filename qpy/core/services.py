@@ -14,7 +14,7 @@ What a line may ask for:
 The lines of the file are laid over DEFAULT: a name that is there already is replaced, any other is added, and
 `name off` takes one away.  The word DEFAULTDELIVERY stands for the default delivery instruction.
 """
-from qpy.core import accounts, ip, text
+from qpy.core import accounts, address as addresses, text
 from qpy.core.controls import ControlError
 
 FILE = b'services'
@@ -169,9 +169,9 @@ def parse_tcp(rest, word, number):
     port = text.parse_uint(digits, 65535)
     if address[:1] == b'[' and address[-1:] == b']':
         address = address[1:-1]
-        packed = ip.pack6(address)
+        packed = addresses.parse_ipv6(address)
     else:
-        packed = ip.pack4(address)
+        packed = addresses.parse_ipv4(address)
     if packed is None or not port:
         raise ControlError(FILE, number, word, b'write tcp:ADDRESS:PORT, for example tcp:0.0.0.0:25 or tcp:[::]:25')
     return address, port
