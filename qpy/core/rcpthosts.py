@@ -5,7 +5,7 @@
 
 Without rcpthosts: the domains of locals, and the domains and addresses of virtualdomains. Never every domain.
 """
-from qpy.core import cdb, text
+from qpy.core import text
 
 
 class Rcpthosts:
@@ -50,8 +50,3 @@ def suffixes(domain: bytes) -> list:
         keys.append(domain[at:])
         at = domain.find(b'.', at + 1)
     return keys
-
-
-def compile_more(entries: list) -> bytes:
-    """morercpthosts.cdb from the entries of morercpthosts: lower-case keys, no data."""
-    return cdb.build((text.lower(entry), b'') for entry in entries)
