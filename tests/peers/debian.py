@@ -1,4 +1,5 @@
 """Debian's packages, unpacked and not installed, so that two mail servers need not fight over one machine."""
+import glob
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ def unpack(*packages):
     """
     root = os.path.join(CACHE, '+'.join(packages))
     if os.path.isdir(root):
+        if os.stat(CACHE).st_uid not in (0, os.geteuid()):
+            raise RuntimeError('%s belongs to somebody else' % CACHE)
         return root
     if not shutil.which('apt-get'):
         raise RuntimeError('no apt-get here')
@@ -25,9 +28,39 @@ def unpack(*packages):
         raise RuntimeError(got.stderr.strip())
     for deb in os.listdir(work):
         subprocess.run(['dpkg', '-x', deb, 'root'], cwd=work, check=True)
+    merge(os.path.join(work, 'root'))
     os.rename(os.path.join(work, 'root'), root)
     shutil.rmtree(work)
     return root
+
+
+def merge(root):
+    """Put what some packages still have in /bin, /lib and /sbin under /usr, where it is in an installed system."""
+    for name in ('bin', 'lib', 'sbin'):
+        top = os.path.join(root, name)
+        if os.path.isdir(top):
+            shutil.copytree(top, os.path.join(root, 'usr', name), symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(top)
+
+
+def libraries(root):
+    """Where an unpacked root has its shared libraries."""
+    return glob.glob(root + '/usr/lib/*-linux-gnu')
+
+
+def program(name, *packages):
+    """The path of a program: the installed one, else a wrapper around that of the unpacked packages."""
+    installed = shutil.which(name, path=os.environ.get('PATH', '') + ':/usr/sbin:/sbin')
+    if installed:
+        return installed
+    root = unpack(*packages)
+    path = next(p for p in (root + '/usr/bin/' + name, root + '/usr/sbin/' + name) if os.path.exists(p))
+    wrapper = os.path.join(root, name)
+    with open(wrapper + '.new', 'w') as file:
+        file.write('#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' % (':'.join(libraries(root)), path))
+    os.chmod(wrapper + '.new', 0o755)
+    os.rename(wrapper + '.new', wrapper)
+    return wrapper
 
 
 def libicu():

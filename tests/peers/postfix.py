@@ -126,5 +126,5 @@ def tool(name):
     """The command line that runs smtp-source or smtp-sink of the unpacked package."""
     root = binaries()
     path = next(p for p in (root + '/usr/sbin/' + name, root + '/usr/bin/' + name) if os.path.exists(p))
-    library = root + '/usr/lib/postfix:' + root + '/usr/lib/x86_64-linux-gnu'
-    return ['env', 'LD_LIBRARY_PATH=' + library, path]
+    library = [root + '/usr/lib/postfix', *debian.libraries(root)]
+    return ['env', 'LD_LIBRARY_PATH=' + ':'.join(library), path]

@@ -10,12 +10,15 @@ SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 TICK = os.sysconf('SC_CLK_TCK')
 
 
-def wait_for_port(port, patience=20, alive=lambda: True):
-    """Until something accepts on 127.0.0.1:port."""
+def wait_for_port(port, patience=20, alive=lambda: True, greeting=b''):
+    """Until something accepts on 127.0.0.1:port, and says `greeting` if it is one that speaks first."""
     give_up = time.monotonic() + patience
     while True:
         try:
-            return socket.create_connection(('127.0.0.1', port), 1).close()
+            with socket.create_connection(('127.0.0.1', port), 1) as sock:
+                if not greeting or sock.recv(1000).startswith(greeting):
+                    return
+            raise ConnectionError('no greeting')
         except OSError:
             if time.monotonic() > give_up or not alive():
                 raise
@@ -37,7 +40,7 @@ class Qpy:
             os.symlink(queue, os.path.join(home, 'queue'))
         self.command('/usr/bin/python3', '-IS', os.path.join(SOURCE, 'bin/qpy-install'), home, '--smtp', str(port),
                      '--me', 'qpy.test', *options)
-        self.write('users/assign', ''.join('=%s:%s:%d:%d:%s:::\n+%s-:%s:%d:%d:%s:-::\n' % (user + user)
+        self.write('users/assign', ''.join('=%s:%s:%d:%d:%s:::\n+%s-:%s:%d:%d:%s:-::\n' % (2 * (user[0], *user))
                                            for user in users) + '.\n')
         self.command(home + '/bin/qpy-newu')
         self.write('control/smtproutes', ''.join(route + '\n' for route in routes))
@@ -61,7 +64,7 @@ class Qpy:
         self.process = subprocess.Popen([self.home + '/bin/qpy-start'], stdin=subprocess.DEVNULL, stdout=self.log_file,
                                         stderr=self.log_file, start_new_session=True)
         try:
-            wait_for_port(self.port, alive=lambda: self.process.poll() is None)
+            wait_for_port(self.port, alive=lambda: self.process.poll() is None, greeting=b'220')
         except OSError:
             raise RuntimeError('qpy did not start: ' + self.log()) from None
 
