@@ -1,19 +1,53 @@
 """A queue of a test, and qpy's own programs of the queue's account running on it, started as qpy-start does."""
+import contextlib
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import time
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PYTHON = '/usr/bin/python3'
 
 
+OWNER = 61100               # whose DIR it is when root runs the tests: any uid will do
+
+
 def make_home(path):
-    """A rootless DIR of this user with an empty queue; bytes."""
+    """A rootless DIR with an empty queue; bytes.  Root gives it to OWNER, so that no account need exist."""
     home = os.fsencode(str(path))
     for name in (b'', b'/run', b'/control', b'/queue', b'/queue/mess', b'/queue/state', b'/queue/damaged'):
-        os.makedirs(home + name, mode=0o750, exist_ok=True)
+        os.makedirs(home + name, mode=0o755, exist_ok=True)
+        if os.geteuid() == 0:
+            os.chown(home + name, OWNER, OWNER)
     return home
+
+
+@contextlib.contextmanager
+def temporary_home():
+    """make_home() in a directory that every uid can reach, removed afterwards."""
+    top = tempfile.mkdtemp(prefix='qpy-test-')
+    try:
+        os.chmod(top, 0o755)
+        yield make_home(top + '/qpy')
+    finally:
+        shutil.rmtree(top)
+
+
+@contextlib.contextmanager
+def as_owner():
+    """Root acts as OWNER for a while; anybody else is himself."""
+    root = os.geteuid() == 0
+    if root:
+        os.setegid(OWNER)
+        os.seteuid(OWNER)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+            os.setegid(0)
 
 
 def listen(home, name):
@@ -25,6 +59,7 @@ def listen(home, name):
         if os.path.lexists(path):
             os.unlink(path)
         sock.bind(path)
+        os.chmod(path, 0o666)
     finally:
         os.close(directory)
     sock.listen(100)
@@ -74,6 +109,10 @@ class Daemon:
         os.dup2(high[-1], 2)
         os.dup2(high[-1], 1)
         os.closerange(3 + len(fds), 256)
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setresgid(OWNER, OWNER, OWNER)
+            os.setresuid(OWNER, OWNER, OWNER)
         environ = {'PATH': os.environ.get('PATH', '/usr/bin:/bin'), 'QPYHOME': os.fsdecode(self.home),
                    'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': str(len(fds)), 'LISTEN_FDNAMES': b':'.join(names).decode()}
         words = list(wrapper) + [PYTHON, '-IS', os.path.join(SOURCE, 'bin', 'qpy-' + self.name)]
