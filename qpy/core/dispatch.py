@@ -1,0 +1,738 @@
+"""Which delivery starts next: the scheduler of qpy-send, without a file, a socket or a clock.
+
+Events go in (found, loaded, report, bounced, written, removed ...), `advance` gives the actions that follow
+from them, as tuples whose first item is one of the words below; `lines` collects what belongs into the log.
+
+    asleep      every message that is not being worked on: {ID: when}, two numbers and no more (about 170 bytes)
+    jobs        the messages that are: a Job each, with what is left of its recipients in this pass
+    Work        one job's recipients at one destination
+    Flight      one transaction under way: one recipient of lspawn's, up to 100 of rspawn's
+
+Fairness.  A channel goes round over the jobs that have something to start, one transaction each; a job goes round
+over its destinations.  So a message to 50,000 people delays another one by one transaction, not by 50,000.  A
+destination that has as many transactions as it may have keeps its Works in a queue of its own, out of everybody's
+way, and wakes the first when one ends; a destination in trouble (scope `h`) is left alone for a while, and what
+was meant for it is deferred without trying.  Each step costs the same however many wait: no list is searched.
+
+What may be forgotten.  Nothing here is on disk.  A done mark or a failure that was not written yet when the
+machine stops is found out again by delivering again: a duplicate, never a loss.  A message leaves (`remove`) only
+when every recipient is delivered or its report is durable in the queue.
+"""
+from collections import deque
+from heapq import heappop, heappush
+
+from qpy.core import route, schedule, sendlog
+
+# --- actions ---
+LOAD = 'load'           # id, forced (also if held): read mess/ID and state/ID, then loaded() or not_loaded()
+LOCAL = 'local'         # job, number, recipient: one delivery for lspawn
+REMOTE = 'remote'       # job, host, sender, [(number, recipient)]: one transaction for rspawn
+WRITE = 'write'         # job: append job.entries to its state, then written()
+BOUNCE = 'bounce'       # job, [indices]: have a report made, then bounced()
+REMOVE = 'remove'       # job: ask clean, then removed()
+
+# --- where a message that is not a job stands: its due time, or one of these ---
+DUE, PARKED, HELD, FORCED = 0, -1, -2, -3     # FORCED: due, even if its record says held
+
+# --- what an administrator asked for ---
+HOLD, DROP, FAIL = 'hold', 'drop', 'fail'
+
+# --- limits ---
+MOST_JOBS = 10_000              # messages being worked on
+MOST_LOADED = 1_000_000         # recipients of all of them
+CROWD, CALM = 200, 50           # jobs waiting for one destination: more are parked beyond, called back below
+PARK_FROM = 2_500               # while there are fewer jobs, nobody is parked
+LOADS = 64                      # messages loaded per step
+STARTS = 256                    # transactions started per step and channel
+RECIPIENTS = 100                # in one remote transaction
+REPORT_LIMIT = 10_000           # bytes of one report, as in qmail-send
+MOST_DESTINATIONS = 20_000      # remembered without anything to do there
+
+TOO_LONG = b"I'm not going to try again; this message has been in the queue too long.\n"
+CANCELLED = b'This message was taken out of the queue by the administrator. (#5.7.0)\n'
+UNREACHABLE = b'Nothing there answers at the moment; not tried again yet. '
+
+
+class Settings:
+    """What control files say: lifetime (seconds), bounce_at_end (bool), per_host (transactions)."""
+
+    __slots__ = ('lifetime', 'bounce_at_end', 'per_host')
+
+    def __init__(self, lifetime=604800, bounce_at_end=False, per_host=20):
+        self.lifetime, self.bounce_at_end, self.per_host = lifetime, bounce_at_end, per_host
+
+
+class Job:
+    """One message in the pass that is being made over it.
+
+    id: number, name: 16 digits; length: bytes of the message; flags: for R records; options: for L records;
+    birth: wall time of acceptance, of which the steady age follows; next: recorded time of the next attempt (0: none);
+    attempts: passes before this one; total: recipients, finished ones included; has_state: state/ID exists.
+    todo: [(index, route.LOCAL or REMOTE, recipient, destination)] of this pass; failed: indices failed and not
+    yet reported.  body: whatever the program keeps with the job.
+    """
+
+    __slots__ = ('id', 'name', 'length', 'sender', 'flags', 'options', 'birth', 'next', 'attempts', 'total',
+                 'has_state', 'todo', 'failed', 'body', 'new_lines',
+                 'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order', 'after',
+                 'remote')
+
+    def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0, attempts=0,
+                 has_state=False, failed=(), new_lines=()):
+        self.id, self.name, self.length, self.sender, self.todo = id, name, length, sender, todo
+        self.total, self.birth, self.flags, self.options = total, birth, flags, options
+        self.next, self.attempts, self.has_state = next, attempts, has_state
+        self.failed, self.new_lines = list(failed), new_lines
+        self.body = self.works = self.order = self.after = None
+        self.undone = len(todo)
+        self.ready, self.deferred, self.entries = {}, {}, []
+        self.remote = self.dirty = self.dying = self.skipped = False
+
+
+class Work:
+    """A job's recipients at one destination: [(index, recipient)], the next one last."""
+
+    __slots__ = ('job', 'place', 'recipients')
+
+    def __init__(self, job, place):
+        self.job, self.place, self.recipients = job, place, []
+
+
+class Flight:
+    """A transaction: `left` of its recipients have no report yet."""
+
+    __slots__ = ('job', 'place', 'left')
+
+    def __init__(self, job, place, left):
+        self.job, self.place, self.left = job, place, left
+
+
+class Place:
+    """A destination: a host, or a local user.  until: steady time before which it is left alone."""
+
+    __slots__ = ('name', 'channel', 'active', 'works', 'waiting', 'parked', 'failures', 'until', 'reason')
+
+    def __init__(self, name, channel):
+        self.name, self.channel = name, channel
+        self.active = self.works = self.failures = self.until = 0       # works: those with recipients left
+        self.waiting, self.parked, self.reason = None, None, b''
+
+
+class Channel:
+    """Local or remote: how many transactions there are and may be, and whose turn it is."""
+
+    __slots__ = ('name', 'wanted', 'capacity', 'active', 'ring', 'places')
+
+    def __init__(self, name, wanted):
+        self.name, self.wanted, self.capacity = name, wanted, 0
+        self.active, self.ring, self.places = 0, deque(), {}
+
+    @property
+    def limit(self):
+        """The lesser of what the administrator wants and what the spawner can."""
+        return min(self.wanted, self.capacity)
+
+
+class Dispatch:
+    """The whole state of qpy-send but for its files and sockets."""
+
+    def __init__(self, clock, settings, local=100, remote=200, chance=lambda: 0.0):
+        self.clock, self.settings, self.chance = clock, settings, chance
+        self.local, self.remote = Channel(route.LOCAL, local), Channel(route.REMOTE, remote)
+        self.channels = {route.LOCAL: self.local, route.REMOTE: self.remote}
+        self.now = clock.now
+        self.asleep, self.heap = {}, []
+        self.fresh, self.backlog = deque(), deque()     # IDs to load: just arrived, or woken and found
+        self.jobs, self.loading, self.leaving, self.orders = {}, {}, {}, {}
+        self.loaded_recipients = 0
+        self.flights = {}               # delivery number: (Flight, index)
+        self.number = 0                 # of the last delivery started
+        self.lines, self.actions, self.dirty, self.stuck = [], [], [], deque()
+        self.exiting = False
+
+    # --- what is in the queue ------------------------------------------------------------------------------------
+
+    def knows(self, id):
+        """Is the message here already?"""
+        return id in self.asleep or id in self.jobs or id in self.loading or id in self.leaving
+
+    def arrived(self, id):
+        """A message was announced: it goes first."""
+        if not self.knows(id):
+            self.asleep[id] = DUE
+            self.fresh.append(id)
+
+    def found(self, id, due=DUE):
+        """A message that was in the queue before: due now, at a steady time, or HELD."""
+        if self.knows(id):
+            return
+        if due > 0:
+            self._sleep(id, due)
+            return
+        self.asleep[id] = due
+        if due == DUE:
+            self.backlog.append(id)
+
+    def count(self):
+        """Messages in the queue, as far as they are known."""
+        return len(self.asleep) + len(self.jobs) + len(self.loading) + len(self.leaving)
+
+    def _sleep(self, id, due):
+        self.asleep[id] = due
+        heappush(self.heap, (due, id))
+
+    def _wake_due(self):
+        heap, asleep, now = self.heap, self.asleep, self.now
+        while heap and heap[0][0] <= now:
+            due, id = heappop(heap)
+            if asleep.get(id) == due:
+                self.backlog.append(id)
+
+    def run_all(self):
+        """Everything that sleeps is due now, and no destination is left alone (SIGALRM)."""
+        for id, due in self.asleep.items():
+            if due > 0:
+                self.asleep[id] = DUE
+                self.backlog.append(id)
+        self.heap.clear()
+        for channel in self.channels.values():
+            for place in channel.places.values():
+                place.until = 0
+
+    def next_due(self):
+        """Steady time at which advance must be called again, or None."""
+        times = [self.heap[0][0]] if self.heap else []
+        times += [self.stuck[0][0]] if self.stuck else []
+        return min(times, default=None)
+
+    # --- one step ------------------------------------------------------------------------------------------------
+
+    def advance(self):
+        """The actions that are due; to be called again until there are none."""
+        self.now = self.clock.now
+        self._wake_due()
+        self._unstick()
+        if not self.exiting:
+            self._start(self.local)
+            self._start(self.remote)
+            self._load_some()
+        self._write_marks()
+        actions, self.actions = self.actions, []
+        return actions
+
+    def _room(self):
+        return (len(self.jobs) + len(self.loading) < MOST_JOBS
+                and (self.loaded_recipients < MOST_LOADED or len(self.jobs) < 100))
+
+    def _load_some(self):
+        """Fresh mail first, but one from the backlog for every three of it; the backlog leaves half the room free."""
+        for turn in range(LOADS):
+            if not self._room():
+                return
+            old = self.backlog and len(self.jobs) < MOST_JOBS // 2
+            if not (self.fresh or old):
+                return
+            self._load((self.backlog if old and (turn % 4 == 3 or not self.fresh) else self.fresh).popleft())
+
+    def _load(self, id):
+        due = self.asleep.get(id)
+        if due is None or due > self.now or due in (PARKED, HELD):
+            return                              # it has moved since
+        del self.asleep[id]
+        self.loading[id] = due <= 0
+        self.actions.append((LOAD, id, due == FORCED))
+
+    # --- loading -------------------------------------------------------------------------------------------------
+
+    def not_loaded(self, id, due=None):
+        """The message is gone (None), or cannot be worked on now: HELD, or a steady time to look again."""
+        self.loading.pop(id, None)
+        if due is None:
+            self.orders.pop(id, None)
+        elif due > 0:
+            self._sleep(id, due)
+        else:
+            self.asleep[id] = due
+
+    def loaded(self, job):
+        """A message was read: begin its pass."""
+        now = self.loading.pop(job.id, True)
+        job.order = self.orders.pop(job.id, None)
+        if job.order is None and not now and job.next > self.now and job.todo:
+            job.skipped, job.undone, job.todo = True, 0, None       # awake only for its report
+        else:
+            self._set_age(job)
+        works = self._works(job)
+        if len(works) == 1 and job.order is None and self._park(job, works[0]):
+            return
+        self.lines += job.new_lines
+        job.works = works
+        self.jobs[job.id] = job
+        self.loaded_recipients += job.undone
+        if not job.undone:
+            self._end_pass(job)
+        elif job.order is not None:
+            self.obey(job, job.order)
+        else:
+            for work in works:
+                self._offer(work)
+
+    def _set_age(self, job):
+        """The schedule of the slower channel counts; past its lifetime this is the message's last pass."""
+        job.remote = any(entry[1] == route.REMOTE for entry in job.todo)
+        job.dying = schedule.dying(self.clock.age(job.birth), job.attempts, self.clock.running,
+                                   self.settings.lifetime, skip(job))
+
+    def _works(self, job):
+        """The Works of a pass, in the order of their first recipients."""
+        todo, job.todo = job.todo or (), None
+        by_place = {}
+        for index, channel, recipient, name in todo:
+            work = by_place.get((channel, name))
+            if work is None:
+                work = by_place[channel, name] = Work(job, self._place(channel, name))
+            work.recipients.append((index, recipient))
+        if len(todo) > 1:
+            for work in by_place.values():
+                work.recipients.reverse()       # the next one is the last
+        return list(by_place.values())
+
+    def _place(self, channel, name):
+        places = self.channels[channel].places
+        place = places.get(name)
+        if place is None:
+            place = places[name] = Place(name, self.channels[channel])
+        place.works += 1
+        return place
+
+    def _park(self, job, work):
+        """Put a message back whose only destination has a crowd waiting, if there are many jobs anyway."""
+        place = work.place
+        if len(self.jobs) < PARK_FROM or not place.waiting or len(place.waiting) < CROWD:
+            return False
+        if place.parked is None:
+            place.parked = deque()
+        place.works -= 1
+        place.parked.append(job.id)
+        self.asleep[job.id] = PARKED
+        return True
+
+    # --- whose turn it is ----------------------------------------------------------------------------------------
+
+    def _offer(self, work):
+        """A Work that may be started: its job gets, or keeps, its turn."""
+        job, channel = work.job, work.place.channel
+        ready = job.ready.get(channel)
+        if ready is None:
+            ready = job.ready[channel] = deque()
+        if not ready:
+            channel.ring.append((job, ready))
+        ready.append(work)
+
+    def _start(self, channel):
+        """Start what there is room for, round over the jobs."""
+        ring, starts = channel.ring, STARTS
+        while ring and channel.active < channel.limit and starts:
+            job, ready = ring.popleft()
+            while ready:
+                work = ready.popleft()
+                if self._startable(work):
+                    starts -= 1
+                    self._fly(work)
+                    if work.recipients:
+                        ready.append(work)
+                    break
+            if ready:
+                ring.append((job, ready))
+
+    def per_place(self, channel):
+        """Transactions one destination may have: one host its limit, one local user half of the channel."""
+        return max(1, channel.limit // 2) if channel is self.local else self.settings.per_host
+
+    def _startable(self, work):
+        """May a transaction of this Work start?  If not it has been put where it belongs."""
+        if not work.recipients:
+            return False
+        place = work.place
+        if place.until > self.now:
+            self._give_up_for_now(work)
+            return False
+        if place.active >= (1 if place.failures else self.per_place(place.channel)):
+            if place.waiting is None:
+                place.waiting = deque()
+            place.waiting.append(work)
+            return False
+        return True
+
+    def _fly(self, work):
+        job, place = work.job, work.place
+        place.active += 1
+        place.channel.active += 1
+        if place.channel is self.local:
+            index, recipient = work.recipients.pop()
+            place.works -= not work.recipients
+            number = self._number(Flight(job, place, 1), index, recipient)
+            self.actions.append((LOCAL, job, number, recipient))
+            return
+        batch = self._batch(job, work)
+        place.works -= not work.recipients
+        flight = Flight(job, place, len(batch))
+        numbered = [(self._number(flight, index, recipient), recipient) for index, recipient in batch]
+        self.actions.append((REMOTE, job, place.name, route.sender_for(job.sender, batch[0][1]), numbered))
+
+    def _batch(self, job, work):
+        """The recipients of one transaction: those that share a sender, at most RECIPIENTS."""
+        recipients = work.recipients
+        if job.sender.endswith(route.VERP) or len(recipients) == 1:
+            return [recipients.pop()]
+        batch = recipients[-RECIPIENTS:]
+        del recipients[-RECIPIENTS:]
+        batch.reverse()
+        return batch
+
+    def _number(self, flight, index, recipient):
+        self.number = number = self.number + 1
+        self.flights[number] = (flight, index)
+        self.lines.append(sendlog.starting(number, flight.job.name, flight.place.channel.name, recipient))
+        self.status()
+        return number
+
+    def status(self):
+        """Put the status line into the log."""
+        local, remote = self.local, self.remote
+        self.lines.append(sendlog.status(local.active, local.limit, remote.active, remote.limit, self.exiting))
+
+    # --- reports -------------------------------------------------------------------------------------------------
+
+    def report(self, number, letter, scope, text):
+        """A delivery ended.  False if there is no such delivery."""
+        flight, index = self.flights.pop(number, (None, 0))
+        if flight is None:
+            self.lines.append(sendlog.warning(b'internal error: delivery report out of range'))
+            return False
+        job, place = flight.job, flight.place
+        text = text[:REPORT_LIMIT]
+        known = letter in sendlog.RESULTS
+        if known and letter == b'Z' and (job.dying or job.order == FAIL):
+            letter, text = b'D', ended(text) + (TOO_LONG if job.dying else CANCELLED)
+        self.lines.append(sendlog.result(number, letter, text))
+        flight.left -= 1
+        if not flight.left:
+            place.active -= 1
+            place.channel.active -= 1
+        self.status()
+        self._judge(place, known, scope, text)
+        self._settle(job, index, letter if known else b'Z', text)
+        if not flight.left:
+            self._freed(place)
+        return True
+
+    def _judge(self, place, known, scope, text):
+        """What a report says about its destination."""
+        if scope == b'h':
+            if place.until <= self.now:
+                place.failures += 1
+                place.until = self.now + schedule.backoff(place.failures, self.chance())
+                place.reason = text
+                self._trouble(place)
+        elif known and place.failures:
+            self._recovered(place)
+
+    def _recovered(self, place):
+        place.failures = place.until = 0
+        place.reason = b''
+        self._freed(place, 1 << 30)
+
+    def _trouble(self, place):
+        """Nobody waits for a destination in trouble: Works end their pass there, parked messages sleep."""
+        waiting, place.waiting = place.waiting, None
+        for work in waiting or ():
+            self._give_up_for_now(work)
+        parked, place.parked = place.parked, None
+        for n, id in enumerate(parked or ()):
+            if self.asleep.get(id) == PARKED:
+                self._sleep(id, place.until + n // schedule.SPREAD_RATE)
+
+    def _give_up_for_now(self, work):
+        """Defer, without trying, what is meant for a destination in trouble; the last pass ends it."""
+        job, recipients = work.job, emptied(work)
+        text = UNREACHABLE + work.place.reason
+        for index, _ in reversed(recipients):
+            if job.dying:
+                self._settle(job, index, b'D', ended(text) + TOO_LONG)
+            else:
+                self._settle(job, index, b'Z', text)
+
+    def _freed(self, place, many=1):
+        """Room at a destination: its next Works get their turn, parked messages are called back."""
+        waiting = place.waiting
+        while waiting and many:
+            work = waiting.popleft()
+            if work.recipients:
+                self._offer(work)
+                many -= 1
+        if place.parked and len(waiting or ()) < CALM:
+            self._unpark(place)
+        if not (place.active or place.works or place.parked or place.failures):
+            place.channel.places.pop(place.name, None)
+
+    def _unpark(self, place):
+        for _ in range(min(CROWD - CALM, len(place.parked))):
+            id = place.parked.popleft()
+            if self.asleep.get(id) == PARKED:
+                self.asleep[id] = DUE
+                self.backlog.append(id)
+
+    def _settle(self, job, index, letter, text):
+        """One recipient's outcome in this pass."""
+        if letter == b'K':
+            self._note(job, (b'd', b'%d' % index))
+        elif job.order == DROP:
+            self._note(job, (b'r', b'%d' % index))
+        elif letter == b'D':
+            job.failed.append(index)
+            self._note(job, (b'f', b'%d' % index, text))
+        else:
+            job.deferred[index] = text
+        job.undone -= 1
+        self.loaded_recipients -= 1
+        if not job.undone:
+            self._end_pass(job)
+
+    def _note(self, job, entry):
+        """Remember an entry for the job's state; it is written at the end of this step if the job is not."""
+        job.entries.append(entry)
+        if not job.dirty and job.undone > 1:
+            job.dirty = True
+            self.dirty.append(job)
+
+    def _write_marks(self):
+        dirty, self.dirty = self.dirty, []
+        for job in dirty:
+            job.dirty = False
+            if job.entries and job.after is None and job.id in self.jobs:
+                self.actions.append((WRITE, job))
+
+    # --- the end of a pass ---------------------------------------------------------------------------------------
+
+    def _end_pass(self, job):
+        """Every recipient of this pass has its outcome: report the failures, then sleep or leave."""
+        if job.failed and job.order == DROP:
+            return self._reported(job)
+        if self._report_is_due(job):
+            return self._then(job, self._bounce)
+        self._rest(job)
+
+    def _report_is_due(self, job):
+        """Are there failures to report now?  With control/bouncewhen `end`, only if nobody is left to try."""
+        return job.failed and not (self.settings.bounce_at_end and (job.deferred or job.skipped))
+
+    def _then(self, job, step):
+        """Have the job's entries written, if there are any, and go on with step(job)."""
+        job.after = step
+        if job.entries:
+            self.actions.append((WRITE, job))
+        else:
+            self._go_on(job)
+
+    def _go_on(self, job):
+        step, job.after = job.after, None
+        step(job)
+
+    def written(self, job, done):
+        """The answer to WRITE.  What could not be written is tried again later; nothing goes on without it."""
+        if done:
+            job.entries = []
+            job.has_state = True
+        if job.after is not None:
+            if done:
+                self._go_on(job)
+            else:
+                self._stick(job)
+
+    def _stick(self, job):
+        self.stuck.append((self.now + schedule.TROUBLE, job))       # all wait the same time: in order
+
+    def _unstick(self):
+        while self.stuck and self.stuck[0][0] <= self.now:
+            _, job = self.stuck.popleft()
+            if job.entries:
+                self.actions.append((WRITE, job))
+            if job.id in self.leaving:
+                self.actions.append((REMOVE, job))
+
+    def _bounce(self, job):
+        if job.sender == b'#@[]':
+            self.lines.append(sendlog.triple_bounce(job.name))
+            return self._reported(job)
+        self.actions.append((BOUNCE, job, list(job.failed)))
+
+    def bounced(self, id, done, lines=()):
+        """The answer to BOUNCE: the report is in the queue (or not wanted), or could not be made."""
+        job = self.jobs.get(id)
+        if job is None:
+            return False
+        self.lines += lines
+        if done:
+            self._reported(job)
+        else:
+            self._rest(job)
+        return True
+
+    def _reported(self, job):
+        job.entries += [(b'r', b'%d' % index) for index in job.failed]
+        job.failed = []
+        self._rest(job)
+
+    def _rest(self, job):
+        """After the report, or without one: leave, or sleep until the next pass."""
+        if not (job.deferred or job.failed or job.skipped):
+            return self._leave(job)
+        if job.order == HOLD:
+            return self._then(job, self._hold)
+        if job.deferred:
+            self._plan(job)
+        self._then(job, self._to_sleep)
+
+    def _plan(self, job):
+        """Note why and until when the message waits."""
+        wait = schedule.retry(self.clock.age(job.birth), skip(job))
+        job.next = self.now + schedule.late(wait, self.chance())
+        job.attempts += 1
+        job.entries += [(b'z', b'%d' % index, text) for index, text in job.deferred.items()]
+        job.entries.append((b'a', b'%d' % self.clock.wall(job.next), b'%d' % job.attempts))
+
+    def _to_sleep(self, job):
+        self._forget(job)
+        if job.order is not None and job.deferred:      # it came too late for this pass
+            self.orders[job.id] = job.order
+            self.asleep[job.id] = FORCED
+            self.backlog.append(job.id)
+            return
+        due = job.next if job.deferred or job.skipped else 0
+        if self._report_is_due(job):
+            soon = self.now + schedule.TROUBLE
+            due = min(due, soon) if due else soon
+        self._sleep(job.id, max(due, self.now + 1))
+
+    def _hold(self, job):
+        self._forget(job)
+        self.asleep[job.id] = HELD
+
+    def _forget(self, job):
+        del self.jobs[job.id]
+        job.works = None                        # no cycle is left behind
+
+    # --- leaving -------------------------------------------------------------------------------------------------
+
+    def _leave(self, job):
+        """All recipients are finished.  A message without state is removed on our word."""
+        if job.has_state:
+            return self._then(job, self._remove)
+        self._remove(job)
+
+    def _remove(self, job):
+        self._forget(job)
+        self.leaving[job.id] = job
+        self.lines.append(sendlog.end(job.name))
+        self.actions.append((REMOVE, job))
+
+    def removed(self, job, done):
+        """clean's answer.  A message that stays must not be delivered again: that it is finished is written down."""
+        if done:
+            self.leaving.pop(job.id, None)
+            return
+        if not job.has_state:
+            job.entries = [(b'd', b'%d' % index) for index in range(job.total)]
+            self.actions.append((WRITE, job))
+        self._stick(job)
+
+    # --- what an administrator asks for --------------------------------------------------------------------------
+
+    def command(self, id, order):
+        """HOLD, DROP or FAIL a message.  False if there is none of that ID, or it is leaving already."""
+        job = self.jobs.get(id)
+        if job is not None:
+            self.obey(job, order)
+        elif id in self.loading:
+            self.orders[id] = order
+        elif id not in self.asleep:
+            return False
+        elif order == HOLD:
+            self.asleep[id] = HELD
+        else:
+            self.orders[id] = order
+            self.run(id)
+        return True
+
+    def run(self, id):
+        """Try one message now, also one that is held; take back that it is to be held.  False if it is unknown."""
+        job = self.jobs.get(id)
+        if job is not None:
+            job.order = None if job.order == HOLD else job.order
+        elif id in self.asleep:
+            self.asleep[id] = FORCED
+            self.fresh.append(id)
+        else:
+            return False
+        return True
+
+    def obey(self, job, order):
+        """Apply an order to what of the job is not in flight; what is, ends by itself."""
+        job.order = order
+        for work, recipients in [(work, emptied(work)) for work in job.works]:
+            for index, _ in reversed(recipients):
+                if order == FAIL:
+                    self._settle(job, index, b'D', CANCELLED)
+                else:
+                    self._settle(job, index, b'Z', b'')
+
+    def troubled(self):
+        """[(host, failures, steady time until which it is left alone, reason)] of the destinations in trouble."""
+        return [(place.name, place.failures, place.until, place.reason)
+                for place in self.remote.places.values() if place.failures]
+
+    def forgive(self, name=None):
+        """Leave no destination (or not this one) alone any longer; how many that were."""
+        found = [place for place in self.remote.places.values() if place.failures and name in (None, place.name)]
+        for place in found:
+            self._recovered(place)
+        return len(found)
+
+    def prune(self):
+        """Forget destinations whose trouble is long past, if there are very many."""
+        for channel in self.channels.values():
+            if len(channel.places) > MOST_DESTINATIONS:
+                old = self.now - 2 * schedule.BACKOFF_MOST
+                for name in [place.name for place in channel.places.values()
+                             if not (place.active or place.works or place.parked) and place.until < old]:
+                    del channel.places[name]
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def exit(self):
+        """Start nothing more."""
+        self.exiting = True
+        self.status()
+
+    def quiet(self):
+        """Is nothing under way any more?"""
+        return not (self.flights or self.leaving or self.actions
+                    or any(job.after or not job.undone for job in self.jobs.values()))
+
+
+def ended(text):
+    """A report whose last line is ended."""
+    return text if not text or text.endswith(b'\n') else text + b'\n'
+
+
+def skip(job):
+    """The step of the job's retry curve: the remote one if anything of it is remote."""
+    return schedule.SKIP_REMOTE if job.remote else schedule.SKIP_LOCAL
+
+
+def emptied(work):
+    """The recipients of a Work that is not to be started any more, the next one last."""
+    recipients, work.recipients = work.recipients, []
+    work.place.works -= bool(recipients)
+    return recipients

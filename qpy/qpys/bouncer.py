@@ -1,0 +1,212 @@
+"""qpy-bouncer, as qpys: tells senders what could not be delivered.
+
+    run/bounce      (a socket handed over) from send: B ID, indices, kind; answered by K ID, new ID (empty: nobody
+                    wants to know), pid, or by Z ID, reason
+    run/submit      to queued, like everybody else; a report is a message like any other
+
+It reads queue/mess/ID and queue/state/ID itself.  send has written the failures there before it asks, and writes
+that they are reported after the answer: a crash between the two repeats a report and loses none.
+
+Exit codes: 0 the chain ended; 111 it could not start, or send is gone.
+"""
+from _collections import deque
+
+from qpy import unix
+from qpy.core import bounce, channel, exits, mess, route, state, submit as words, text
+from qpy.lib import controls, inherit, loop as loops, packets, program, queuefile, route as routing, submit
+
+IN_FLIGHT = 1 << 20         # bytes that queued has not taken yet, beyond which no more is read
+CONTROLS = routing.NAMES + (b'bounceformat', b'bouncefrom', b'bouncehost', b'bouncemaxbytes', b'doublebounceto',
+                            b'doublebouncehost')
+DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
+
+
+def main(home, args):
+    """See qpy-bouncer(8)."""
+    unix.umask(0o077)
+    found = inherit.listeners()
+    loop = loops.Loop()
+    bouncer = Bouncer(home, loop, controls.Watched(home, CONTROLS, load))
+    for listening in inherit.sockets(found, b'bounce'):
+        packets.serve(loop, listening, bouncer.connected)
+    inherit.life(loop, found)
+    loop.run()
+    return exits.OK
+
+
+def load(home):
+    """(bounce.Settings, route.Controls) of DIR/control."""
+    settings = bounce.Settings(*(controls.line(home, name) for name in (
+        b'bounceformat', b'bouncefrom', b'bouncehost', b'doublebounceto', b'doublebouncehost')),
+        controls.number(home, b'bouncemaxbytes'))
+    return settings, routing.load(home)
+
+
+class Bouncer:
+    """Serves one send; makes one report after the other, but waits for none before it begins the next."""
+
+    def __init__(self, home, loop, controls_):
+        self.home, self.loop, self.controls = home, loop, controls_
+        self.mess = unix.open(home + b'/queue/mess', DIRECTORY)
+        self.state = unix.open(home + b'/queue/state', DIRECTORY)
+        self.owner = packets.owner_of(home, b'qpys')
+        self.queued = None
+        self.todo, self.current = deque(), None         # (channel, ID, indices) | iterator of pieces
+        self.pid = b'%d' % unix.getpid()
+
+    def connected(self, sock, peer):
+        """send, or somebody else, who is sent away."""
+        if peer[1] not in (self.owner, 0):
+            sock.close()
+            return
+        asker = packets.Channel(self.loop, sock, channel.BOUNCE_JOB,
+                                lambda records: self.asked(asker, records), lambda why: None)
+
+    def asked(self, asker, records):
+        """send wants reports."""
+        for _, fields, _ in records:
+            self.todo.append((asker, fields[0], fields[1]))
+        self.go_on()
+
+    def go_on(self):
+        """Make reports until there are none to make, or until queued has much to take."""
+        while self.todo or self.current:
+            if self.current is None:
+                self.begin(*self.todo.popleft())
+            while self.current is not None:
+                if self.queued is not None and self.queued.backlog > IN_FLIGHT:
+                    return
+                self.piece()
+
+    def piece(self):
+        """Pass on the next piece of the report that is being written."""
+        pieces, asker, ident, envelope = self.current
+        try:
+            data = next(pieces, None)
+        except (unix.error, mess.Damaged) as problem:
+            self.current = None
+            self.queued.abandon()
+            return self.later(asker, ident, program.reason(problem))
+        if data is not None:
+            return self.queued.write(data)
+        self.current = None
+        self.queued.finish(envelope, lambda code, said: self.answer(asker, ident, code, said))
+
+    def begin(self, asker, ident, indices):
+        """Begin a report, or say at once that there is none to make, or not now."""
+        try:
+            made = self.make(ident, indices)
+            if made is None:
+                return asker.send(b'K', ident, b'', self.pid)
+            pieces, envelope = made
+            if self.queued is None:
+                self.queued = submit.Connection(self.loop, submit.connect(self.home), self.lost, self.go_on)
+        except (unix.error, mess.Damaged, mess.Newer, NoFailure, MemoryError) as problem:
+            return self.later(asker, ident, str(problem).encode() if isinstance(problem, NoFailure)
+                              else program.reason(problem))
+        self.current = (pieces, asker, ident, envelope)
+
+    def lost(self):
+        """queued is gone: the next report connects anew."""
+        self.queued = None
+        if self.current is not None:
+            (_, asker, ident, _), self.current = self.current, None
+            self.later(asker, ident, b'lost connection to queued')
+
+    def answer(self, asker, ident, code, said):
+        """queued has the report, or does not want it."""
+        if code == 0:
+            asker.send(b'K', ident, said, self.pid)
+        else:
+            self.later(asker, ident, said)
+
+    def later(self, asker, ident, why):
+        """Tell send to ask again later."""
+        asker.send(b'Z', ident, text.printable(why))
+
+    def make(self, ident, indices):
+        """(pieces of the report, its envelope records), or None if nobody is to be told."""
+        settings, routes = self.controls.get()
+        message = queuefile.open_mess(self.mess, ident, False)
+        try:
+            envelope = message.envelope
+            addresses = bounce.envelope(envelope.sender, settings)
+            failures = self.failures(message, indices, routes)
+            if addresses is None or not failures:
+                message.close()
+                return None
+            original = described(message)
+            parts = bounce.compose(original, failures, settings, int(unix.time()), token())
+        except BaseException:
+            message.close()
+            raise
+        options = wishes(envelope, addresses[1], original.eight_bit or bounce.eight_bit(failures))
+        return pieces(message, *parts), words.envelope(addresses[0], [addresses[1]], options)
+
+    def failures(self, message, indices, routes):
+        """The Failures among these recipients that the sender wants to know of."""
+        envelope = message.envelope
+        data = queuefile.read_state(self.state, message.ident) or b''
+        view = state.replay(data, message.ident, len(envelope.recipients))
+        found = []
+        for index in [text.parse_uint(word, state.INDEX_LIMIT) for word in indices.split(b',')]:
+            if index is None or index >= len(view.status) or view.status[index] != state.FAILED:
+                raise NoFailure('no such failure in the state of the message')
+            if bounce.wanted(envelope.recipient_option(index, b'N')):
+                route_ = route.rewrite(envelope.recipients[index], routes)
+                found.append(bounce.Failure(route_.address, view.texts.get(index, b''),
+                                            envelope.recipient_option(index, b'O')))
+        return found
+
+
+class NoFailure(Exception):
+    """send asks for a report on something that did not fail."""
+
+
+def token():
+    """Bytes that nobody can foretell."""
+    return unix.urandom(8).hex().encode()
+
+
+def described(message):
+    """The bounce.Original of a Mess."""
+    envelope = message.envelope
+    arrived = text.parse_uint(envelope.option(b't', b''), 1 << 40)
+    eight_bit = any(not piece.isascii() for piece in contents(message, message.size))
+    return bounce.Original(message.ident, envelope.sender, message.size,
+                           int(mess.birth(message.ident)) if arrived is None else arrived,
+                           envelope.option(b'R'), envelope.option(b'E'), eight_bit)
+
+
+def contents(message, size):
+    """The first size bytes of a message, in pieces."""
+    if message.message is not None:
+        return iter([message.message[:size]])
+    return queuefile.pieces(message.fd, size)
+
+
+def wishes(envelope, recipient, eight_bit):
+    """The message-wide options of a report: what it needs, and the trace of the message it is about."""
+    options = [(b'B', b'8BITMIME')] if eight_bit else []
+    if not recipient.isascii():
+        options.append((b'U', b''))
+    trace = envelope.option(b'X')
+    return options + ([(b'X', trace)] if trace else [])
+
+
+def pieces(message, head, how_much, tail):
+    """The whole report in pieces; closes the message after the last."""
+    try:
+        yield head
+        if how_much == bounce.HEADER:
+            yield bounce.header_of(b''.join(contents(message, min(message.size, bounce.HEADER_LIMIT))))
+        else:
+            last = b'\n'
+            for last in contents(message, message.size if how_much == bounce.WHOLE else how_much):
+                yield last
+            if last[-1:] != b'\n' and not tail.startswith(b'\n'):
+                yield b'\n'
+        if tail:
+            yield tail
+    finally:
+        message.close()
