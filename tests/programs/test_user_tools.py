@@ -1,0 +1,137 @@
+"""forward, preline, condredirect, bouncesaying, except, maildirmake, and the forwards of qpy-local, over a filter."""
+import os
+import stat
+import subprocess
+
+import pytest
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LINES = {'UFLINE': 'From s@y Thu Nov 05 02:16:14 2026\n', 'RPLINE': 'Return-Path: <s@y>\n',
+         'DTLINE': 'Delivered-To: joe@x\n', 'SENDER': 's@y', 'NEWSENDER': 'new@y'}
+
+
+@pytest.fixture
+def tool(tmp_path):
+    """tool(name, *words) -> the finished program; what it queued is in tmp_path/message and /envelope."""
+    queue = tmp_path / 'queue'
+    queue.write_text('#!/bin/sh\nexec 3<&1 >/dev/null; cat > "%s/message"; cat <&3 | tr "\\0" "|" > "%s/envelope"; exit ${CODE:-0}\n'
+                     % (tmp_path, tmp_path))
+    queue.chmod(0o755)
+
+    def run(name, *words, message=b'A: b\n\nbody\n', without=(), **more):
+        path = tmp_path / 'input'
+        path.write_bytes(message)
+        env = {'PATH': '/usr/bin:/bin', 'QMAILQUEUE': str(queue), 'QPYHOME': str(tmp_path), **LINES, **more}
+        with open(path, 'rb') as stdin:
+            return subprocess.run([SOURCE + '/bin/qpy-' + name, *words], stdin=stdin, capture_output=True, timeout=30,
+                                  env={key: value for key, value in env.items() if key not in without})
+    return run
+
+
+def test_forward(tool, tmp_path):
+    """forward queues DTLINE and the message for all arguments, from NEWSENDER."""
+    done = tool('forward', 'a@z', 'b@z')
+    assert done.returncode == 0 and done.stderr.startswith(b'forward: qp ')
+    assert (tmp_path / 'message').read_bytes() == b'Delivered-To: joe@x\nA: b\n\nbody\n'
+    assert (tmp_path / 'envelope').read_text() == 'Fnew@y|Ta@z|Tb@z||'
+
+
+@pytest.mark.parametrize('code, wanted', [(31, 100), (11, 100), (53, 111), (99, 111), (91, 111)])
+def test_forward_that_fails(tool, code, wanted):
+    """What the queue says decides: permanent 100, else 111."""
+    done = tool('forward', 'a@z', CODE=str(code))
+    assert done.returncode == wanted and done.stderr.startswith(b'forward: fatal: ')
+
+
+@pytest.mark.parametrize('name, words, missing', [('forward', ('a@z',), 'NEWSENDER'), ('forward', ('a@z',), 'DTLINE'),
+                                                  ('preline', ('cat',), 'UFLINE'), ('preline', ('-f', 'cat'), 'UFLINE'),
+                                                  ('condredirect', ('a', 'true'), 'SENDER')])
+def test_variables_are_needed(tool, name, words, missing):
+    """Outside of a delivery the tools refuse with 100, and say what is missing."""
+    done = tool(name, *words, without=[missing])
+    assert done.returncode == 100 and missing.encode() in done.stderr
+
+
+@pytest.mark.parametrize('options, wanted', [((), 'URD'), (('-f',), 'RD'), (('-fr',), 'D'), (('-frd',), ''),
+                                             (('-frd', '-F'), 'U'), (('-d', '--'), 'UR')])
+def test_preline(tool, options, wanted):
+    """preline puts UFLINE, RPLINE, DTLINE first, without those that are switched off."""
+    done = tool('preline', *options, 'cat')
+    lines = ''.join(LINES[letter + {'U': 'F', 'R': 'P', 'D': 'T'}[letter] + 'LINE'] for letter in wanted)
+    assert (done.returncode, done.stdout) == (0, lines.encode() + b'A: b\n\nbody\n')
+
+
+def test_preline_answers_as_its_program(tool):
+    """preline's exit code is the program's; a crash is 111, no program 100; an early end is no failure (L-29)."""
+    assert tool('preline', 'sh', '-c', 'exit 67').returncode == 67
+    assert tool('preline', 'sh', '-c', 'kill -9 $$').returncode == 111
+    assert tool('preline', 'no-such-program').returncode == 100
+    assert tool('preline', 'true', message=b'x' * 1000000).returncode == 0
+    assert tool('preline', '-x', 'true').returncode == tool('preline').returncode == 100
+
+
+@pytest.mark.parametrize('script, wanted', [('exit 0', 99), ('exit 1', 0), ('exit 100', 0), ('exit 111', 111),
+                                            ('kill -9 $$', 111)])
+def test_condredirect(tool, tmp_path, script, wanted):
+    """condredirect forwards the whole message from SENDER and says 99 if the program says yes."""
+    done = tool('condredirect', 'a@z', 'sh', '-c', 'cat >/dev/null; ' + script)
+    assert done.returncode == wanted
+    assert (tmp_path / 'envelope').exists() == (wanted == 99)
+    if wanted == 99:
+        assert (tmp_path / 'envelope').read_text() == 'Fs@y|Ta@z||' and done.stderr.startswith(b'condredirect: qp ')
+        assert (tmp_path / 'message').read_bytes() == b'Delivered-To: joe@x\nA: b\n\nbody\n'
+
+
+@pytest.mark.parametrize('words, wanted', [((), 100), (('true',), 100), (('false',), 0), (('sh', '-c', 'exit 111'), 111),
+                                           (('no-such-program',), 0)])
+def test_bouncesaying(tool, words, wanted):
+    """bouncesaying says its text and 100 if the program says yes, or without one."""
+    done = tool('bouncesaying', 'not here', *words)
+    assert done.returncode == wanted and (done.stderr == b'not here\n') == (wanted == 100)
+
+
+@pytest.mark.parametrize('script, wanted', [('exit 0', 100), ('exit 1', 0), ('exit 111', 111), ('kill -9 $$', 111)])
+def test_except(tool, script, wanted):
+    """except turns yes and no round."""
+    assert tool('except', 'sh', '-c', script).returncode == wanted
+
+
+def test_programs_get_default_signals(tool):
+    """What Python ignores (SIGPIPE, SIGXFSZ) is back at its default in the programs these tools run."""
+    done = tool('preline', 'grep', 'SigIgn', '/proc/self/status')
+    assert int(done.stdout.split()[1], 16) == 0
+
+
+def test_maildirmake(tool, tmp_path):
+    """maildirmake makes a closed Maildir once."""
+    box = tmp_path / 'box'
+    assert tool('maildirmake', str(box)).returncode == 0
+    assert all(stat.S_IMODE((box / part).stat().st_mode) == 0o700 for part in ('', 'tmp', 'new', 'cur'))
+    assert tool('maildirmake', str(box)).returncode == 111
+    assert tool('maildirmake').returncode == 100
+
+
+def test_forward_lines_of_a_qmail_file(tool, tmp_path):
+    """Forward lines go out in one submission after the last line, also after a 99, from NEWSENDER."""
+    home = tmp_path / 'home'
+    home.mkdir()
+    (home / '.qmail').write_text('# list\n&a@z\n|exit 99\nb@z\n')
+    (home / '.qmail-owner').write_text('')
+    done = tool('local', '--', 'joe', str(home), 'joe', '', '', 'x.example', 's@y', './Maildir/')
+    assert done.returncode == 0 and done.stdout.startswith(b'did 0+1+1\nqp ')
+    assert (tmp_path / 'envelope').read_text() == 'Fjoe-owner@x.example|Ta@z||'
+    assert (tmp_path / 'message').read_bytes() == b'Delivered-To: joe@x.example\nA: b\n\nbody\n'
+    (home / '.qmail').write_text('a@z\nb@z\n|exit 1\n')
+    (tmp_path / 'envelope').unlink()
+    assert tool('local', '--', 'joe', str(home), 'joe', '', '', 'x.example', 's@y', './Maildir/').returncode == 111
+    assert not (tmp_path / 'envelope').exists()
+
+
+@pytest.mark.parametrize('code, wanted', [(31, 100), (53, 111)])
+def test_forwards_that_fail(tool, tmp_path, code, wanted):
+    """L-32: what the queue refuses is reported in qmail's words."""
+    home = tmp_path / 'home'
+    home.mkdir()
+    (home / '.qmail').write_text('a@z\n')
+    done = tool('local', '--', 'joe', str(home), 'joe', '', '', 'x.example', 's@y', './Maildir/', CODE=str(code))
+    assert done.returncode == wanted and done.stderr.startswith(b'Unable to forward message: ')
