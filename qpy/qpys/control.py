@@ -1,0 +1,312 @@
+"""DIR/run/control: what people ask qpy-send, and what they may.
+
+A request is words separated by blanks, ended by NUL; the answer is records, each ended by NUL, and last `.`, or
+`!` and the reason.  A connection may ask again.
+
+    stat                    NAME TAB VALUE ...: how much there is of everything
+    list [ID]               m TAB ID TAB size TAB birth TAB sender TAB place TAB due TAB attempts TAB uid, and for
+                            each recipient of it  t TAB status TAB channel TAB recipient TAB what was said
+    run [ID]                try everything (or this) now
+    hold ID [reason]        leave it alone until release
+    release ID
+    drop ID                 remove it, tell nobody
+    bounce ID               give it up now, tell its sender
+    tcpto                   HOST TAB failures TAB seconds left TAB reason: destinations that are left alone
+    tcpok [HOST]            leave none (or not this one) alone any longer
+
+root and send's own account may all of it.  Others may stat, list what they submitted themselves, and run, which
+does something once a minute whoever asks.  place: new, active, waiting or held; due: unix time, 0 for now;
+status: pending, done or failed.  Fields hold no byte outside 32..126.
+"""
+from qpy import unix
+from qpy.core import dispatch, mess, state, text
+from qpy.lib import packets
+
+CLIENTS = 64                # connections at a time
+PER_UID = 8                 # of one user who is not root
+REQUEST_LIMIT = 1024        # bytes
+OUT = 65536                 # bytes kept for a client that reads slowly
+BATCH = 50                  # messages listed per pass of the loop, for all clients together
+PATIENCE = 30               # seconds a client may say and take nothing
+RUN_EVERY = 60              # seconds between runs that others than root may ask for
+
+PLACES = {dispatch.DUE: b'new', dispatch.FORCED: b'new', dispatch.PARKED: b'active', dispatch.HELD: b'held'}
+STATUS = {state.PENDING: b'pending', state.DELIVERED: b'done', state.FAILED: b'failed', state.REPORTED: b'failed'}
+EVERYBODY = (b'stat', b'list', b'run')
+
+
+class Refused(Exception):
+    """The reason why a request gets nothing, as bytes."""
+
+
+def serve(send, listening):
+    """Answer on the sockets handed over as `control`."""
+    desk = Desk(send)
+    for sock in listening:
+        packets.serve(send.loop, sock, desk.connected)
+    return desk
+
+
+class Desk:
+    """Who asks, and the answers to each verb."""
+
+    def __init__(self, send):
+        self.send, self.clients = send, set()
+        self.trusted = (0, unix.geteuid())
+        self.last_run = None
+        self.answer = {b'stat': self.stat, b'list': self.list, b'run': self.run, b'hold': self.hold,
+                       b'release': self.release, b'drop': self.drop, b'bounce': self.bounce, b'tcpto': self.tcpto,
+                       b'tcpok': self.tcpok}
+
+    def connected(self, sock, peer):
+        """A client, unless there are too many of them."""
+        mine = sum(client.uid == peer[1] for client in self.clients)
+        if len(self.clients) >= CLIENTS or mine >= PER_UID and peer[1] not in self.trusted:
+            sock.close()
+            return
+        self.clients.add(Client(self, sock, peer[1]))
+
+    def records(self, uid, request):
+        """The answer as an iterator of records, some of them empty: those only give the others their turn."""
+        verb, _, rest = request.partition(b' ')
+        if verb not in self.answer:
+            raise Refused(b'unknown request')
+        if uid not in self.trusted and verb not in EVERYBODY:
+            raise Refused(b'not permitted')
+        return self.answer[verb](uid, rest)
+
+    def one(self, word):
+        """The message of that ID; Refused if it is none."""
+        id = int(word) if mess.is_id(word) else None
+        if id is None or not self.send.dispatch.knows(id):
+            raise Refused(b'no such message')
+        return id
+
+    # --- what everybody may ---
+
+    def stat(self, uid, rest):
+        """Counts."""
+        d = self.send.dispatch
+        places = list(d.asleep.values()) if len(d.asleep) < 10_000 else ()
+        yield from (b'%s\t%d' % pair for pair in (
+            (b'messages', d.count()), (b'new', len(d.fresh)), (b'active', len(d.jobs) + len(d.loading)),
+            (b'held', places.count(dispatch.HELD) if places != () else 0),
+            (b'local', d.local.active), (b'locallimit', d.local.limit),
+            (b'remote', d.remote.active), (b'remotelimit', d.remote.limit), (b'deliveries', d.number),
+            (b'scanning', self.send.scan is not None), (b'uptime', self.send.clock.running)))
+
+    def list(self, uid, rest):
+        """Messages with their recipients, a few per pass."""
+        d = self.send.dispatch
+        if rest:
+            ids = [self.one(rest)]
+        else:
+            ids = sorted([*d.asleep, *d.jobs, *d.loading, *d.leaving])
+        for id in ids:
+            found = self.described(id, uid)
+            yield from found
+            if not found:
+                yield b''
+
+    def described(self, id, uid):
+        """The records of one message; none if it is gone, cannot be read, or belongs to somebody else."""
+        name, store = b'%016d' % id, self.send.store
+        try:
+            message = store.load(name, False)
+        except (unix.error, mess.Damaged, mess.Newer):
+            return []
+        message.close()
+        envelope = message.envelope
+        owner = text.parse_uint(envelope.option(b'u', b''), 1 << 32)
+        if uid not in self.trusted and owner != uid:
+            return []
+        try:
+            view = store.view(name, len(envelope.recipients))
+        except unix.error:
+            view = None
+        view = view or state.View(len(envelope.recipients))
+        place, due = self.place(id)
+        lines = [b'm\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d' % (
+            name, message.size, id // 1_000_000, shown(envelope.sender), place, due, view.attempts, owner or 0)]
+        for index, recipient in enumerate(envelope.recipients):
+            channel, address, _ = self.send.route_of(recipient)
+            lines.append(b'\t'.join((b't', STATUS[view.status[index]], channel, shown(address),
+                                     shown(view.texts.get(index, b'')))))
+        return lines
+
+    def place(self, id):
+        """(where it stands, unix time it is due)."""
+        due = self.send.dispatch.asleep.get(id)
+        if due is None:
+            return b'active', 0
+        if due > 0:
+            return b'waiting', self.send.clock.wall(due)
+        return PLACES[due], 0
+
+    def run(self, uid, rest):
+        """Try now.  For others than root it is everything, and at most once a minute."""
+        if uid in self.trusted and rest:
+            self.send.dispatch.run(self.one(rest))
+        else:
+            now = unix.monotonic()
+            if uid in self.trusted or self.last_run is None or now - self.last_run >= RUN_EVERY:
+                self.last_run = now
+                self.send.dispatch.run_all()
+        self.send.wake()
+        return iter(())
+
+    # --- what root may ---
+
+    def hold(self, uid, rest):
+        """Written and synced before it is confirmed: no crash may forget it."""
+        word, _, reason = rest.partition(b' ')
+        id = self.one(word)
+        self.note(word, (b'h', reason or b'held by the administrator'), id)
+        self.send.dispatch.command(id, dispatch.HOLD)
+        self.send.wake()
+        return iter(())
+
+    def release(self, uid, rest):
+        """As hold, the other way."""
+        id = self.one(rest)
+        self.note(rest, (b'o',), id)
+        self.send.dispatch.run(id)
+        self.send.wake()
+        return iter(())
+
+    def note(self, name, entry, id):
+        try:
+            self.send.store.append(name, [entry], sync=True)
+        except unix.error as problem:
+            raise Refused(b'unable to write state/' + name + b': ' + problem.strerror.encode()) from None
+        job = self.send.dispatch.jobs.get(id)
+        if job is not None:
+            job.has_state = True
+
+    def drop(self, uid, rest):
+        """Remove it without a word."""
+        return self.order(rest, dispatch.DROP)
+
+    def bounce(self, uid, rest):
+        """Give it up."""
+        return self.order(rest, dispatch.FAIL)
+
+    def order(self, word, order):
+        if not self.send.dispatch.command(self.one(word), order):
+            raise Refused(b'it is leaving already')
+        self.send.wake()
+        return iter(())
+
+    def tcpto(self, uid, rest):
+        """Destinations in trouble."""
+        now = self.send.clock.now
+        for host, failures, until, reason in self.send.dispatch.troubled():
+            yield b'%s\t%d\t%d\t%s' % (shown(host), failures, max(0, until - now), shown(reason))
+
+    def tcpok(self, uid, rest):
+        """Forgive them."""
+        self.send.dispatch.forgive(rest or None)
+        self.send.wake()
+        return iter(())
+
+
+def shown(value):
+    """A field without blanks and control characters, as in the log."""
+    return text.logsafe(value)
+
+
+class Client:
+    """One connection: asks, waits, reads its answer as fast as it wants, but not slower than PATIENCE allows."""
+
+    __slots__ = ('desk', 'sock', 'uid', 'rest', 'out', 'answer', 'timer', 'last', 'waiting')
+
+    def __init__(self, desk, sock, uid):
+        self.desk, self.sock, self.uid = desk, sock, uid
+        self.rest, self.out, self.answer, self.waiting = b'', b'', None, False
+        self.last = unix.monotonic()
+        self.timer = desk.send.loop.after(PATIENCE, self.look)
+        desk.send.loop.watch(sock.fileno(), self.readable)
+
+    def look(self):
+        """Time passes."""
+        left = self.last + PATIENCE - unix.monotonic()
+        if left <= 0 and (self.answer is None or self.out):
+            return self.close()
+        self.timer = self.desk.send.loop.after(max(left, 1), self.look)
+
+    def readable(self):
+        """More of a request, or the end."""
+        try:
+            data = unix.read(self.sock.fileno(), REQUEST_LIMIT)
+        except BlockingIOError:
+            return
+        except unix.error:
+            data = b''
+        self.rest += data
+        if not data or len(self.rest) > REQUEST_LIMIT:
+            return self.close()
+        self.last = unix.monotonic()
+        if self.answer is None:
+            self.begin()
+
+    def begin(self):
+        """The next request, if a whole one is here."""
+        request, end, rest = self.rest.partition(b'\0')
+        if not end:
+            return
+        self.rest = rest
+        try:
+            self.answer = self.desk.records(self.uid, request)
+        except Refused as refusal:
+            self.answer = None
+            self.out += b'!' + refusal.args[0] + b'\0'
+        self.go_on()
+
+    def go_on(self):
+        """Some more of the answer, then the others' turn."""
+        self.waiting = False
+        if self.sock is None:
+            return
+        if self.answer is not None and len(self.out) < OUT:
+            self.gather()
+        self.push()
+        if self.sock is not None and self.answer is not None and not self.out and not self.waiting:
+            self.waiting = True
+            self.desk.send.loop.after(0, self.go_on)
+        elif self.sock is not None and self.answer is None and not self.out and self.rest:
+            self.begin()
+
+    def gather(self):
+        left = max(1, BATCH // len(self.desk.clients))
+        try:
+            for record in self.answer:
+                if record:
+                    self.out += record + b'\0'
+                if record[:1] in (b'm', b''):
+                    left -= 1
+                if left <= 0 or len(self.out) >= OUT:
+                    return
+            self.out += b'.\0'
+        except Refused as refusal:
+            self.out += b'!' + refusal.args[0] + b'\0'
+        self.answer = None
+
+    def push(self):
+        try:
+            while self.out:
+                self.out = self.out[unix.write(self.sock.fileno(), self.out):]
+                self.last = unix.monotonic()
+        except BlockingIOError:
+            pass
+        except unix.error:
+            return self.close()
+        self.desk.send.loop.watch(self.sock.fileno(), self.readable, self.go_on if self.out else None)
+
+    def close(self):
+        """It is gone, or too slow, or talks nonsense."""
+        if self.sock is not None:
+            self.timer.cancel()
+            self.desk.send.loop.forget(self.sock.fileno())
+            self.sock.close()
+            self.sock = self.answer = None
+            self.desk.clients.discard(self)

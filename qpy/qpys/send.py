@@ -1,0 +1,631 @@
+"""qpy-send, as qpys: decides what is delivered where and when.
+
+    1           log, qmail-send's lines (qpy-log.5)
+    run/new     from queued: `<N` look for IDs below N in the queue; ID: a message that is durable and new
+    run/clean   to clean: remove a finished message, set aside a damaged one
+    run/lspawn, run/rspawn, run/bounce    to the programs that deliver and report; core.channel has the records
+    control     a socket handed over: who is in the queue, and what an administrator wants (qpys.control)
+
+    0       asked to end (TERM), and everything under way is finished
+    111     a neighbour is gone, or it could not start
+
+What to do is decided in core.dispatch; this is what does it: each action there is a method here.  A pass of the
+loop gathers what came, asks for the actions, and leaves one packet per neighbour and one write to the log.
+"""
+import gc
+
+from qpy import unix
+from qpy.core import channel, dispatch, exits, mess, route, schedule, sendlog, text
+from qpy.lib import controls, inherit, loop as loops, packets, program, route as routing
+from qpy.qpys import control, store, streams
+
+SCAN = 400              # names looked at per pass of the loop while the queue is searched
+STEPS = 4               # steps of the scheduler per pass of the loop
+ROUTES = 20_000         # recipients whose route is remembered
+LATER = 86_400          # seconds until a queue file of a newer version is looked at again
+GOODBYE = 120           # seconds that reports and removals may take after TERM, when no delivery is under way
+TROUBLE = b'Zqpy-send is unable to open the message. (#4.3.0)\n'
+
+
+def main(home, args):
+    """See qpy-send(8)."""
+    unix.umask(0o027)
+    unix.raise_descriptor_limit()
+    found = inherit.listeners()
+    loop = loops.Loop()
+    log = streams.Log(loop)
+    settings = Controls(home)
+    send = Send(home, loop, log, settings, own_lock(home, log))
+    send.connect()
+    control.serve(send, inherit.sockets(found, b'control'))
+    inherit.life(loop, found)
+    loop.on_signal(unix.SIGTERM, send.terminate)
+    loop.on_signal(unix.SIGINT, send.terminate)
+    loop.on_signal(unix.SIGHUP, send.reread)
+    loop.on_signal(unix.SIGALRM, send.run_all)
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    loop.run()
+    return send.code
+
+
+def own_lock(home, log):
+    """The descriptor that keeps a second send away from this queue; Fatal if there is one."""
+    fd = unix.open(home + b'/queue/state/lock', unix.O_RDWR | unix.O_CREAT | unix.O_CLOEXEC, 0o600)
+    try:
+        unix.flock(fd, unix.LOCK_EX | unix.LOCK_NB)
+    except BlockingIOError:
+        log.write([sendlog.alert(b'cannot start: qpy-send is already running')])
+        raise program.Fatal(exits.TEMP, b'unable to lock queue/state/lock: qpy-send is already running') from None
+    return fd
+
+
+class Controls:
+    """What the control files say; load() again keeps the old ones if one is broken."""
+
+    __slots__ = ('home', 'routes', 'local', 'remote', 'settings')
+
+    def __init__(self, home):
+        self.home = home
+        self.load()
+
+    def load(self):
+        """Read all, then use all.  Raises controls.Broken, OSError."""
+        home = self.home
+        routes = routing.load(home)
+        local, remote = controls.number(home, b'concurrencylocal'), controls.number(home, b'concurrencyremote')
+        settings = dispatch.Settings(controls.number(home, b'queuelifetime'),
+                                     controls.line(home, b'bouncewhen') == b'end',
+                                     controls.number(home, b'concurrencydestination'))
+        self.routes, self.local, self.remote, self.settings = routes, local, remote, settings
+
+
+class Body:
+    """The bytes of a message for more than one local delivery, or for a long one: a descriptor, and who uses it.
+
+    waiting: deliveries that wait for a copy to be made; None when the descriptor is ready.
+    """
+
+    __slots__ = ('fd', 'users', 'waiting')
+
+    def __init__(self, fd, waiting):
+        self.fd, self.users, self.waiting = fd, 0, waiting
+
+
+class Chance:
+    """Cheap numbers in 0..1 for jitter."""
+
+    __slots__ = ('state',)
+
+    def __init__(self, seed):
+        self.state = int.from_bytes(seed, 'big') | 1
+
+    def __call__(self):
+        self.state = (self.state * 6364136223846793005 + 1442695040888963407) & 0xffffffffffffffff
+        return (self.state >> 40) / (1 << 24)
+
+
+class Send:
+    """The daemon: files and sockets around a dispatch.Dispatch."""
+
+    def __init__(self, home, loop, log, settings, lock):
+        self.home, self.loop, self.log, self.controls, self.lock = home, loop, log, settings, lock
+        self.clock = schedule.Clock(unix.time(), unix.monotonic())
+        self.dispatch = dispatch.Dispatch(self.clock, settings.settings, settings.local, settings.remote,
+                                          Chance(unix.urandom(8)))
+        self.store = store.Store(home)
+        self.code = exits.OK
+        self.scheduled = False
+        self.timer, self.timer_due = None, None
+        self.below = 0                      # IDs below this one are known by scanning
+        self.read = {}                      # messages read in this pass: what is needed at once needs no second read
+        self.routes, self.warned = {}, set()
+        self.scan = self.names = None
+        self.overdue = 0                    # messages found past their time
+        self.spawners = 0                   # that have told their capacity
+        self.do = {dispatch.LOAD: self.load, dispatch.LOCAL: self.start_local, dispatch.REMOTE: self.start_remote,
+                   dispatch.WRITE: self.write, dispatch.BOUNCE: self.bounce, dispatch.REMOVE: self.remove}
+
+    # --- neighbours ----------------------------------------------------------------------------------------------
+
+    def connect(self):
+        """Connect to everybody; Fatal with the reason if one is not there."""
+        home, loop = self.home, self.loop
+        owner = packets.queue_owner(home)
+        self.lspawn = self._channel(b'lspawn', packets.owner_of(home, b'qpyu'), channel.LSPAWN_REPORT,
+                                    self.local_reports, b'spawn')
+        self.rspawn = self._channel(b'rspawn', packets.owner_of(home, b'qpyr'), channel.RSPAWN_REPORT,
+                                    self.remote_reports, b'spawn')
+        self.bouncer = self._channel(b'bounce', packets.owner_of(home, b'qpys'), channel.BOUNCE_REPORT,
+                                     self.bounced, b'qpy-bouncer')
+        self.clean = streams.Clean(loop, neighbour(home, b'clean', owner, unix.SOCK_STREAM),
+                                   lambda why: self.lost(b'qpy-clean', why))
+        self.new = streams.Words(loop, neighbour(home, b'new', owner, unix.SOCK_STREAM), self.announced,
+                                 lambda why: self.lost(b'qpy-queued', why))
+
+    def _channel(self, name, uid, table, on_records, called):
+        sock = neighbour(self.home, name, uid, unix.SOCK_SEQPACKET)
+        return packets.Channel(self.loop, sock, table, on_records, lambda why: self.lost(called, why))
+
+    def lost(self, name, why):
+        """A neighbour is gone: end, so that the chain is started anew."""
+        if self.spawners < 2 and name == b'spawn':
+            self.dispatch.lines.append(sendlog.alert(b'cannot start: hath the daemon spawn no fire?'))
+        else:
+            self.dispatch.lines.append(sendlog.alert(b'oh no! lost ' + name + b' connection! dying...'))
+            self.dispatch.lines.append(sendlog.warning(name + b': ' + text.printable(str(why).encode())))
+        self.code = exits.TEMP
+        self.leave()
+
+    # --- the pass ------------------------------------------------------------------------------------------------
+
+    def wake(self):
+        """Have turn() called at the end of this pass of the loop."""
+        if not self.scheduled:
+            self.scheduled = True
+            self.loop.call_soon(self.turn)
+
+    def turn(self):
+        """Do what follows from everything that came in this pass."""
+        self.scheduled = False
+        jump = self.clock.look(unix.time(), unix.monotonic())
+        if jump:
+            self.dispatch.lines.append(sendlog.alert(
+                b'the clock jumped by %d seconds; no message is older for it' % jump))
+        if not self._steps():
+            self.loop.after(0, self.wake)
+        self.forget_read()
+        self._set_timer()
+        if self.dispatch.lines:
+            lines, self.dispatch.lines = self.dispatch.lines, []
+            self.log.write(lines)
+        if self.dispatch.exiting and self.dispatch.quiet():
+            self.finish()
+
+    def _steps(self):
+        """Some steps of the scheduler; False if there may be more to do."""
+        advance, do = self.dispatch.advance, self.do
+        for _ in range(STEPS):
+            actions = advance()
+            if not actions:
+                return True
+            for action in actions:
+                do[action[0]](*action[1:])
+        return False
+
+    def forget_read(self):
+        """Messages stay open for one pass only."""
+        if self.read:
+            for message in self.read.values():
+                message.close()
+            self.read.clear()
+
+    def _set_timer(self):
+        due = self.dispatch.next_due()
+        if due == self.timer_due:
+            return
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer_due, self.timer = due, None
+        if due is not None:
+            self.timer = self.loop.after(max(0.0, due - self.clock.mono - self.clock.offset + 0.01), self._due)
+
+    def _due(self):
+        self.timer = self.timer_due = None
+        self.wake()
+
+    # --- what is in the queue ------------------------------------------------------------------------------------
+
+    def announced(self, words):
+        """queued says: `<N`, or IDs."""
+        arrived = self.dispatch.arrived
+        for word in words:
+            if mess.is_id(word):
+                arrived(int(word))
+            elif word[:1] == b'<' and mess.is_id(word[1:]):
+                self.search(int(word[1:]))
+            else:
+                return self.lost(b'qpy-queued', 'it announced no ID')
+        self.wake()
+
+    def search(self, below):
+        """Look for messages with IDs below this one, a few names per pass."""
+        first, self.below = self.scan is None, max(below, self.below)
+        self.scan = [self.found_message, self.found_state]
+        self.names = unix.scandir(self.store.mess)
+        if first:
+            self.loop.after(0, self.search_on)
+
+    def search_on(self):
+        """Some more names."""
+        look, below, knows = self.scan[0], self.below, self.dispatch.knows
+        for _ in range(SCAN):
+            entry = next(self.names, None)
+            if entry is None:
+                return self.search_next()
+            name = unix.fsencode(entry.name)
+            if mess.is_id(name) and int(name) < below and not knows(int(name)):
+                look(name)
+        self.loop.after(0, self.search_on)
+        self.wake()
+
+    def search_next(self):
+        """After the messages the states; after the states nothing."""
+        self.scan.pop(0)
+        if self.scan:
+            self.names = unix.scandir(self.store.state)
+            self.loop.after(0, self.search_on)
+        else:
+            self.scan = self.names = None
+        self.wake()
+
+    def found_message(self, name):
+        """A message that was in the queue before this run: when is it due?"""
+        try:
+            view = self.store.view(name, 0)
+        except (unix.error, MemoryError) as problem:
+            self.warn(b'trouble reading state/' + name + b'; will try again later', problem)
+            return self.dispatch.found(int(name), self.clock.now + schedule.TROUBLE)
+        if view is None:
+            return self.dispatch.found(int(name))
+        if view.held is not None:
+            return self.dispatch.found(int(name), dispatch.HELD)
+        due = self.clock.steady(view.due) if view.due else self.clock.now
+        if due <= self.clock.now:
+            due = self.clock.now + schedule.spread(self.overdue, self.dispatch.chance())
+            self.overdue += 1
+        self.dispatch.found(int(name), min(due, self.clock.now + schedule.LONGEST))
+
+    def found_state(self, name):
+        """A state nobody knows: an orphan, unless its message is there after all."""
+        try:
+            if self.store.size(name) is None:
+                self.store.drop(name)
+        except unix.error as problem:
+            self.warn(b'unable to unlink state/' + name, problem)
+
+    # --- loading -------------------------------------------------------------------------------------------------
+
+    def load(self, id, forced):
+        """Read a message and its state, and begin its pass."""
+        name, message = b'%016d' % id, None
+        try:
+            message = self.store.load(name, id < self.below)
+            view = self.store.view(name, len(message.envelope.recipients))
+        except FileNotFoundError:
+            return self.dispatch.not_loaded(id)
+        except mess.Damaged as problem:
+            return self.set_aside(id, name, problem)
+        except mess.Newer as problem:
+            self.warn(b'mess/' + name + b' is left alone: ' + str(problem).encode(), once=name)
+            return self.dispatch.not_loaded(id, self.clock.now + LATER)
+        except (unix.error, MemoryError) as problem:
+            if message is not None:
+                message.close()
+            self.warn(b'trouble reading mess/' + name + b'; will try again later', problem)
+            return self.dispatch.not_loaded(id, self.clock.now + schedule.TROUBLE)
+        self.read[id] = message
+        later = None if forced else self.waits(message.envelope, view)
+        if later is not None:
+            return self.dispatch.not_loaded(id, later)
+        self.dispatch.loaded(self.job(id, message, view))
+
+    def waits(self, envelope, view):
+        """HELD, or the time before which this message must not be tried; None if it may be."""
+        if view is not None:
+            return None if view.held is None else dispatch.HELD
+        if not envelope.options:
+            return None
+        if envelope.option(b'h') is not None:
+            return dispatch.HELD
+        not_before = text.parse_uint(envelope.option(b'b', b''), 1 << 40)
+        if not_before is None or self.clock.steady(not_before) <= self.clock.now:
+            return None
+        return min(self.clock.steady(not_before), self.clock.now + schedule.LONGEST)
+
+    def job(self, id, message, view):
+        """The Job of a message that was read."""
+        name, envelope, recipients = message.ident, message.envelope, message.envelope.recipients
+        flags, options, lines = described(message)
+        route_of = self.route_of
+        if view is None:
+            todo = [(index, *route_of(recipient)) for index, recipient in enumerate(recipients)]
+            return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients), id // 1_000_000,
+                                flags, options, new_lines=lines)
+        todo = [(index, *route_of(recipients[index])) for index in view.indices(0)]
+        return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients), id // 1_000_000, flags,
+                            options, self.clock.steady(view.due) if view.due else 0, view.attempts, True,
+                            view.indices(2))
+
+    def route_of(self, recipient):
+        """(channel, rewritten recipient, destination) of an envelope recipient."""
+        known = self.routes.get(recipient)
+        if known is None:
+            if len(self.routes) > ROUTES:
+                self.routes.clear()
+            found = route.rewrite(recipient, self.controls.routes)
+            if found.channel == route.LOCAL:
+                place = text.lower(found.recipient.rpartition(b'@')[0].partition(b'-')[0])
+            else:
+                place = text.lower(found.domain)
+            known = self.routes[recipient] = (found.channel, found.recipient, place)
+        return known
+
+    def set_aside(self, id, name, problem):
+        """A file that is no whole message: it was never acknowledged, or the disk has lost it.  Keep it aside."""
+        self.warn(b'mess/' + name + b' is damaged and will not be delivered: ' + str(problem).encode())
+
+        def answered(done):
+            if done:
+                self.store_drop(name)
+                self.dispatch.not_loaded(id)
+            else:
+                self.warn(b'qpy-clean unable to set aside mess/' + name)
+                self.dispatch.not_loaded(id, self.clock.now + schedule.TROUBLE)
+            self.wake()
+        self.clean.ask(b's', name, answered)
+
+    # --- deliveries ----------------------------------------------------------------------------------------------
+
+    def start_local(self, job, number, recipient):
+        """One delivery for lspawn, with the bytes of the message and nothing else of it."""
+        if job.body is None and job.total == 1 and job.length <= store.MEMORY:      # the common message
+            try:
+                fd = self.store.memory(self.message(job))
+            except (unix.error, MemoryError, mess.Damaged):
+                return self.dispatch.report(number, TROUBLE[:1], b'', TROUBLE[1:])
+            return self.hand_over(job, number, recipient, fd)
+        try:
+            body = job.body = job.body or self.make_body(job)
+        except (unix.error, MemoryError, mess.Damaged):
+            return self.dispatch.report(number, TROUBLE[:1], b'', TROUBLE[1:])
+        body.users += 1
+        if body.waiting is not None:
+            body.waiting.append((number, recipient))
+        else:
+            self.hand_over_copy(job, number, recipient)
+
+    def hand_over(self, job, number, recipient, fd):
+        """Give lspawn a delivery and the descriptor."""
+        self.lspawn.send(b'L', b'%d' % number, job.name, route.sender_for(job.sender, recipient), recipient,
+                         job.options, fd=fd)
+
+    def hand_over_copy(self, job, number, recipient):
+        """The same with a description of its own, so that no delivery moves another's place in the file."""
+        try:
+            fd = unix.reopen(job.body.fd)
+        except unix.error:
+            self.body_used(job)
+            return self.dispatch.report(number, TROUBLE[:1], b'', TROUBLE[1:])
+        self.hand_over(job, number, recipient, fd)
+
+    def message(self, job):
+        """The message of a job as it was read in this pass, or read again."""
+        message = self.read.get(job.id)
+        if message is None or message.fd < 0:
+            message = self.read[job.id] = self.store.load(job.name, False)
+        return message
+
+    def make_body(self, job):
+        """A Body of a message: in memory, or copied in the course of the next passes."""
+        if job.length <= store.MEMORY:
+            return Body(self.store.memory(self.message(job)), None)
+        copy = store.Copy(self.store, job.name, job.length)
+        self.loop.after(0, lambda: self.copy_on(job, copy))
+        return Body(-1, [])
+
+    def copy_on(self, job, copy):
+        """Copy one more piece; when it is all there, start what waits for it."""
+        body = job.body
+        try:
+            if not copy.step():
+                self.loop.after(0, lambda: self.copy_on(job, copy))
+                return
+            body.fd = copy.fd
+        except unix.error:
+            copy.close()
+            job.body = None
+        waiting, body.waiting = body.waiting, None
+        for number, recipient in waiting:
+            if job.body is None:
+                self.dispatch.report(number, TROUBLE[:1], b'', TROUBLE[1:])
+            else:
+                self.hand_over_copy(job, number, recipient)
+        self.wake()
+
+    def body_used(self, job):
+        """A local delivery ended: the last one at the moment takes the body with it."""
+        job.body.users -= 1
+        if not job.body.users:
+            unix.close(job.body.fd)
+            job.body = None
+
+    def start_remote(self, job, host, sender, numbered):
+        """One transaction for rspawn, with the queue file."""
+        try:
+            message = self.read.get(job.id)
+            if message is not None and message.fd >= 0:
+                fd, message.fd = message.fd, -1
+            else:
+                fd = self.store.open(job.name)
+        except unix.error:
+            for number, _ in numbered:
+                self.dispatch.report(number, TROUBLE[:1], b'', TROUBLE[1:])
+            return
+        self.rspawn.send(b'R', job.name, host, sender, job.flags, b'%d' % job.length,
+                         b'\n'.join([b'%d %s' % each for each in numbered]), fd=fd)
+
+    def local_reports(self, records):
+        """lspawn says how deliveries ended."""
+        flights, report = self.dispatch.flights, self.dispatch.report
+        for letter, fields, _ in records:
+            if letter == b'C':
+                self.capacity(self.dispatch.local, fields[0])
+                continue
+            number = text.parse_uint(fields[0], 1 << 62) or 0
+            flight = flights.get(number)
+            if flight is None or flight[0].place.channel is not self.dispatch.local:
+                self.dispatch.report(0, letter, b'', b'')
+                continue
+            if flight[0].job.body is not None:
+                self.body_used(flight[0].job)
+            report(number, letter, fields[1], fields[2])
+        self.wake()
+
+    def remote_reports(self, records):
+        """rspawn says how deliveries ended."""
+        flights = self.dispatch.flights
+        for letter, fields, _ in records:
+            if letter == b'C':
+                self.capacity(self.dispatch.remote, fields[0])
+                continue
+            number = text.parse_uint(fields[0], 1 << 62) or 0
+            flight = flights.get(number)
+            if flight is not None and flight[0].place.channel is not self.dispatch.remote:
+                number = 0
+            self.dispatch.report(number, letter, fields[1], fields[2])
+        self.wake()
+
+    def capacity(self, which, number):
+        """A spawner tells how much it can do at a time."""
+        self.spawners += not which.capacity
+        which.capacity = text.parse_uint(number, 1_000_000) or 0
+        if self.spawners == 2:
+            self.dispatch.status()
+
+    # --- the rest of a message's life ----------------------------------------------------------------------------
+
+    def write(self, job):
+        """Append to a job's state."""
+        try:
+            self.store.append(job.name, job.entries)
+        except (unix.error, MemoryError) as problem:
+            self.warn(b'trouble marking state/' + job.name + b'; message will be delivered twice!', problem)
+            return self.dispatch.written(job, False)
+        self.dispatch.written(job, True)
+
+    def bounce(self, job, failed):
+        """Have the bouncer report these recipients."""
+        self.bouncer.send(b'B', job.name, b','.join([b'%d' % index for index in failed]), b'bounce')
+
+    def bounced(self, records):
+        """The bouncer has put a report into the queue, or could not."""
+        for letter, fields, _ in records:
+            id, lines = text.parse_uint(fields[0], 1 << 62) or 0, []
+            job = self.dispatch.jobs.get(id)
+            if job is None:
+                self.warn(b'internal error: report on a bounce nobody asked for')
+                continue
+            if letter == b'Z':
+                self.warn(b'trouble injecting bounce message, will try later: ' + text.printable(fields[1]))
+            elif fields[1]:
+                lines = [sendlog.bounce(job.name, text.logsafe(fields[2]))]
+            elif not job.sender:
+                lines = [sendlog.double_bounce(job.name)]
+            self.dispatch.bounced(id, letter == b'K', lines)
+        self.wake()
+
+    def remove(self, job):
+        """Have clean remove a finished message, and remove its state after it."""
+        def answered(done):
+            if done and job.has_state:
+                self.store_drop(job.name)
+            elif not done:
+                self.warn(b'qpy-clean unable to clean up mess/' + job.name)
+            self.dispatch.removed(job, done)
+            self.wake()
+        self.clean.ask(b'r', job.name, answered)
+
+    def store_drop(self, name):
+        """Remove the state of a message that is gone; the next start finds it if that fails."""
+        try:
+            self.store.drop(name)
+        except unix.error as problem:
+            self.warn(b'unable to unlink state/' + name, problem)
+
+    def warn(self, line, problem=None, once=None):
+        """A warning in the log; with `once`, only one for the same thing."""
+        if once is not None:
+            if once in self.warned:
+                return
+            if len(self.warned) < 1000:
+                self.warned.add(once)
+        if problem is not None:
+            line += b' (' + text.printable(program.reason(problem)) + b')'
+        self.dispatch.lines.append(sendlog.warning(line))
+
+    # --- signals -------------------------------------------------------------------------------------------------
+
+    def terminate(self):
+        """TERM: start nothing more; end when what is under way is finished."""
+        if not self.dispatch.exiting:
+            self.dispatch.exit()
+            self.loop.after(GOODBYE, self.leave_anyway)
+        self.wake()
+
+    def leave_anyway(self):
+        """A report or a removal that nobody answers holds nothing up for ever; it is done again after the start."""
+        if self.dispatch.flights:
+            self.loop.after(GOODBYE, self.leave_anyway)
+        else:
+            self.finish()
+
+    def finish(self):
+        """Nothing is under way."""
+        self.dispatch.lines.append(sendlog.EXITING)
+        self.leave()
+
+    def leave(self):
+        """End the loop with what is to be said."""
+        self.log.write(self.dispatch.lines)
+        self.dispatch.lines = []
+        self.loop.stop()
+
+    def reread(self):
+        """HUP: read the control files again; if one is broken the old ones stay."""
+        try:
+            self.controls.load()
+        except (controls.Broken, unix.error) as problem:
+            why = problem.why if isinstance(problem, controls.Broken) else program.reason(problem)
+            self.dispatch.lines.append(sendlog.alert(b'unable to reread controls: ' + text.printable(why)))
+            return self.wake()
+        self.routes.clear()
+        self.dispatch.settings = self.controls.settings
+        self.dispatch.local.wanted, self.dispatch.remote.wanted = self.controls.local, self.controls.remote
+        self.wake()
+
+    def run_all(self):
+        """ALRM: everything is due."""
+        self.dispatch.run_all()
+        self.wake()
+
+
+def neighbour(home, name, uid, kind):
+    """A socket connected to run/NAME; Fatal if it is not served by whom it should be."""
+    try:
+        return packets.connect(home, name, uid, kind)
+    except unix.error as problem:
+        raise program.Fatal(exits.TEMP, b'unable to connect to run/' + name + b': ' + program.reason(problem)) from None
+
+
+def described(message):
+    """(flags for rspawn, options for local, first log lines) of a message."""
+    flags = options = b''
+    known = {}
+    for letter, value in message.envelope.options:
+        known.setdefault(letter, value)
+    if known.get(b'B') == b'8BITMIME':
+        flags += b'8'
+    if b'U' in known:
+        flags += b'u'
+    if b'Q' in known:
+        flags += b'q'
+    carried = [letter + known[letter] for letter in (b'X', b'U', b'Q') if letter in known]
+    if carried:
+        options = b'\n'.join(carried)
+    lines = [sendlog.new(message.ident), sendlog.info(message.ident, message.size, message.envelope.sender,
+                                                     text.logsafe(known.get(b'p', b'0')),
+                                                     text.logsafe(known.get(b'u', b'0')))]
+    if b'X' in known:
+        lines.append(sendlog.trace(message.ident, known[b'X']))
+    return flags, options, lines

@@ -1,0 +1,498 @@
+"""The scheduler against a world that answers as it likes."""
+import random
+import time
+import tracemalloc
+
+from hypothesis import given, settings, strategies as st
+
+from qpy.core import dispatch, schedule
+
+L, R = b'local', b'remote'
+START = 1_800_000_000
+
+
+class World:
+    """A queue in memory, spawners that answer as told, and the clock: everything around a Dispatch."""
+
+    def __init__(self, local=100, remote=200, per_host=20, **settings):
+        self.mono = 0.0
+        self.clock = schedule.Clock(float(START), 0.0)
+        self.d = dispatch.Dispatch(self.clock, dispatch.Settings(per_host=per_host, **settings), local, remote)
+        self.d.local.capacity = self.d.remote.capacity = 10 ** 6
+        self.mail, self.states = {}, {}         # id: (sender, [(channel, recipient, place)]), id: [entries]
+        self.open, self.started, self.bounces, self.removed, self.log = {}, [], [], [], []
+        self.full = self.deaf = False           # the disk; the bouncer
+        self.delivered = {}
+        self.next_id = START * 1_000_000
+
+    def add(self, *recipients, sender=b's@x', arrived=True):
+        """A new message; a recipient is (channel, place)."""
+        self.next_id += 1
+        self.mail[self.next_id] = (sender, [(channel, b'r%d@%s' % (n, place), place)
+                                            for n, (channel, place) in enumerate(recipients)])
+        (self.d.arrived if arrived else self.d.found)(self.next_id)
+        return self.next_id
+
+    def job(self, id):
+        sender, recipients = self.mail[id]
+        status, due, attempts = {}, 0, 0
+        for letter, *fields in self.states.get(id, ()):
+            if letter in (b'd', b'r'):
+                status[int(fields[0])] = letter
+            elif letter == b'f' and status.get(int(fields[0])) != b'd':
+                status[int(fields[0])] = letter
+            elif letter == b'a':
+                due, attempts = int(fields[0]), int(fields[1])
+        todo = [(n, *recipient) for n, recipient in enumerate(recipients) if n not in status]
+        return dispatch.Job(id, b'%016d' % id, 100, sender, todo, len(recipients), id // 1_000_000,
+                            next=due and self.clock.steady(due), attempts=attempts, has_state=id in self.states,
+                            failed=[n for n in status if status[n] == b'f'])
+
+    def step(self):
+        """Carry out everything that follows from what has happened."""
+        self.clock.look(START + self.mono, self.mono)
+        while True:
+            actions = self.d.advance()
+            if not actions:
+                break
+            for word, *rest in actions:
+                getattr(self, word)(*rest)
+        self.log += self.d.lines
+        self.d.lines.clear()
+
+    def load(self, id, forced):
+        if id not in self.mail:
+            self.d.not_loaded(id)
+        else:
+            self.d.loaded(self.job(id))
+
+    def local(self, job, number, recipient):
+        self.open[number] = (job.id, recipient)
+        self.started.append((job.id, recipient))
+
+    def remote(self, job, host, sender, numbered):
+        for number, recipient in numbered:
+            self.local(job, number, recipient)
+
+    def write(self, job):
+        if not self.full:
+            self.states.setdefault(job.id, []).extend(job.entries)
+        self.d.written(job, not self.full)
+
+    def bounce(self, job, failed):
+        if not self.deaf:
+            assert {(b'f', b'%d' % n) for n in failed} <= {entry[:2] for entry in self.states[job.id]}
+            self.bounces.append((job.id, failed))
+        self.d.bounced(job.id, not self.deaf)
+
+    def remove(self, job):
+        del self.mail[job.id]
+        self.states.pop(job.id, None)
+        self.removed.append(job.id)
+        self.d.removed(job, True)
+
+    def answer(self, number, letter=b'K', scope=b'', text=b'text\n'):
+        id, recipient = self.open.pop(number)
+        if letter == b'K':
+            self.delivered[id, recipient] = self.delivered.get((id, recipient), 0) + 1
+        self.d.report(number, letter, scope, text)
+
+    def answer_all(self, *what):
+        for number in list(self.open):
+            self.answer(number, *what)
+        self.step()
+
+    def wait(self, seconds):
+        self.mono += seconds
+        self.step()
+
+
+def test_one_message():
+    """A message that is delivered at once leaves without any state being written."""
+    w = World()
+    id = w.add((L, b'joe'))
+    w.step()
+    assert list(w.open.values()) == [(id, b'r0@joe')]
+    w.answer_all()
+    assert w.removed == [id] and w.d.count() == 0
+    name = b'%016d' % id
+    assert w.log == [b'starting delivery 1: msg %s to local r0@joe' % name, b'status: local 1/100 remote 0/200',
+                     b'delivery 1: success: text/', b'status: local 0/100 remote 0/200', b'end msg ' + name]
+
+
+def test_deferral_and_retry():
+    """A deferred recipient is tried again on qmail's curve; its reason and the next time are written down."""
+    w = World()
+    id = w.add((R, b'h'))
+    w.step()
+    w.answer_all(b'Z')
+    assert w.states[id] == [(b'z', b'0', b'text\n'), (b'a', b'%d' % (START + 400), b'1')]
+    w.wait(399)
+    assert not w.open
+    w.wait(1)
+    assert w.open
+    w.answer_all()
+    assert w.removed == [id]
+
+
+def test_bounce_at_the_end_of_the_pass():
+    """One report covers all that failed in a pass; only then does the rest sleep."""
+    w = World()
+    id = w.add((R, b'a'), (R, b'b'), (R, b'c'))
+    w.step()
+    a, b, c = w.open
+    w.answer(a, b'D')
+    w.answer(b, b'Z')
+    w.step()
+    assert not w.bounces
+    w.answer(c, b'D')
+    w.step()
+    assert w.bounces == [(id, [0, 2])]
+    w.wait(500)
+    assert [r for _, r in w.open.values()] == [b'r1@b']
+    w.answer_all()
+    assert w.removed == [id] and len(w.bounces) == 1
+
+
+def test_bounce_when_end():
+    """With bouncewhen `end` the report waits until nobody is left to try."""
+    w = World(bounce_at_end=True)
+    id = w.add((R, b'a'), (R, b'b'))
+    w.step()
+    a, b = w.open
+    w.answer(a, b'D')
+    w.answer(b, b'Z')
+    w.step()
+    assert not w.bounces
+    w.wait(500)
+    w.answer_all()
+    assert w.bounces == [(id, [0])] and w.removed == [id]
+
+
+def test_bounce_that_cannot_be_made():
+    """A report that cannot be queued is tried again after 123 s, without trying the recipients before their time."""
+    w = World()
+    id = w.add((R, b'a'), (R, b'b'))
+    w.step()
+    a, b = w.open
+    w.deaf = True
+    w.answer(a, b'D')
+    w.answer(b, b'Z')
+    w.step()
+    w.wait(122)
+    w.deaf = False
+    assert not w.bounces
+    w.wait(2)
+    assert w.bounces == [(id, [0])] and not w.open
+    w.wait(300)
+    assert [r for _, r in w.open.values()] == [b'r1@b']
+
+
+def test_triple_bounce():
+    """What a double bounce cannot be delivered to is dropped, with qmail's line."""
+    w = World()
+    id = w.add((R, b'a'), sender=b'#@[]')
+    w.step()
+    w.answer_all(b'D')
+    assert w.removed == [id] and not w.bounces
+    assert b'triple bounce: discarding bounce/%016d' % id in w.log
+
+
+def test_dying():
+    """Past its lifetime a message gets one more try; a deferral then is a failure that says so."""
+    w = World(lifetime=500)
+    w.add((R, b'a'))
+    w.step()
+    w.answer_all(b'Z')
+    w.wait(400)
+    w.answer_all(b'Z')
+    w.wait(1200)
+    w.answer_all(b'Z', b'', b'no')
+    assert any(line.endswith(b"failure: no/I'm_not_going_to_try_again;_this_message_has_been_in_the_queue_too_long./")
+               for line in w.log)
+    assert len(w.bounces) == 1 and not w.mail
+
+
+def test_clock_jump_bounces_nothing():
+    """Q-31: a wall clock that jumps 30 days neither ends nor wakes a message."""
+    w = World()
+    w.add((R, b'a'))
+    for _ in range(5):
+        w.step()
+        w.answer_all(b'Z')
+        w.mono += 5000
+    assert w.clock.look(START + w.mono + 30 * 86400, w.mono) == 30 * 86400
+    for _ in range(5):
+        while w.d.advance():
+            pass
+        for number in list(w.open):
+            w.answer(number, b'Z')
+        w.mono += 5000
+        w.clock.look(START + w.mono + 30 * 86400, w.mono)
+    assert not w.bounces and w.mail
+
+
+def test_groups():
+    """Recipients of one host go in transactions of at most 100, each with its own number."""
+    w = World()
+    w.add(*[(R, b'h')] * 250)
+    w.step()
+    assert w.d.remote.active == 3 and len(w.open) == 250
+    assert [r for _, r in w.open.values()] == [b'r%d@h' % n for n in range(250)]
+    w.answer_all()
+    assert not w.mail
+
+
+def test_verp_is_one_by_one():
+    """A sender that asks for VERP makes every recipient a transaction."""
+    w = World(per_host=7)
+    w.add(*[(R, b'h')] * 10, sender=b'list-@x-@[]')
+    w.step()
+    assert len(w.open) == w.d.remote.active == 7
+
+
+def test_big_message_does_not_starve_others():
+    """D: a message to 50,000 people delays one to somebody else by a transaction, not by 50,000."""
+    w = World(remote=10)
+    w.add(*[(R, b'h%d' % n) for n in range(50_000)])
+    w.step()
+    id = w.add((R, b'other'))
+    w.step()
+    w.answer(next(iter(w.open)))
+    w.step()
+    w.answer(next(iter(w.open)))
+    w.step()
+    assert (id, b'r0@other') in w.open.values()
+
+
+def test_full_destination_does_not_hold_others():
+    """What waits for a destination with all its slots taken is out of everybody's way."""
+    w = World(per_host=5)
+    for _ in range(3000):
+        w.add((R, b'slow'))
+    w.step()
+    id = w.add((R, b'fast'))
+    w.step()
+    assert w.d.remote.active == 6 and (id, b'r0@fast') in w.open.values()
+    while w.open:
+        assert sum(r == b'r0@slow' for _, r in w.open.values()) <= 5
+        w.answer_all()
+    assert not w.mail and not w.d.remote.places
+
+
+def test_local_user_has_half():
+    """One local user takes at most half of the local deliveries."""
+    w = World(local=10)
+    for _ in range(50):
+        w.add((L, b'joe'))
+    w.step()
+    assert w.d.local.active == 5
+
+
+def test_destination_in_trouble():
+    """D-05: scope h leaves a destination alone: what waits for it is deferred untried, others go on, and the
+    first to come after the pause is alone until it succeeds."""
+    w = World(per_host=3)
+    for _ in range(10):
+        w.add((R, b'dead'))
+    w.step()
+    w.answer_all(b'Z', b'h', b'no route')
+    assert not w.open and len(w.states) == 10
+    assert w.states[min(w.mail) + 9][0] == (b'z', b'0', dispatch.UNREACHABLE + b'no route')
+    assert [(p[0], p[1]) for p in w.d.troubled()] == [(b'dead', 1)]
+    w.wait(10)
+    w.add((R, b'dead'))
+    w.add((R, b'alive'))
+    w.step()
+    assert [r for _, r in w.open.values()] == [b'r0@alive']
+    w.answer_all()
+    w.wait(500)
+    assert len(w.open) == 1
+    w.answer_all()
+    assert len(w.open) == 3
+    w.wait(100)
+    while w.open:
+        w.answer_all()
+    assert not w.mail
+
+
+def test_forgive():
+    """tcpok and ALRM end the pause of a destination."""
+    for act in (lambda w: w.d.forgive(b'dead'), lambda w: w.d.run_all()):
+        w = World()
+        w.add((R, b'dead'))
+        w.step()
+        w.answer_all(b'Z', b'h')
+        act(w)
+        w.d.run_all()
+        w.step()
+        assert w.open
+
+
+def test_parked():
+    """Beyond a crowd, messages for a busy destination are put back to two numbers each, and all are delivered."""
+    w = World(per_host=2)
+    for _ in range(5000):
+        w.add((R, b'h'))
+    w.step()
+    assert len(w.d.jobs) <= dispatch.PARK_FROM + dispatch.CROWD
+    while w.open:
+        w.answer_all()
+    assert not w.mail
+
+
+def test_full_disk():
+    """Q-01, Q-21: while nothing can be written nothing is forgotten, and it goes on by itself later."""
+    w = World()
+    w.add((R, b'a'), (R, b'b'))
+    w.full = True
+    w.step()
+    a, b = w.open
+    w.answer(a, b'K')
+    w.answer(b, b'D')
+    w.step()
+    assert not w.bounces and not w.removed
+    w.wait(60)
+    w.full = False
+    w.wait(60)
+    assert not w.bounces
+    w.wait(10)
+    assert len(w.bounces) == 1 and not w.mail
+
+
+def test_unremovable():
+    """A message clean cannot remove is not delivered again: that it is finished is written, removal tried again."""
+    w = World()
+    id = w.add((L, b'a'))
+    answers = [False, True]
+    w.remove = lambda job: w.d.removed(job, answers.pop(0))
+    w.step()
+    w.answer_all()
+    assert w.states[id] == [(b'd', b'0')] and w.d.count() == 1
+    w.wait(130)
+    assert not answers and w.d.count() == 0 and len(w.started) == 1
+
+
+def test_hold_and_release():
+    """A held message is not tried, also not by ALRM, until it is released; what is in flight ends by itself."""
+    w = World(per_host=1)
+    id = w.add((R, b'a'), (R, b'a'), sender=b'x-@y-@[]')
+    w.step()
+    w.d.command(id, dispatch.HOLD)
+    w.step()
+    w.answer_all()
+    w.d.run_all()
+    w.wait(9999)
+    assert not w.open and w.d.asleep[id] == dispatch.HELD
+    w.d.run(id)
+    w.step()
+    assert [r for _, r in w.open.values()] == [b'r1@a']
+
+
+def test_drop_and_fail():
+    """drop removes without a word; bounce gives up at once, and a deferral in flight counts as failure."""
+    for order, bounces in ((dispatch.DROP, 0), (dispatch.FAIL, 1)):
+        for asleep in (True, False):
+            w = World(per_host=1)
+            id = w.add((R, b'a'), (R, b'a'), sender=b'x-@y-@[]')
+            w.step()
+            if asleep:
+                w.answer_all(b'Z')
+                w.answer_all(b'Z')
+                assert id in w.d.asleep
+            w.d.command(id, order)
+            w.step()
+            w.answer_all(b'Z')
+            assert w.removed == [id] and len(w.bounces) == bounces
+            assert not w.d.orders and not w.d.loading
+
+
+def test_unknown_reports():
+    """Q-35: a report for a delivery that does not exist, or with an unknown letter, harms nothing."""
+    w = World()
+    w.add((L, b'a'))
+    assert w.d.report(77, b'K', b'', b'') is False
+    w.step()
+    w.answer_all(b'?')
+    assert b'delivery 1: report mangled, will defer' in w.log and w.mail
+
+
+def test_exit():
+    """After TERM nothing starts; it is quiet when the last report is in."""
+    w = World(local=1)
+    w.add((L, b'a'))
+    w.add((L, b'b'))
+    w.step()
+    w.d.exit()
+    w.step()
+    assert not w.d.quiet()
+    w.answer_all()
+    assert w.d.quiet() and len(w.started) == 1
+    assert b'status: local 0/1 remote 0/200 exitasap' in w.log
+
+
+OUTCOMES = [(b'K',), (b'K',), (b'K',), (b'Z',), (b'D',), (b'Z', b'h'), (b'?',)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.randoms(use_true_random=False), st.booleans(), st.integers(1, 5))
+def test_conservation(rng, at_end, per_host):
+    """Whatever reports come in whatever order: each recipient is delivered at most once, and in the end exactly one
+    of delivered or reported; limits hold all along; nothing is left over."""
+    w = World(local=4, remote=6, per_host=per_host, bounce_at_end=at_end, lifetime=30000)
+    expected = []
+    for _ in range(rng.randint(1, 12)):
+        recipients = [(rng.choice([L, R]), rng.choice([b'a', b'b', b'c'])) for _ in range(rng.randint(1, 6))]
+        id = w.add(*recipients, sender=rng.choice([b's@x', b'l-@x-@[]']), arrived=rng.random() < 0.5)
+        expected += [(id, r[1]) for r in w.mail[id][1]]
+    names = {id: [r[1] for r in m[1]] for id, m in w.mail.items()}
+    for _ in range(3000):
+        w.deaf, w.full = rng.random() < 0.1, rng.random() < 0.1
+        w.step()
+        assert w.d.local.active <= 4 and w.d.remote.active <= 6
+        for channel in (w.d.local, w.d.remote):
+            for place in channel.places.values():
+                assert 0 <= place.active <= w.d.per_place(channel) and place.works >= 0
+        if w.open:
+            w.answer(rng.choice(list(w.open)), *rng.choice(OUTCOMES))
+        elif not w.mail:
+            break
+        else:
+            due = w.d.next_due()
+            w.mono += max(1, due - w.clock.now) if due else 1
+            if rng.random() < 0.05:
+                w.d.run_all()
+    w.step()
+    assert not w.mail and not w.open and w.d.count() == 0 and w.d.loaded_recipients == 0
+    reported = [(id, names[id][n]) for id, failed in w.bounces for n in failed]
+    assert sorted([*w.delivered, *reported]) == sorted(expected)
+    assert set(w.delivered.values()) <= {1}
+
+
+def test_size_of_waiting():
+    """D-04: a waiting message costs less than 300 bytes."""
+    w = World()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for n in range(100_000):
+        w.d.found(START * 1_000_000 + n, START + 1000 + n)
+    used = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert used / 100_000 < 300
+
+
+def test_never_quadratic():
+    """Ten times the messages take about ten times as long, not a hundred times."""
+    def seconds(count):
+        w = World(per_host=3)
+        rng = random.Random(1)
+        begin = time.process_time()
+        for _ in range(count):
+            w.add((R, b'h%d' % rng.randint(0, 50)))
+        w.step()
+        while w.open:
+            for number in list(w.open):
+                w.answer(number)
+            w.step()
+        return time.process_time() - begin
+    assert seconds(20_000) < 30 * max(seconds(2_000), 0.02)
