@@ -10,8 +10,9 @@ from qpy.lib import controls
 
 PIECE = 65536           # bytes read at a time
 MEMORY = 1 << 20        # bytes of a message held in memory; a longer one goes to a file
-SPOOLS = (b'/var/tmp', b'/tmp', b'/dev/shm')
+SPOOLS = (b'/var/tmp', b'/tmp')
 
+MOST_DESCRIPTORS = 65536        # where a kernel without close_range(2) makes us close one by one
 NOT_THERE = {exits.QQ_CONNECT_TIMEOUT: b'qpy-queued does not answer: ',
              exits.QQ_CONNECT_REFUSED: b'qpy-queued cannot be reached: '}
 LINE_SHOWN = 200        # bytes of a refused field in an error message
@@ -33,7 +34,7 @@ def settle_descriptors():
             break
         if fd == 0:
             unix.dup2(unix.open(b'/dev/null', unix.O_WRONLY), 0)
-    unix.closerange(3, 1 << 30)
+    unix.closerange(3, MOST_DESCRIPTORS)
 
 
 def quiet_signals():
@@ -146,10 +147,23 @@ def unlinked_file():
     """A new file without a name.  OSError of the last place tried if there is none for it."""
     for place in SPOOLS:
         try:
-            return unix.open(place, unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+            return unlinked_in(place)
         except unix.error as problem:
             last = problem
     raise last
+
+
+def unlinked_in(place):
+    """The same in one directory; where files must be born with a name it lasts for a moment."""
+    try:
+        return unix.open(place, unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+    except unix.error as problem:
+        if problem.errno not in (unix.ENOTSUP, unix.EISDIR, unix.EINVAL):
+            raise
+    path = b'%s/qpy.%s' % (place, unix.urandom(12).hex().encode())
+    fd = unix.open(path, unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+    unix.unlink(path)
+    return fd
 
 
 def queue(home, message, new_header, sender, recipients, options=(), notify=None):

@@ -121,6 +121,7 @@ def smtp(home, plan):
     if b'PROTO' not in environ:
         environ.update(SMTP_CLIENT)
     environ[b'QPYLOCALBS'] = b'1'
+    environ.pop(b'LISTEN_FDS', None)            # descriptors above 2 are closed
     path = home + b'/bin/qpy-smtpd'
     for number in (unix.SIGPIPE, unix.SIGXFSZ):
         unix.signal(number, unix.SIG_DFL)

@@ -386,6 +386,20 @@ def test_every_call_may_fail(send, queue, monkeypatch, data, code):
         assert not queue.count or queue.message.endswith(data) and queue.recipients[1:] == [b'b@host.example.com']
 
 
+def test_file_systems_without_nameless_files(send, queue, monkeypatch):
+    """Where O_TMPFILE does not exist, a long message is kept in a file that loses its name at once."""
+    real, names = unix.open, []
+
+    def old(path, flags, *rest, **more):
+        if flags & unix.O_TMPFILE == unix.O_TMPFILE:
+            raise OSError(unix.ENOTSUP, 'not supported')
+        names.append(path)
+        return real(path, flags, *rest, **more)
+    monkeypatch.setattr(unix, 'open', old)
+    assert send(b'a', BIG) == 0 and queue.message.endswith(BIG)
+    assert names[-1].startswith(b'/var/tmp/qpy.') and not os.path.exists(names[-1])
+
+
 def test_short_reads_and_writes(send, queue, monkeypatch):
     """Reads and writes that do less than asked change nothing."""
     read, write = unix.read, unix.write
@@ -642,6 +656,12 @@ def test_input_in_the_middle(home, tmp_path):
     assert b'skipped' not in result.stdout and b'A: 1' in result.stdout
 
 
+def test_file_size_limit(home):
+    """S-17: a caller whose files may not grow is told to try again."""
+    result = launch(home, 'qpy-sendmail', shell='ulimit -f 1; exec PROGRAM a', input=BIG)
+    assert result.returncode == 75 and b'File too large' in result.stderr and result.stderr.count(b'\n') == 1
+
+
 def test_terminated_while_reading(home):
     """16: a signal in the middle of the input queues nothing and is seen as a signal; ^C too."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -655,6 +675,18 @@ def test_terminated_while_reading(home):
         assert process.wait(10) == -number
         process.stdin.close()
         process.stdout.close()
+
+
+@pytest.mark.parametrize('shell', ['PROGRAM -bt %s' % ' '.join('a%d@x.org' % i for i in range(3000)),
+                                   'yes x | PROGRAM -n a'])
+def test_reader_that_stops(home, shell):
+    """12: who prints into a pipe that nobody reads is ended by SIGPIPE, quietly, as `mailq | head` expects."""
+    for name in ('users', 'alias'):
+        pathlib.Path(os.fsdecode(home), name).mkdir()
+    name = 'qpy-sendmail' if '-bt' in shell else 'qpy-inject'
+    shell = '(%s; echo $? >&2) | head -1' % shell
+    result = launch(home, name, shell=shell)
+    assert result.returncode == 0 and result.stdout.count(b'\n') == 1 and result.stderr == b'141\n'
 
 
 @pytest.mark.parametrize('name,code', [('qpy-newaliases', 0), ('newaliases', 0), ('runq', 0), ('rsmtp', 64),
