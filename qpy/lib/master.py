@@ -67,8 +67,9 @@ class Master:
         """A worker ended: say so, and have another one soon."""
         if age > GROWN_UP:
             self.pause = FIRST_PAUSE
-        how = b'exited' if code >= 0 else b'killed by signal'
-        program.warn(b'worker %s %d, starting another one' % (how, abs(code)))
+        if code:                                     # 0: it saw the end of the chain before us
+            how = b'exited' if code >= 0 else b'killed by signal'
+            program.warn(b'worker %s %d, starting another one' % (how, abs(code)))
         self.again()
 
     def again(self):
