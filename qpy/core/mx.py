@@ -2,7 +2,7 @@
 
 An answer is (preference, host name, address text), one per address.  Own addresses are packed bytes (core.ip).
 """
-from qpy.core import ip, text
+from qpy.core import address as addresses, ip, text
 
 ADDRESSES = 20      # tried at most for one delivery
 LINES = 200         # of one answer, looked at most
@@ -61,7 +61,7 @@ def from_fib_trie(data):
     for line in data.split(b'\n'):
         words = line.split()
         if len(words) == 2 and words[0] == b'|--':
-            last = ip.pack4(words[1])
+            last = addresses.parse_ipv4(words[1])
         elif words[:1] == [b'/32'] and words[1:] == [b'host', b'LOCAL'] and last is not None:
             own.add(last)
     return own
@@ -72,6 +72,6 @@ def from_if_inet6(data):
     own = set()
     for line in data.split(b'\n'):
         word = line.partition(b' ')[0]
-        if len(word) == 32 and ip.HEX.issuperset(word):
+        if len(word) == 32 and not word.strip(b'0123456789abcdef'):
             own.add(bytes.fromhex(word.decode('ascii')))
     return own

@@ -10,7 +10,7 @@
 What a reply means is decided in one place (`permanent`): only what is on the closed list there is for ever, anything
 odd is for now.  After an odd reply the session is over, because nobody knows which reply answers what.
 """
-from collections import deque
+from _collections import deque
 
 from qpy.core import address, remote_report, text
 

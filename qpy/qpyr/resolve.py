@@ -12,11 +12,11 @@ Only the first four come from an answer that names the question; everything uncl
 written by dnspython, which nothing else of qpy uses; without it every answer is temp, and the log says so.
 """
 import sys
-from collections import deque
+from _collections import deque
 
-from qpy import unix
+from qpy import unix, unix_kernel
 from qpy.core import channel, dnsconf, exits, ip, text
-from qpy.lib import controls, inherit, packets, program
+from qpy.lib import controls, inherit, master, packets, program
 from qpy.lib.loop import Loop
 from qpy.qpyr.dnsquery import ANSWER, IGNORE, NEXT, PLAIN, TRUNCATED, Query
 
@@ -433,23 +433,28 @@ def read_servers(home, resolv_conf):
 
 def main(home, args):
     """qpy-resolve"""
+    unix_kernel.set_dumpable(0)
     unix.umask(0o077)
     if args:
         raise program.Fatal(exits.PERM, b'usage: qpy-resolve')
     found = inherit.listeners()
+    if b'resolve' not in found:
+        raise program.Fatal(exits.TEMP, b'no socket called resolve was handed over; qpy-start does that')
     servers = Servers(home)
     trouble = load(home)
     if trouble:
         program.warn(trouble + b'; all mail that needs DNS waits')
     for number in IGNORED:
         unix.signal(number, unix.SIG_IGN)
+    return master.run(found, lambda found: work(found, servers, trouble))
+
+
+def work(found, servers, trouble):
+    """The one that reads what DNS says."""
     loop = Loop()
     inherit.life(loop, found)
-    listening = inherit.sockets(found, b'resolve')
-    if not listening:
-        raise program.Fatal(exits.TEMP, b'no socket called resolve was handed over; qpy-start does that')
     server = Server(loop, servers.get, trouble)
-    for sock in listening:
+    for sock in inherit.sockets(found, b'resolve'):
         packets.serve(loop, sock, server.client)
     loop.run()
     return exits.OK

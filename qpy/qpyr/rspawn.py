@@ -11,7 +11,7 @@ Exit code 0 when the chain ends, 111 for trouble at start.
 import gc
 from zlib import crc32
 
-from qpy import unix
+from qpy import unix, unix_kernel
 from qpy.core import channel, exits, remote_report, text
 from qpy.lib import inherit, packets, program
 from qpy.lib.loop import Loop
@@ -282,6 +282,7 @@ def execute(argv):
 
 def main(home, args):
     """qpy-rspawn [processes]"""
+    unix_kernel.set_dumpable(0)
     unix.umask(0o077)
     count = processes(args)
     found = inherit.listeners()
