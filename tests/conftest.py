@@ -26,3 +26,31 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker('root'):
                 item.add_marker(pytest.mark.skip(reason='needs root'))
+
+
+ROLES = ('qpyd', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpyl', 'alias')
+
+
+def known_accounts():
+    """Those of qpy's accounts and groups that this machine has now."""
+    import grp
+    import pwd
+    return ({entry.pw_name for entry in pwd.getpwall()} & set(ROLES),
+            {entry.gr_name for entry in grp.getgrall()} & set(ROLES))
+
+
+def pytest_configure(config):
+    """Remember which accounts were there before the tests."""
+    config.accounts_before = known_accounts()
+
+
+def pytest_unconfigure(config):
+    """Remove the accounts that tests have made (their installations are gone by now)."""
+    if os.geteuid() != 0 or hasattr(config, 'workerinput'):
+        return
+    import subprocess
+    users, groups = known_accounts()
+    for name in users - config.accounts_before[0]:
+        subprocess.run(['userdel', name], capture_output=True)
+    for name in groups - config.accounts_before[1]:
+        subprocess.run(['groupdel', name], capture_output=True)

@@ -165,7 +165,12 @@ class Demo:
                                       stderr=subprocess.STDOUT, start_new_session=True)
         threading.Thread(target=self.read_log, daemon=True).start()
         if not self.wait(lambda: any(line.startswith('status:') for line in self.trace.lines)):
-            raise OSError('the server did not start: ' + ' / '.join(self.trace.lines[-3:]))
+            raise OSError('the server did not start: ' + self.last_words())
+
+    def last_words(self):
+        """What the log says about an end: the fatal lines, else the last ones."""
+        fatal = [line for line in self.trace.lines if 'fatal: ' in line]
+        return ' / '.join(fatal[:2] or self.trace.lines[-3:])
 
     def read_log(self):
         """Feed the trace with the log, for ever."""
@@ -265,7 +270,7 @@ class Demo:
         except KeyboardInterrupt:
             say()
             return OK
-        say('the server has ended: ' + ' / '.join(self.trace.lines[-3:]))
+        say('the server has ended: ' + self.last_words())
         return TEMP
 
     def lines_to_paste(self):
@@ -315,7 +320,7 @@ class Demo:
             except (OSError, smtplib.SMTPException, subprocess.SubprocessError) as problem:
                 place, reason = '', str(problem) + detail(problem)
             else:
-                reason = ' / '.join(self.trace.lines[-3:])
+                reason = self.last_words()
             good = good and bool(place)
             say('%-6s %-34s %6.3f s  %s' % ('ok' if place else 'FAILED', title, time.monotonic() - start,
                                             place or reason))

@@ -1,0 +1,129 @@
+"""The whole chain as root installs it: real accounts, what each process may still do, and whose the mail is."""
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import houses  # noqa: E402
+
+pytestmark = pytest.mark.root
+ANN, BOB = 54001, 54002
+
+
+@pytest.fixture(scope='module')
+def running():
+    house = houses.Rooted(users={'ann': (ANN, ANN), 'bob': (BOB, BOB)})
+    try:
+        yield house.start()
+        assert house.stop() == 0
+    finally:
+        house.remove()
+
+
+def account(name):
+    import pwd
+    return pwd.getpwnam(name).pw_uid
+
+
+def test_mail_belongs_to_its_user(running):
+    """Each message is delivered by and belongs to its recipient, in a home nobody else can enter."""
+    for name, uid in (('ann', ANN), ('bob', BOB)):
+        running.smtp(name + '@here.test', text='for ' + name)
+        running.await_message(name + '/Maildir', 'for ' + name)
+        new = os.path.join(running.user_homes[name], 'Maildir/new')
+        assert {os.stat(os.path.join(new, f)).st_uid for f in os.listdir(new)} == {uid}
+
+
+def test_a_users_program_is_that_user_and_nothing_more(running):
+    """A program in .qmail has the user's uid and gid, no other group, no capability, nothing above descriptor 2."""
+    running.recipe('ann', '.qmail-who', '|{ id -u; id -G; grep -E "CapEff|CapPrm|CapBnd|NoNewPrivs" /proc/self/status; '
+                                        'ls /proc/self/fd | wc -l; cat /etc/shadow; } > who 2>&1\n')
+    running.smtp('ann-who@here.test', text='who')
+    path = os.path.join(running.user_homes['ann'], 'who')
+    running.await_that(lambda: os.path.exists(path) and any('success' in x for x in running.lines[-3:]), 'the answer')
+    with open(path) as file:
+        lines = file.read().split('\n')
+    assert lines[:2] == [str(ANN), str(ANN)]
+    fields = dict(line.split(':\t') for line in lines[2:6])
+    assert fields['CapEff'] == fields['CapPrm'] == fields['CapBnd'] == '0' * 16 and fields['NoNewPrivs'] == '1'
+    assert lines[6] == '4'                           # 0, 1, 2 and ls's own
+    assert 'Permission denied' in lines[7]
+
+
+def test_each_program_has_its_account_and_no_way_back(running):
+    """No process of the chain has uid 0; the others have no capability; all have no_new_privs; groups are as tabled."""
+    accounts = {'queued': 'qpyq', 'clean': 'qpyq', 'resolve': 'qpyr', 'users': 'qpyp', 'seed': 'qpyu', 'lspawn': 'qpyu',
+                'rspawn': 'qpyr', 'bouncer': 'qpys', 'send': 'qpys', 'smtpd': 'qpyd', 'log': 'qpyl'}
+    daemons = running.daemons()
+    assert set(daemons) == set(accounts)
+    for name, pid in [*daemons.items(), ('start', running.process.pid)]:
+        found, uid = houses.status(pid), account(accounts.get(name, 'qpys'))
+        assert found['Uid'].split() == [str(uid)] * 4, name
+        assert found['NoNewPrivs'] == '1', name
+        assert not found['Groups'].split() or found['Groups'].split() == found['Gid'].split()[:1], name
+        if name != 'seed':
+            assert all(int(found[field], 16) == 0 for field in ('CapPrm', 'CapEff', 'CapInh', 'CapAmb', 'CapBnd')), name
+
+
+def test_the_seed_lives_where_root_does_not_exist(running):
+    """The seed's maps hold neither 0 nor a service account, and it has two capabilities there and no more."""
+    seed = running.daemons()['seed']
+    if os.readlink('/proc/%d/ns/user' % seed) == os.readlink('/proc/self/ns/user'):
+        pytest.skip('user namespaces are forbidden here')
+    for name in ('uid_map', 'gid_map'):
+        with open('/proc/%d/%s' % (seed, name)) as file:
+            ranges = [tuple(map(int, line.split())) for line in file]
+        for number in (0, 1, 42, account('qpyq'), account('qpys'), account('qpyd'), 65534):
+            assert not any(inside <= number < inside + count for inside, _, count in ranges), number
+        assert all(inside == outside for inside, outside, _ in ranges)
+    assert int(houses.status(seed)['CapEff'], 16) == 1 << 6 | 1 << 7
+
+
+def test_no_process_at_all_is_root(running):
+    """After a delivery no process below start, worker or daemon, has a uid of 0 in any place."""
+    running.smtp('bob@here.test', text='once more')
+    running.await_message('bob/Maildir', 'once more')
+    for pid in houses.descendants(running.process.pid):
+        try:
+            assert '0' not in houses.status(pid)['Uid'].split()
+        except FileNotFoundError:
+            pass                                     # it has ended
+
+
+def test_what_needs_no_network_has_none(running):
+    """smtpd, queued, send and clean share a network namespace without any interface; the others keep the host's."""
+    daemons = running.daemons()
+    here = os.readlink('/proc/self/ns/net')
+    spaces = {name: os.readlink('/proc/%d/ns/net' % daemons[name]) for name in daemons}
+    if spaces['queued'] == here:
+        pytest.skip('network namespaces are forbidden here')
+    assert len({spaces[name] for name in ('smtpd', 'queued', 'send', 'clean', 'bouncer')}) == 1
+    assert all(spaces[name] == here for name in ('rspawn', 'resolve', 'lspawn', 'users'))
+
+
+def test_any_user_may_hand_in_mail_and_none_may_look(running):
+    """A local user's sendmail works and is stamped with his uid by the kernel; the queue is closed to him."""
+    running.sendmail('bob@here.test', text='Subject: x\n\nfrom ann\n', uid=ANN, gid=ANN)
+    message = running.await_message('bob/Maildir', 'from ann')
+    assert b'invoked by uid %d' % ANN in message
+    for name in ('mess', 'state', 'damaged'):
+        done = running.as_owner('/bin/ls', running.home + '/queue/' + name, uid=ANN, gid=ANN, check=False)
+        assert done.returncode != 0
+
+
+def test_mail_for_root_lands_with_alias(running):
+    """root's mail goes to ~alias/.qmail-root, never to uid 0."""
+    running.sendmail('root', text='Subject: x\n\nto root\n', uid=ANN, gid=ANN)
+    running.await_message('qpy/alias/Maildir', 'to root')
+    new = os.path.join(running.home, 'alias/Maildir/new')
+    assert {os.stat(os.path.join(new, name)).st_uid for name in os.listdir(new)} == {account('alias')}
+
+
+def test_nothing_installed_is_set_user_id(running):
+    """No file of the installation has a set-user-id or set-group-id bit, and --check finds all in order."""
+    for directory, directories, files in os.walk(running.home):
+        for name in files + directories:
+            assert not os.lstat(os.path.join(directory, name)).st_mode & 0o6000
+    done = running.as_owner(running.home + '/bin/qpy-install', running.home, '--check')
+    assert b'is in order' in done.stdout

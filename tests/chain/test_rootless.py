@@ -1,0 +1,143 @@
+"""The whole chain under one account: every way through it, and what happens when a part is killed."""
+import os
+import signal
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import houses  # noqa: E402
+
+from qpy.admin.sink import Sink  # noqa: E402
+
+
+@pytest.fixture(scope='module')
+def running():
+    """One chain for the tests that leave it as it was, with a sink for remote mail."""
+    taken = []
+    sink = Sink(('127.0.0.1', 0), lambda *message: taken.append(message))
+    house = houses.House(routes=':127.0.0.1:%d\n' % sink.port)
+    house.taken = taken
+    try:
+        yield house.start()
+        assert house.stop() == 0
+    finally:
+        house.remove()
+        sink.shutdown()
+        sink.server_close()
+
+
+@pytest.fixture
+def house():
+    made = houses.House()
+    yield made
+    made.remove()
+
+
+def test_smtp_to_maildir(running):
+    """A message by SMTP lands in the Maildir with its envelope, and leaves nothing in the queue."""
+    running.smtp('user@here.test', text='by smtp')
+    message = running.await_message('user/Maildir', 'by smtp')
+    assert message.startswith(b'Return-Path: <sender@else.test>\nDelivered-To: user@here.test\nReceived: ')
+    running.await_line('end msg')
+    assert running.queue() == []
+
+
+def test_sendmail_to_maildir(running):
+    """A message by sendmail lands with a date and a message ID."""
+    running.sendmail('-f', 'me@here.test', 'user@here.test', text='To: user@here.test\n\nby sendmail\n')
+    message = running.await_message('user/Maildir', 'by sendmail')
+    assert b'\nMessage-ID: <' in message or b'\nMessage-Id: <' in message
+
+
+def test_every_kind_of_line(running):
+    """mbox, program and forward lines of one .qmail are all carried out."""
+    running.recipe('user', '.qmail-all', './Mailbox\n|cat > "$HOME/got"\n&user@here.test\n')
+    running.smtp('user-all@here.test', text='everywhere')
+    running.await_message('user/Maildir', 'everywhere')
+    home = running.user_homes['user']
+    for name in ('Mailbox', 'got'):
+        with open(os.path.join(home, name)) as file:
+            assert 'everywhere' in file.read()
+
+
+def test_an_unknown_recipient_is_refused_at_the_door(running):
+    """RCPT of an address that does not exist gets a 5xx; nothing enters the queue."""
+    import smtplib
+    running.recipe('user', '.qmail-default', './Maildir/\n')
+    with smtplib.SMTP('127.0.0.1', running.port, timeout=20) as client:
+        client.helo('x')
+        client.mail('a@b.test')
+        assert client.rcpt('nobody-of-this-name@here.test')[0] == 550
+        assert client.rcpt('user-anything@here.test')[0] == 250
+
+
+def test_remote_mail_reaches_the_next_host(running):
+    """Several recipients at one host arrive together."""
+    running.smtp(['a@far.test', 'b@far.test'], text='for two')
+    running.await_that(lambda: sum(len(r) for _, r, m in running.taken if b'for two' in m) == 2, 'remote delivery')
+
+
+def test_a_failure_comes_back_as_a_bounce(running):
+    """A permanent failure is reported to the envelope sender, from the empty sender."""
+    running.recipe('user', '.qmail-no', "|echo 'will not do'; exit 100\n")
+    running.smtp('user-no@here.test', sender='user@here.test', text='original')
+    message = running.await_message('user/Maildir', 'will not do')
+    assert message.startswith(b'Return-Path: <>\n') and b'original' in message
+
+
+def test_a_deferred_message_is_tried_again_when_asked(running):
+    """A temporary failure keeps the message; sendmail -q tries it at once."""
+    running.recipe('user', '.qmail-later', '|test -e tried || { touch tried; exit 111; }\n./Maildir/\n')
+    running.smtp('user-later@here.test', text='at last')
+    running.await_that(lambda: [x for x in running.lines if 'deferral' in x], 'deferral')
+    running.sendmail('-q')
+    running.await_message('user/Maildir', 'at last')
+
+
+def test_mail_for_another_user_waits(running):
+    """Rootless, a recipient with another uid is deferred and the reason is said."""
+    if os.geteuid() == 0:
+        other = 'daemon'
+    else:
+        other = 'daemon' if os.getuid() != 1 else 'bin'
+    running.sendmail(other + '@here.test')
+    line = running.await_that(lambda: next((x for x in running.lines if 'deferral' in x and 'uid' in x), None)
+                              or next((x for x in running.lines if 'success' in x and running.messages('qpy/alias/Maildir')),
+                                      None), 'deferral with a reason')
+    assert line
+
+
+def test_hup_and_alrm(running):
+    """HUP and ALRM to start reach send and end nothing."""
+    running.process.send_signal(signal.SIGHUP)
+    running.process.send_signal(signal.SIGALRM)
+    running.smtp('user@here.test', text='still here')
+    running.await_message('user/Maildir', 'still here')
+
+
+@pytest.mark.parametrize('name', ['queued', 'send', 'lspawn', 'rspawn', 'clean', 'seed'])
+def test_a_killed_neighbour_ends_the_chain_and_nothing_is_lost(house, name):
+    """After SIGKILL of a program the chain ends with 111; started again it delivers what had been accepted."""
+    house.recipe('user', '.qmail', '|test -e go || exit 111\n./Maildir/\n')
+    house.start()
+    house.smtp('user@here.test', text='kept')
+    house.await_line('deferral')
+    os.kill(house.daemons()[name], signal.SIGKILL)
+    assert house.wait_end() == 111
+    assert any('%s has ended by signal 9' % name in line for line in house.lines)
+    assert len([n for n in os.listdir(house.home + '/queue/mess')]) == 1
+    house.recipe('user', 'go', '')
+    house.start()
+    house.sendmail('-q')
+    house.await_message('user/Maildir', 'kept')
+    house.await_line('end msg')
+    assert house.stop() == 0
+    assert house.queue() == []
+
+
+def test_mail_waits_while_the_chain_is_down(house):
+    """Without a chain sendmail says so with a temporary code, and no traceback."""
+    done = house.sendmail('user@here.test', check=False)
+    assert done.returncode in (75, 111)
+    assert b'Traceback' not in done.stderr and done.stderr

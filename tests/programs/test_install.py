@@ -1,0 +1,175 @@
+"""qpy-install: what it makes, what it leaves alone, and what --check finds."""
+import os
+import shutil
+import stat
+import subprocess
+
+import pytest
+
+from qpy.admin import install
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PLAIN = 54321
+
+
+class Place:
+    """A directory to install into, and the command, as a plain user."""
+
+    def __init__(self, top):
+        self.top, self.home = str(top), str(top / 'qpy')
+        for path in (top, *top.parents):
+            if not os.stat(path).st_mode & 1:
+                os.chmod(path, os.stat(path).st_mode | 1)
+        self.user = dict(user=PLAIN, group=PLAIN, extra_groups=[]) if os.geteuid() == 0 else {}
+        if self.user:
+            os.chown(top, PLAIN, PLAIN)
+
+    def run(self, *words, code=0, program=SOURCE + '/bin/qpy-install'):
+        done = subprocess.run([program, self.home, *words], capture_output=True, text=True, cwd='/',
+                              env={'PATH': '/usr/bin:/bin:/usr/sbin:/sbin'}, **self.user)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def read(self, name):
+        with open(os.path.join(self.home, name)) as file:
+            return file.read()
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    made = Place(tmp_path_factory.mktemp('installed'))
+    made.said = made.run('--offline', '--me', 'x.test', '--smtp', '2525', '--admin', 'a@b.test')
+    return made
+
+
+def test_a_rootless_installation_is_closed_and_in_order(installed):
+    """DIR has mode 0700, --check is content, and the word rootless is said."""
+    assert 'rootless' in installed.said
+    assert stat.S_IMODE(os.stat(installed.home).st_mode) == 0o700
+    assert 'is in order' in installed.run('--check')
+
+
+def test_the_first_control_files(installed):
+    """me, the SMTP line on loopback, who may relay, and the admin's aliases; no sample is live."""
+    assert installed.read('control/me') == 'x.test\n'
+    assert installed.read('control/services') == 'smtpd qpyd tcp:127.0.0.1:2525 qpy-smtpd\n'
+    assert '127.:allow,RELAYCLIENT=""' in installed.read('control/tcp.smtp')
+    assert installed.read('alias/.qmail-postmaster') == '&a@b.test\n'
+    assert sorted(os.listdir(installed.home + '/control')) == ['me', 'services', 'tcp.smtp']
+    assert 'services' in os.listdir(installed.home + '/doc/control')
+
+
+def test_launchers_are_absolute_and_run_from_anywhere(installed):
+    """Each launcher of the source but qpy-test stands in DIR/bin with its interpreter, code and home fixed."""
+    names = {name for name in os.listdir(SOURCE + '/bin')} - set(install.LEFT_OUT)
+    there = {name for name in os.listdir(installed.home + '/bin') if name.startswith('qpy-')}
+    assert there == names
+    text = installed.read('bin/qpy-clean')
+    assert text.startswith('#!/usr/bin/python3 -IS\n') and repr(installed.home + '/lib') in text
+    assert "program.run('qpy.qpyq.clean', %r)" % installed.home in text
+    assert os.readlink(installed.home + '/bin/sendmail') == 'qpy-sendmail'
+    installed.run('--check', program=installed.home + '/bin/qpy-install')
+
+
+def test_the_code_is_byte_compiled(installed):
+    """Every module has its compiled form: accounts that cannot write need none of their own."""
+    for directory, _, files in os.walk(installed.home + '/lib/qpy'):
+        for name in files:
+            if name.endswith('.py'):
+                assert [n for n in os.listdir(directory + '/__pycache__') if n.startswith(name[:-3] + '.')], name
+
+
+def test_doing_it_again_changes_no_control_file_and_renews_the_code(place):
+    """Control files and aliases are kept as they are, with a word about what was asked for; code is replaced."""
+    place.run('--offline', '--me', 'x.test')
+    for name, text in (('control/me', 'other.test\n'), ('control/services', '# mine\n'), ('alias/.qmail-root', '#\n')):
+        with open(os.path.join(place.home, name), 'w') as file:
+            file.write(text)
+    with open(place.home + '/lib/qpy/stale.py', 'w') as file:
+        file.write('')
+    said = place.run('--offline', '--me', 'x.test', '--smtp', '25')
+    assert 'control/me is kept: other.test' in said and 'control/services is kept; for --smtp it needs this line' in said
+    assert place.read('control/services') == '# mine\n' and place.read('alias/.qmail-root') == '#\n'
+    assert not os.path.exists(place.home + '/lib/qpy/stale.py')
+    assert sorted(n for n in os.listdir(place.home + '/lib')) == ['qpy', 'site']
+
+
+def test_code_kept_elsewhere_is_left_alone(place):
+    """A link DIR/lib/qpy belongs to a package and stays."""
+    place.run('--offline', '--me', 'x.test')
+    shutil.rmtree(place.home + '/lib/qpy')
+    os.symlink('/somewhere/qpy', place.home + '/lib/qpy')
+    place.run('--offline')
+    assert os.readlink(place.home + '/lib/qpy') == '/somewhere/qpy'
+
+
+@pytest.mark.parametrize('spoil, words', [
+    (lambda home: os.chmod(home + '/queue/mess', 0o755), ('queue/mess: has mode 0755', 'chmod 0750')),
+    (lambda home: os.rmdir(home + '/run'), ('run: missing', 'run qpy-install')),
+    (lambda home: os.chmod(home + '/control/me', 0o666), ('control/me: has mode 0666', 'chmod go-w')),
+    (lambda home: os.chmod(home + '/lib/qpy/unix.py', 0o646), ('lib/qpy/unix.py: has mode 0646', 'chmod go-w')),
+    (lambda home: os.chmod(home + '/bin/qpy-queue', 0o4755), ('bin/qpy-queue: is set-user-id', 'chmod ug-s')),
+])
+def test_check_names_what_is_wrong_and_the_remedy(place, spoil, words):
+    """--check exits 100 with one line for each thing; installing again, or the remedy, mends it."""
+    place.run('--offline', '--me', 'x.test')
+    spoil(place.home)
+    said = place.run('--check', code=100)
+    assert said.count('\n') == 1 and all(word in said for word in words)
+
+
+@pytest.mark.parametrize('words, remedy', [
+    (('--me', 'not a name'), '--me'), (('--smtp', 'smtp'), '--smtp smtp: write'), (('--admin', 'root'), 'whole address'),
+    (('--python', '/no/python'), 'is missing'),
+])
+def test_a_wrong_word_is_refused_with_its_remedy(place, words, remedy):
+    """Nothing of a traceback; exit 111."""
+    said = place.run('--offline', *words, code=111)
+    assert remedy in said and said.startswith('qpy-install: fatal: ') and said.count('\n') == 1
+
+
+def test_usage_is_100(place):
+    """An unknown option is answered with the usage and 100."""
+    assert 'usage: qpy-install' in place.run('--nonsense', code=100)
+
+
+@pytest.mark.root
+def test_an_interpreter_under_a_private_home_is_refused(tmp_path):
+    """An interpreter that accounts cannot reach is named with what to do; the installer looks at the whole path."""
+    private = tmp_path / 'private'
+    private.mkdir(mode=0o700)
+    shutil.copy('/usr/bin/python3', private / 'python3')
+    with pytest.raises(install.Trouble, match='cannot be executed by every account'):
+        install.check_interpreter(str(private / 'python3'), rootless=False)
+
+
+@pytest.mark.root
+def test_as_root_owners_and_modes_are_the_tables(tmp_path):
+    """Accounts exist, directories have the table's owners and modes, installing twice changes nothing, and another
+    owner is found by --check."""
+    import pwd
+    home = str(tmp_path / 'rooted')
+    for path in (tmp_path, *tmp_path.parents):
+        os.chmod(path, os.stat(path).st_mode | 1)
+
+    def run(*words):
+        done = subprocess.run([SOURCE + '/bin/qpy-install', home, '--offline', '--me', 'x.test', *words],
+                              capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+    assert run()[0] == 0
+    before = {name: os.stat(os.path.join(home, name))[:6] for name in os.listdir(home)}
+    assert run()[0] == 0
+    assert {name: os.stat(os.path.join(home, name)).st_uid for name in before} == {n: s[4] for n, s in before.items()}
+    there = os.stat(home + '/queue/mess')
+    assert pwd.getpwuid(there.st_uid).pw_name == 'qpyq' and stat.S_IMODE(there.st_mode) == 0o750
+    assert pwd.getpwuid(os.stat(home + '/queue/state').st_uid).pw_name == 'qpys'
+    for role in ('qpyd', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpyl', 'alias'):
+        assert 0 < pwd.getpwnam(role).pw_uid < 1000
+    os.chown(home + '/queue/state', 0, 0)
+    code, said = run('--check')
+    assert code == 100 and 'queue/state: belongs to 0:0, must belong to' in said and 'chown' in said
