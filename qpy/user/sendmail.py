@@ -72,7 +72,7 @@ def deliver(home, plan):
     if code:
         return fail(code, answer)
     if plan.verbose:
-        unix.write_all(1, b'queued as ' + answer + b'\n')
+        unix.write_all(1, b'queued as %s\n' % answer if answer else b'queued\n')    # a filter has no ID to tell
     return exits.OK
 
 

@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from qpy.core import mess
+from tests.peers import debian
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OWNER = os.geteuid() or 54320           # rootless: DIR belongs to somebody, who runs queued
@@ -226,7 +227,8 @@ def test_filter(home, tmp_path):
 def test_smtp_on_descriptors(home, queue, end):
     """-bs, as alpine uses it: qpy-smtpd for this caller, with LF as well as CR LF, relaying wherever he wants."""
     (home / 'bin').symlink_to(ROOT / 'bin')
-    said = end.join([b'EHLO x', b'MAIL FROM:<a@b.c>', b'RCPT TO:<joe@elsewhere.example>', b'DATA', b'A: 1', b'', b'..dot',
+    said = end.join([b'EHLO x', b'MAIL FROM:<a@b.c>', b'RCPT TO:<joe@elsewhere.example>', b'DATA', b'A: 1',
+                     b'', b'..dot',
                      b'.', b'QUIT', b''])
     result = call(home, 'qpy-sendmail', '-bs', '-odb', '-oem', input=said)
     assert result.returncode == 0, result
@@ -279,22 +281,65 @@ def test_bsd_mailx(home, queue, sendmail, tmp_path):
     assert not any(b'hidden' in line for line in lines) and lines[-2] == b'text'
 
 
+def debians(find, *arguments):
+    """A program or directory out of Debian's packages; skipped where they cannot be had."""
+    try:
+        return find(*arguments)
+    except (RuntimeError, OSError) as problem:
+        pytest.skip('not to be had: %s' % problem)
+
+
+def caller(words, tmp_path, **more):
+    """Run somebody else's program."""
+    environ = {**os.environ, 'HOME': str(tmp_path), **more.pop('env', {})}
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=60, env=environ, **more)
+    assert result.returncode == 0, result
+
+
 @needs('git')
 def test_git_send_email(home, queue, sendmail, tmp_path):
     """git send-email: a patch with lone dots and From lines arrives as it was."""
+    script, modules = '/usr/lib/git-core/git-send-email', ''
+    if not os.path.exists(script):
+        root = debians(debian.unpack, 'git-email', 'liberror-perl', 'libmailtools-perl', 'libtimedate-perl')
+        script, modules = root + script, root + '/usr/share/perl5'
     patch = tmp_path / '0001.patch'
     body = '---\n file | 1 +\n\n.\n>From x\n+trailing \n-- \n2.39\n'
-    patch.write_text('From 0123 Mon Sep 17 00:00:00 2001\nFrom: A <a@x.y>\nDate: Mon, 5 Jan 2026 00:00:00 +0000\n'
-                     'Subject: [PATCH] x\n\nmessage\n' + body)
-    result = subprocess.run(['git', '-c', 'sendemail.confirm=never', 'send-email', '--quiet',
-                             '--suppress-cc=all', '--from=a@x.y',
-                             '--to=joe@example.org', '--envelope-sender=env@x.y',
-                             '--sendmail-cmd=%s' % sendmail, str(patch)],
-                            cwd=tmp_path, capture_output=True, timeout=60, env={**os.environ,
-                                                                                'HOME': str(tmp_path)})
-    if b'send-email' in result.stderr and b'not a git command' in result.stderr:
-        pytest.skip('git send-email is not installed')
-    assert result.returncode == 0, result
+    patch.write_text('From 0123456789012345678901234567890123456789 Mon Sep 17 00:00:00 2001\nFrom: A <a@x.y>\n'
+                     'Date: Mon, 5 Jan 2026 00:00:00 +0000\nSubject: [PATCH] x\n\nmessage\n' + body)
+    caller(['perl', script, '--quiet', '--confirm=never', '--suppress-cc=all', '--from=a@x.y',
+            '--to=joe@example.org',
+            '--envelope-sender=env@x.y', '--sendmail-cmd=%s' % sendmail, str(patch)], tmp_path,
+           stdin=subprocess.DEVNULL, env={'PERL5LIB': modules})
     lines, envelope = the_one(queue)
     assert envelope.sender == b'env@x.y' and envelope.recipients == [b'joe@example.org']
     assert b'\n'.join(lines).endswith(body.encode())
+
+
+def test_s_nail(home, queue, sendmail, tmp_path):
+    """s-nail: recipients, copies and hidden copies are operands; the hidden one is not in the header."""
+    program = debians(debian.program, 's-nail', 's-nail')
+    (tmp_path / 'rc').write_text('')
+    caller([program, '-n', '-Smta=%s' % sendmail, '-r', 'from@x.y', '-s', 'subject', '-b', 'hidden@x.org',
+            '-c', 'copy@x.org',
+            'joe@example.org'], tmp_path, input=b'text\n.\nmore\n', env={'MAILRC': str(tmp_path / 'rc')})
+    lines, envelope = the_one(queue)
+    assert sorted(envelope.recipients) == [b'copy@x.org', b'hidden@x.org', b'joe@example.org']
+    assert envelope.sender == b'from@x.y' and not any(b'hidden' in line for line in lines)
+    assert lines[-4:] == [b'text', b'.', b'more', b'']
+
+
+def test_mutt(home, queue, sendmail, tmp_path):
+    """mutt with dsn_notify and dsn_return: -N and -R are kept for each recipient and for the message."""
+    program = debians(debian.program, 'mutt', 'mutt', 'libgpgme11', 'libassuan0', 'libtokyocabinet9',
+                      'libgpg-error0')
+    (tmp_path / 'muttrc').write_text('set sendmail="%s -oem -oi"\nset use_envelope_from=yes\nset from=from@x.y\n'
+                                     'set dsn_notify=failure,delay\nset dsn_return=hdrs\nset copy=no\n' % sendmail)
+    caller([program, '-n', '-F', str(tmp_path / 'muttrc'), '-s', 'subject', '-b', 'hidden@x.org',
+            'joe@example.org'],
+           tmp_path, input=b'text\n')
+    lines, envelope = the_one(queue)
+    assert sorted(envelope.recipients) == [b'hidden@x.org',
+                                           b'joe@example.org'] and envelope.sender == b'from@x.y'
+    assert envelope.option(b'R') == b'HDRS' and envelope.recipient_option(1, b'N') == b'FAILURE,DELAY'
+    assert not any(b'hidden' in line for line in lines) and lines[-2] == b'text'

@@ -348,7 +348,8 @@ def test_faults(send, queue, monkeypatch, capfd, call):
     assert queue.count == 0 and 'broken' in capfd.readouterr().err
 
 
-WATCHED = ('open', 'read', 'write', 'writev', 'lseek', 'close', 'getpwuid', 'getuid', 'getpid', 'urandom', 'time',
+WATCHED = ('open', 'read', 'write', 'writev', 'lseek', 'close', 'getpwuid', 'getuid', 'getpid', 'urandom',
+           'time',
            'isatty', 'read_file', 'write_all')
 BIG = b'A: 1\n\n' + b'0123456789abcde\n' * 90_000             # more than is held in memory
 
@@ -382,7 +383,8 @@ def test_every_call_may_fail(send, queue, monkeypatch, data, code):
         with monkeypatch.context() as broken:
             failing_at(broken, number, code)
             result = send(b'-t a', b'Cc: b\n' + data)
-        assert result in (74, 75) and queue.count == 0 or result == 0 and queue.count == 1, (number, calls[number - 1])
+        assert result in (74, 75) and queue.count == 0 or result == 0 and queue.count == 1, (number,
+            calls[number - 1])
         assert not queue.count or queue.message.endswith(data) and queue.recipients[1:] == [b'b@host.example.com']
 
 
@@ -487,7 +489,8 @@ def test_run_queue(send, capfd, args, name):
 
 
 @pytest.mark.parametrize('answer,said', [(b'.\0', ''), (b'one\0two\0.\0', ''),
-                                         (b'!asked less than a minute ago\0', 'a minute ago'), (b'', 'without an end'),
+                                         (b'!asked less than a minute ago\0', 'a minute ago'), (b'',
+                                             'without an end'),
                                          (b'one\0', 'without an end')])
 def test_run_queue_asks(send, home, capfd, answer, said):
     """-q asks send for a run, in its words; a refusal is told, and no failure."""
