@@ -4,18 +4,13 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 
 import pytest
 
 from qpy import unix
-from qpy.core import channel, remote_report
-from qpy.lib import packets
-from qpy.lib.loop import Loop
+from qpy.core import remote_report
+from tests.peers.qpyr import Rspawn
 from tests.peers.smtp_script import Server, good
-
-SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SHELL = 'LISTEN_PID=$$ exec "$@"'       # the variable must name the process itself
 
 
 @pytest.fixture
@@ -26,73 +21,6 @@ def home(tmp_path):
     (tmp_path / 'control' / 'me').write_text('me.example\n')
     os.chown(tmp_path, *(65534, 65534) if os.geteuid() == 0 else (-1, -1))      # rootless: one owner for all
     return tmp_path
-
-
-class Rspawn:
-    """A running qpy-rspawn and a client of it, as qpy-send is one."""
-
-    def __init__(self, home, *args, **environment):
-        path = bytes(home) + b'/run/rspawn'
-        listening = unix.socket_unix(unix.SOCK_SEQPACKET, blocking=True)
-        listening.bind(path)
-        listening.listen(5)
-        life, self.alive = os.pipe()
-        names = {listening.fileno(): 3, life: 4}
-
-        def hand_over():
-            for fd in names:
-                os.dup2(fd, 100 + names[fd])
-            for place in names.values():
-                os.dup2(100 + place, place)
-                os.close(100 + place)
-        self.process = subprocess.Popen(
-            ['sh', '-c', SHELL, 'sh', os.path.join(SOURCE, 'bin', 'qpy-rspawn'), *args], close_fds=False,
-            preexec_fn=hand_over, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-            env={'QPYHOME': str(home), 'PATH': '/usr/bin:/bin', 'LISTEN_FDS': '2', 'LISTEN_FDNAMES': 'rspawn:life',
-                 **environment})
-        os.close(life)
-        self.listening = listening
-        self.loop = Loop()
-        self.results, self.capacity, self.closed = {}, None, False
-        sock = unix.socket_unix(unix.SOCK_SEQPACKET, blocking=True)
-        sock.connect(path)
-        sock.setblocking(False)
-        listening.close()
-        self.channel = packets.Channel(self.loop, sock, channel.RSPAWN_REPORT, self.records, self.gone)
-
-    def records(self, records):
-        for letter, fields, _ in records:
-            if letter == b'C':
-                self.capacity = int(fields[0])
-            else:
-                self.results[int(fields[0])] = letter, fields[1], fields[2]
-
-    def gone(self, _):
-        self.closed = True
-
-    def send(self, number, host=b'x.example', recipients=None, message=b'Subject: x\n\nhi\n', tail=b'envelope'):
-        recipients = recipients or [b'r@x.example']
-        lines = b'\n'.join(b'%d %s' % (number + i, recipient) for i, recipient in enumerate(recipients))
-        self.channel.send(b'R', b'1234567890123456', host, b's@y.example', b'', b'%d' % len(message), lines,
-                          fd=unix.memfd(message + tail))
-
-    def wait(self, done, seconds=20):
-        until = unix.monotonic() + seconds
-        while not done() and unix.monotonic() < until:
-            self.loop.step(0.2)
-        assert done()
-
-    def workers(self):
-        path = '/proc/%d/task/%d/children' % (self.process.pid, self.process.pid)
-        with open(path) as file:
-            return [int(word) for word in file.read().split()]
-
-    def end(self):
-        """Close the life pipe; (exit code, log)."""
-        self.channel.close()
-        os.close(self.alive)
-        log = self.process.communicate(timeout=20)[1]
-        return self.process.returncode, log
 
 
 @contextlib.contextmanager
