@@ -142,14 +142,18 @@ def list_queue(home, plan):
 
 def run_queue(home, plan):
     """-q, runq: ask send for an immediate run.  Exit 0 for everybody, also when it was asked a moment ago."""
-    from qpy.user import asking
-    try:
-        refusal = asking.ask(home, b'run')[1]
-    except unix.error as problem:
-        refusal = asking.trouble(problem)
-    if refusal:
-        program.warn(refusal)
+    program.guarded(lambda: ask_for_run(home))
     return exits.OK
+
+
+def ask_for_run(home):
+    from qpy.lib import sendctl
+    try:
+        list(sendctl.ask(home, b'run'))
+    except sendctl.Refused as refused:
+        program.warn(refused.args[0])
+    except unix.error as problem:
+        program.warn(sendctl.trouble(problem))
 
 
 def aliases(home, plan):
