@@ -77,9 +77,14 @@ class House:
         os.chown(path, *(owner or (self.uid, self.gid)))
 
     def recipe(self, user, name, text):
-        """Write a .qmail file of a user."""
+        """Write a .qmail file of a user, who has a Maildir from then on (a line of .qmail makes none)."""
         home = self.user_homes[user]
         there = os.stat(home)
+        for name_of_part in ('Maildir', 'Maildir/tmp', 'Maildir/new', 'Maildir/cur'):
+            path = os.path.join(home, name_of_part)
+            if not os.path.isdir(path):
+                os.mkdir(path, 0o700)
+                os.chown(path, there.st_uid, there.st_gid)
         self.write(os.path.join(home, name), text, (there.st_uid, there.st_gid))
 
     # --- the chain ---
