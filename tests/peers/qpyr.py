@@ -15,7 +15,7 @@ class Daemon:
     """bin/qpy-NAME on DIR/run/NAME, and the pipe that ends it."""
 
     def __init__(self, home, name, *args, **environment):
-        self.path = bytes(home) + b'/run/' + name.encode()
+        self.path = os.fsencode(home) + b'/run/' + name.encode()
         listening = unix.socket_unix(unix.SOCK_SEQPACKET, blocking=True)
         listening.bind(self.path)
         listening.listen(5)
