@@ -15,15 +15,18 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Host:
-    """A network and mount namespace, held by one sleeping process."""
+    """A mount namespace, and unless told otherwise a network namespace too, held by one sleeping process."""
 
-    def __init__(self, name):
+    def __init__(self, name, network=True):
         self.name, self.address = name, HUB
-        self.holder = subprocess.Popen(['unshare', '-n', '-m', 'sh', '-c', 'mount --make-rprivate / && echo && read x'],
+        self.files, self.overlaid = {}, False
+        kinds = ['-n', '-m'] if network else ['-m']
+        self.holder = subprocess.Popen(['unshare', *kinds, 'sh', '-c', 'mount --make-rprivate / && echo && read x'],
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert self.holder.stdout.readline() == b'\n', 'no namespace to be had'
-        self.prefix = ['nsenter', '-t', str(self.holder.pid), '-n', '-m', '--']
-        self.run('ip', 'link', 'set', 'lo', 'up')
+        self.prefix = ['nsenter', '-t', str(self.holder.pid), *kinds, '--']
+        if network:
+            self.run('ip', 'link', 'set', 'lo', 'up')
 
     def run(self, *command, **more):
         """Run a command on this host, to its success; its output."""
@@ -52,12 +55,30 @@ class Host:
             raise result[1]
         return result[0]
 
+    def etc(self, directory, **files):
+        """Let this host see these texts as files of its /etc ('_' in a name is '.'); directory: where they may lie."""
+        self.files.update(files)
+        top = os.path.join(directory, 'etc.' + self.name)
+        os.makedirs(top, mode=0o755, exist_ok=True)
+        for name, text in self.files.items():
+            with open(os.path.join(top, name.replace('_', '.')), 'w') as file:
+                file.write(text)
+        # Over the directory: a mount on a file is lost when somebody outside replaces that file.
+        if self.overlaid:
+            self.run('umount', '/etc')
+        self.run('mount', '-t', 'overlay', 'overlay', '-o', 'lowerdir=%s:/etc' % top, '/etc')
+        self.overlaid = True
+
     def resolver(self, address, directory):
-        """Make `address` the DNS server of this host's /etc/resolv.conf."""
-        path = os.path.join(directory, 'resolv.conf.' + self.name)
-        with open(path, 'w') as file:
-            file.write('nameserver %s\noptions timeout:1 attempts:2\n' % address)
-        self.run('mount', '--bind', path, os.path.realpath('/etc/resolv.conf'))
+        """Make `address` the DNS server of this host."""
+        self.etc(directory, resolv_conf='nameserver %s\noptions timeout:1 attempts:2\n' % address)
+
+    def accounts(self, users, directory):
+        """Let users, (name, uid, home), be known on this host, beside those the machine has now."""
+        with open('/etc/passwd') as known:
+            lines = [known.read()]
+        lines += ['%s:x:%d:%d::%s:/bin/sh\n' % (name, uid, uid, home) for name, uid, home in users]
+        self.etc(directory, passwd=''.join(lines))
 
     def end(self):
         """Let the namespaces go."""

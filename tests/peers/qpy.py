@@ -28,21 +28,24 @@ def wait_for_port(port, patience=20, alive=lambda: True, greeting=b''):
 class Qpy:
     """A rooted installation in `home` that serves SMTP on 127.0.0.1:port; its accounts are the machine's.
 
-    users: (name, uid, gid, home) for users/assign; routes: lines of control/smtproutes; queue: where queue/ lives.
+    users: (name, uid, gid, home) for users/assign; routes: lines of control/smtproutes; queue: where queue/ lives;
+    host: the tests.peers.net.Host it runs on, where the users have accounts too.
     """
 
-    def __init__(self, home, port, users=(), routes=(), queue=None, options=()):
-        self.home, self.port = home, port
+    def __init__(self, home, port, users=(), routes=(), queue=None, options=(), me='qpy.test', host=None):
+        self.home, self.port, self.host = home, port, host
         self.process = None
         if queue:
             os.makedirs(queue, exist_ok=True)
             os.makedirs(home, exist_ok=True)
             os.symlink(queue, os.path.join(home, 'queue'))
         self.command('/usr/bin/python3', '-IS', os.path.join(SOURCE, 'bin/qpy-install'), home, '--smtp', str(port),
-                     '--me', 'qpy.test', *options)
+                     '--me', me, *options)
         self.write('users/assign', ''.join('=%s:%s:%d:%d:%s:::\n+%s-:%s:%d:%d:%s:-::\n' % (2 * (user[0], *user))
                                            for user in users) + '.\n')
         self.command(home + '/bin/qpy-newu')
+        if host:
+            host.accounts([(name, uid, home) for name, uid, _, home in users], self.home)
         self.write('control/smtproutes', ''.join(route + '\n' for route in routes))
         self.start()
 
@@ -61,10 +64,14 @@ class Qpy:
     def start(self):
         """Start the chain and wait until it accepts."""
         self.log_file = open(os.path.join(self.home, 'test.log'), 'ab')
-        self.process = subprocess.Popen([self.home + '/bin/qpy-start'], stdin=subprocess.DEVNULL, stdout=self.log_file,
-                                        stderr=self.log_file, start_new_session=True)
-        try:
+        prefix = self.host.prefix if self.host else []
+        self.process = subprocess.Popen([*prefix, self.home + '/bin/qpy-start'], stdin=subprocess.DEVNULL,
+                                        stdout=self.log_file, stderr=self.log_file, start_new_session=True)
+
+        def wait():
             wait_for_port(self.port, alive=lambda: self.process.poll() is None, greeting=b'220')
+        try:
+            self.host.call(wait) if self.host else wait()
         except OSError:
             raise RuntimeError('qpy did not start: ' + self.log()) from None
 

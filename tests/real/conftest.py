@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.peers import qpy as peer
+from tests.peers import debian, net, qpy as peer
 
 UID = 64110                     # joe's; nobody else on the machine has it
 PORT = 26261
@@ -38,6 +38,18 @@ class Mailbox:
         with open(self.directory + '/new/' + name, 'rb') as file:
             return file.read()
 
+    def dot_qmail(self, extension, text):
+        """Write ~/.qmail-EXTENSION, as the user would."""
+        self.write('.qmail' + (extension and '-' + extension), text)
+
+    def write(self, name, text):
+        """Write a file of the user's, private as some programs insist on."""
+        path = os.path.join(self.home, name)
+        with open(path, 'w') as file:
+            file.write(text)
+        os.chmod(path, 0o600)
+        os.chown(path, UID, UID)
+
 
 @pytest.fixture(scope='session')
 def server():
@@ -49,11 +61,17 @@ def server():
     home = os.path.join(base, 'joe')
     os.makedirs(home)
     os.chown(home, UID, UID)
-    qpy = peer.Qpy(os.path.join(base, 'qpy'), PORT, users=[('joe', UID, UID, home)], routes=['next.test:127.0.0.1:26262'])
-    qpy.mailbox = Mailbox(home)
-    yield qpy
-    qpy.stop()
-    shutil.rmtree(base, ignore_errors=True)
+    host = net.Host('qpy', network=False)       # where joe has an account
+    qpy = None
+    try:
+        qpy = peer.Qpy(os.path.join(base, 'qpy'), PORT, users=[('joe', UID, UID, home)], host=host)
+        qpy.mailbox = Mailbox(home)
+        yield qpy
+    finally:
+        if qpy:
+            qpy.stop()
+        host.end()
+        shutil.rmtree(base, ignore_errors=True)
 
 
 @pytest.fixture
@@ -61,6 +79,14 @@ def mailbox(server):
     """Joe's Maildir; what is in it already is not looked at."""
     server.mailbox.seen = server.mailbox.names()
     return server.mailbox
+
+
+def unpacked(*packages):
+    """The root of these packages' files; a visible skip where they cannot be had."""
+    try:
+        return debian.unpack(*packages)
+    except RuntimeError as problem:
+        pytest.skip('cannot be had: %s: %s' % (' '.join(packages), problem))
 
 
 def needs(*programs):
