@@ -93,7 +93,7 @@ class Clean:
 
     def free_name(self, ident):
         """A name that nothing in damaged has yet."""
-        taken = set(unix.listdir(self.damaged))
+        taken = {unix.fsencode(name) for name in unix.listdir(self.damaged)}
         name, number = ident, 0
         while name in taken:
             number += 1
