@@ -1,0 +1,467 @@
+"""qpy-send in this process: a real queue, stand-ins for its neighbours, a clock that jumps."""
+import errno
+import os
+import stat
+
+import pytest
+
+from qpy import unix
+from qpy.core import mess
+from qpy.lib import program
+from qpy.qpys import send
+from tests.peers import queued
+from tests.peers.send_rig import Rig
+
+
+@pytest.fixture
+def rig():
+    with queued.temporary_home() as home:
+        rig = Rig(home)
+        rig.start()
+        yield rig
+        rig.end()
+
+
+def there(rig, name):
+    """Names in a directory of the queue, without the lock."""
+    return sorted(set(os.listdir(rig.home + b'/queue/' + name)) - {b'lock'})
+
+
+def test_one_local_message(rig):
+    """The common message: one job with the message's bytes alone, removed after K; no state is ever written."""
+    assert rig.lines() == [b'status: local 0/10 remote 0/20']
+    ident = rig.put(b'bob@here.example')
+    (name, number, job_id, sender, recipient, options, fd), = rig.jobs
+    assert (name, number, job_id, sender, recipient, options) == (
+        b'lspawn', b'1', ident, b'joe@here.example', b'bob@here.example', b'')
+    assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o444
+    with pytest.raises(OSError):
+        os.write(fd, b'x')
+    assert rig.report(rig.jobs[0], text=b'did 1+0+0\n') == b'Subject: x\n\nhello\n'
+    assert rig.cleaned == [b'r' + ident] and there(rig, b'mess') == there(rig, b'state') == []
+    assert rig.lines() == [
+        b'new msg ' + ident, b'info msg %s: bytes 18 from <joe@here.example> qp 4711 uid 1000' % ident,
+        b'starting delivery 1: msg %s to local bob@here.example' % ident, b'status: local 1/10 remote 0/20',
+        b'delivery 1: success: did_1+0+0/', b'status: local 0/10 remote 0/20', b'end msg ' + ident]
+    assert rig.send.dispatch.count() == 0
+
+
+def test_remote_group(rig):
+    """Recipients at one host go as one R record with the queue file, its length, and a number each."""
+    ident = rig.put(b'a@x.example', b'b@X.example', b'c@y.example', options=[(b'B', b'8BITMIME'), (b'Q', b'')])
+    first, second = rig.jobs
+    assert first[1:7] == (ident, b'x.example', b'joe@here.example', b'8q', b'18', b'1 a@x.example\n2 b@X.example')
+    assert second[6] == b'3 c@y.example'
+    assert rig.report(first) == b'Subject: x\n\nhello\n'
+    assert rig.state(ident, 3).indices(1) == [0, 1]
+    rig.report(second)
+    assert there(rig, b'state') == there(rig, b'mess') == []
+
+
+def test_options_and_trace(rig):
+    """What a forward must carry over goes to lspawn; the trace ID has a log line of its own."""
+    ident = rig.put(b'bob@here.example', options=[(b'X', b'abc 1'), (b'U', b'')])
+    assert rig.jobs[0][5] == b'Xabc 1\nU'
+    assert b'trace msg %s: abc_1' % ident in rig.lines()
+
+
+def test_several_local_recipients_have_their_own_place_in_the_file(rig):
+    """Two deliveries of one message do not share a file position, and nobody can write."""
+    rig.put(b'a@here.example', b'b@here.example')
+    first, second = rig.jobs
+    os.lseek(first[-1], 5, os.SEEK_SET)
+    assert os.lseek(second[-1], 0, os.SEEK_CUR) == 0
+    rig.report(first)
+    assert rig.report(second) == b'Subject: x\n\nhello\n'
+    assert there(rig, b'mess') == []
+
+
+def test_long_message(rig):
+    """A message beyond 1 MB goes as a nameless 0444 copy of its own bytes; two recipients share the copy."""
+    body = b'x' * (9 << 20) + b'\n'
+    rig.put(b'a@here.example', b'b@here.example', body=body, sender=b'')
+    rig.step(20)
+    first, second = rig.jobs
+    mode = os.fstat(first[-1])
+    assert stat.S_IMODE(mode.st_mode) == 0o444 and mode.st_nlink == 0 and mode.st_size == len(body)
+    assert there(rig, b'state') == []
+    assert rig.report(first) == body == rig.report(second)
+    assert there(rig, b'mess') == []
+
+
+def test_deferral(rig):
+    """A deferral is written with its reason and the next time; the next attempt is then, and has no `new msg`."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z', b'busy\n')
+    view = rig.state(ident)
+    assert view.texts == {0: b'busy\n'} and view.attempts == 1
+    assert 1_800_000_400 <= view.due <= 1_800_000_425
+    rig.lines()
+    rig.wait(399)
+    assert not rig.jobs
+    rig.wait(30)
+    assert rig.lines()[0] == b'starting delivery 2: msg %s to remote a@x.example' % ident
+    rig.report(rig.jobs[0])
+    assert there(rig, b'mess') == there(rig, b'state') == []
+
+
+def test_bounce(rig):
+    """Failures are in the state before the bouncer is asked, reported after its answer, and its process is named."""
+    ident = rig.put(b'a@x.example', b'b@y.example')
+    rig.report(rig.jobs[0], b'D', b'no\n')
+    assert not rig.bounce_jobs
+    rig.report(rig.jobs[0])
+    assert rig.bounce_jobs == [[ident, b'0', b'bounce']]
+    assert rig.state(ident, 2).indices(2) == [0] and rig.state(ident, 2).texts[0] == b'no\n'
+    rig.bounced()
+    assert there(rig, b'mess') == []
+    assert rig.lines()[-2:] == [b'bounce msg %s qp 77' % ident, b'end msg ' + ident]
+
+
+def test_bounce_later(rig):
+    """A bouncer that cannot is asked again after 123 seconds."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'D')
+    rig.bounced(False)
+    assert b'warning: trouble injecting bounce message, will try later: not now' in rig.lines()
+    rig.wait(122)
+    assert not rig.bounce_jobs
+    rig.wait(2)
+    assert rig.bounce_jobs and not rig.jobs
+    rig.bounced()
+    assert rig.cleaned == [b'r' + ident] and there(rig, b'state') == []
+
+
+def test_restart(rig):
+    """After a crash the recipients that were done are not tried again; what was due later stays so."""
+    first = rig.put(b'a@x.example', b'b@y.example')
+    rig.report(rig.jobs[0])
+    second = rig.put(b'c@z.example')
+    rig.report(rig.jobs[1], b'Z')
+    rig.crash()
+    rig.start(rig.last + 1)
+    rig.step(10)
+    assert [(job[1], job[6].partition(b' ')[2]) for job in rig.jobs] == [(first, b'b@y.example')]
+    rig.wait(430)
+    assert [job[1] for job in rig.jobs] == [first, second]
+
+
+def test_scan_takes_only_ids_below(rig):
+    """Files of this run that are not announced yet, parts, and strange names are not looked at."""
+    old = rig.put(b'a@here.example', announce=False)
+    below = rig.last + 1
+    rig.put(b'b@here.example', announce=False)
+    for name in (b'junk', b'1800000000000009.part'):
+        open(rig.home + b'/queue/mess/' + name, 'w').close()
+    rig.ends[b'new'].send(b'<%016d\0' % below)
+    rig.step(10)
+    assert [job[2] for job in rig.jobs] == [old]
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(10)
+    assert len(rig.jobs) == 2
+
+
+@pytest.mark.parametrize('damage', [lambda data: data[:-1], lambda data: b'Y' + data[1:], lambda data: b'',
+                                    lambda data: data[:30] + data[31:]])
+def test_damaged(rig, damage):
+    """Q-19: what is found by scanning and is not whole is set aside by clean, with a warning, never delivered."""
+    ident = rig.put(b'a@here.example', announce=False)
+    path = rig.home + b'/queue/mess/' + ident
+    with open(path, 'rb') as file:
+        data = file.read()
+    with open(path, 'wb') as file:
+        file.write(damage(data))
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(10)
+    assert rig.cleaned == [b's' + ident] and not rig.jobs
+    assert any(line.startswith(b'warning: mess/' + ident + b' is damaged') for line in rig.lines())
+    assert rig.send.dispatch.count() == 0
+
+
+def test_long_damaged(rig):
+    """A flipped byte in the middle of a long message is found, too."""
+    ident = rig.put(b'a@here.example', announce=False, body=b'x' * 300_000)
+    with open(rig.home + b'/queue/mess/' + ident, 'r+b') as file:
+        file.seek(150_000)
+        file.write(b'y')
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(10)
+    assert rig.cleaned == [b's' + ident]
+
+
+def test_newer_format(rig):
+    """A-14: a queue file of a later version is left alone, with one warning."""
+    ident = rig.put(b'a@here.example', announce=False)
+    path = rig.home + b'/queue/mess/' + ident
+    with open(path, 'rb') as file:
+        data = file.read()
+    with open(path, 'wb') as file:
+        file.write(data[:-62] + b'qpy2' + data[-58:])
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(10)
+    rig.wait(90_000)
+    assert not rig.cleaned and os.path.exists(path)
+    assert sum(b'is left alone' in line for line in rig.lines()) == 1
+
+
+def test_orphan_states(rig):
+    """A state without a message is removed at start; that of a message stays."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    with open(rig.home + b'/queue/state/1700000000000000', 'w') as file:
+        file.write('x')
+    rig.crash()
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert there(rig, b'state') == [ident]
+
+
+def test_torn_state_is_cut(rig):
+    """A torn entry is cut off before the next is appended, so that it hides nothing behind it."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    with open(rig.home + b'/queue/state/' + ident, 'ab') as file:
+        file.write(b'\0\0\0\x20torn')
+    rig.crash()
+    rig.start(rig.last + 1)
+    rig.step(10)
+    rig.wait(500)
+    rig.report(rig.jobs[0], b'Z')
+    assert rig.state(ident).attempts == 2
+
+
+def test_file_removed_by_hand(rig):
+    """A-17: a message whose file is gone is forgotten; the others go on."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    os.unlink(rig.home + b'/queue/mess/' + ident)
+    rig.wait(500)
+    assert not rig.jobs and rig.send.dispatch.count() == 0
+    rig.put(b'b@here.example')
+    assert rig.jobs
+
+
+def fail(monkeypatch, name, number, when=lambda args: True):
+    """Have unix.NAME fail with this errno."""
+    real = getattr(unix, name)
+
+    def failing(*args, **more):
+        if when(args):
+            raise OSError(number, os.strerror(number))
+        return real(*args, **more)
+    monkeypatch.setattr(unix, name, failing)
+
+
+@pytest.mark.parametrize('number', [errno.EIO, errno.EACCES, errno.EMFILE, errno.ENOMEM, errno.ESTALE, errno.ELOOP])
+def test_unreadable_message(rig, monkeypatch, number):
+    """Q-03, Q-08, Q-10: a message that cannot be read stays, is logged, and is looked at again after 123 s."""
+    with monkeypatch.context() as patch:
+        fail(patch, 'open', number, lambda args: mess.is_id(args[0]))
+        rig.put(b'a@here.example')
+        assert not rig.jobs
+    assert any(b'will try again later' in line for line in rig.lines())
+    rig.wait(100)
+    assert not rig.jobs
+    rig.wait(30)
+    assert rig.jobs
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_state_cannot_be_written(rig, monkeypatch, number):
+    """Q-01, Q-21: a failure that cannot be noted is neither reported nor forgotten; it is noted later."""
+    ident = rig.put(b'a@x.example', b'b@y.example')
+    with monkeypatch.context() as patch:
+        fail(patch, 'open', number, lambda args: args[0] == ident and args[1] & os.O_CREAT)
+        rig.report(rig.jobs[0])
+        rig.report(rig.jobs[0], b'D')
+        assert not rig.bounce_jobs
+    assert any(b'trouble marking state/' in line for line in rig.lines())
+    rig.wait(130)
+    assert rig.bounce_jobs == [[ident, b'1', b'bounce']]
+    rig.bounced()
+    assert there(rig, b'mess') == []
+
+
+def test_short_write_leaves_whole_entries(rig, monkeypatch):
+    """Q-07: a short write to a state counts as none, and no half entry stays."""
+    ident = rig.put(b'a@x.example', b'b@y.example')
+    rig.report(rig.jobs[0])
+    real = unix.write
+    with monkeypatch.context() as patch:
+        patch.setattr(unix, 'write', lambda fd, data: real(fd, data[:7]) if b'no\n' in data and data[:1] == b'\0'
+                      else real(fd, data))
+        rig.report(rig.jobs[0], b'D', b'no\n')
+    assert not rig.bounce_jobs
+    view = rig.state(ident, 2)
+    assert view.end == os.path.getsize(rig.home + b'/queue/state/' + ident) and view.indices(1) == [0]
+    rig.wait(130)
+    assert rig.bounce_jobs
+
+
+def test_memory_files_run_out(rig, monkeypatch):
+    """Q-09: a body that cannot be made is a deferral."""
+    with monkeypatch.context() as patch:
+        fail(patch, 'memfd', errno.ENOMEM)
+        rig.put(b'a@here.example')
+    assert any(b'deferral: qpy-send_is_unable_to_open_the_message' in line for line in rig.lines())
+    rig.wait(200)
+    assert rig.jobs
+
+
+def test_clean_refuses(rig):
+    """A finished message that stays on disk is not delivered again, also not by the next send."""
+    rig.clean_answer = b'!'
+    ident = rig.put(b'a@here.example')
+    rig.report(rig.jobs[0])
+    assert rig.state(ident).finished()
+    rig.wait(130)
+    assert rig.cleaned == [b'r' + ident] * 2
+    rig.crash()
+    rig.clean_answer = b'+'
+    rig.start(rig.last + 1)
+    rig.step(10)
+    assert not rig.jobs and rig.cleaned[-1] == b'r' + ident and there(rig, b'mess') == there(rig, b'state') == []
+
+
+def test_terminate(rig):
+    """TERM: nothing new is started, what is under way is finished, then exit 0."""
+    rig.put(b'a@here.example')
+    rig.send.terminate()
+    rig.put(b'b@here.example')
+    assert len(rig.jobs) == 1
+    rig.loop.running = True
+    rig.report(rig.jobs[0])
+    assert rig.lines()[-1] == b'status: exiting' and rig.send.code == 0 and not rig.loop.running
+
+
+@pytest.mark.parametrize('name', [b'lspawn', b'rspawn', b'bounce', b'clean', b'new'])
+def test_lost_neighbour(rig, name):
+    """Q-33: a neighbour that is gone ends send with an alert and 111."""
+    rig.loop.running = True
+    rig.ends[name].close()
+    for _ in range(3):
+        rig.loop.step(0)
+    assert rig.send.code == 111 and not rig.loop.running
+    assert any(line.startswith(b'alert: oh no! lost ') for line in rig.lines())
+
+
+def test_reports_nobody_waits_for(rig):
+    """Q-35, P38: numbers out of range, of the other channel, or twice change nothing."""
+    rig.put(b'a@here.example')
+    rig.ends[b'rspawn'].send(b'K1\0\0x\0' b'D99\0\0x\0' b'Zx\0\0x\0' b'K-1\0\0\0')
+    rig.step()
+    assert sum(line.endswith(b'delivery report out of range') for line in rig.lines()) == 4
+    rig.report(rig.jobs[0])
+    assert there(rig, b'mess') == []
+
+
+def test_reread(rig):
+    """HUP takes new control files; with a broken one the old ones stay, and that is said."""
+    rig.write('virtualdomains', 'virt.example:bob')
+    rig.write('concurrencylocal', '3')
+    rig.send.reread()
+    rig.put(b'x@virt.example')
+    assert rig.jobs[0][4] == b'bob-x@virt.example'
+    assert rig.send.dispatch.local.limit == 3
+    rig.write('concurrencylocal', 'many')
+    rig.write('virtualdomains', 'virt.example:tom')
+    rig.send.reread()
+    rig.step()
+    assert any(line.startswith(b'alert: unable to reread controls: control/concurrencylocal') for line in rig.lines())
+    rig.report(rig.jobs[0])
+    rig.put(b'y@virt.example')
+    assert rig.jobs[0][4] == b'bob-y@virt.example'
+
+
+def test_alarm(rig):
+    """ALRM: what waits is tried now."""
+    rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    rig.send.run_all()
+    rig.step()
+    assert rig.jobs
+
+
+def test_verp(rig):
+    """A sender that ends in -@[] is expanded for each recipient; the log shows it as it is."""
+    ident = rig.put(b'a@x.example', b'b@here.example', sender=b'l-return-@here.example-@[]')
+    assert sorted(job[3] for job in rig.jobs) == [b'l-return-a=x.example@here.example',
+                                                 b'l-return-b=here.example@here.example']
+    assert b'info msg %s: bytes 18 from <l-return-@here.example-@[]> qp 4711 uid 1000' % ident in rig.lines()
+
+
+def test_envelope_wishes(rig):
+    """A message that came with a hold is held; one with a time is tried then."""
+    rig.put(b'a@here.example', options=[(b'h', b'wait')])
+    later = rig.put(b'b@here.example', options=[(b'b', b'%d' % (rig.wall + 1000))])
+    assert not rig.jobs
+    rig.wait(999)
+    assert not rig.jobs
+    rig.wait(2)
+    assert [job[2] for job in rig.jobs] == [later]
+
+
+def test_jump_is_told(rig):
+    """Q-31: a jump of the clock is an alert, and changes nothing else."""
+    rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    rig.wall += 30 * 86400
+    rig.send.wake()
+    rig.step()
+    assert b'alert: the clock jumped by 2592000 seconds; no message is older for it' in rig.lines()
+    assert not rig.jobs
+    rig.wait(430)
+    rig.report(rig.jobs[0], b'Z')
+    assert not rig.bounce_jobs
+
+
+def test_second_send(rig):
+    """Q-28: the queue is one send's at a time."""
+    held = send.own_lock(rig.home, rig.log)
+    with pytest.raises(program.Fatal) as refused:
+        send.own_lock(rig.home, rig.log)
+    assert refused.value.code == 111
+    assert b'alert: cannot start: qpy-send is already running' in rig.lines()
+    os.close(held)
+
+
+def test_log_that_takes_nothing(rig):
+    """Q-39: a full log does not stop mail; lost lines are counted and told."""
+    filler = b'x' * 65536
+    try:
+        while True:
+            os.write(rig.log_write, filler)
+    except BlockingIOError:
+        pass
+    for _ in range(2000):
+        ident = rig.put(b'a@here.example', announce=False)
+        rig.ends[b'new'].send(ident + b'\0')
+        if rig.last % 50 == 0:
+            rig.step()
+            while rig.jobs:
+                rig.report(rig.jobs[0])
+    rig.step()
+    while rig.jobs:
+        rig.report(rig.jobs[0])
+    assert there(rig, b'mess') == [] and rig.log.lost
+    for _ in range(20):
+        rig.lines()
+        rig.wait(1)
+    rig.put(b'b@here.example')
+    lines = rig.lines()
+    assert any(line.startswith(b'warning: ') and line.endswith(b' log lines were lost') for line in lines)
+
+
+def test_no_descriptor_is_left_open(rig):
+    """P-09: after a hundred messages of all kinds as many descriptors are open as before."""
+    def count():
+        return len(os.listdir('/proc/self/fd'))
+    before = count()
+    for n in range(100):
+        rig.put(b'a@here.example', b'b@here.example', b'c@x.example', body=b'x' * (2_000_000 if n % 25 == 0 else 9))
+        rig.step(10)
+        while rig.jobs:
+            rig.report(rig.jobs[0], (b'K', b'Z', b'D')[n % 3])
+        while rig.bounce_jobs:
+            rig.bounced()
+    assert count() == before
