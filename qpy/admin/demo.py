@@ -96,8 +96,8 @@ def step_down():
 
 
 def free_port(wanted):
-    """wanted, or any free port if it is None and the usual one is taken."""
-    for port in (wanted or PORT, 0):
+    """wanted (0: any), or if it is None the usual one, or any if that is taken."""
+    for port in (PORT if wanted is None else wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

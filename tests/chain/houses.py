@@ -185,8 +185,9 @@ class House:
                                'message with %r in %s' % (words, place))
 
     def queue(self):
-        """Names of files in mess/ and state/."""
-        return sorted(os.listdir(self.home + '/queue/mess') + os.listdir(self.home + '/queue/state'))
+        """IDs in mess/ and state/."""
+        names = os.listdir(self.home + '/queue/mess') + os.listdir(self.home + '/queue/state')
+        return sorted(name for name in names if name.isdigit())
 
 
 class Rooted(House):

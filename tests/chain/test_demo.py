@@ -1,0 +1,98 @@
+"""qpy-demo as a person meets it: --check, and the live trace."""
+import os
+import re
+import shutil
+import signal
+import smtplib
+import subprocess
+
+import pytest
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PLAIN = 54321
+CHECKS = ('SMTP in, Maildir', 'sendmail in, Maildir', 'mbox', 'program', 'alias (postmaster)', 'extension address', 'forward',
+          'bounce', 'deferral that succeeds later', 'remote, to the built-in sink')
+ENVIRONMENT = {'PATH': '/usr/bin:/bin'}
+
+
+def check(program, **more):
+    done = subprocess.run([program, '--check', '--port', '0'], capture_output=True, text=True, timeout=60, cwd='/',
+                          env=ENVIRONMENT, **more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [line for line in done.stdout.split('\n') if line[:6].strip() in ('ok', 'FAILED')]
+    assert [line[7:41].strip() for line in said] == list(CHECKS)
+    assert all(re.match(r'ok     .{34} +\d+\.\d{3} s  \S', line) for line in said)
+    seconds = float(re.search(r'all is well in ([0-9.]+) s', done.stdout).group(1))
+    assert seconds < 15
+
+
+def test_check_goes_every_way_once():
+    """--check has one good line with a time for each way, exits 0 and takes less than 15 seconds."""
+    check(SOURCE + '/bin/qpy-demo')
+
+
+@pytest.mark.root
+def test_a_plain_user_and_a_source_tree_he_cannot_write(tmp_path):
+    """From a read-only source tree a plain user needs nothing but python3; the tree stays as it was."""
+    for path in (tmp_path, *tmp_path.parents):
+        os.chmod(path, os.stat(path).st_mode | 0o5)
+    tree = tmp_path / 'tree'
+    for name in ('bin', 'qpy', 'man', 'control'):
+        shutil.copytree(os.path.join(SOURCE, name), tree / name, ignore=shutil.ignore_patterns('__pycache__'))
+    before = sorted(str(path) for path in tree.rglob('*'))
+    check(str(tree / 'bin/qpy-demo'), user=PLAIN, group=PLAIN, extra_groups=[])
+    assert sorted(str(path) for path in tree.rglob('*')) == before
+
+
+class Watched:
+    """A demo that runs, and its output line by line."""
+
+    def __init__(self):
+        self.process = subprocess.Popen([SOURCE + '/bin/qpy-demo', '--port', '0'], stdout=subprocess.PIPE, text=True,
+                                        cwd='/', env=ENVIRONMENT)
+        self.lines = []
+
+    def read_until(self, words):
+        while True:
+            line = self.process.stdout.readline()
+            assert line, ''.join(self.lines)
+            self.lines.append(line)
+            if words in line:
+                return line
+
+
+def test_the_trace_shows_each_messages_way():
+    """It says where it is and what to paste; a message's way is shown with times up to its file; ^C ends all."""
+    demo = Watched()
+    try:
+        home = demo.read_until('A mail server of your own, in ').split()[-1]
+        port = int(demo.read_until('SMTP').split()[-1])
+        demo.read_until('demo-fail@demo.test')
+        demo.read_until('smtplib')
+        demo.read_until('What happens')
+        place = demo.read_until('delivered').split()[-1]
+        assert os.path.dirname(place) == home + '/home/Maildir/new'
+        with smtplib.SMTP('127.0.0.1', port, timeout=20) as client:
+            client.sendmail('you@demo.test', ['anybody@away.example', 'demo-fail@demo.test'], 'Subject: x\r\n\r\nx\r\n')
+        demo.read_until('queued')
+        demo.read_until('This address always fails.')
+        demo.read_until('a report goes back')
+        demo.process.send_signal(signal.SIGINT)
+        demo.process.stdout.read()
+        assert demo.process.wait(30) == 0
+        assert not os.path.exists(home)
+    finally:
+        if demo.process.poll() is None:
+            demo.process.kill()
+        demo.process.stdout.close()
+        demo.process.wait()
+
+
+def test_a_port_that_is_taken_is_said():
+    """--port with a port in use is refused in one line, and nothing is left behind."""
+    import socket
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        done = subprocess.run([SOURCE + '/bin/qpy-demo', '--port', str(taken.getsockname()[1])], capture_output=True,
+                              text=True, env=ENVIRONMENT)
+    assert done.returncode == 111 and 'is taken; choose another with --port' in done.stderr
