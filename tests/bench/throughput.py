@@ -36,7 +36,7 @@ class Sink:
     def __init__(self, port=SINK_PORT):
         self.path = tempfile.mktemp(prefix='qpy-sink-')
         self.output = open(self.path, 'wb')
-        self.process = subprocess.Popen(postfix.tool('smtp-sink') + ['-c', '127.0.0.1:%d' % port, '1000'],
+        self.process = subprocess.Popen(postfix.tool('smtp-sink') + ['-u', 'nobody', '-c', '127.0.0.1:%d' % port, '1000'],
                                         stdout=self.output, stderr=subprocess.STDOUT)
         qpy_peer.wait_for_port(port)
 
@@ -44,7 +44,7 @@ class Sink:
         """Messages accepted so far."""
         with open(self.path, 'rb') as file:
             file.seek(max(0, os.path.getsize(self.path) - 200))
-            numbers = re.findall(rb'data=(\d+)', file.read())
+            numbers = re.findall(rb'mesg=(\d+)', file.read())
         return int(numbers[-1]) if numbers else 0
 
     def stop(self):
