@@ -43,12 +43,15 @@ def run(words, message, home_fd, environment, deadline):
     unix.close(into)
     try:
         return watch(pid, out, deadline)
+    except BaseException:
+        end_tree(pid)
+        raise
     finally:
         unix.close(out)
 
 
 def watch(pid, out, deadline):
-    """Collect output until the program has ended; then end its children.  Closes nothing."""
+    """Collect output until the program has ended; then end its children."""
     unix.set_blocking(out, False)
     pidfd, ready = unix.pidfd_open(pid), unix.epoll()
     printed = bytearray()
@@ -63,7 +66,6 @@ def watch(pid, out, deadline):
             if pidfd in fds:
                 break
             if not events and unix.monotonic() >= deadline:
-                end_tree(pid)
                 raise Overstayed
     finally:
         ready.close()

@@ -65,7 +65,15 @@ def prepare(job, real=True):
     except Failed:
         plan.close()
         raise
+    except unix.error as problem:
+        plan.close()
+        raise unforeseen(problem) from None
     return plan
+
+
+def unforeseen(problem):
+    """The Failed of a system call that nobody has words for."""
+    return Failed(exits.TEMP, b'Temporary failure in qmail-local: %s. (#4.3.0)' % why(problem))
 
 
 def open_home(home, real=True):
@@ -180,6 +188,14 @@ class Course:
         self.said, self.counts, self.forwards = [], {b'files': 0, b'programs': 0}, []
         self.sender, self.variables = None, None
 
+    def follow(self):
+        """Carry out all lines; what ends the report of a success."""
+        for kind, argument in self.plan.instructions:
+            if self.line(kind, argument):
+                break
+        queued = self.forward() if self.forwards else b''
+        return dotqmail.did(self.counts[b'files'], len(self.forwards), self.counts[b'programs']) + queued
+
     def line(self, kind, argument):
         """Carry out one line; True if it is the last one that counts."""
         if kind is dotqmail.PROGRAM:
@@ -264,15 +280,13 @@ def carry_out(plan, home, host, deadline):
     """
     course = Course(plan, home, host, deadline)
     try:
-        for kind, argument in plan.instructions:
-            if course.line(kind, argument):
-                break
-        queued = course.forward() if course.forwards else b''
+        last = course.follow()
+        code = exits.OK
     except Failed as end:
-        return end.code, b''.join(course.said) + (end.text + b'\n' if end.text else b'')
-    counts = course.counts
-    return exits.OK, b''.join(course.said) + dotqmail.did(counts[b'files'], len(course.forwards),
-                                                          counts[b'programs']) + queued
+        code, last = end.code, end.text + b'\n' if end.text else b''
+    except unix.error as problem:
+        code, last = exits.TEMP, unforeseen(problem).text + b'\n'
+    return code, b''.join(course.said) + last
 
 
 def path(home):

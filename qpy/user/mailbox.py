@@ -287,21 +287,23 @@ def append(home_fd, path, head, message_fd):
 
 def open_mbox(home_fd, path):
     """The open file, which is a regular one; where others may write its directory, the user's own and no link."""
-    flags = unix.O_RDWR | unix.O_APPEND | unix.O_CREAT | unix.O_NONBLOCK | unix.O_CLOEXEC
+    flags = unix.O_APPEND | unix.O_CREAT | unix.O_NONBLOCK | unix.O_CLOEXEC
+    fd = -1
     try:
         shared = is_shared(home_fd, path)
         flags |= unix.O_NOFOLLOW if shared else 0
         try:
-            fd = unix.open(path, flags, 0o600, dir_fd=home_fd)
+            fd = unix.open(path, flags | unix.O_RDWR, 0o600, dir_fd=home_fd)
         except PermissionError:                 # one may be allowed to write and not to read
-            fd = unix.open(path, flags & ~unix.O_RDWR | unix.O_WRONLY, 0o600, dir_fd=home_fd)
+            fd = unix.open(path, flags | unix.O_WRONLY, 0o600, dir_fd=home_fd)
+        reason = not_ours(unix.fstat(fd), shared)
     except unix.error as problem:
-        raise Failed(exits.TEMP, b'Unable to open %s: %s. (#4.2.1)' % (path, why(problem))) from None
-    reason = not_ours(unix.fstat(fd), shared)
-    if reason:
-        unix.close(fd)
-        raise Failed(exits.TEMP, b'Unable to open %s: %s. (#4.2.1)' % (path, reason))
-    return fd
+        reason = why(problem)
+    if not reason:
+        return fd
+    if fd >= 0:
+        unix.close_quietly(fd)
+    raise Failed(exits.TEMP, b'Unable to open %s: %s. (#4.2.1)' % (path, reason))
 
 
 def is_shared(home_fd, path):
