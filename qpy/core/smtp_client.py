@@ -66,10 +66,11 @@ def is_reply_line(line):
 def permanent(code, command):
     """True if this reply to this command settles the matter for good: the closed list.
 
-    Every 5xx but: 530 (log in first, or use TLS first: about us, and an administrator can mend it), and 552 to RCPT
-    (RFC 5321, 4.5.3.1.10: too many recipients, to be treated as 452).
+    Every 5xx but: 503 (the wrong command at this point: one of us has lost count), 530 (log in first, or use TLS
+    first: about us, and an administrator can mend it), and 552 to RCPT (RFC 5321, 4.5.3.1.10: too many recipients, to
+    be treated as 452).
     """
-    return 500 <= code <= 599 and code != 530 and not (code == 552 and command == b'RCPT')
+    return 500 <= code <= 599 and code not in (503, 530) and not (code == 552 and command == b'RCPT')
 
 
 class Transaction:
@@ -97,7 +98,7 @@ class Session:
     """One connection to one server.  peer: the address as text, for reports.  pipelining False: one at a time."""
 
     __slots__ = ('peer', 'helo', 'pipelining', 'reader', 'out', 'phase', 'extensions', 'transaction', 'steps',
-                 'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched')
+                 'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched', 'confused')
 
     def __init__(self, peer, helo, pipelining=True):
         self.peer, self.helo, self.pipelining = peer, helo, pipelining
@@ -114,6 +115,7 @@ class Session:
         self.replies = 0            # seen in the transaction: 0 on a used connection means it was stale
         self.transactions = 0
         self.batched = False        # several commands were on their way at once
+        self.confused = False       # ... and the server answered that one of them was out of order
 
     # --- what the driver asks ---
 
@@ -204,6 +206,7 @@ class Session:
             return self.lost(b'It answered more than it was asked')
         command, index = self.waiting.popleft()
         self.replies += 1
+        self.confused |= code == 503 and self.batched and self.pending is None
         _ANSWERS[command](self, code, reply, index)
         return None
 

@@ -198,6 +198,9 @@ class Delivery:
         self.connection = None
         if transaction.trouble:
             return self._failed(connection, session, transaction)
+        if session.confused:
+            self.worker.remember_clumsy(connection.key)
+            connection.say_goodbye()
         if connection.usable and not transaction.overflow:
             self.worker.pool.put(connection)
         accepted = transaction.report[0] == b'K'

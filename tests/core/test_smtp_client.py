@@ -116,6 +116,7 @@ def test_a_name_that_is_rejected(ehlo, helo):
 
 MEANING = [(b'MAIL', b'550', b'D', b'Connected to 192.0.2.1 but sender was rejected.\n'),
            (b'MAIL', b'451', b'Z', b'Connected to 192.0.2.1 but sender was rejected.\n'),
+           (b'MAIL', b'503', b'Z', b'Connected to 192.0.2.1 but sender was rejected.\n'),
            (b'MAIL', b'530', b'Z', b'Connected to 192.0.2.1 but sender was rejected.\n'),
            (b'MAIL', b'354', b'Z', b'Connected to 192.0.2.1 but sender was rejected.\n'),
            (b'DATA', b'554', b'D', b'192.0.2.1 failed on DATA command.\n'),
@@ -185,6 +186,13 @@ def test_abandoned():
     session.body(b'x\n')
     session.abandon(b'Z', b'why\n')
     assert transaction.report == (b'Z', b'why\n') and session.over and not session.take().endswith(b'.\r\n')
+
+
+def test_answers_out_of_order():
+    """R-30: a server that answers DATA before RCPT gets no recipient refused for good, and is remembered for it."""
+    session, transaction, _ = begun()
+    session.feed(b'250 ok\r\n503 need RCPT\r\n250 ok\r\n')
+    assert session.confused and remote_report.combine(transaction.answers[0], transaction.report)[0] == b'Z'
 
 
 def test_a_dot_for_nobody():
