@@ -95,7 +95,7 @@ def check_directory(path, there, ours):
                             % (path, there.st_mode & 0o7777))
 
 
-LOCK_TRIES, LOCK_PAUSE = 50, 0.1    # a queued that is just ending may still sync its last group
+LOCK_TRIES, LOCK_PAUSE = 30, 0.1    # a queued that is just ending may still sync its last group
 
 
 def lock(directory, path):
@@ -126,10 +126,11 @@ class Complaints:
 
     def say(self, what, problem):
         """One line: unable to WHAT: reason.  Safe in any thread."""
-        reason, now = program.reason(problem), unix.monotonic()
-        if now - self.said.get(reason, -60.0) >= 60.0 and len(self.said) < 100:
-            self.said[reason] = now
-            program.complain(b'unable to %b: %b; clients are told to come back (#4.3.0)' % (what, reason))
+        kind, now = getattr(problem, 'errno', None), unix.monotonic()
+        if now - self.said.get(kind, -60.0) >= 60.0:
+            self.said[kind] = now
+            program.complain(b'unable to %b: %b; clients are told to come back (#4.3.0)'
+                             % (what, program.reason(problem)))
 
 
 class Accounts:

@@ -1,0 +1,464 @@
+"""qpy-queued as a process: hostile clients, restarts, limits, the channel to send."""
+import array
+import os
+import socket
+import time
+
+import pytest
+
+from qpy import unix
+from qpy.core import mess, submit as protocol
+from qpy.lib import loop as loops, packets, submit
+from qpy.qpyq import queued
+from tests.peers import queued as rig
+
+MESSAGE = b'Subject: x\n\nbody\n'
+ONE = protocol.frame(MESSAGE) + protocol.END + protocol.envelope(b'a', [b'b'])
+
+
+@pytest.fixture
+def home():
+    """A rootless DIR with its queue."""
+    with rig.temporary_home() as made:
+        yield made
+
+
+@pytest.fixture
+def daemon(home):
+    """queued, serving home."""
+    started = rig.Daemon(home, 'queued', [b'submit', b'new'])
+    yield started
+    started.kill()
+
+
+def listing(home, directory=b'mess'):
+    """The names in queue/mess."""
+    return sorted(os.listdir(home + b'/queue/' + directory))
+
+
+def hear(sock):
+    """Everything up to the end of the connection."""
+    heard = b''
+    try:
+        while data := sock.recv(65536):
+            heard += data
+    except ConnectionResetError:
+        pass
+    return heard
+
+
+def answer(sock):
+    """The next answer."""
+    heard = b''
+    while not heard.endswith(b'\0'):
+        data = sock.recv(1)
+        assert data, heard
+        heard += data
+    return heard
+
+
+def accepted(said):
+    """True for K, ID, NUL."""
+    return said[:1] == b'K' and mess.is_id(said[1:-1]) and said[-1:] == b'\0'
+
+
+# --- clients ---
+
+def test_byte_by_byte_and_all_at_once(home, daemon):
+    """However the bytes arrive, each message is queued once and answered once, in order, also after shutdown."""
+    sock = rig.connect(home, b'submit')
+    for byte in protocol.VERSION + ONE:
+        sock.send(bytes([byte]))
+    assert accepted(answer(sock))
+    sock.sendall(ONE * 500)
+    sock.shutdown(socket.SHUT_WR)
+    said = hear(sock).split(b'\0')
+    assert len(said) == 501 and [s[1:] for s in said[:-1]] == sorted(s[1:] for s in said[:-1])
+    assert len(listing(home)) == 501
+
+
+@pytest.mark.parametrize('long', [False, True])
+def test_whoever_is_cut_off_has_not_submitted(home, daemon, long):
+    """INV2: a connection that ends at any byte before the last leaves nothing, not even a part."""
+    whole = protocol.VERSION + (protocol.frame(b'x' * 300_000) if long else b'') + ONE
+    for cut in ([1, 5, 30_000, 299_000, 300_020, len(whole) - 1] if long else range(len(whole))):
+        sock = rig.connect(home, b'submit')
+        sock.sendall(whole[:cut])
+        sock.shutdown(socket.SHUT_WR)
+        assert hear(sock) == b''
+    assert listing(home) == []
+
+
+@pytest.mark.parametrize('said, code', [
+    (b'\x02', b'91'), (b'EHLO there\r\n', b'91'), (b'\x01\xff\xff\xff\xfe', b'91'),
+    (b'\x01' + protocol.END + b'\0', b'91'), (b'\x01' + protocol.END + b'Fa\0Fb\0\0', b'91'),
+    (b'\x01' + protocol.END + b'F' + b'a' * 1003 + b'\0\0', b'11'), (b'\x01' + protocol.END + b'Fa\0Tb\r\0\0', b'31'),
+])
+def test_bad_submissions(home, daemon, said, code):
+    """S-16, P-08: refused with qmail-queue's codes; nothing queued; others are served."""
+    sock = rig.connect(home, b'submit')
+    sock.sendall(said)
+    assert answer(sock).startswith(code + b' ')
+    assert listing(home) == []
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+
+
+def test_garbage_from_many_clients(home, daemon):
+    """P-01: random bytes, behind a right version byte or not, end no daemon and queue nothing."""
+    for size in (1, 10, 1000, 100_000):
+        for start in (b'', protocol.VERSION, protocol.VERSION + protocol.frame(MESSAGE) + protocol.END):
+            sock = rig.connect(home, b'submit')
+            try:
+                sock.sendall(start + os.urandom(size).replace(b'\0', b'\1'))
+                sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+            assert b'K' not in hear(sock)[:1]
+    assert listing(home) == [] and submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+
+
+def test_a_refused_message_does_not_disturb_its_neighbours(home, daemon):
+    """Good, bad and abandoned messages on one connection: each gets its own answer, in order."""
+    sock = rig.connect(home, b'submit')
+    bad = protocol.frame(b'y' * 400_000) + protocol.END + b'Ta\0\0'
+    sock.sendall(protocol.VERSION + ONE + bad + protocol.frame(b'z' * 400_000) + protocol.ABANDON + ONE)
+    assert accepted(answer(sock)) and answer(sock).startswith(b'91 ') and accepted(answer(sock))
+    assert len(listing(home)) == 2
+
+
+def test_descriptors_are_never_taken(home, daemon):
+    """S-13, P14: descriptors beside the bytes do not reach queued; the kernel may even refuse them."""
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+    before = os.listdir('/proc/%d/fd' % daemon.pid)
+    sock = rig.connect(home, b'submit')
+    read, write = os.pipe()
+    try:
+        sock.sendmsg([protocol.VERSION], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [write] * 100))])
+    except OSError:
+        sock.sendall(protocol.VERSION)
+    sock.sendall(ONE)
+    assert accepted(answer(sock))
+    os.close(write)
+    assert os.read(read, 1) == b''                  # nobody holds the other end
+    os.close(read)
+    assert len(os.listdir('/proc/%d/fd' % daemon.pid)) <= len(before) + 1
+
+
+@pytest.mark.root
+def test_one_uid_cannot_take_all_connections(home, daemon):
+    """S-12, P15: beyond its share a uid hears 71, and others are served."""
+    os.setegid(61998)
+    os.seteuid(61998)
+    try:
+        held = [rig.connect(home, b'submit') for _ in range(queued.USER_CONNECTIONS)]
+        turned_away = rig.connect(home, b'submit')
+        assert hear(turned_away).startswith(b'71 ')
+        held[0].sendall(protocol.VERSION + ONE)     # those that are in go on
+        assert accepted(answer(held[0]))
+        for sock in held:
+            sock.close()
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+
+
+@pytest.mark.root
+def test_provenance_is_the_kernels(home, daemon):
+    """P08, P46: another uid's message carries that uid, whatever it says, and its P, C, H, L are dropped."""
+    lies = [(b'u', b'0'), (b'p', b'1'), (b't', b'1'), (b'P', b'ESMTP'), (b'C', b'192.0.2.1'), (b'L', b'root'), (b'X', b'mine')]
+    os.setegid(61998)
+    os.seteuid(61998)
+    try:
+        code, ident = submit.send(home, b'a', [b'b'], MESSAGE, lies)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    with open(home + b'/queue/mess/' + ident, 'rb') as file:
+        message, envelope = mess.unpack(file.read(), ident)
+    assert [letter for letter, _ in envelope.options] == [b'u', b'p', b't', b'X']
+    assert envelope.option(b'u') == b'61998' and envelope.option(b'p') == b'%d' % os.getpid()
+    assert message.startswith(b'Received: (qpy %d invoked by uid 61998); ' % os.getpid())
+
+
+# --- start and end ---
+
+def test_start_sweeps_parts_and_goes_on_above_every_id(home):
+    """*.part of an earlier run are removed, everything else stays; IDs begin above those in mess, state and damaged."""
+    names = {b'mess': [b'1764036974123456', b'77.1.part', b'notes'], b'state': [b'8764036974123456'], b'damaged': [b'9764036974123456']}
+    for directory, files in names.items():
+        for name in files:
+            open(home + b'/queue/' + directory + b'/' + name, 'wb').close()
+    daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
+    ears = rig.connect(home, b'new')
+    assert answer(ears) == b'<9764036974123457\0'
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[1] == b'9764036974123457'
+    assert listing(home) == [b'1764036974123456', b'9764036974123457', b'notes']
+    assert daemon.end() == 0
+
+
+def test_a_second_queued_refuses(home, daemon):
+    """Q-28: one writer; the second waits a little and says whose place is taken."""
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+    os.rename(home + b'/run/submit', home + b'/run/first')
+    second = rig.Daemon(home, 'queued', [b'submit'])
+    assert second.wait() == 111 and b'another qpy-queued' in daemon.log()
+    os.rename(home + b'/run/first', home + b'/run/submit')
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+
+
+@pytest.mark.parametrize('spoil, words', [
+    (lambda home: os.rename(home + b'/queue/mess', home + b'/queue/other'), b'queue/mess: No such file'),
+    (lambda home: os.chmod(home + b'/queue/mess', 0o777), b'queue/mess: mode 0777'),
+    (lambda home: os.chmod(home + b'/queue/state', 0o777), b'queue/state: mode 0777'),
+    (lambda home: (os.rmdir(home + b'/queue/damaged'), open(home + b'/queue/damaged', 'w').close()), b'queue/damaged: not a directory'),
+])
+def test_a_wrong_queue_is_refused_with_its_path(home, spoil, words):
+    """Q-27, A: wrong owner, mode or kind: exit 111 and one line that names the path."""
+    spoil(home)
+    daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
+    assert daemon.wait() == 111 and words in daemon.log() and daemon.log().count(b'\n') == 1
+
+
+def test_killed_at_any_time_what_was_acknowledged_is_there(home):
+    """Q-11, S-09: kill -9 under load, again and again: every acknowledged message is whole in the queue."""
+    acknowledged = []
+    for number in range(5):
+        daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
+        socks = [rig.connect(home, b'submit') for _ in range(8)]
+        for sock in socks:
+            sock.sendall(protocol.VERSION + ONE * 40)
+        first = answer(socks[0])
+        daemon.kill()
+        acknowledged.append(first)
+        for sock in socks:
+            acknowledged += [piece + b'\0' for piece in hear(sock).split(b'\0')[:-1]]
+        assert all(accepted(said) for said in acknowledged)
+    for said in acknowledged:
+        with open(home + b'/queue/mess/' + said[1:-1], 'rb') as file:
+            assert mess.unpack(file.read(), said[1:-1])[0].endswith(MESSAGE)
+    assert len(acknowledged) == len(set(acknowledged)) >= 5
+
+
+def test_the_end_of_the_chain_is_its_end_and_signals_are_not(home, daemon):
+    """Only the life pipe ends it, with exit code 0."""
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+    for number in (1, 2, 15):
+        os.kill(daemon.pid, number)
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+    assert daemon.end() == 0
+
+
+def test_a_full_disk_is_temporary_and_said_once(home, daemon):
+    """Q-01, Q-10: while the queue cannot be written clients hear 53; afterwards all is well without a restart."""
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+    os.chmod(home + b'/queue/mess', 0o555)
+    for body in (MESSAGE, b'x' * 300_000):
+        for _ in range(3):
+            assert submit.send(home, b'a', [b'b'], body)[0] == 53
+    os.chmod(home + b'/queue/mess', 0o755)
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+    assert daemon.log().count(b'Permission denied') == 1 and len(listing(home)) == 2
+
+
+# --- in process: what needs no second process ---
+
+class NoDisk:
+    """A Store whose commit waits for turn.release(), once each; or for nothing, when free."""
+
+    own, last, free = False, 0, False
+
+    def __init__(self):
+        self.turn = unix.lock()
+        self.turn.acquire()
+
+    def name(self, group):
+        """IDs one after the other."""
+        for entry in group:
+            self.last += 1
+            entry.ident = mess.make_id(self.last)
+
+    def commit(self, group):
+        """Wait for the test."""
+        if not self.free:
+            self.turn.acquire()
+
+
+class Who:
+    """Everybody is a stranger."""
+
+    network, sender, services = -1, os.geteuid(), frozenset()
+
+    @staticmethod
+    def phrase(uid):
+        """As Accounts."""
+        return b'by uid %d' % uid
+
+
+@pytest.fixture
+def inside():
+    """A Queued in this process, on NoDisk; the thread is left waiting at the end."""
+    made = queued.Queued(loops.Loop(), NoDisk(), Who, 1000)
+    yield made
+    unix.set_wakeup_fd(-1)
+
+
+def client(inside):
+    """A connected pair: our end, and the Client that queued made of the other."""
+    ours, theirs = unix.socketpair(unix.SOCK_STREAM)
+    inside.connected(theirs, (4711, 1000, 1000))
+    ours.setblocking(False)
+    return ours
+
+
+def test_answers_come_only_after_the_commit(inside):
+    """The promise itself: while the disk is busy nobody hears K; a second group gathers meanwhile."""
+    one, two = client(inside), client(inside)
+    one.send(protocol.VERSION + ONE)
+    inside.loop.step(5)
+    two.send(protocol.VERSION + ONE)
+    inside.loop.step(5)
+    assert len(inside.busy) == 1 and len(inside.gathered) == 1
+    for sock in (one, two):
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+    inside.disk.turn.release()
+    while inside.gathered:
+        inside.loop.step(5)
+    inside.loop.step(0)
+    assert accepted(one.recv(100))
+    with pytest.raises(BlockingIOError):
+        two.recv(100)
+    inside.disk.turn.release()
+    while inside.busy:
+        inside.loop.step(5)
+    inside.loop.step(0)
+    assert accepted(two.recv(100))
+    owner = inside.owners[1000]
+    assert (owner.memory, owner.bytes, inside.memory, inside.waiting) == (0, 0, 0, 0)
+
+
+def test_counters_return_to_zero_however_a_client_ends(inside):
+    """INV7: memory, bytes and places of a uid are given back: after success, refusal, cut-off, and endless envelopes."""
+    inside.disk.free = True
+    for said in (protocol.VERSION + ONE, b'', protocol.VERSION, protocol.VERSION + protocol.frame(b'xx'), b'\x07', protocol.VERSION + ONE[:-3],
+                 protocol.VERSION + protocol.END + b'T' * 70_000, protocol.VERSION + protocol.frame(b'xx') + protocol.ABANDON):
+        sock = client(inside)
+        if said:
+            sock.send(said)
+            inside.loop.step(5)
+        sock.close()
+        while inside.clients or inside.busy:
+            inside.loop.step(5)
+    assert not inside.owners and not inside.memory and not inside.waiting
+
+
+def test_slow_and_silent_strangers_are_dropped_and_slow_disks_are_not_their_fault(inside, monkeypatch):
+    """S-12, D-03: nothing said for IDLE, or slower than RATE after GRACE: out, with 52.  Whoever waits for us stays."""
+    silent, slow, fast, waiting = [client(inside) for _ in range(4)]
+    slow.send(protocol.VERSION + protocol.frame(b'x'))
+    fast.send(protocol.VERSION + protocol.frame(b'x' * 100_000))
+    waiting.send(protocol.VERSION + ONE)
+    while len(inside.clients) == 4 and not inside.busy:
+        inside.loop.step(5)
+    inside.loop.step(0)
+    now = time.monotonic()
+    monkeypatch.setattr(unix, 'monotonic', lambda: now + 61)
+    inside.sweep()
+    assert slow.recv(100).startswith(b'52 ') and len(inside.clients) == 3
+    monkeypatch.setattr(unix, 'monotonic', lambda: now + 121)
+    inside.sweep()
+    assert silent.recv(100).startswith(b'52 ') and len(inside.clients) < 3
+    monkeypatch.setattr(unix, 'monotonic', lambda: now + 4000)
+    inside.sweep()
+    assert fast.recv(100).startswith(b'52 ') and len(inside.clients) == 1
+    inside.disk.turn.release()
+
+
+def test_a_slow_disk_makes_clients_wait_not_memory_grow(inside, monkeypatch):
+    """D-14: beyond WAITING_LIMIT queued stops reading; it goes on when the disk has caught up."""
+    monkeypatch.setattr(queued, 'WAITING_LIMIT', 100_000)
+    body = protocol.frame(b'x' * 40_000) + protocol.END + protocol.envelope(b'a', [b'b'])
+    sock = client(inside)
+    left = memoryview(protocol.VERSION + body * 40)
+    for _ in range(60):
+        try:
+            left = left[sock.send(left):]
+        except BlockingIOError:
+            pass
+        inside.loop.step(0)
+    assert left and inside.waiting < 500_000 and inside.paused
+    heard = 0
+    inside.disk.free = True
+    inside.disk.turn.release()
+    while heard < 40:
+        try:
+            left = left[sock.send(left):] if left else left
+        except BlockingIOError:
+            pass
+        inside.loop.step(0.01)
+        try:
+            heard += sock.recv(10_000).count(b'\0')
+        except BlockingIOError:
+            pass
+    assert not left
+
+
+def test_what_send_does_not_hear_it_is_told_to_look_for(inside):
+    """new: when send does not read, IDs are forgotten and one <N takes their place; no ID at or above N was told before."""
+    ours, theirs = unix.socketpair(unix.SOCK_STREAM)
+    ours.setblocking(False)
+    inside.subscribed(theirs, (1, os.geteuid(), 0))
+    announcer, last = inside.announcer, 0
+    for _ in range(600):
+        idents = [mess.make_id(last + i) for i in range(1, 101)]
+        last += 100
+        announcer.announce(idents, idents[-1])
+    [listener] = announcer.listeners
+    assert listener.overflow and len(listener.out) <= listener.LIMIT
+    heard = b''
+    for _ in range(200):
+        inside.loop.step(0)
+        try:
+            heard += ours.recv(65536)
+        except BlockingIOError:
+            pass
+    announcer.announce([mess.make_id(last + 1)], mess.make_id(last + 1))
+    heard += ours.recv(65536)
+    records = heard.split(b'\0')[:-1]
+    scans = [i for i, record in enumerate(records) if record[:1] == b'<']
+    assert scans[0] == 0 and len(scans) == 2 and records[scans[1]] == b'<' + mess.make_id(last + 1)
+    assert records[-1] == mess.make_id(last + 1) and all(mess.is_id(r) for i, r in enumerate(records) if i not in scans)
+    assert records[1:scans[1]] == [mess.make_id(i) for i in range(1, scans[1])]
+
+
+def test_only_send_subscribes(inside):
+    """Another uid hears nothing on new."""
+    ours, theirs = unix.socketpair(unix.SOCK_STREAM)
+    inside.subscribed(theirs, (1, os.geteuid() + 1 if os.geteuid() else 5, 0))
+    ours.setblocking(True)
+    assert ours.recv(100) == b'' and not inside.announcer.listeners
+
+
+def test_running_out_of_descriptors_pauses_accepting(inside, monkeypatch):
+    """Q-08: EMFILE on accept: no spin; accepting goes on after a pause."""
+    monkeypatch.setattr(packets, 'PAUSE', 0.05)
+    tries, path = [], b'\0qpy-test-%d' % os.getpid()
+
+    def failing(sock):
+        tries.append(1)
+        raise OSError(24, 'Too many open files')
+    listening = unix.socket_unix(unix.SOCK_STREAM)
+    listening.bind(path)
+    listening.listen(5)
+    packets.serve(inside.loop, listening, inside.connected)
+    ours = unix.socket_unix(unix.SOCK_STREAM, True)
+    ours.connect(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(unix, 'accept', failing)
+        for _ in range(5):
+            inside.loop.step(0)
+    assert len(tries) == 1
+    while not inside.clients:
+        inside.loop.step(5)
+    listening.close()
