@@ -367,7 +367,9 @@ class Chain:
         self.tell_send(unix.SIGTERM)
 
     def reap(self):
-        """Collect who has ended; the first one ends all."""
+        """Collect who has ended; the first one ends all.  Of several, who was killed is named first: the others may
+        have followed it."""
+        gone = []
         while True:
             try:
                 pid, status = unix.waitpid(-1, unix.WNOHANG)
@@ -375,17 +377,19 @@ class Chain:
                 break
             if not pid:
                 break
-            name = self.running.pop(pid, None)
-            if name is not None and not self.ending:
-                self.ended(name, unix.waitstatus_to_exitcode(status))
+            if pid in self.running:
+                gone.append((unix.waitstatus_to_exitcode(status), self.running.pop(pid)))
+        for status, name in sorted(gone):
+            self.ended(name, status)
         if not set(self.running.values()) - {LOG.name}:
             self.loop.stop()
 
     def ended(self, name, status):
-        """One program of the chain has ended: say so, unless it was send and wanted, and end the rest."""
-        if self.code != exits.OK or name != b'send' or status:
+        """One program of the chain has ended: say so, unless it was wanted, and end the rest."""
+        wanted = self.ending or self.code == exits.OK and name == b'send'
+        if status < 0 or status and not self.ending or not wanted:
             how = b'by signal %d' % -status if status < 0 else b'with exit code %d' % status
-            program.complain(b'%s has ended %s; ending the chain' % (name, how))
+            program.complain(b'%s has ended %s%s' % (name, how, b'' if self.ending else b'; ending the chain'))
             self.code = exits.TEMP
         self.end()
 

@@ -40,7 +40,7 @@ def test_smtp_to_maildir(running):
     message = running.await_message('user/Maildir', 'by smtp')
     assert message.startswith(b'Return-Path: <sender@else.test>\nDelivered-To: user@here.test\nReceived: ')
     running.await_line('end msg')
-    assert running.queue() == []
+    running.await_that(lambda: running.queue() == [], 'empty queue')
 
 
 def test_sendmail_to_maildir(running):
@@ -129,11 +129,11 @@ def test_a_killed_neighbour_ends_the_chain_and_nothing_is_lost(house, name):
     assert len([n for n in os.listdir(house.home + '/queue/mess')]) == 1
     house.recipe('user', 'go', '')
     house.start()
-    house.sendmail('-q')
+    house.await_that(lambda: house.sendmail('-q') and house.messages('user/Maildir'), 'message')  # when it is found
     house.await_message('user/Maildir', 'kept')
     house.await_line('end msg')
+    house.await_that(lambda: house.queue() == [], 'empty queue')
     assert house.stop() == 0
-    assert house.queue() == []
 
 
 def test_mail_waits_while_the_chain_is_down(house):
