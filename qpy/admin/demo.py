@@ -116,7 +116,7 @@ class Demo:
         self.changed = threading.Condition()
         self.chain = self.sink = None
         self.taken = []                              # what the sink got: (sender, recipients, message)
-        self.quiet = options.check
+        self.quiet = True                            # until watch() has said what can be done
         self.stays = bool(options.dir)
         self.home = os.path.abspath(options.dir) if options.dir else tempfile.mkdtemp(prefix='qpy-demo-')
         self.user_home = os.path.join(self.home, 'home')
@@ -217,7 +217,7 @@ class Demo:
     # --- telling ---
 
     def tell(self, line):
-        """A line of the story, unless --check wants only results."""
+        """A line of the story, once somebody watches."""
         if not self.quiet:
             say(line)
 
@@ -260,6 +260,7 @@ class Demo:
         for line in self.lines_to_paste():
             say('  ' + line)
         say('\nWhat happens (^C ends it):')
+        self.quiet = False
         self.send_smtp('demo@' + HERE, subject='Welcome')
         return self.until_interrupted()
 
@@ -285,12 +286,12 @@ class Demo:
              % (port, HERE, to)),
             ('mutt', "echo hello | mutt -e 'set sendmail=%s' -s hi %s" % (sendmail, to)),
             ('s-nail', 'echo hello | s-nail -S mta=%s -s hi %s' % (sendmail, to)),
-            ('git', 'git send-email --smtp-server=127.0.0.1 --smtp-server-port=%d --to=%s HEAD^' % (port, to)))
+            ('git-send-email', 'git send-email --smtp-server=127.0.0.1 --smtp-server-port=%d --to=%s HEAD^' % (port, to)))
         yield "printf 'Subject: hi\\n\\nhello\\n' | %s %s" % (sendmail, to)
         yield ("python3 -c \"import smtplib; smtplib.SMTP('127.0.0.1', %d).sendmail('you@%s', '%s', 'Subject: hi\\n\\nhello')\""
                % (port, HERE, to))
         for name, line in clients:
-            if shutil.which(name):
+            if shutil.which(name) or name.startswith('git') and has_git_command(name):
                 yield line
         yield '%s          # what waits' % self.program('mailq')
         yield '%s -q    # try again what was deferred' % sendmail
@@ -383,6 +384,15 @@ CHECKS = (
     ('deferral that succeeds later', Demo.deferred),
     ('remote, to the built-in sink', Demo.remote),
 )
+
+
+def has_git_command(name):
+    """Whether git can do this here: distributions package send-email by itself."""
+    try:
+        asked = subprocess.run(['git', '--exec-path'], capture_output=True, text=True)
+    except OSError:
+        return False
+    return os.path.exists(os.path.join(asked.stdout.strip(), name))
 
 
 def detail(problem):

@@ -16,7 +16,7 @@ CLOCKLESS = {'gmtime', 'strftime'}          # what core may take from time
 SYSTEM = {'os', '_socket', 'socket', 'fcntl', 'select', '_signal', 'signal', 'pwd', 'grp', 'ctypes', 'ssl', '_thread',
           'threading', 'subprocess', 'resource', 'mmap', 'termios', 'posix', 'errno', 'stat', 'sys', 'tempfile', 'io'}
 HAND_OVERS = {'qpy.root.seed': {'qpy.qpyu.seed', 'qpy.user.local'}, 'qpy.qpyu.seed': {'qpy.user.local'}}
-OWN = {'qpy.qpyr.resolve': {'dns', 'sys'}, 'qpy.lib.program': {'sys'}}
+OWN = {'qpy.qpyr.resolve': {'dns', 'sys'}, 'qpy.user.qread': {'json'}, 'qpy.lib.program': {'sys'}}
 PROGRAMS = {name: source.program_module(text) for name, text in source.launchers().items()}
 
 
