@@ -1,5 +1,5 @@
 """The warm users: one process for each (uid, gid) with mail now, kept for a while, never too many."""
-from collections import deque
+from _collections import deque
 
 from qpy import unix
 from qpy.core import channel, localstatus

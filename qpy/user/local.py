@@ -7,7 +7,7 @@ Warm: serve(), which the seed of qpy-lspawn calls in a process that is already t
 each, answered by `R` records.  Jobs that only want Maildirs and wait together are made durable together; any other
 has a child of its own, so that a slow one delays nobody.
 """
-from collections import deque
+from _collections import deque
 
 from qpy import unix
 from qpy.core import channel, dotqmail, exits, localstatus, maildir

@@ -1,0 +1,101 @@
+"""Debian's delivery programs in .qmail lines, as their manuals and qmail's recipes say."""
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, SOURCE)
+from tests.peers import debian  # noqa: E402
+
+MESSAGE = b'From: a@b\nTo: joe@x\nSubject: hello\n\nFrom here on\n'
+
+
+UID = 65534 if os.geteuid() == 0 else None      # who it runs as, one with a passwd entry: root would touch /var/mail
+
+
+@pytest.fixture
+def place():
+    """A directory that the user may enter."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix='qpy-programs-'))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def deliver(place):
+    """deliver(lines) -> the finished qpy-local; DIR/bin has the tools under qmail's names."""
+    tmp_path = place
+    home = tmp_path / 'home'
+    home.mkdir()
+    (tmp_path / 'dir/bin').mkdir(parents=True)
+    (tmp_path / 'dir/control').mkdir()
+    for name in ('preline', 'forward', 'condredirect', 'bouncesaying', 'except'):
+        (tmp_path / 'dir/bin' / name).symlink_to(os.path.join(SOURCE, 'bin/qpy-' + name))
+
+    def run(lines):
+        (home / '.qmail').write_text(lines)
+        if UID:
+            subprocess.run(['chown', '-R', '%d:%d' % (UID, UID), str(home)], check=True)
+        (tmp_path / 'message').write_bytes(MESSAGE)
+        with open(tmp_path / 'message', 'rb') as stdin:
+            return subprocess.run(['setpriv', '--no-new-privs', SOURCE + '/bin/qpy-local', 'joe', str(home), 'joe', '', '', 'x.example',
+                                   's@y', './Maildir/'], stdin=stdin, capture_output=True, timeout=60, user=UID, group=UID,
+                                  extra_groups=[] if UID else None, env={'QPYHOME': str(tmp_path / 'dir')})
+    run.home = home
+    return run
+
+
+def program(name):
+    """The path of a program of Debian's package of that name; skips where it cannot be had."""
+    try:
+        return debian.program(name, name)
+    except (RuntimeError, StopIteration) as problem:
+        pytest.skip('no %s: %s' % (name, problem))
+
+
+def only(directory):
+    """The one file in a directory."""
+    (name,) = os.listdir(directory)
+    return open(os.path.join(directory, name), 'rb').read()
+
+
+def test_procmail(deliver):
+    """`|preline procmail` delivers under $HOME by .procmailrc, and its answer is ours."""
+    path = program('procmail')
+    (deliver.home / '.procmailrc').write_text('MAILDIR=%s\n:0\n* ^Subject: hello\nsorted/\n' % deliver.home)
+    os.mkdir(deliver.home / 'sorted')
+    done = deliver('|preline %s ORGMAIL=%s/o DEFAULT=%s/d %s/.procmailrc\n' % (path, *[deliver.home] * 3))
+    assert done.returncode == 0, done
+    text = only(deliver.home / 'sorted/new')
+    assert text.endswith(MESSAGE) and b'Delivered-To: joe@x.example\n' in text
+    (deliver.home / '.procmailrc').write_text('EXITCODE=77\n:0\n/dev/null\n')
+    assert deliver('|preline %s ORGMAIL=%s/o DEFAULT=%s/d %s/.procmailrc\n' % (path, *[deliver.home] * 3)).returncode == 100
+    (deliver.home / '.procmailrc').write_text('EXITCODE=75\n:0\n/dev/null\n')
+    assert deliver('|preline %s ORGMAIL=%s/o DEFAULT=%s/d %s/.procmailrc\n' % (path, *[deliver.home] * 3)).returncode == 111
+
+
+def test_maildrop(deliver):
+    """`|preline maildrop` delivers under $HOME by a filter file."""
+    path = program('maildrop')
+    for part in ('', 'tmp', 'new', 'cur'):
+        (deliver.home / 'box' / part).mkdir()
+    (deliver.home / '.filter').write_text('to "%s/box"\n' % deliver.home)
+    (deliver.home / '.filter').chmod(0o600)
+    done = deliver('|preline %s %s/.filter\n' % (path, deliver.home))
+    assert done.returncode == 0, done
+    assert only(deliver.home / 'box/new').endswith(MESSAGE)
+
+
+def test_recipes(deliver):
+    """The recipes of qmail's manuals with bouncesaying, except and test, found along PATH under qmail's names."""
+    assert deliver("|bouncesaying 'Too large' [ `wc -c` -ge 10 ]\n").returncode == 100
+    assert deliver("|bouncesaying 'Too large' [ `wc -c` -ge 100000 ]\n./Maildir/\n#\n").returncode == 111
+    assert deliver("|bouncesaying 'The word is missing' except grep -q swordfish\n").returncode == 100
+    assert deliver("|bouncesaying 'The word is missing' except grep -q hello\n").returncode == 0
+    assert deliver('|[ "$HOST" = x.example ] && exit 99; exit 111\nnobody@nowhere\n').stdout == b'did 0+0+1\n'
