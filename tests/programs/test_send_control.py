@@ -1,0 +1,298 @@
+"""Questions to qpy-send: who may ask what, and that no client can hold it up."""
+import json
+import os
+import socket
+import threading
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from qpy.qpys import control
+from qpy.user import qread, qstat
+from tests.peers import queued
+from tests.peers.send_rig import Rig
+
+ROOT, JOE, BOB = 0, 1000, 1001
+
+
+@pytest.fixture
+def rig():
+    with queued.temporary_home() as home:
+        rig = Rig(home)
+        rig.start()
+        yield rig
+        rig.end()
+
+
+def client(rig, uid=ROOT):
+    """The client's end of a new connection of this user."""
+    mine, its = socket.socketpair()
+    mine.setblocking(False)
+    its.setblocking(False)
+    rig.desk.connected(its, (1, uid, uid))
+    return mine
+
+
+def answer(rig, request, uid=ROOT, sock=None):
+    """The records of one answer, the end included."""
+    sock = sock or client(rig, uid)
+    sock.send(request + b'\0')
+    data = b''
+    for _ in range(10_000):
+        rig.loop.step(0)
+        try:
+            piece = sock.recv(1 << 20)
+        except BlockingIOError:
+            continue
+        if not piece:
+            return None
+        data += piece
+        last = data.split(b'\0')[-2]
+        if data.endswith(b'\0') and (last == b'.' or last[:1] == b'!'):
+            return data.split(b'\0')[:-1]
+    raise AssertionError('no answer: %r' % data)
+
+
+def deferred(rig, *recipients):
+    ident = rig.put(*recipients)
+    for job in list(rig.jobs):
+        rig.report(job, b'Z', b'not now\n')
+    return ident
+
+
+def test_stat(rig):
+    """stat counts."""
+    deferred(rig, b'a@x.example')
+    rig.put(b'b@here.example')
+    counts = dict(record.split(b'\t') for record in answer(rig, b'stat', JOE)[:-1])
+    assert counts[b'messages'] == b'2' and counts[b'active'] == b'1' and counts[b'local'] == b'1'
+
+
+def test_list(rig):
+    """list tells place, time and reason; everybody sees his own, root all."""
+    ident = deferred(rig, b'a b@x.example', b'virt%@here.example')
+    m, one, two, end = answer(rig, b'list', JOE)
+    assert m.split(b'\t')[:6] == [b'm', ident, b'18', b'1800000000', b'joe@here.example', b'waiting']
+    assert 1_800_000_400 <= int(m.split(b'\t')[6]) < 1_800_000_430 and m.split(b'\t')[7:] == [b'1', b'1000']
+    assert one == b't\tpending\tremote\ta_b@x.example\tnot_now/' and end == b'.'
+    assert two == b't\tpending\tlocal\tvirt_@here.example\tnot_now/'
+    assert answer(rig, b'list', BOB) == [b'.']
+    assert answer(rig, b'list ' + ident) == [m, one, two, b'.']
+    assert answer(rig, b'list ' + ident, BOB) == [b'.']
+
+
+@pytest.mark.parametrize('request_', [b'hold 1800000000000001', b'release 1800000000000001', b'tcpok', b'tcpto',
+                                      b'drop 1800000000000001', b'bounce 1800000000000001'])
+def test_not_permitted(rig, request_):
+    """What changes anything is root's and send's own."""
+    rig.put(b'a@here.example')
+    assert answer(rig, request_, JOE) == [b'!not permitted']
+
+
+@pytest.mark.parametrize('request_', [b'', b'nonsense', b'hold', b'drop 17', b'list x', b'run 1700000000000000'])
+def test_no_sense(rig, request_):
+    """What makes no sense is refused with a reason, and the connection stays."""
+    sock = client(rig)
+    assert answer(rig, request_, sock=sock)[0][:1] == b'!'
+    assert answer(rig, b'stat', sock=sock)[-1] == b'.'
+
+
+def test_run(rig):
+    """run tries everything at once; for others than root once a minute, and it never fails for anybody."""
+    deferred(rig, b'a@x.example')
+    assert answer(rig, b'run', JOE) == [b'.']
+    rig.step()
+    rig.report(rig.jobs[0], b'Z')
+    assert answer(rig, b'run', BOB) == [b'.']
+    rig.step()
+    assert not rig.jobs
+    assert answer(rig, b'run') == [b'.']
+    rig.step()
+    assert rig.jobs
+
+
+def test_hold_survives_a_crash(rig):
+    """A hold is synced before it is confirmed; the next send keeps it, until release."""
+    ident = deferred(rig, b'a@x.example')
+    assert answer(rig, b'hold %s being looked at' % ident) == [b'.']
+    rig.crash()
+    rig.start(rig.last + 1)
+    rig.step(10)
+    rig.wait(9999)
+    assert not rig.jobs and rig.state(ident).held == b'being looked at'
+    assert answer(rig, b'list')[0].split(b'\t')[5] == b'held'
+    assert answer(rig, b'release ' + ident) == [b'.']
+    rig.step()
+    assert rig.jobs
+    rig.report(rig.jobs[0])
+    assert os.listdir(rig.home + b'/queue/mess') == []
+
+
+def test_drop(rig):
+    """drop removes, also what has a state, and tells nobody."""
+    ident = deferred(rig, b'a@x.example')
+    assert answer(rig, b'drop ' + ident) == [b'.']
+    rig.step()
+    assert rig.cleaned == [b'r' + ident] and not rig.bounce_jobs and rig.state(ident) is None
+
+
+def test_bounce(rig):
+    """bounce gives up now and reports it."""
+    ident = deferred(rig, b'a@x.example')
+    assert answer(rig, b'bounce ' + ident) == [b'.']
+    rig.step()
+    assert rig.bounce_jobs == [[ident, b'0', b'bounce']] and b'administrator' in rig.state(ident).texts[0]
+
+
+def test_tcpto_and_tcpok(rig):
+    """A destination in trouble is shown with the reason, and tried again after tcpok."""
+    rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z', b'no route\n', b'h')
+    record, end = answer(rig, b'tcpto')
+    assert record.split(b'\t')[:2] == [b'x.example', b'1'] and record.endswith(b'\tno_route/')
+    assert answer(rig, b'tcpok x.example') == [b'.']
+    assert answer(rig, b'tcpto') == [b'.']
+
+
+def test_limits(rig):
+    """P43: too many connections, a request too long, a client that reads nothing: none costs the others anything."""
+    mine = [client(rig, JOE) for _ in range(control.PER_UID)]
+    extra = client(rig, JOE)
+    assert extra.recv(1) == b''
+    assert answer(rig, b'stat', BOB)[-1] == b'.'
+    mine[0].send(b'x' * (control.REQUEST_LIMIT + 1))
+    for _ in range(3):
+        rig.loop.step(0)
+    assert mine[0].recv(1) == b''
+    rig.wait(control.PATIENCE + 2)
+    assert not rig.desk.clients
+
+
+def test_slow_reader(rig):
+    """The answer for a client that does not read stops at a bound, and goes on when it reads."""
+    for _ in range(300):
+        rig.put(*[b'someone-with-a-long-name-%d@x.example' % n for n in range(30)], announce=False)
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(30)
+    sock = client(rig)
+    sock.send(b'list\0')
+    for _ in range(500):
+        rig.loop.step(0)
+    (its,) = rig.desk.clients
+    assert 0 < len(its.out) < 3 * control.OUT
+    data = b''
+    while not data.endswith(b'\0.\0'):
+        rig.loop.step(0)
+        try:
+            data += sock.recv(1 << 20)
+        except BlockingIOError:
+            pass
+    assert data.count(b'\0m\t') + data.startswith(b'm\t') == 300
+
+
+@settings(max_examples=30)
+@given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([b'list\0', b'stat\0run\0', b'hold \0', b'\0'])),
+                max_size=6))
+def test_anything(pieces):
+    """P-01: whatever a client says, send goes on."""
+    with queued.temporary_home() as home:
+        rig = Rig(home)
+        rig.start()
+        sock = client(rig, JOE)
+        for piece in pieces:
+            try:
+                sock.send(piece)
+            except BrokenPipeError:
+                break
+            rig.loop.step(0)
+        sock.close()
+        for _ in range(5):
+            rig.loop.step(0)
+        assert not rig.desk.clients
+        rig.put(b'a@here.example')
+        assert rig.jobs
+        rig.end()
+
+
+# --- the programs --------------------------------------------------------------------------------------------
+
+class Served:
+    """run/control answered from a thread while a program of this process asks."""
+
+    def __init__(self, rig):
+        self.rig = rig
+
+    def __enter__(self):
+        sock = self.rig.listen(b'control', socket.SOCK_STREAM)
+        sock.setblocking(False)
+        self.sock, self.done = sock, False
+        control.serve(self.rig.send, [sock])
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        while not self.done:
+            self.rig.loop.step(0.01)
+
+    def __exit__(self, *_):
+        self.done = True
+        self.thread.join()
+        self.rig.loop.forget(self.sock.fileno())
+        self.sock.close()
+
+
+def output(capfd):
+    return capfd.readouterr().out
+
+
+def test_qread(rig, capfd, monkeypatch):
+    """qpy-qread prints qmail-qread's lines: two blanks, one behind the sender, local recipients first."""
+    monkeypatch.setattr(qread.unix, 'signal', lambda *_: None)
+    ident = rig.put(b'a@x.example', b'b@here.example', b'c@y.example')
+    remote = [job for job in rig.jobs if job[0] == b'rspawn']
+    rig.report(remote[0], b'Z', b'later\n')
+    rig.report(remote[1], b'K')
+    rig.report(rig.jobs[0], b'Z', b'full\n')
+    with Served(rig):
+        assert qread.main(rig.home, []) == 0
+        text = output(capfd)
+        assert qread.main(rig.home, [b'--json', ident]) == 0
+        fields = json.loads(output(capfd))
+    assert text == ('15 Jan 2027 08:00:00 GMT  #%s  18  <joe@here.example> \n'
+                    '\tlocal\tb@here.example\n\tremote\ta@x.example\n  done\tremote\tc@y.example\n' % ident.decode())
+    assert fields['id'] == ident.decode() and fields['attempts'] == 1
+    assert fields['recipients'][0] == {'status': 'pending', 'channel': 'remote', 'address': 'a@x.example',
+                                       'reason': 'later/'}
+
+
+def test_qstat(rig, capfd):
+    """qpy-qstat prints the two lines that monitoring reads, with send and without it."""
+    deferred(rig, b'a@x.example')
+    with Served(rig):
+        assert qstat.main(rig.home, []) == 0
+    assert output(capfd) == 'messages in queue: 1\nmessages in queue but not yet preprocessed: 0\n'
+    os.unlink(rig.home + b'/run/control')
+    assert qstat.main(rig.home, []) == 0
+    assert output(capfd).startswith('messages in queue: 1\n')
+
+
+def test_ctl(rig, capfd):
+    """qpy-ctl lists, acts, and speaks JSON; what send refuses is exit 1, no send is 111."""
+    pytest.importorskip('click')
+    from qpy.admin import ctl
+    ident = deferred(rig, b'a@x.example')
+    with Served(rig):
+        assert ctl.main(rig.home, [b'--json', b'list']) == 0
+        assert json.loads(output(capfd))['id'] == ident.decode()
+        assert ctl.main(rig.home, [b'hold', ident, b'some', b'reason']) == 0
+        assert rig.state(ident).held == b'some reason'
+        assert ctl.main(rig.home, [b'list']) == 0
+        assert '  held  attempts 1\n    pending remote a@x.example\n            not_now/\n' in output(capfd)
+        assert ctl.main(rig.home, [b'drop', b'1700000000000000']) == 1
+        assert ctl.main(rig.home, [b'nonsense']) == 2
+        assert ctl.main(rig.home, [b'--json', b'stat']) == 0
+        captured = capfd.readouterr()
+        assert json.loads(captured.out)['held'] == 1
+        assert 'no such message' in captured.err
+    os.unlink(rig.home + b'/run/control')
+    assert ctl.main(rig.home, [b'stat']) == 111
