@@ -79,9 +79,12 @@ def connect(home, name):
 
 
 class Daemon:
-    """bin/qpy-NAME on the sockets called names, with a life pipe; its log in DIR/NAME.log."""
+    """bin/qpy-NAME on the sockets called names, with a life pipe; its log in DIR/NAME.log.
 
-    def __init__(self, home, name, names, wrapper=()):
+    prelude: Python to be run first, to break it on purpose."""
+
+    def __init__(self, home, name, names, prelude=''):
+        self.prelude = prelude
         self.home, self.name = home, name
         self.log_path = home + b'/' + name.encode() + b'.log'
         sockets = [listen(home, n) for n in names]
@@ -91,7 +94,7 @@ class Daemon:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                self._exec(fds, list(names) + [b'life'], wrapper)
+                self._exec(fds, list(names) + [b'life'])
             finally:
                 os._exit(99)
         os.close(life_read)
@@ -99,7 +102,7 @@ class Daemon:
             sock.close()
         self.status = None
 
-    def _exec(self, fds, names, wrapper):
+    def _exec(self, fds, names):
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         high = [os.dup(fd) for fd in fds] if max(fds) > 100 else fds
         import fcntl
@@ -115,7 +118,10 @@ class Daemon:
             os.setresuid(OWNER, OWNER, OWNER)
         environ = {'PATH': os.environ.get('PATH', '/usr/bin:/bin'), 'QPYHOME': os.fsdecode(self.home),
                    'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': str(len(fds)), 'LISTEN_FDNAMES': b':'.join(names).decode()}
-        words = list(wrapper) + [PYTHON, '-IS', os.path.join(SOURCE, 'bin', 'qpy-' + self.name)]
+        words = [PYTHON, '-IS', os.path.join(SOURCE, 'bin', 'qpy-' + self.name)]
+        if self.prelude:
+            words[2:] = ['-c', 'import sys; sys.path.insert(0, %r)\n%s\nfrom qpy.lib import program\n'
+                         'program.run("qpy.qpyq.%s")' % (SOURCE, self.prelude, self.name)]
         os.execvpe(words[0], words, environ)
 
     def log(self):
