@@ -16,6 +16,7 @@ from qpy.core import bounce, channel, exits, mess, route, state, submit as words
 from qpy.lib import controls, inherit, loop as loops, packets, program, queuefile, route as routing, submit
 
 IN_FLIGHT = 1 << 20         # bytes that queued has not taken yet, beyond which no more is read
+REST = 0.05                 # seconds until it looks again whether queued goes on
 CONTROLS = routing.NAMES + (b'bounceformat', b'bouncefrom', b'bouncehost', b'bouncemaxbytes', b'doublebounceto',
                             b'doublebouncehost')
 DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
@@ -52,6 +53,7 @@ class Bouncer:
         self.owner = packets.owner_of(home, b'qpys')
         self.queued = None
         self.todo, self.current = deque(), None         # (channel, ID, indices) | iterator of pieces
+        self.resting = False
         self.pid = b'%d' % unix.getpid()
 
     def connected(self, sock, peer):
@@ -75,8 +77,19 @@ class Bouncer:
                 self.begin(*self.todo.popleft())
             while self.current is not None:
                 if self.queued is not None and self.queued.backlog > IN_FLIGHT:
-                    return
+                    return self.rest()
                 self.piece()
+
+    def rest(self):
+        """Until queued has taken what there is; it may take it in one piece, and then nobody calls."""
+        if not self.resting:
+            self.resting = True
+            self.loop.after(REST, self.rested)
+
+    def rested(self):
+        """Look again."""
+        self.resting = False
+        self.go_on()
 
     def piece(self):
         """Pass on the next piece of the report that is being written."""

@@ -1,0 +1,188 @@
+"""qpy-bouncer in this process, with the real queued."""
+import os
+import socket
+
+import pytest
+
+from qpy import unix
+from qpy.core import channel, mess, state
+from qpy.lib import controls, loop as loops, queuefile
+from qpy.qpys import bouncer
+from tests.peers import queued
+
+ID = b'1700000000000001'
+BODY = b'Subject: hi\n\nbody\n'
+
+
+class Office:
+    """A Bouncer, its asker, and the queue its reports arrive in."""
+
+    def __init__(self, home, **files):
+        self.home = home
+        for name, value in {'me': 'here.example', 'locals': 'here.example', **files}.items():
+            with open(home + b'/control/' + name.encode(), 'w') as file:
+                file.write(value + '\n')
+        self.queued = queued.Daemon(home, 'queued', [b'submit', b'new'])
+        self.loop = loops.Loop()
+        self.bouncer = bouncer.Bouncer(home, self.loop, controls.Watched(home, bouncer.CONTROLS, bouncer.load))
+        self.asker, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.asker.setblocking(False)
+        its.setblocking(False)
+        self.bouncer.connected(its, (1, 0, 0))
+
+    def failed(self, *recipients, sender=b'joe@there.example', body=BODY, text=b'no such user (#5.1.1)\n', ident=ID,
+               options=(), recipient_options=None):
+        """A message in the queue all of whose recipients have failed."""
+        envelope = mess.Envelope(sender, recipients, [(b't', b'1700000000'), *options], recipient_options).build()
+        with open(self.home + b'/queue/mess/' + ident, 'wb') as file:
+            file.write(mess.pack(body, envelope, ident))
+        with open(self.home + b'/queue/state/' + ident, 'wb') as file:
+            file.write(b''.join(state.entry(ident, b'f', b'%d' % n, text) for n in range(len(recipients))))
+        for name in (b'/queue/mess/', b'/queue/state/'):
+            os.chmod(self.home + name + ident, 0o644)
+        return b','.join(b'%d' % n for n in range(len(recipients)))
+
+    def ask(self, indices, ident=ID):
+        """The answer: (letter, fields)."""
+        self.asker.send(channel.pack(b'B', ident, indices, b'bounce'))
+        return self.answers(1)[0]
+
+    def answers(self, count):
+        found = []
+        for _ in range(2000):
+            self.loop.step(0.01)
+            packet = unix.recv_packet(self.asker)
+            found += channel.unpack(packet[0], channel.BOUNCE_REPORT) if packet else []
+            if len(found) == count:
+                return found
+        raise AssertionError('no answer')
+
+    def report(self, ident):
+        """(message, envelope) of a report in the queue."""
+        fd = os.open(self.home + b'/queue/mess', os.O_RDONLY)
+        found = queuefile.open_mess(fd, ident)
+        os.close(fd)
+        message = os.pread(found.fd, found.size, 0)
+        found.close()
+        return message, found.envelope
+
+    def end(self):
+        self.queued.kill()
+        self.asker.close()
+
+
+@pytest.fixture
+def office():
+    with queued.temporary_home() as home:
+        office = Office(home)
+        yield office
+        office.end()
+
+
+def test_report(office):
+    """A report goes from the empty sender to the sender, with what the state says about each failed recipient."""
+    indices = office.failed(b'a@x.example', b'b@y.example')
+    letter, (ident, new, pid) = office.ask(indices)
+    assert (letter, ident, pid) == (b'K', ID, b'%d' % os.getpid())
+    message, envelope = office.report(new)
+    assert envelope.sender == b'' and envelope.recipients == [b'joe@there.example']
+    assert b'\nTo: joe@there.example\n' in message
+    assert b'<a@x.example>:\nno such user (#5.1.1)\n\n<b@y.example>:\n' in message
+    assert b'\nReturn-Path: <joe@there.example>\n' + BODY in message
+
+
+def test_only_the_failed_are_reported(office):
+    """What did not fail is not reported, whoever asks for it."""
+    office.failed(b'a@x.example')
+    assert office.ask(b'1')[0] == b'Z' and office.ask(b'')[0] == b'Z'
+    with open(office.home + b'/queue/state/' + ID, 'ab') as file:
+        file.write(state.entry(ID, b'r', b'0'))
+    assert office.ask(b'0')[0] == b'Z'
+
+
+def test_virtual_prefix_is_not_shown():
+    """The sender sees the address he wrote, not the name its virtual domain has here."""
+    with queued.temporary_home() as home:
+        office = Office(home, virtualdomains='virt.example:bob')
+        _, (_, new, _) = office.ask(office.failed(b'joe@virt.example'))
+        assert b'\n<joe@virt.example>:\n' in office.report(new)[0]
+        office.end()
+
+
+def test_double_bounce(office):
+    """A bounce that fails goes to the postmaster from #@[]; with an empty doublebounceto to nobody."""
+    _, (_, new, _) = office.ask(office.failed(b'a@x.example', sender=b''))
+    envelope = office.report(new)[1]
+    assert envelope.sender == b'#@[]' and envelope.recipients == [b'postmaster@here.example']
+    with open(office.home + b'/control/doublebounceto', 'w') as file:
+        file.write('\n')
+    assert office.ask(b'0')[1][1] == b''
+
+
+def test_notify_never(office):
+    """RFC 3461: NOTIFY=NEVER is not told, the others are."""
+    indices = office.failed(b'a@x.example', b'b@x.example', recipient_options=[[(b'N', b'NEVER')], ()])
+    _, (_, new, _) = office.ask(indices)
+    message = office.report(new)[0]
+    assert b'<b@x.example>:' in message and b'<a@x.example>:' not in message
+    assert office.ask(b'0')[1][1] == b''
+
+
+def test_verp_and_utf8(office):
+    """-@[] is taken off the sender; an address beyond ASCII asks for SMTPUTF8, bytes beyond it for 8BITMIME."""
+    _, (_, new, _) = office.ask(office.failed(b'a@x.example', sender=b'l-@there.example-@[]'))
+    assert office.report(new)[1].recipients == [b'l-@there.example']
+    sender = 'josé@there.example'.encode()
+    _, (_, new, _) = office.ask(office.failed(b'a@x.example', sender=sender, body=b'\n\xe9\n', options=[(b'X', b'tr')]))
+    envelope = office.report(new)[1]
+    assert envelope.option(b'U') == b'' and envelope.option(b'B') == b'8BITMIME' and envelope.option(b'X') == b'tr'
+
+
+def test_long_message_is_streamed(office):
+    """A report on 20 MB is passed on in pieces, whole, and the next one follows on the same connection."""
+    body = b'Subject: long\n\n' + b'x' * 63 * 320_000 + b'\n'
+    office.failed(b'a@x.example', body=body)
+    office.failed(b'b@x.example', ident=b'1700000000000002')
+    office.asker.send(channel.pack(b'B', ID, b'0', b'bounce') + channel.pack(b'B', b'1700000000000002', b'0', b'bounce'))
+    found = dict(fields[:2] for _, fields in office.answers(2))
+    assert body in office.report(found[ID])[0]
+    assert b'<b@x.example>:' in office.report(found[b'1700000000000002'])[0]
+
+
+def test_plain_form():
+    """control/bounceformat qsbmf: no MIME, and the message at the end."""
+    with queued.temporary_home() as home:
+        office = Office(home, bounceformat='qsbmf')
+        _, (_, new, _) = office.ask(office.failed(b'a@x.example'))
+        message = office.report(new)[0]
+        assert b'MIME-Version' not in message and message.endswith(b'\nReturn-Path: <joe@there.example>\n' + BODY)
+        office.end()
+
+
+def test_nothing_there(office):
+    """A message that is gone, damaged, or without state gets `later`."""
+    assert office.ask(b'0')[0] == b'Z'
+    office.failed(b'a@x.example')
+    os.unlink(office.home + b'/queue/state/' + ID)
+    assert office.ask(b'0')[0] == b'Z'
+    office.failed(b'a@x.example')
+    with open(office.home + b'/queue/mess/' + ID, 'r+b') as file:
+        file.write(b'Y')
+    assert office.ask(b'0')[0] == b'Z'
+
+
+def test_queued_is_gone(office):
+    """Without queued a report is later's; with a new one it is made."""
+    indices = office.failed(b'a@x.example')
+    office.queued.kill()
+    assert office.ask(indices)[0] == b'Z'
+    office.queued = queued.Daemon(office.home, 'queued', [b'submit', b'new'])
+    assert office.ask(indices)[0] == b'K'
+
+
+def test_strangers(office):
+    """Only send's account is served."""
+    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    office.bouncer.connected(its, (1, 4242, 4242))
+    assert mine.recv(10) == b''
+    mine.close()
