@@ -2,7 +2,6 @@
 
 Packed: 4 bytes for IPv4, 16 for IPv6; an IPv4-mapped IPv6 address (::ffff:192.0.2.1) is the IPv4 one.
 """
-
 from qpy.core import address
 
 _MAPPED = bytes(10) + b'\xff\xff'

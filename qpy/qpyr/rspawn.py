@@ -42,13 +42,13 @@ class Jobs:
         return serial
 
     def end(self, worker, serial, letter, scope, words):
-        """Pass on the result, if it is one this worker owes."""
+        """Pass on the result; False if it is none this worker owes."""
         client, number, owner = self.waiting.get(serial, (None, b'', None))
         if owner is not worker:
-            return program.warn(b'a qpy-remote spoke of a delivery it does not have')
+            return False
         del self.waiting[serial]
         client.send(letter, number, scope if scope == b'h' else b'', remote_report.safe_report(words))
-        return None
+        return True
 
     def end_all(self, worker, words):
         """This worker is gone."""
@@ -103,7 +103,10 @@ class Worker:
 
     def _reports(self, records):
         for letter, (serial, scope, words), _ in records:
-            self.jobs.end(self, serial, letter, scope, words)
+            if not self.jobs.end(self, serial, letter, scope, words):
+                self.channel.close()
+                return self._gone('spoke of a delivery it does not have')
+        return None
 
     def _gone(self, reason):
         """It died, or said what it must not say: then it dies now."""

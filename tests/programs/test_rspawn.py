@@ -109,6 +109,31 @@ def test_a_client_that_talks_nonsense(home):
             rspawn.wait(lambda: 1 in rspawn.results)
 
 
+def test_a_worker_that_lies(home, monkeypatch):
+    """P38: a worker that speaks of a delivery it does not have is killed; what it does have is Z."""
+    from qpy.qpyr import rspawn
+    said, forks = [], []
+    monkeypatch.setattr(rspawn.program, 'warn', said.append)
+    loop, jobs = rspawn.Loop(), rspawn.Jobs()
+    client = type('Client', (), {'send': lambda self, *record: forks.append(record)})()
+
+    def lie(sock):
+        sock.setblocking(True)
+        sock.recv(1000)
+        sock.send(b'K999\0\0did what?\n\0')
+        sock.recv(1000)
+    worker = rspawn.Worker(loop, jobs, lie)
+    worker.send((b'1', b'h', b's', b'', b'0', jobs.add(client, b'7', worker) + b' r@h'), None)
+    while not forks:
+        loop.step(1)
+    assert forks == [(b'Z', b'7', b'', remote_report.CRASHED)] and b'does not have' in said[0]
+    loop.step(0.1)
+    worker.channel.close()
+    os.kill(worker.pid, signal.SIGKILL)
+    os.waitpid(worker.pid, 0)
+
+
+@pytest.mark.root       # they are not dumpable: nobody else may look
 def test_workers_hold_nothing_of_the_master(home):
     """A qpy-remote has its channel, its epoll and the standard descriptors, and not the listening socket."""
     with running(home, '2') as rspawn:
