@@ -6,13 +6,14 @@
 
 It holds no capability and looks at no message: it asks qpy-users whose an address is, and the seed for that user.
 """
-from qpy import unix
+from qpy import unix, unix_kernel
 from qpy.core import address, channel, exits, localstatus, text
 from qpy.lib import controls, inherit, loop, packets, program
 from qpy.qpyu import lookup, pool
 
 CAPACITY = 500              # deliveries at a time: each holds a descriptor, some of them a process
 HIGHEST_ID = 4294967294
+ELSEWHERE = b'ZThis qpy runs without root, and delivers only as uid %d, not as %d. (#4.3.5)\n'
 ENDING = 0.5                # seconds between the end of the seed and of the life pipe when both are due
 
 
@@ -102,7 +103,7 @@ class Lspawn:
         if self.own_uid is None:
             return localstatus.AS_ROOT if uid == 0 else b''
         if uid != self.own_uid:
-            return b'ZThis qpy runs without root, and delivers only as uid %d, not as %d. (#4.3.5)\n' % (self.own_uid, uid)
+            return ELSEWHERE % (self.own_uid, uid)
         return b''
 
     def seed_gone(self, reason):
@@ -125,6 +126,7 @@ def end(fd, done, report):
 def main(home, args):
     """Start, then serve qpy-send until the chain ends."""
     unix.umask(0o077)
+    unix_kernel.set_dumpable(0)         # the seed has the same account; neither traces the other
     found = inherit.listeners()
     default = args[0] if args else controls.text(home, b'defaultdelivery')
     limit = controls.number(home, b'timeoutlocal')

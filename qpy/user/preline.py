@@ -1,4 +1,4 @@
-"""qpy-preline, as the recipient, from a .qmail line: gives a program the message with the lines mailboxes have in front.
+"""qpy-preline, as the recipient, from a .qmail line: gives a program the message with a mailbox's first lines.
 
     | preline [-frdFRD] program [argument ...]
     environment   UFLINE (left out with -f), RPLINE (-r), DTLINE (-d); all three must be set

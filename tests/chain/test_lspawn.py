@@ -414,7 +414,8 @@ def test_mixed_jobs_and_exact_reports(chain):
     """L-36: what a program prints is the report's text, and its letters or NULs change no verdict."""
     home = chain.user(b'joe')
     for script, wanted in ((b'|printf "Kfine\\\\nZ\\\\0x"; exit 100\n', (b'D', b'Kfine\nZ')),
-                           (b'|echo no; exit 1\n', (b'Z', b'no\n')), (b'./no/such\n', None), (b'#\n', (b'K', b'did 0+0+0\n'))):
+                           (b'|echo no; exit 1\n', (b'Z', b'no\n')), (b'./no/such\n', None),
+                           (b'#\n', (b'K', b'did 0+0+0\n'))):
         with open(home + '/.qmail', 'wb') as file:
             file.write(script)
         got = chain.deliver(b'joe')

@@ -385,7 +385,8 @@ def test_long_output_is_cut(deliver):
     assert deliver(b'|printf "a\\\\0b"; exit 100\n').stderr == b'a'
 
 
-@pytest.mark.parametrize('sender', ['() { :;}; touch pwned', '$(touch pwned)', '`touch pwned`', '-oX@y', ';touch pwned;@y',
+@pytest.mark.parametrize('sender', ['() { :;}; touch pwned', '$(touch pwned)', '`touch pwned`', '-oX@y',
+                                    ';touch pwned;@y',
                                     'a\nb@y', "'; touch pwned; '@x"])
 def test_nothing_of_the_envelope_reaches_the_shell(deliver, home, sender):
     """L-23, L-24: addresses are in variables, byte for byte, and nowhere in the command."""

@@ -9,8 +9,8 @@ from qpy.user import mailbox
 
 MESSAGE = b'Subject: x\n\nbody\n'
 HEAD = b'Return-Path: <>\n'
-CALLS = ('open', 'write', 'fsync', 'close', 'link', 'unlink', 'pread', 'posix_fadvise', 'mkdir', 'stat', 'fstat', 'urandom',
-         'lockf', 'flock', 'ftruncate')
+CALLS = ('open', 'write', 'fsync', 'close', 'link', 'unlink', 'pread', 'posix_fadvise', 'mkdir', 'stat', 'fstat',
+         'urandom', 'lockf', 'flock', 'ftruncate')
 
 
 def failures(calls, numbers):
@@ -123,8 +123,8 @@ def test_a_missing_maildir_is_made_durable(home, monkeypatch):
         ['mkdir', 'fsync', 'mkdir', 'mkdir', 'mkdir', 'fsync', 'fsync', 'link', 'fsync'])
 
 
-@pytest.mark.parametrize('call, number', failures(('open', 'write', 'fsync', 'stat', 'fstat', 'pread', 'lockf', 'flock'),
-                                                  (errno.ENOSPC, errno.EIO, errno.ENOLCK)))
+@pytest.mark.parametrize('call, number', failures(('open', 'write', 'fsync', 'stat', 'fstat', 'pread', 'lockf',
+                                                   'flock'), (errno.ENOSPC, errno.EIO, errno.ENOLCK)))
 def test_every_failure_of_an_mbox(home, call, number):
     """L-18: after any failure the mbox is as it was; after a success it has exactly one message more."""
     fd, message, path = home

@@ -14,7 +14,8 @@ LINES = {'UFLINE': 'From s@y Thu Nov 05 02:16:14 2026\n', 'RPLINE': 'Return-Path
 def tool(tmp_path):
     """tool(name, *words) -> the finished program; what it queued is in tmp_path/message and /envelope."""
     queue = tmp_path / 'queue'
-    queue.write_text('#!/bin/sh\nexec 3<&1 >/dev/null; cat > "%s/message"; cat <&3 | tr "\\0" "|" > "%s/envelope"; exit ${CODE:-0}\n'
+    queue.write_text('#!/bin/sh\nexec 3<&1 >/dev/null; cat > "%s/message"; '
+                     'cat <&3 | tr "\\0" "|" > "%s/envelope"; exit ${CODE:-0}\n'
                      % (tmp_path, tmp_path))
     queue.chmod(0o755)
 
@@ -82,8 +83,8 @@ def test_condredirect(tool, tmp_path, script, wanted):
         assert (tmp_path / 'message').read_bytes() == b'Delivered-To: joe@x\nA: b\n\nbody\n'
 
 
-@pytest.mark.parametrize('words, wanted', [((), 100), (('true',), 100), (('false',), 0), (('sh', '-c', 'exit 111'), 111),
-                                           (('no-such-program',), 0)])
+@pytest.mark.parametrize('words, wanted', [((), 100), (('true',), 100), (('false',), 0),
+                                           (('sh', '-c', 'exit 111'), 111), (('no-such-program',), 0)])
 def test_bouncesaying(tool, words, wanted):
     """bouncesaying says its text and 100 if the program says yes, or without one."""
     done = tool('bouncesaying', 'not here', *words)
