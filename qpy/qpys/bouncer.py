@@ -11,7 +11,7 @@ Exit codes: 0 the chain ended; 111 it could not start, or send is gone.
 """
 from _collections import deque
 
-from qpy import unix
+from qpy import unix, unix_kernel
 from qpy.core import bounce, channel, exits, mess, route, state, submit as words, text
 from qpy.lib import controls, inherit, loop as loops, packets, program, queuefile, route as routing, submit
 
@@ -25,6 +25,9 @@ DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 def main(home, args):
     """See qpy-bouncer(8)."""
     unix.umask(0o077)
+    for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGPIPE):
+        unix.signal(number, unix.SIG_IGN)
+    unix_kernel.set_dumpable(0)
     found = inherit.listeners()
     loop = loops.Loop()
     bouncer = Bouncer(home, loop, controls.Watched(home, CONTROLS, load))

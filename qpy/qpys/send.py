@@ -14,7 +14,7 @@ loop gathers what came, asks for the actions, and leaves one packet per neighbou
 """
 import gc
 
-from qpy import unix
+from qpy import unix, unix_kernel
 from qpy.core import channel, dispatch, exits, mess, route, schedule, sendlog, text
 from qpy.lib import controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
@@ -30,6 +30,7 @@ TROUBLE = b'Zqpy-send is unable to open the message. (#4.3.0)\n'
 def main(home, args):
     """See qpy-send(8)."""
     unix.umask(0o027)
+    unix_kernel.set_dumpable(0)
     unix.raise_descriptor_limit()
     found = inherit.listeners()
     loop = loops.Loop()
