@@ -138,6 +138,28 @@ def test_usage_is_100(place):
     assert 'usage: qpy-install' in place.run('--nonsense', code=100)
 
 
+def test_being_sendmail_keeps_what_was_there(tmp_path, monkeypatch, capsys):
+    """--sendmail makes links to DIR/bin where callers look, keeps what it finds as .dist, and does it once."""
+    paths = tuple((str(tmp_path / name), 'qpy-' + name) for name in ('sendmail', 'mailq', 'newaliases'))
+    monkeypatch.setattr(install, 'SYSTEM_LINKS', paths)
+    monkeypatch.setattr(install.shutil, 'which', lambda name: None)
+    (tmp_path / 'sendmail').write_text('another')
+    for _ in range(2):
+        install.be_sendmail('/var/qpy', rootless=False)
+    assert (tmp_path / 'sendmail.dist').read_text() == 'another'
+    assert all(os.readlink(path) == '/var/qpy/bin/' + name for path, name in paths)
+    assert capsys.readouterr().out.count('is now a link') == 3
+    with pytest.raises(install.Trouble, match='needs root'):
+        install.be_sendmail('/var/qpy', rootless=True)
+
+
+def test_an_address_or_a_port_for_smtp():
+    """--smtp takes a port (loopback when rootless, every address as root) or ADDRESS:PORT."""
+    assert install.smtp_line('2525', rootless=True) == 'smtpd qpyd tcp:127.0.0.1:2525 qpy-smtpd\n'
+    assert install.smtp_line('25', rootless=False).startswith('smtpd qpyd tcp:0.0.0.0:25')
+    assert install.smtp_line('[::1]:26', rootless=False) == 'smtpd qpyd tcp:[::1]:26 qpy-smtpd\n'
+
+
 @pytest.mark.root
 def test_an_interpreter_under_a_private_home_is_refused(tmp_path):
     """An interpreter that accounts cannot reach is named with what to do; the installer looks at the whole path."""
