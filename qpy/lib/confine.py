@@ -153,11 +153,11 @@ def keep_two_capabilities(uid, gid):
 
 
 def become_user(uid, gid):
-    """In a child of the seed: this user for good."""
+    """In a child of the seed, whose bounding and ambient sets are empty already: this user for good."""
     unix.setgroups([])
     unix.setresgid(gid, gid, gid)
     unix.setresuid(uid, uid, uid)
-    unix_kernel.clear_capabilities()
+    unix_kernel.capset(0, 0, 0)          # an empty permitted set empties the ambient one too
     unix_kernel.set_dumpable(0)
     verify(uid, gid)
 

@@ -11,7 +11,7 @@ from qpy.lib import submit
 from qpy.user import child, mailbox
 from qpy.user.mailbox import Failed, why
 
-WHOLE = 256 * 1024          # bytes of a message that is held in memory while it is delivered
+WHOLE = mailbox.CHUNK       # bytes of a message that is held in memory while it is delivered, if it has fewer
 
 # Errors of open() that mean: there is no such .qmail file.  Any other is temporary.
 NO_FILE = (unix.ENOENT, unix.ENOTDIR, unix.ENAMETOOLONG, unix.EISDIR, unix.ENXIO, unix.ENODEV)

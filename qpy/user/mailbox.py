@@ -6,7 +6,7 @@ when the name is on disk too.  A failed fsync is final: the file is given up, ne
 from qpy import unix
 from qpy.core import exits, maildir, mbox
 
-CHUNK = 256 * 1024          # bytes of a message handled at a time
+CHUNK = 65536               # bytes of a message handled at a time
 PUSH_EVERY = 4 << 20        # bytes of a long message after which the disk is asked to begin
 START_WRITING = 4           # POSIX_FADV_DONTNEED: on dirty pages it starts their writing, and drops none of them
 NAMES_TRIED = 3
