@@ -68,9 +68,10 @@ ALL_SIGNALS = range(1, _signal.NSIG)
 # --- sockets -------------------------------------------------------------------------------------------------
 from _socket import (AF_INET, AF_INET6, AF_UNIX, CMSG_SPACE, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY,  # noqa: F401
                      MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, SCM_RIGHTS,
-                     SHUT_RD, SHUT_RDWR, SHUT_WR, SO_BROADCAST, SO_ERROR, SO_KEEPALIVE, SO_PEERCRED, SO_RCVBUF,
-                     SO_REUSEADDR, SO_REUSEPORT, SO_SNDBUF, SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK,
-                     SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, gethostname, inet_ntop, inet_pton)
+                     SHUT_RD, SHUT_RDWR, SHUT_WR, SO_ACCEPTCONN, SO_BROADCAST, SO_ERROR, SO_KEEPALIVE,
+                     SO_PEERCRED, SO_RCVBUF, SO_REUSEADDR, SO_REUSEPORT, SO_SNDBUF, SO_TYPE, SOCK_CLOEXEC,
+                     SOCK_DGRAM, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, gethostname,
+                     inet_ntop, inet_pton)
 TCP_CORK = _socket.TCP_CORK
 TCP_QUICKACK = _socket.TCP_QUICKACK
 socket = _socket.socket
@@ -334,6 +335,15 @@ def socketpair(kind=SOCK_SEQPACKET, blocking=False):
     for sock in pair:
         sock.setblocking(blocking)
     return pair
+
+
+def listens(fd):
+    """Is this descriptor a listening socket, and not a connection?"""
+    sock = socket(fileno=fd)
+    try:
+        return bool(sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN))
+    finally:
+        sock.detach()
 
 
 def socket_of(fd, blocking=False):

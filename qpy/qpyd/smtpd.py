@@ -24,13 +24,24 @@ def main(home, args):
     unix.umask(0o077)
     unix.signal(unix.SIGPIPE, unix.SIG_IGN)
     found = inherit.listeners()
-    if b'connection' in found:              # systemd, Accept=yes without StandardInput=socket
-        fd = found.pop(b'connection')[0]
-        unix.dup2(fd, 0)
-        unix.dup2(fd, 1)
+    client = accepted(found)
+    if client is not None:                  # systemd, Accept=yes without StandardInput=socket
+        unix.dup2(client, 0)
+        unix.dup2(client, 1)
     elif set(found) - {b'life'}:
         return serve(home, found, workers(args))
     return converse(home)
+
+
+def accepted(found):
+    """One accepted client's descriptor, taken out of what was inherited, or None.
+
+    systemd calls it `connection`, systemd-socket-activate does not name it.
+    """
+    for name in (b'connection', b'unknown', b''):
+        if name in found and not unix.listens(found[name][0]):
+            return found.pop(name)[0]
+    return None
 
 
 def workers(args):
