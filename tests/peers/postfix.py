@@ -31,6 +31,7 @@ home_mailbox = Maildir/
 biff = no
 maillog_file = /var/log/qpy-postfix.log
 maillog_file_prefixes = {work}, /var
+smtpd_peername_lookup = no
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtp_host_lookup = native
 {more}
@@ -112,14 +113,28 @@ class Postfix:
 
     def stop(self):
         """End it and remove what it wrote."""
-        try:
-            os.killpg(self.master.pid, signal.SIGTERM)
-            self.master.wait(10)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(self.master.pid, signal.SIGKILL)
-            self.master.wait()
+        daemon = self._daemon()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid, end in ((daemon, os.kill), (self.master.pid, os.killpg)):
+                try:
+                    end(pid, number)
+                except ProcessLookupError:
+                    pass
+            try:
+                self.master.wait(10)
+                break
+            except subprocess.TimeoutExpired:
+                pass
         self.output.close()
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def _daemon(self):
+        """The pid of its master process, which leaves the session it was started in."""
+        try:
+            with open(os.path.join(self.work, 'spool/pid/master.pid')) as file:
+                return int(file.read())
+        except (FileNotFoundError, ValueError):
+            return self.master.pid
 
 
 def tool(name):
