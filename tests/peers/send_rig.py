@@ -93,7 +93,7 @@ class Rig:
             idle = 0 if self.serve() else idle + 1
 
     def running(self):
-        return self.send.new.sock.fileno() >= 0
+        return self.send.code == 0
 
     def wait(self, seconds):
         """The clocks go on."""
