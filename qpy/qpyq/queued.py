@@ -5,8 +5,9 @@
     descriptors  2 the log
     exit         0 with the chain; 111 when it cannot go on
 
-One loop hears all clients.  While the committer, the only other thread, makes one group of messages durable, the
-loop gathers the next.  What arrived together is written, synced and answered together; an idle queued never waits.
+One loop hears all clients.  While the committer, the only other thread, waits for the disk to have one group of
+messages, the loop gathers the next.  What arrived together is written, synced and answered together; an idle queued
+never waits.
 The kernel says who a client is (SO_PEERCRED); descriptors it sends along are never taken.
 """
 import gc
@@ -17,7 +18,7 @@ from qpy.core import accounts, dates, exits, mess, submit
 from qpy.lib import controls, inherit, loop, packets, program
 from qpy.qpyq import store
 
-RECEIVE = 131_072           # bytes taken from one client before the others have their turn
+RECEIVE = 65_536            # bytes taken from one client before the others have their turn; malloc maps what is larger
 SMALL = 256 << 10           # longer messages are written to the disk as they come
 MESSAGE_LIMIT = 1 << 32     # bytes of one message
 GROUP_LIMIT = 200           # messages made durable together (each needs a descriptor)
@@ -158,26 +159,29 @@ class Accounts:
 # --- the committer -------------------------------------------------------------------------------------------
 
 class Committer:
-    """The thread that waits for the disk.  give() a group; wake() is called when it is done."""
+    """The thread that waits for the disk, and does nothing else, as threads take turns and turns cost time.
 
-    __slots__ = ('disk', 'wake', 'turn', 'group')
+    give() what was written; wake() is called when it is durable.
+    """
+
+    __slots__ = ('disk', 'wake', 'turn', 'written')
 
     def __init__(self, disk, wake):
-        self.disk, self.wake, self.group = disk, wake, None
+        self.disk, self.wake, self.written = disk, wake, None
         self.turn = unix.lock()
         self.turn.acquire()
         unix.start_thread(self._work)
 
-    def give(self, group):
-        """Make this group durable.  The one before must be done."""
-        self.group = group
+    def give(self, written):
+        """Sync these entries.  The group before must be done."""
+        self.written = written
         self.turn.release()
 
     def _work(self):
         try:
             while True:
                 self.turn.acquire()
-                self.disk.commit(self.group)
+                self.disk.sync(self.written)
                 self.wake()
         except BaseException as problem:
             program.complain(b'fatal: committer: ' + program.unforeseen(problem))
@@ -293,7 +297,7 @@ class Queued:
         if self.busy is None and self.gathered:
             self.busy, self.gathered = self.gathered[:GROUP_LIMIT], self.gathered[GROUP_LIMIT:]
             self.disk.name(self.busy)
-            self.committer.give(self.busy)
+            self.committer.give(self.disk.write(self.busy))
 
     def group_done(self):
         """The committer has finished: hand over the next group, announce, answer."""

@@ -88,17 +88,19 @@ class Store:
 
         Only after this returned may a client hear K, or send an ID.
         """
-        written = [entry for entry in group if self._attempt(entry, _write)]
-        if not written:
-            return
+        self.sync(self.write(group))
+
+    def write(self, group):
+        """The first half of commit, which seldom waits for the disk: names and bytes.  Returns what is to be synced."""
+        return [entry for entry in group if self._attempt(entry, _write)]
+
+    def sync(self, written):
+        """The second half, which does nothing but wait."""
         if self.own:
-            self._sync_all(written, unix_kernel.syncfs)
-            return
+            return self._sync_all(written, unix_kernel.syncfs)
         if len(written) > 1:
             written = [entry for entry in written if self._attempt(entry, _push)]
-        written = [entry for entry in written if self._attempt(entry, _sync)]
-        if written:
-            self._sync_all(written, unix.fsync)
+        self._sync_all([entry for entry in written if self._attempt(entry, _sync)], unix.fsync)
 
     def _attempt(self, entry, step):
         try:
@@ -111,6 +113,8 @@ class Store:
 
     def _sync_all(self, written, sync):
         """One call that makes the names (and with syncfs the bytes) of all of them durable."""
+        if not written:
+            return
         try:
             sync(self.mess)
         except OSError as problem:

@@ -65,6 +65,8 @@ def run(home, options, message):
                 clients[fd].send(message * said.count(b'\0'))
             elif fd == ears.fileno():
                 heard = ears.recv(65536)
+                if not heard:
+                    raise SystemExit('queued has ended with %d: %s' % (daemon.wait(), daemon.log().decode()))
                 if broom:
                     broom.sendall(b''.join(b'r' + ident + b'\0' for ident in heard.split(b'\0') if len(ident) == 16))
             else:

@@ -283,7 +283,12 @@ class NoDisk:
             self.last += 1
             entry.ident = mess.make_id(self.last)
 
-    def commit(self, group):
+    @staticmethod
+    def write(group):
+        """All is well."""
+        return group
+
+    def sync(self, written):
         """Wait for the test."""
         if not self.free:
             self.turn.acquire()
