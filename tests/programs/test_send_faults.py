@@ -67,7 +67,8 @@ class Ledger:
         ident, recipients = (job[2], [job[4]]) if job[0] == b'lspawn' else \
             (job[1], [line.partition(b' ')[2] for line in job[6].split(b'\n')])
         letter = b'D' if b'never' in recipients[0] else b'K'
-XX
+        if b'later' in recipients[0] and self.tries.setdefault(ident, 0) == 0:
+            self.tries[ident], letter = 1, b'Z'
         for recipient in recipients:
             assert recipient in self.due[ident]
             if letter == b'K':
