@@ -366,7 +366,7 @@ def accept(sock):
         if problem.errno in (EAGAIN, ECONNABORTED, EINTR):
             return None
         raise
-    connection = socket(fileno=fd)
+    connection = socket(sock.family, sock.type, sock.proto, fd)      # without these three the kernel is asked
     connection.setblocking(False)
     return connection, address
 

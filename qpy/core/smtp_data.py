@@ -36,6 +36,20 @@ class Decoder:
     def feed(self, data: bytes) -> tuple:
         """(stored bytes, None or what follows the end of the text)."""
         data = self.held + data
+        lines = data.replace(b'\r\n', b'\n')
+        if b'\r' in lines or lines.count(b'\n') != len(data) - len(lines):
+            return self.doubtful(data)
+        end = lines.find(b'\n.\n')
+        if end >= 0:
+            return self.store(lines[:end + 1]), data[end + 5 + lines.count(b'\n', 0, end):]
+        keep = 2 if lines.endswith(b'\n.') else int(lines.endswith(b'\n'))     # this may be the beginning of END
+        self.held = lines[len(lines) - keep:].replace(b'\n', b'\r\n')
+        lines = lines[:len(lines) - keep]
+        return self.store(lines), None
+
+    def doubtful(self, data):
+        """As feed, where a lone CR or LF is somewhere: in the text, behind its end, or a CR at the very end of data
+        whose LF may still come."""
         end = data.find(END)
         if end >= 0:
             text, rest = data[:end + 2], data[end + 5:]
@@ -45,7 +59,7 @@ class Decoder:
         if not lines == text.count(b'\r') == text.count(b'\r\n'):
             self.fault = fault_of(text)
             return b'', None
-        return self.store(text.replace(b'\r\n', b'\n') if lines else text), rest
+        return self.store(text.replace(b'\r\n', b'\n')), rest
 
     def hold(self, data):
         """data without the part at its end that may be the beginning of END, which is kept."""

@@ -141,13 +141,18 @@ class Watched:
     __slots__ = ('home', 'names', 'load', 'value', 'stamp', 'said')
 
     def __init__(self, home: bytes, names: tuple, load):
-        self.home, self.names, self.load, self.said = home, names, load, b''
+        self.home, self.names, self.load, self.said, self.stamp = home, names, load, b'', None
         self.stamp = self.look()
         self.value = load(home)
 
     def look(self):
-        """What stat says of each file; None when one changed too lately for stat to tell the next time."""
-        stamps = tuple(self.look_at(name) for name in self.names)
+        """What stat says of the directory and each file; None when one changed too lately for stat to tell next time.
+
+        A file that was not there is not looked for again until the directory changes: most never are."""
+        directory = self.look_at(b'.')
+        known = self.stamp if self.stamp and directory and self.stamp[0] == directory else None
+        stamps = (directory, *[None if known and known[n] is None and b'/' not in name else self.look_at(name)
+                               for n, name in enumerate(self.names, 1)])
         newest = max((s[3] for s in stamps if s), default=0)
         return None if abs(unix.time() * 10 ** 9 - newest) < RACY * 10 ** 9 else stamps
 
@@ -158,6 +163,14 @@ class Watched:
         except unix.error:
             return None
         return s.st_dev, s.st_ino, s.st_size, s.st_ctime_ns, s.st_mtime_ns
+
+    @staticmethod
+    def is_link(path: bytes) -> bool:
+        """Is there a symbolic link?"""
+        try:
+            return unix.S_ISLNK(unix.lstat(path).st_mode)
+        except unix.error:
+            return False
 
     def get(self):
         """The value, fresh."""

@@ -15,14 +15,15 @@ PATIENCE = 20
 
 
 class FakeQueued:
-    """Answers on run/submit. messages: [(bytes, Envelope)]; answer: None, or (code, sentence); hold: do not read."""
+    """Answers on run/submit. messages: [(bytes, Envelope)]; answer: None, (code, sentence), or 'die'; hold: do not read."""
 
     def __init__(self, home):
         self.messages, self.answer, self.arrived = [], None, threading.Condition()
         self.hold, self.connections, self.abandoned = threading.Event(), [], 0
         self.hold.set()
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.bind(os.path.join(home, 'run/submit'))
+        self.path = os.path.join(home, 'run/submit')
+        self.socket.bind(self.path)
         self.socket.listen(100)
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -57,7 +58,9 @@ class FakeQueued:
 
     def take(self, connection, body, records):
         with self.arrived:
-            if self.answer:
+            if self.answer == 'die':
+                self.stop()
+            elif self.answer:
                 connection.sendall(submit.refusal(*self.answer))
             else:
                 self.messages.append((body, mess.parse(records)))
@@ -77,12 +80,8 @@ class FakeQueued:
             except OSError:
                 pass
             each.close()
-        os.unlink(os.path.join(os.path.dirname(self.path()), 'submit')) if os.path.exists(self.path()) else None
-
-    def path(self):
-        return self.home_path
-
-    home_path = ''
+        if os.path.exists(self.path):
+            os.unlink(self.path)
 
 
 class FakeUsers:
@@ -130,8 +129,6 @@ class Rig:
         for name, text in control.items():
             self.write(name.replace('_', '.'), text)
         self.queued = FakeQueued(self.home) if queue else None
-        if self.queued:
-            self.queued.home_path = os.path.join(self.home, 'run/submit')
         self.users = FakeUsers(self.home) if users else None
         self.processes, self.log_file = [], open(os.path.join(self.home, 'log'), 'ab')
 
