@@ -16,7 +16,8 @@ def pack(text):
 def literal(host):
     """The address text that host stands for without DNS, or None.
 
-    192.0.2.1   [192.0.2.1]   [IPv6:2001:db8::1]   [2001:db8::1]     (RFC 5321, section 4.1.3, and qmail's bare quad)
+    192.0.2.1   [192.0.2.1]   [IPv6:2001:db8::1]   [2001:db8::1]     (RFC 5321, section 4.1.3, and qmail's
+    bare quad)
     """
     inner = host
     if host[:1] == b'[' and host[-1:] == b']':

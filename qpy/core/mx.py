@@ -1,6 +1,7 @@
 """Which addresses to try for a host, in which order: RFC 5321, section 5.1.
 
-An answer is (preference, host name, address text), one per address.  Own addresses are packed bytes (core.ip).
+An answer is (preference, host name, address text), one per address.
+Own addresses are packed bytes (core.ip).
 """
 from qpy.core import address as addresses, ip, text
 
@@ -34,8 +35,9 @@ def is_own(address, own):
 def plan(answers, own, random):
     """[(preference, host, address)] in the order to try them, or SELF, or NONE.
 
-    own: set of packed addresses of this host, None if it does not matter.  Only what is better than the best of our own is tried, so that mail
-    cannot go round in circles; SELF if nothing is, NONE if there was no address at all.
+    own: set of packed addresses of this host, None if it does not matter.  Only what is better than the best
+    of our own is tried, so that mail cannot go round in circles; SELF if nothing is, NONE if there was no
+    address at all.
     random(): float in [0, 1).  Hosts of equal preference are shuffled, and so are the addresses of one host.
     """
     if not answers:
@@ -53,7 +55,7 @@ def plan(answers, own, random):
     return found[:ADDRESSES] or SELF
 
 
-# --- our own addresses ---------------------------------------------------------------------------------------
+# --- our own addresses --------------------------------------------------------------------------------------
 
 def from_fib_trie(data):
     """The packed IPv4 addresses of this host, from the text of /proc/net/fib_trie."""

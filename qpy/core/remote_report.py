@@ -1,7 +1,8 @@
 """What qpy-remote says about a delivery: qmail-remote's sentences, its output, and what rspawn makes of it.
 
-The output is NUL-ended reports: one per recipient that was answered, in order (`r` accepted, `h` refused for good,
-`s` refused for now, then text), and one about the message (`K` accepted, `Z` try again, `D` never, then text).
+The output is NUL-ended reports: one per recipient that was answered, in order (`r` accepted, `h` refused for
+good, `s` refused for now, then text), and one about the message (`K` accepted, `Z` try again, `D` never, then
+text).
 Texts end with a newline and may hold several lines; text from the other side is made safe here.
 """
 from qpy.core import text as bytes_
@@ -24,7 +25,7 @@ NO_TLS = b'Sorry, this message must travel by TLS only, which I do not speak yet
 BAD_ADDRESS = b'Sorry, that address cannot be written in an SMTP command. (#5.1.3)\n'
 BAD_SENDER = b'Sorry, the sender address cannot be written in an SMTP command. (#5.1.7)\n'
 
-# what rspawn says of a qpy-remote (qmail-behaviour: unknown codes were D in qmail; here nothing unknown is permanent)
+# what rspawn says of a qpy-remote; qmail takes unknown codes for permanent, here nothing unknown is
 CRASHED = b'qpy-remote crashed.\n'
 NOT_RUN = b'Unable to run qpy-remote.\n'
 NO_OUTPUT = b'qpy-remote produced no output.\n'
@@ -36,12 +37,24 @@ TOO_MANY = b'Internal error: delnum too big. (#4.3.5)\n'
 
 def no_host(host):
     """The name does not exist (NXDOMAIN)."""
-    return b"Sorry, I couldn't find any host named %s. (#5.1.2)\n" % bytes_.printable(host.replace(b' ', b'?'))
+    name = bytes_.printable(host.replace(b' ', b'?'))
+    return b"Sorry, I couldn't find any host named %s. (#5.1.2)\n" % name
 
 
 def no_lookup(host, reason):
     """The name could not be looked up now."""
-    return b"Sorry, I couldn't look up %s: %s. (#4.4.3)\n" % (bytes_.printable(host), bytes_.printable(reason))
+    host, reason = bytes_.printable(host), bytes_.printable(reason)
+    return b"Sorry, I couldn't look up %s: %s. (#4.4.3)\n" % (host, reason)
+
+
+def too_long(limit, ip):
+    """The server announced a SIZE that the message exceeds."""
+    return b'Sorry, this message is longer than the %d bytes %s takes. (#5.3.4)\n' % (limit, ip)
+
+
+def no_utf8(ip):
+    """The message needs SMTPUTF8 and the server does not know it."""
+    return b'Sorry, %s does not take internationalised mail (SMTPUTF8). (#5.6.7)\n' % ip
 
 
 def bad_route(key, reason):
@@ -74,7 +87,7 @@ def safe(text):
     return b'\n'.join(bytes_.printable(line.replace(b'\t', b' ')) for line in text.split(b'\n'))
 
 
-# --- the output of one qpy-remote ----------------------------------------------------------------------------
+# --- the output of one qpy-remote ---------------------------------------------------------------------------
 
 def build(recipients, message):
     """The output for recipients [(letter, text)] and message (letter, text)."""

@@ -1,4 +1,5 @@
-"""The client's side of an SMTP session, without a socket: RFC 5321, and 1870, 2920, 6152, 6531 where announced.
+"""The client's side of an SMTP session, without a socket: RFC 5321, and where announced
+1870, 2920, 6152, 6531.
 
     session = Session(b'192.0.2.1', b'mail.example.org')
     session.begin(Transaction(sender, recipients))      at once, or whenever session.idle
@@ -7,8 +8,9 @@
     while session.wants_body: session.body(chunk) ...; session.body_end()
     session.transaction is None again when the transaction has its results
 
-What a reply means is decided in one place (`permanent`): only what is on the closed list there is for ever, anything
-odd is for now.  After an odd reply the session is over, because nobody knows which reply answers what.
+What a reply means is decided in one place (`permanent`): only what is on the closed list there is for ever,
+anything odd is for now.  After an odd reply the session is over, because nobody knows which reply answers
+what.
 """
 from _collections import deque
 
@@ -26,7 +28,7 @@ class BadReply(ValueError):
 
 
 class ReplyReader:
-    """Replies out of bytes: feed(data) -> [(code, text)], text being all lines joined by LF, codes included."""
+    """Replies out of bytes: feed(data) -> [(code, text)], the text being all its lines joined by LF."""
 
     __slots__ = ('buffer', 'lines', 'size')
 
@@ -66,9 +68,9 @@ def is_reply_line(line):
 def permanent(code, command):
     """True if this reply to this command settles the matter for good: the closed list.
 
-    Every 5xx but: 503 (the wrong command at this point: one of us has lost count), 530 (log in first, or use TLS
-    first: about us, and an administrator can mend it), and 552 to RCPT (RFC 5321, 4.5.3.1.10: too many recipients, to
-    be treated as 452).
+    Every 5xx but: 503 (the wrong command at this point: one of us has lost count), 530 (log in first, or use
+    TLS first: about us, and an administrator can mend it), and 552 to RCPT (RFC 5321, 4.5.3.1.10: too many
+    recipients, to be treated as 452).
     """
     return 500 <= code <= 599 and code not in (503, 530) and not (code == 552 and command == b'RCPT')
 
@@ -76,14 +78,16 @@ def permanent(code, command):
 class Transaction:
     """One message to some recipients at one host, and what became of it.
 
-    eight, utf8: the message needs 8BITMIME (sent anyway without), SMTPUTF8 (refused without).  size: bytes, 0 unknown.
+    eight, utf8: the message needs 8BITMIME (sent anyway without), SMTPUTF8 (refused without).
+    size: bytes, 0 unknown.
     answers: per recipient (r, h or s, text) or None.  report: (K, Z or D, text), None while it lasts.
     trouble: the host as a whole failed before it could have the message, another address may be tried.
     critical: the message was sent to its end and its acceptance is not known.
     overflow: indices of recipients refused as too many after others were accepted (RFC 5321, 4.5.3.1.10).
     """
 
-    __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'answers', 'report', 'trouble', 'critical', 'overflow')
+    __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'answers', 'report', 'trouble', 'critical',
+                 'overflow')
 
     def __init__(self, sender, recipients, eight=False, utf8=False, size=0):
         self.sender, self.recipients = sender, recipients
@@ -95,7 +99,7 @@ class Transaction:
 
 
 class Session:
-    """One connection to one server.  peer: the address as text, for reports.  pipelining False: one at a time."""
+    """One connection to one server.  peer: its address, for reports.  pipelining False: one at a time."""
 
     __slots__ = ('peer', 'helo', 'pipelining', 'reader', 'out', 'phase', 'extensions', 'transaction', 'steps',
                  'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched', 'confused')
@@ -197,10 +201,10 @@ class Session:
     # --- replies ---
 
     def _reply(self, code, reply):
-        if code == 421:                                 # RFC 5321, 3.8: it is closing down, whatever was asked
+        if code == 421:                             # RFC 5321, 3.8: it is closing down, whatever was asked
             return self._closing(code, reply)
         if not self.waiting:
-            if self.phase == BODY and code >= 400:      # it does not want to hear the rest, and may not listen to it
+            if self.phase == BODY and code >= 400:      # it does not want to hear the rest
                 self.phase = OVER
                 return self._finish(self._refused(code, reply, b'dot'))
             return self.lost(b'It answered more than it was asked')
@@ -211,12 +215,11 @@ class Session:
         return None
 
     def _closing(self, code, reply):
-        command = self.waiting[0][0] if self.waiting else b''
+        sentence = _SENTENCES.get(self.waiting[0][0] if self.waiting else b'', _SENTENCES[b'closed'])
         self.phase = OVER
         if self.transaction is not None:
             self.transaction.trouble = self.pending is None
-            self._finish(self.pending or (b'Z', self._about(_SENTENCES.get(command, b'Connected to %s but it closed'
-                                                                           b' the connection'), reply)))
+            self._finish(self.pending or (b'Z', self._about(sentence, reply)))
 
     def _about(self, sentence, reply=b''):
         sentence = sentence % self.peer + b'.\n'
@@ -265,7 +268,7 @@ class Session:
     def _rcpt(self, code, reply, index):
         if code // 100 == 2:
             self.transaction.answers[index] = b'r', b''
-        elif self.pending is None:                      # after a refused MAIL this says nothing about the recipient
+        elif self.pending is None:          # after a refused MAIL this says nothing about the recipient
             letter = b'h' if permanent(code, b'RCPT') else b's'
             if code in (452, 552) and self._accepted():
                 self.transaction.overflow.append(index)
@@ -281,7 +284,7 @@ class Session:
             return self._go_ahead()
         if self.pending is None:
             self.pending = self._refused(code, reply, b'DATA')
-            if code // 100 == 2:                        # "ok" instead of "go ahead": who knows what comes next
+            if code // 100 == 2:            # "ok" instead of "go ahead": who knows what comes next
                 self.phase = OVER
         return self._finish(self.pending)
 
@@ -289,7 +292,7 @@ class Session:
         if self.pending is None:
             self.encoder = Encoder()
             self.phase = BODY
-        elif self._accepted():      # it refused the sender and takes recipients all the same: let nobody get a stump
+        elif self._accepted():      # refused the sender and takes recipients: let nobody get a stump
             self.phase = OVER
             self._finish(self.pending)
         else:                       # RFC 2920, section 3.1: nobody is to get it, a lone dot ends it
@@ -369,9 +372,9 @@ class Session:
         """The report for what this server cannot take, or None; said without asking it."""
         limit = text.parse_uint(self.extensions.get(b'SIZE', b''), 10 ** 18)
         if limit and transaction.size > limit:          # RFC 1870, section 6.1
-            return b'D', b'Sorry, this message is longer than the %d bytes %s takes. (#5.3.4)\n' % (limit, self.peer)
+            return b'D', remote_report.too_long(limit, self.peer)
         if transaction.utf8 and b'SMTPUTF8' not in self.extensions:     # RFC 6531, section 3.2
-            return b'D', b'Sorry, %s does not take internationalised mail (SMTPUTF8). (#5.6.7)\n' % self.peer
+            return b'D', remote_report.no_utf8(self.peer)
         return None
 
     def _mail_command(self, transaction):
@@ -385,13 +388,20 @@ class Session:
         return b'MAIL FROM:<%s>%s\r\n' % (address.quote(transaction.sender), options)
 
 
-_ANSWERS = {b'greeting': Session._greeting, b'EHLO': Session._ehlo, b'HELO': Session._helo, b'RSET': Session._rset,
-            b'MAIL': Session._mail, b'RCPT': Session._rcpt, b'DATA': Session._data, b'dot': Session._dot}
+_ANSWERS = {b'greeting': Session._greeting, b'EHLO': Session._ehlo, b'HELO': Session._helo,
+            b'RSET': Session._rset, b'MAIL': Session._mail, b'RCPT': Session._rcpt, b'DATA': Session._data,
+            b'dot': Session._dot}
 
-_SENTENCES = {b'greeting': b'Connected to %s but greeting failed', b'EHLO': b'Connected to %s but my name was rejected',
-              b'HELO': b'Connected to %s but my name was rejected', b'MAIL': b'Connected to %s but sender was rejected',
-              b'RCPT': b'%s does not like recipient', b'DATA': b'%s failed on DATA command',
-              b'dot': b'%s failed after I sent the message', b'accepted': b'%s accepted message'}
+_SENTENCES = {
+    b'greeting': b'Connected to %s but greeting failed',
+    b'EHLO': b'Connected to %s but my name was rejected',
+    b'HELO': b'Connected to %s but my name was rejected',
+    b'MAIL': b'Connected to %s but sender was rejected',
+    b'RCPT': b'%s does not like recipient',
+    b'DATA': b'%s failed on DATA command',
+    b'dot': b'%s failed after I sent the message',
+    b'closed': b'Connected to %s but it closed the connection',
+    b'accepted': b'%s accepted message'}
 
 
 def parse_extensions(reply):
@@ -404,7 +414,7 @@ def parse_extensions(reply):
 
 
 def can_be_sent(mailbox):
-    """True if the address (canonical, unquoted) can stand in a command: no byte that would end or split it."""
+    """True if the address (canonical, unquoted) can stand in a command: no byte ends or splits it."""
     local, at, domain = mailbox.rpartition(b'@')
     if not at:
         local, domain = domain, b''
@@ -415,8 +425,9 @@ def can_be_sent(mailbox):
 class Encoder:
     """The message as the wire has it: every line end CR LF, lines that begin with a dot get one more.
 
-    Line ends are LF, CR LF, and a CR alone (which nobody is allowed to send, RFC 5321 section 2.3.8: as it was let
-    in, it is made what most readers take it for, dot-stuffing included).  A last line without its end gets one.
+    Line ends are LF, CR LF, and a CR alone (which nobody is allowed to send, RFC 5321 section 2.3.8: as it
+    was let in, it is made what most readers take it for, dot-stuffing included).  A last line without its end
+    gets one.
     """
 
     __slots__ = ('fresh', 'after_cr')

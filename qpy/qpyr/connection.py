@@ -16,8 +16,8 @@ class Connection:
     on_done(connection): the session's transaction has its report (the connection may be over, see `usable`).
     """
 
-    __slots__ = ('loop', 'key', 'sock', 'session', 'outgoing', 'source', 'on_done', 'on_connected', 'timer', 'last',
-                 'patience', 'transaction', 'writing')
+    __slots__ = ('loop', 'key', 'sock', 'session', 'outgoing', 'source', 'on_done', 'on_connected', 'timer',
+                 'last', 'patience', 'transaction', 'writing')
 
     def __init__(self, loop, key):
         self.loop, self.key = loop, key
@@ -108,7 +108,7 @@ class Connection:
         except OSError as problem:
             return self.lost(_words(problem))
         self.last = unix.monotonic()
-        if data:    # a server that sends its replies one by one would wait 40 ms for our kernel's word on each
+        if data:    # a server that sends replies one by one would wait 40 ms for our kernel's word on each
             self.sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
         self.session.feed(data) if data else self.session.eof()
         if not self.session.over:

@@ -1,8 +1,8 @@
 """One message to some recipients at one host: where to, in which order, and what is said about it at the end.
 
-The way: control/smtproutes, else a literal address, else qpy-resolve; then one address after the other until one
-takes the message or refuses it.  A connection kept open to the same address and port is used first.  Nothing is
-tried again after the message was sent to its end.
+The way: control/smtproutes, else a literal address, else qpy-resolve; then one address after the other until
+one takes the message or refuses it.  A connection kept open to the same address and port is used first.
+Nothing is tried again after the message was sent to its end.
 """
 from qpy import unix
 from qpy.core import ip, mx, remote_report, smtproutes
@@ -17,12 +17,13 @@ SCARCE = (unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM)
 class Delivery:
     """A delivery in flight.  worker: qpyr.remote.Remote.  flags: letters 8, u, q.
 
-    on_end(delivery): `results` holds per recipient (answer or None, message report), both as core.smtp_client has
-    them; `in_trouble` says that the destination as a whole failed.
+    on_end(delivery): `results` holds per recipient (answer or None, message report), both as core.smtp_client
+    has them; `in_trouble` says that the destination as a whole failed.
     """
 
-    __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results', 'left', 'todo',
-                 'port', 'relay', 'tried', 'sessions', 'connection', 'cap', 'expired', 'in_trouble', 'last_report')
+    __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
+                 'left', 'todo', 'port', 'relay', 'tried', 'sessions', 'connection', 'cap', 'expired',
+                 'in_trouble', 'last_report')
 
     def __init__(self, worker, host, sender, recipients, flags, source, on_end):
         self.worker, self.settings = worker, worker.settings
@@ -80,7 +81,8 @@ class Delivery:
             except ValueError as problem:
                 status, reason = b'temp', str(problem).encode()
         if self.relay:      # an administrator's word: to be mended, not to be bounced for
-            return self._trouble(remote_report.no_lookup(self.relay, b'control/smtproutes: ' + (reason or status)))
+            reason = b'control/smtproutes: ' + (reason or status)
+            return self._trouble(remote_report.no_lookup(self.relay, reason))
         if status == b'nxdomain':
             return self._all(b'D', remote_report.no_host(self.host))
         if status == b'nodata':
@@ -217,7 +219,7 @@ class Delivery:
         return self._carry()
 
     def _failed(self, connection, session, transaction):
-        """The host failed before it had the message: the same one again if the connection was stale, or the next."""
+        """The host failed before it had the message: once more if the connection was stale, or the next."""
         if session.transactions > 1 and not session.replies and not self.expired and self.source.rewind():
             if self._connect(connection.key):
                 return None

@@ -1,7 +1,7 @@
 """One DNS question on its way: to one server after the other, by UDP, and by TCP when the answer is too long.
 
-Bytes only; what they mean is for `judge` to say.  Each try has a socket of its own, connected to its server: the
-port is a fresh random one, and the kernel drops what comes from anywhere else.
+Bytes only; what they mean is for `judge` to say.  Each try has a socket of its own, connected to its server:
+the port is a fresh random one, and the kernel drops what comes from anywhere else.
 """
 from qpy import unix
 
@@ -15,15 +15,15 @@ ANSWER, IGNORE, NEXT, PLAIN, TRUNCATED = range(5)
 
 
 class Query:
-    """judge(packet) -> (verdict, value): ANSWER is the end; IGNORE: not an answer to this question; NEXT: this
-    server will not answer (value: why); PLAIN: nor while EDNS is used; TRUNCATED: ask again by TCP.
+    """judge(packet) -> (verdict, value): ANSWER is the end; IGNORE: not an answer to this question; NEXT:
+    this server will not answer (value: why); PLAIN: nor while EDNS is used; TRUNCATED: ask again by TCP.
 
     done(value, server) at the end; done(None, reason) when no server answered.
     wires: the question with EDNS, and without.
     """
 
-    __slots__ = ('loop', 'tries', 'wires', 'judge', 'done', 'sock', 'timer', 'server', 'noise', 'reason', 'buffer',
-                 'by_tcp')
+    __slots__ = ('loop', 'tries', 'wires', 'judge', 'done', 'sock', 'timer', 'server', 'noise', 'reason',
+                 'buffer', 'by_tcp')
 
     def __init__(self, loop, servers, wires, judge, done):
         self.loop, self.wires, self.judge, self.done = loop, list(wires), judge, done

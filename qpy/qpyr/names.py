@@ -26,8 +26,8 @@ class Names:
             return self.loop.call_soon(lambda: callback(TEMP, False, problem, b''))
         self.last += 1
         number = b'%d' % self.last
-        timer = self.loop.after(PATIENCE, lambda: self._answer(number, TEMP, False, b'qpy-resolve is silent', b''))
-        self.waiting[number] = callback, timer
+        silence = TEMP, False, b'qpy-resolve is silent', b''
+        self.waiting[number] = callback, self.loop.after(PATIENCE, lambda: self._answer(number, *silence))
         self.channel.send(letter, number, name)
         return None
 

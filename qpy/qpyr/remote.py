@@ -1,8 +1,9 @@
 """qpy-remote, as qpyr: carries messages to other hosts by SMTP.
 
-One shot:  qpy-remote host sender recip...   descriptor 0 the message, descriptor 1 the report, exit code 0 always.
-Warm:      serve(home, socket), forked by qpy-rspawn: many deliveries at a time on one event loop, each a record R
-           with the message's descriptor, each answered by a record K, Z or D per recipient.
+One shot:  qpy-remote host sender recip...   descriptor 0 the message, descriptor 1 the report
+           Exit code 0, or 111 without a report.
+Warm:      serve(home, socket), forked by qpy-rspawn: many deliveries at a time on one event loop, each a
+           record R with the message's descriptor, each answered by a record K, Z or D per recipient.
 It knows no DNS: it asks qpy-resolve.
 """
 from qpy import unix
@@ -26,7 +27,8 @@ class Settings:
 
     __slots__ = ('helo', 'routes', 'connect_patience', 'patience', 'cap', 'port', 'loopback')
 
-    def __init__(self, helo, routes, connect_patience=60, patience=1200, cap=CAP, port=smtproutes.PORT, loopback=False):
+    def __init__(self, helo, routes, connect_patience=60, patience=1200, cap=CAP, port=smtproutes.PORT,
+                 loopback=False):
         self.helo, self.routes = helo, routes
         self.connect_patience, self.patience, self.cap = connect_patience, patience, cap
         self.port, self.loopback = port, loopback
@@ -73,7 +75,7 @@ class Remote:
         return self.own
 
     def remember_clumsy(self, key):
-        """This server broke off while several commands were on their way: one at a time from now on (R-30)."""
+        """This server cannot have several commands on their way: one at a time from now on (R-30)."""
         if len(self.clumsy) >= CLUMSY_MOST:
             self.clumsy.clear()
         if key not in self.clumsy:
@@ -81,7 +83,7 @@ class Remote:
 
 
 def read_own_addresses():
-    """The packed addresses of this host's interfaces; without /proc what qpyr.delivery sees in getsockname remains."""
+    """The packed addresses of this host; without /proc what qpyr.delivery learns from getsockname remains."""
     own = set()
     for path, parse in ((b'/proc/net/fib_trie', mx.from_fib_trie), (b'/proc/net/if_inet6', mx.from_if_inet6)):
         try:
@@ -91,7 +93,7 @@ def read_own_addresses():
     return frozenset(own)
 
 
-# --- warm ----------------------------------------------------------------------------------------------------
+# --- warm ---------------------------------------------------------------------------------------------------
 
 class Server:
     """The deliveries qpy-rspawn asks for."""
@@ -109,9 +111,10 @@ class Server:
             numbers, recipients = split_recipients(lines)
             size = text.parse_uint(length, 1 << 62)
             if size is None or not all(numbers):
-                raise channel.ChannelError('bad record R')      # from our own master: a bug; he starts us anew
+                raise channel.ChannelError('bad record R')      # from our own master: a bug; be started anew
             source = sources.Source(fd, 0, size)
-            self.remote.deliver(host, sender, recipients, flags, source, lambda d, n=numbers: self.report(n, d))
+            self.remote.deliver(host, sender, recipients, flags, source,
+                                lambda delivery, n=numbers: self.report(n, delivery))
 
     def report(self, numbers, delivery):
         """Answer for each recipient."""
@@ -138,7 +141,7 @@ def serve(home, sock):
     return exits.OK
 
 
-# --- one shot ------------------------------------------------------------------------------------------------
+# --- one shot -----------------------------------------------------------------------------------------------
 
 def main(home, args):
     """qpy-remote host sender recip..."""

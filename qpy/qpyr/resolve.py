@@ -1,6 +1,7 @@
 """qpy-resolve, as qpyr: answers from DNS for qpy-remote and qpy-smtpd.
 
-DIR/run/resolve: records M (mail exchangers, else addresses) and A (addresses); back a record a with the status
+DIR/run/resolve: records M (mail exchangers, else addresses) and A (addresses); back a record a,
+whose status is
 
     ok         there are answers: lines PREFERENCE HOST ADDRESS
     nxdomain   the name does not exist
@@ -8,8 +9,9 @@ DIR/run/resolve: records M (mail exchangers, else addresses) and A (addresses); 
     nullmx     it says that it accepts no mail (RFC 7505)
     temp       nobody could say: servers silent, broken, or contradicting themselves
 
-Only the first four come from an answer that names the question; everything unclear is temp.  The bytes are read and
-written by dnspython, which nothing else of qpy uses; without it every answer is temp, and the log says so.
+Only the first four come from an answer that names the question; everything unclear is temp.  The bytes are
+read and written by dnspython, which nothing else of qpy uses; without it every answer is temp, and the log
+says so.
 """
 import sys
 from _collections import deque
@@ -39,7 +41,7 @@ OK, NXDOMAIN, NODATA, NULLMX, TEMP = b'ok', b'nxdomain', b'nodata', b'nullmx', b
 dns = None              # dnspython, once it is loaded
 
 
-# --- dnspython -----------------------------------------------------------------------------------------------
+# --- dnspython ----------------------------------------------------------------------------------------------
 
 def load(home):
     """Load dnspython and all it would load later; b'' or why that failed."""
@@ -76,10 +78,10 @@ def site_packages():
     return unix.fsencode('%s/lib/python%d.%d/site-packages' % (sys.prefix, *sys.version_info[:2]))
 
 
-# --- names ---------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------------------------------
 
 def host_name(name):
-    """name as DNS is asked for it (lower case, no dot at the end, IDNA), or None if it can be no host (R-08)."""
+    """name as DNS is asked for it (lower case, no dot at the end, IDNA), or None if it can be none (R-08)."""
     if not name.isascii():
         try:
             name = name.decode('utf-8').encode('idna')
@@ -101,7 +103,7 @@ def host_of(name):
 
 
 class Result:
-    """What is known about (kind, host): status; values (kind MX: (preference, host or None), else address text)."""
+    """What is known about (kind, host).  values: addresses as text, or (preference, host or None) for MX."""
 
     __slots__ = ('status', 'values', 'authenticated', 'ttl', 'reason')
 
@@ -110,13 +112,14 @@ class Result:
         self.ttl, self.reason = ttl, reason
 
 
-# --- one answer ----------------------------------------------------------------------------------------------
+# --- one answer ---------------------------------------------------------------------------------------------
 
 def make_question(kind, host):
     """(question, [wire with EDNS, wire without])."""
     flags = dns.flags.RD | dns.flags.AD         # RFC 6840, 5.7: AD asks for the AD bit
-    question = dns.message.make_query(host.decode('ascii') + '.', kind, id=int.from_bytes(unix.urandom(2), 'big'),
-                                      use_edns=0, payload=EDNS_SIZE, flags=flags)
+    identity = int.from_bytes(unix.urandom(2), 'big')
+    question = dns.message.make_query(host.decode('ascii') + '.', kind, id=identity, use_edns=0,
+                                      payload=EDNS_SIZE, flags=flags)
     with_edns = question.to_wire()
     question.use_edns(False)
     return question, [with_edns, question.to_wire()]
@@ -175,7 +178,7 @@ def values_of(kind, rrset):
     return tuple(address for address in addresses if ip.pack(address) is not None)
 
 
-# --- look-ups ------------------------------------------------------------------------------------------------
+# --- look-ups -----------------------------------------------------------------------------------------------
 
 class Resolver:
     """Look-ups with a memory.  get_servers() -> [(address, port)]."""
@@ -255,7 +258,7 @@ class Resolver:
     def _exchangers(self, host, result, done):
         if result.status == TEMP:
             return done(result)
-        if result.status != OK:         # RFC 5321, 5.1: the host itself; asked for also when it is said not to exist
+        if result.status != OK:     # RFC 5321, 5.1: the host itself, also when it is said not to exist
             return self.addresses(host, lambda found: done(with_preference([(0, host)], [found], result)))
         if all(target == b'' for _, target in result.values):
             return done(Result(NULLMX, (), result.authenticated, result.ttl))
@@ -288,8 +291,8 @@ class Gather:
 
 def joined(alias, last):
     """What an alias and its end amount to together."""
-    return Result(last.status, last.values, alias.authenticated and last.authenticated, min(alias.ttl, last.ttl),
-                  last.reason)
+    authenticated, ttl = alias.authenticated and last.authenticated, min(alias.ttl, last.ttl)
+    return Result(last.status, last.values, authenticated, ttl, last.reason)
 
 
 def all_addresses(results):
@@ -319,7 +322,7 @@ def with_preference(targets, results, mx):
     return Result(NODATA, (), reason=b'none of its mail exchangers has an address')
 
 
-# --- clients -------------------------------------------------------------------------------------------------
+# --- clients ------------------------------------------------------------------------------------------------
 
 class Client:
     """One that asks."""
@@ -371,7 +374,7 @@ class Server:
         return self.resolver.addresses(host, lambda found: done(with_preference([(0, host)], [found], found)))
 
 
-# --- which servers to ask ------------------------------------------------------------------------------------
+# --- which servers to ask -----------------------------------------------------------------------------------
 
 class Servers:
     """The DNS servers: control/resolvers, else resolv.conf, looked at again when they change."""
@@ -429,7 +432,7 @@ def read_servers(home, resolv_conf):
     return servers
 
 
-# --- the program ---------------------------------------------------------------------------------------------
+# --- the program --------------------------------------------------------------------------------------------
 
 def main(home, args):
     """qpy-resolve"""

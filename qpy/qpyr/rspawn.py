@@ -1,11 +1,12 @@
 """qpy-rspawn, as qpyr: hands remote deliveries to qpy-remote and brings back what became of them.
 
-DIR/run/rspawn: records R with the message's descriptor from qpy-send; back a record C (how many at a time) and then
-K, Z or D per delivery.  It reads no byte from the network: a few qpy-remote processes, forked from it, do.  All mail
-for one host goes to the same of them, so that connections are used again.  One that dies is forked anew, and what it
-had in flight is answered Z.
+DIR/run/rspawn: records R with the message's descriptor from qpy-send; back a record C (how many at a time)
+and then K, Z or D per delivery.  It reads no byte from the network: a few qpy-remote processes, forked from
+it, do.  All mail for one host goes to the same of them, so that connections are used again.  One that dies is
+forked anew, and what it had in flight is answered Z.
 
-With $QMAILREMOTE set, that program runs once per delivery instead, with qmail-remote's arguments and descriptors.
+With $QMAILREMOTE set, that program runs once per delivery instead, with qmail-remote's arguments
+and descriptors.
 Exit code 0 when the chain ends, 111 for trouble at start.
 """
 import gc
@@ -18,7 +19,7 @@ from qpy.lib.loop import Loop
 from qpy.qpyr import remote
 
 WORKERS_MOST = 4
-FDS_EACH = 3            # descriptors a delivery may need in its worker: message, connection, a kept connection
+FDS_EACH = 3            # descriptors of a delivery in its worker: message, connection, a kept connection
 SPARE_FDS = 100
 CAPACITY_MOST = 20000
 STEADY = 10             # seconds a worker must live to be forked anew at once
@@ -27,7 +28,7 @@ IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)    # a group's 
 
 
 class Jobs:
-    """The deliveries in flight, under serial numbers of our own: a worker can speak of what it was given only."""
+    """The deliveries in flight, under serial numbers of our own: a worker can speak of its own only."""
 
     __slots__ = ('waiting', 'last')
 
@@ -126,7 +127,7 @@ class Worker:
 
 def become_worker(sock, work):
     """In the child: keep nothing of the master but this socket, work, and never come back."""
-    gc.freeze()                 # nothing of the master's is ever finalised here: its descriptor numbers are ours now
+    gc.freeze()     # nothing of the master's is ever finalised here: its descriptor numbers are ours now
     unix.set_wakeup_fd(-1)
     unix.closerange(3, sock.fileno())
     unix.closerange(sock.fileno() + 1, 1 << 30)
@@ -150,7 +151,8 @@ class Master:
             program.warn(b'uid %d has no business here' % peer[1])
             return sock.close()
         holder = []
-        client = packets.Channel(self.loop, sock, channel.RSPAWN_JOB, lambda records: self.begin(holder[0], records),
+        client = packets.Channel(self.loop, sock, channel.RSPAWN_JOB,
+                                 lambda records: self.begin(holder[0], records),
                                  lambda reason: self.jobs.forget(holder[0]))
         holder.append(client)
         client.send(b'C', b'%d' % self.capacity)
@@ -180,7 +182,7 @@ class Master:
         return None
 
 
-# --- QMAILREMOTE ---------------------------------------------------------------------------------------------
+# --- QMAILREMOTE --------------------------------------------------------------------------------------------
 
 class Programs:
     """In place of a Worker: a program of the administrator's for each delivery."""
@@ -195,9 +197,10 @@ class Programs:
     def send(self, fields, fd):
         """Run it for each recipient."""
         _, host, sender, _, length, lines = fields
+        size = text.parse_uint(length, 1 << 62) or 0
         for serial, recipient in zip(*remote.split_recipients(lines)):
             try:
-                Run(self, serial, [self.program, host, sender, recipient], fd, text.parse_uint(length, 1 << 62) or 0)
+                Run(self, serial, [self.program, host, sender, recipient], fd, size)
             except OSError as problem:
                 program.warn(b'unable to run QMAILREMOTE: ' + program.reason(problem))
                 self.jobs.end(self, serial, b'Z', b'', remote_report.NOT_RUN)
@@ -272,8 +275,8 @@ def become_program(argv, message, out):
 
 def execute(argv):
     """exec, searching PATH for a name without a slash."""
-    name = argv[0]
-    places = [b''] if b'/' in name else [d + b'/' for d in unix.environ.get(b'PATH', b'/bin:/usr/bin').split(b':')]
+    name, path = argv[0], unix.environ.get(b'PATH', b'/bin:/usr/bin')
+    places = [b''] if b'/' in name else [directory + b'/' for directory in path.split(b':')]
     for place in places:
         try:
             unix.execve(place + name, argv, dict(unix.environ))
@@ -281,7 +284,7 @@ def execute(argv):
             continue
 
 
-# --- the program ---------------------------------------------------------------------------------------------
+# --- the program --------------------------------------------------------------------------------------------
 
 def main(home, args):
     """qpy-rspawn [processes]"""
@@ -303,7 +306,8 @@ def main(home, args):
     if path:
         master.runners.append(Programs(loop, master.jobs, path))
     else:
-        master.runners += [Worker(loop, master.jobs, lambda sock: remote.serve(home, sock)) for _ in range(count)]
+        for _ in range(count):
+            master.runners.append(Worker(loop, master.jobs, lambda sock: remote.serve(home, sock)))
     for sock in listening:
         packets.serve(loop, sock, master.client)
     loop.run()

@@ -1,6 +1,8 @@
-"""Deliveries per second through qpy-rspawn and its qpy-remote to a sink (Postfix's smtp-sink, or one of our own).
+"""Deliveries per second through qpy-rspawn and its qpy-remote to a sink (Postfix's smtp-sink, or one of our
+own).
 
-    python tests/bench/remote.py [--messages 5000] [--in-flight 50] [--hosts 4] [--workers 2] [--size 4096] [--sink PATH]
+    python tests/bench/remote.py [--messages 5000] [--in-flight 50] [--hosts 4] [--workers 2] [--size 4096]
+    [--sink PATH]
 
 Not a test: prints one line.  All traffic stays on 127.0.0.1.
 """

@@ -1,4 +1,5 @@
-"""qpy-rspawn, qpy-remote and qpy-resolve on a real network: two namespaces, DNS on port 53, SMTP on port 25."""
+"""qpy-rspawn, qpy-remote and qpy-resolve on a real network: two namespaces, DNS on port 53, SMTP on port
+25."""
 import contextlib
 import os
 import shutil

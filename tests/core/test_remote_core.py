@@ -1,4 +1,5 @@
-"""core.ip, core.mx, core.smtproutes, core.tcpto, core.remote_report: where remote mail goes and what is said of it."""
+"""core.ip, core.mx, core.smtproutes, core.tcpto, core.remote_report: where remote mail goes and what is said
+of it."""
 import ipaddress
 
 import pytest
@@ -69,7 +70,8 @@ def middle():
 
 
 def test_order():
-    """The lowest preference comes first, equal ones are shuffled by host, a repeated address is tried once."""
+    """The lowest preference comes first, equal ones are shuffled by host, a repeated address is tried
+    once."""
     found = mx.plan(answers(b'20 b 192.0.2.2', b'10 a 192.0.2.1', b'10 a 192.0.2.1', b'10 c 2001:db8::1'), set(), middle)
     assert [p for p, _, _ in found] == [10, 10, 20] and found[2] == (20, b'b', b'192.0.2.2')
     firsts = {mx.plan(answers(b'1 a 192.0.2.1', b'1 b 192.0.2.2'), set(), iter([x, 0.5, 0, 0]).__next__)[0][1]
@@ -110,7 +112,8 @@ def test_addresses_of_this_machine():
 
 
 def test_dead_addresses():
-    """R-11: two timeouts more than two minutes apart make an address dead for about an hour; an answer clears it."""
+    """R-11: two timeouts more than two minutes apart make an address dead for about an hour; an answer clears
+    it."""
     table = tcpto.Table(spread=0)
     table.timed_out(b'a', 0)
     assert not table.is_dead(b'a', 1)
@@ -150,7 +153,8 @@ def test_outcomes(status, output, letter):
 
 @given(st.binary(), st.integers(-64, 255))
 def test_outcome_is_total(output, status):
-    """Whatever a program prints and however it ends, there is an outcome of bounded length without control bytes."""
+    """Whatever a program prints and however it ends, there is an outcome of bounded length without control
+    bytes."""
     letter, text = remote_report.outcome(status, output)
     assert letter in (b'K', b'Z', b'D') and len(text) <= remote_report.OUTPUT_LIMIT
     assert not any(c < 32 and c != 10 or c == 127 for c in text)

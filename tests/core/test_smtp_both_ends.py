@@ -65,7 +65,8 @@ CUT = st.sampled_from([whole, bytewise])
 
 @given(TEXT, CUT, st.booleans())
 def test_the_same_body_arrives(chunks, cut, pipelining):
-    """INV4: for all byte strings, in whatever pieces, one message in is one message out, with the same lines."""
+    """INV4: for all byte strings, in whatever pieces, one message in is one message out, with the same
+    lines."""
     client, server = Session(b'192.0.2.1', b'me.example', pipelining), Receiver()
     transaction = Transaction(b's@y.example', [b'r@x.example'])
     converse(client, server, transaction, chunks, cut)

@@ -164,7 +164,8 @@ def test_mixed_recipients(extensions):
 
 
 def test_too_many_recipients_go_in_another_transaction():
-    """RFC 5321, 4.5.3.1.10: 452 (or 552) after an accepted recipient is marked as to be sent at once again."""
+    """RFC 5321, 4.5.3.1.10: 452 (or 552) after an accepted recipient is marked as to be sent at once
+    again."""
     session, transaction, _ = begun(recipients=(b'a@x', b'b@x', b'c@x'))
     session.feed(b'250 ok\r\n250 ok\r\n552 too many\r\n452 too many\r\n')
     assert transaction.overflow == [1, 2]
@@ -189,14 +190,16 @@ def test_abandoned():
 
 
 def test_answers_out_of_order():
-    """R-30: a server that answers DATA before RCPT gets no recipient refused for good, and is remembered for it."""
+    """R-30: a server that answers DATA before RCPT gets no recipient refused for good, and is remembered for
+    it."""
     session, transaction, _ = begun()
     session.feed(b'250 ok\r\n503 need RCPT\r\n250 ok\r\n')
     assert session.confused and remote_report.combine(transaction.answers[0], transaction.report)[0] == b'Z'
 
 
 def test_a_dot_for_nobody():
-    """RFC 2920: when every recipient was refused and 354 comes all the same, a lone dot is sent and means nothing."""
+    """RFC 2920: when every recipient was refused and 354 comes all the same, a lone dot is sent and means
+    nothing."""
     session, transaction, _ = begun()
     session.feed(b'250 ok\r\n550 no\r\n354 go\r\n')
     assert session.take() == b'.\r\n' and not session.wants_body
@@ -205,7 +208,8 @@ def test_a_dot_for_nobody():
 
 
 def test_no_stump_for_anybody():
-    """A server that refuses the sender and then accepts recipients and DATA is left at once: no empty mail."""
+    """A server that refuses the sender and then accepts recipients and DATA is left at once: no empty
+    mail."""
     session, transaction, _ = begun()
     session.feed(b'550 no\r\n250 ok\r\n354 go\r\n')
     assert session.take() == b'' and session.over and transaction.report[0] == b'D'
@@ -220,7 +224,8 @@ STEPS = [b'', b'220 hi\r\n', EHLO, b'250 ok\r\n', b'250 ok\r\n', b'354 go\r\n']
                                  b'250 ok\r\n' * 8])
 @pytest.mark.parametrize('step', range(1, 7))
 def test_every_bad_reply_at_every_step_is_temporary(bad, step):
-    """R-13, R-20, R-16: 421, a broken connection, garbage and reply bombs are temporary at any step, and end it."""
+    """R-13, R-20, R-16: 421, a broken connection, garbage and reply bombs are temporary at any step, and end
+    it."""
     session = Session(b'192.0.2.1', b'me')
     transaction = Transaction(b's@y', [b'a@x'])
     session.begin(transaction)
@@ -234,7 +239,8 @@ def test_every_bad_reply_at_every_step_is_temporary(bad, step):
 
 
 def test_possible_duplicate():
-    """R-17: a connection lost after the final dot is temporary, and says that the message may have arrived."""
+    """R-17: a connection lost after the final dot is temporary, and says that the message may have
+    arrived."""
     session, transaction, _ = begun()
     session.feed(b'250 ok\r\n250 ok\r\n354 go\r\n')
     finished(session)
@@ -245,7 +251,8 @@ def test_possible_duplicate():
 
 
 def test_what_comes_after_the_last_answer_changes_nothing():
-    """R-18: once 250 was said the message is delivered, whatever the server does then; the connection is done for."""
+    """R-18: once 250 was said the message is delivered, whatever the server does then; the connection is done
+    for."""
     session, transaction, _ = begun()
     session.feed(b'250 ok\r\n250 ok\r\n354 go\r\n')
     finished(session)
@@ -265,7 +272,8 @@ def test_size():
 
 
 def test_eight_bit_and_utf8():
-    """BODY=8BITMIME and SMTPUTF8 are said where announced; without SMTPUTF8 a message that needs it is refused."""
+    """BODY=8BITMIME and SMTPUTF8 are said where announced; without SMTPUTF8 a message that needs it is
+    refused."""
     assert begun(eight=True)[2].startswith(b'MAIL FROM:<s@y.example> BODY=8BITMIME\r\n')
     assert begun(PLAIN, eight=True)[2] == b'MAIL FROM:<s@y.example>\r\n'
     session, transaction, sent = begun(utf8=True)

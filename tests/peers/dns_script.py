@@ -1,8 +1,10 @@
 """A scripted DNS server on loopback that can lie, truncate and stall.  Needs dnspython.
 
-    with Server({('example.org', 'MX'): ['10 mx.example.org']}) as server: server.address == (b'127.0.0.1', port)
-zone: (name, type) -> list of record texts, or one of the words below, or a function(server, query, tcp) -> bytes or
-None.  Names that stand there for another type answer NODATA, others NXDOMAIN.  CNAMEs are not followed by it.
+    with Server({('example.org', 'MX'): ['10 mx.example.org']}) as server: server.address == (b'127.0.0.1',
+    port)
+zone: (name, type) -> list of record texts, or one of the words below, or a function(server, query, tcp) ->
+bytes or None.  Names that stand there for another type answer NODATA, others NXDOMAIN.  CNAMEs are not
+followed by it.
 """
 import socket
 import threading

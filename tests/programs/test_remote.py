@@ -143,7 +143,8 @@ def test_a_large_message_is_streamed():
 
 
 def test_too_many_recipients():
-    """RFC 5321, 4.5.3.1.10: what a server refuses as too many for one transaction goes in the next one at once."""
+    """RFC 5321, 4.5.3.1.10: what a server refuses as too many for one transaction goes in the next one at
+    once."""
     def script(talk):
         talk.seen = []
 
@@ -244,7 +245,8 @@ def test_the_message_changes_meanwhile():
 
 
 def test_a_server_that_mishandles_pipelining():
-    """R-30: a server that breaks off while several commands are on their way is spoken to one at a time afterwards."""
+    """R-30: a server that breaks off while several commands are on their way is spoken to one at a time
+    afterwards."""
     def clumsy(talk):
         talk.say(b'220 hi')
         talk.line()
@@ -309,7 +311,8 @@ def answers(*hosts):
 
 
 def test_the_next_address():
-    """R-11, R-14, R-20: one that refuses the connection, greets badly, or says 421 is passed over for the next."""
+    """R-11, R-14, R-20: one that refuses the connection, greets badly, or says 421 is passed over for the
+    next."""
     def busy(talk):
         talk.say(b'554 no mail here')
     with Server(good(), address='127.0.0.4') as server:
@@ -330,7 +333,8 @@ def test_no_other_address_after_the_dot():
 
 
 def test_a_recipient_refused_before_trouble_stays_refused():
-    """A 550 for one recipient counts although the connection died afterwards; the others go to the next server."""
+    """A 550 for one recipient counts although the connection died afterwards; the others go to the next
+    server."""
     def half(talk):
         good(extensions=(b'X',), replies={b'RCPT': lambda talk, line: b'550 no' if b'a@' in line else b'421 bye'})(talk)
     with Server(half, '127.0.0.2') as first, Server(good(), '127.0.0.3', first.port) as second:
@@ -354,7 +358,8 @@ def test_what_dns_says(status, lines, letter, text):
 
 
 def test_literals_and_routes():
-    """A literal host and a route to a literal need no DNS at all; a named relay is asked for by address only."""
+    """A literal host and a route to a literal need no DNS at all; a named relay is asked for by address
+    only."""
     with Server(good()) as server:
         sender = Sender({b'lit.example': b'[127.0.0.1]:%d' % server.port, b'named.example': b'relay:%d' % server.port},
                         table={b'relay': (b'ok', b'0 relay 127.0.0.1')}, port=server.port)
@@ -432,7 +437,8 @@ def one_shot(home, *args, message=MESSAGE, **options):
 
 
 def test_one_shot(home):
-    """qpy-remote host sender recip...: qmail-remote's output, exit code 0, from a pipe and from a file's position."""
+    """qpy-remote host sender recip...: qmail-remote's output, exit code 0, from a pipe and from a file's
+    position."""
     with Server(good(replies={b'RCPT': lambda t, line: b'550 no' if b'bad' in line else b'250 ok'})) as server:
         (home / 'control' / 'smtproutes').write_text(':127.0.0.1:%d\n' % server.port)
         taken = b'K127.0.0.1 accepted message.\nRemote host said: 250 2.0.0 taken\n\0'
@@ -450,7 +456,8 @@ def test_one_shot(home):
 
 
 def test_one_shot_without_anything(home):
-    """R-25: bad arguments are D, no control files, no qpy-resolve and no connection are Z; the exit code is 0."""
+    """R-25: bad arguments are D, no control files, no qpy-resolve and no connection are Z; the exit code is
+    0."""
     assert one_shot(home, 'x', 'y') == (0, b'D' + remote_report.INVOKED + b'\0')
     code, output = one_shot(home, 'x.example', 's@y', 'a@x')
     assert code == 0 and output.startswith(b"ZSorry, I couldn't look up x.example: qpy-resolve cannot be asked")

@@ -1,4 +1,5 @@
-"""qpy-resolve against a scripted DNS server on loopback: what each kind of answer, and of no answer, means."""
+"""qpy-resolve against a scripted DNS server on loopback: what each kind of answer, and of no answer,
+means."""
 import pytest
 
 from qpy import unix
@@ -136,7 +137,8 @@ def test_international_names(quick):
 
 
 def test_memory(quick):
-    """A second question is answered from memory; equal questions at one time become one; failures are not kept."""
+    """A second question is answered from memory; equal questions at one time become one; failures are not
+    kept."""
     with dns_script.Server(dict(ZONE)) as server:
         asker = Asker([server.address])
         asker.ask(b'M', *[b'host.example'] * 50)
@@ -276,7 +278,8 @@ def test_too_many_questions(quick, monkeypatch):
 
 
 def test_which_servers(tmp_path, monkeypatch):
-    """control/resolvers comes before resolv.conf; both are read again when they change, broken ones are not used."""
+    """control/resolvers comes before resolv.conf; both are read again when they change, broken ones are not
+    used."""
     conf = tmp_path / 'resolv.conf'
     conf.write_bytes(b'search example\nnameserver 192.0.2.53\nnameserver\t2001:db8::53\nnameserver junk\n')
     (tmp_path / 'control').mkdir()

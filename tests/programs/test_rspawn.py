@@ -1,4 +1,5 @@
-"""qpy-rspawn as a process: deliveries in, results out, workers that die, and programs in place of qpy-remote."""
+"""qpy-rspawn as a process: deliveries in, results out, workers that die, and programs in place of
+qpy-remote."""
 import contextlib
 import os
 import signal
@@ -79,7 +80,8 @@ def test_scope(home):
 
 
 def test_a_worker_is_killed(home):
-    """R-28: what a killed qpy-remote had in flight is Z, "qpy-remote crashed."; a new one takes the next delivery."""
+    """R-28: what a killed qpy-remote had in flight is Z, "qpy-remote crashed."; a new one takes the next
+    delivery."""
     silent = [lambda talk: talk.hang(), good()]
     with Server(silent) as server:
         route(home, server.port)
@@ -178,7 +180,8 @@ SCRIPTS = [('cat >"$OUT"; printf "r\\0Kfine %s %s %s\\n\\0" "$1" "$2" "$3"', b'K
 
 @pytest.mark.parametrize('script, letter, text', SCRIPTS)
 def test_qmailremote(home, script, letter, text):
-    """QMAILREMOTE runs in place of qpy-remote, with its arguments, the message alone on 0, its report from 1."""
+    """QMAILREMOTE runs in place of qpy-remote, with its arguments, the message alone on 0, its report from
+    1."""
     program = home / 'program'
     program.write_text('#!/bin/sh\n' + script + '\n')
     program.chmod(stat.S_IRWXU)

@@ -1,4 +1,5 @@
-"""Remote delivery to Debian's software: Postfix as the next hop, and its smtp-sink refusing, stalling, aborting."""
+"""Remote delivery to Debian's software: Postfix as the next hop, and its smtp-sink refusing, stalling,
+aborting."""
 import contextlib
 import glob
 import os
@@ -66,7 +67,8 @@ SINK = [((), b'K', b'accepted message'), (('-e',), b'K', b'accepted message'), (
 
 @pytest.mark.parametrize('options, letter, text', SINK)
 def test_smtp_sink(tmp_path, options, letter, text):
-    """R-12 to R-19 with a real program on the other side: what it does decides, and nothing permanent is made up."""
+    """R-12 to R-19 with a real program on the other side: what it does decides, and nothing permanent is made
+    up."""
     port = free_port()
     sink = subprocess.Popen([*postfix.tool('smtp-sink'), '-u', 'nobody', *options, '127.0.0.1:%d' % port, '10'])
     try:
@@ -83,7 +85,8 @@ def test_smtp_sink(tmp_path, options, letter, text):
 
 
 def test_postfix(tmp_path):
-    """Postfix accepts, files and refuses what we send: two recipients in one transaction, and all bytes of the body."""
+    """Postfix accepts, files and refuses what we send: two recipients in one transaction, and all bytes of
+    the body."""
     port = free_port()
     user_home = pathlib.Path(tempfile.mkdtemp(prefix='qpy-test-'))      # tmp_path is closed to joe
     os.chown(user_home, 64100, 64100)
