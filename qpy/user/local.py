@@ -104,7 +104,7 @@ class Worker:
     def __init__(self, sock, home, host, limit):
         self.sock, self.home, self.host, self.limit = sock, home, host, limit
         self.ready, self.open = unix.epoll(), True
-        self.children, self.waiting = {}, deque()       # {pidfd: (pid, n)}; (n, plan) of those to come
+        self.children, self.waiting = {}, deque()       # {pidfd: (pid, n, its report's pipe)}; (n, plan) to come
         self.said = []
         self.ready.register(sock.fileno(), unix.EPOLLIN)
 
@@ -175,40 +175,49 @@ class Worker:
     def start(self, n, plan):
         """A child for one plan."""
         try:
-            pid = unix.fork()
+            self.have_child(n, plan)
         except unix.error as problem:
             self.say(n, exits.TEMP, b'Unable to fork: %s. (#4.3.0)\n' % mailbox.why(problem))
-        else:
-            if pid == 0:
-                unix._exit(program.guarded(lambda: self.alone(n, plan)))
-            pidfd = unix.pidfd_open(pid)
-            self.children[pidfd] = pid, n
-            self.ready.register(pidfd, unix.EPOLLIN)
         plan.close()
         unix.close_quietly(plan.job.fd)
 
-    def alone(self, n, plan):
-        """In the child: carry out the plan, report, end."""
+    def have_child(self, n, plan):
+        """Fork, with a pipe for what the child has to report: it fits in, so the child waits for nobody."""
+        out, into = unix.pipe2(unix.O_CLOEXEC | unix.O_NONBLOCK)
+        try:
+            pid = unix.fork()
+        except unix.error:
+            unix.close(out)
+            unix.close(into)
+            raise
+        if pid == 0:
+            unix._exit(program.guarded(lambda: self.alone(plan, into)))
+        unix.close(into)
+        pidfd = unix.pidfd_open(pid)
+        self.children[pidfd] = pid, n, out
+        self.ready.register(pidfd, unix.EPOLLIN)
+
+    def alone(self, plan, into):
+        """In the child: carry out the plan, report, end.  lspawn's socket is the parent's alone: it tells his death."""
+        self.sock.close()
         child.adopt()                   # fork does not inherit it
-        self.said, self.children = [], {}
         code, report = delivery.carry_out(plan, self.home, self.host, unix.monotonic() + self.limit)
-        self.say(n, code, report)
-        self.report()
-        return exits.OK
+        unix.write_all(into, localstatus.cut(report))
+        return code
 
     def ended(self, pidfd):
-        """A child has ended.  If not well, then it has not reported; and what it left behind is ended too."""
-        pid, n = self.children.pop(pidfd)
+        """A child has ended: its exit code and report; what it left behind is ended too."""
+        pid, n, out = self.children.pop(pidfd)
         self.ready.unregister(pidfd)
         unix.close(pidfd)
-        status = unix.waitstatus_to_exitcode(unix.waitpid(pid, 0)[1])
-        if status:
-            self.say(n, status, b'')
+        code = unix.waitstatus_to_exitcode(unix.waitpid(pid, 0)[1])
+        self.say(n, code, read_report(out))
+        unix.close(out)
         self.end_strays()
 
     def end_strays(self):
         """Kill what came to us as an orphan: a program whose guardian was killed before it."""
-        ours = {pid for pid, _ in self.children.values()}
+        ours = {pid for pid, _, _ in self.children.values()}
         for _ in range(GENERATIONS):
             strays = [pid for pid in child.children() if pid not in ours]
             if not strays or not child.kill_all(strays):
@@ -240,3 +249,11 @@ class Worker:
         ready.register(self.sock.fileno(), unix.EPOLLOUT)
         ready.poll()
         ready.close()
+
+
+def read_report(out):
+    """What a child that has ended wrote."""
+    try:
+        return unix.read(out, 2 * localstatus.OUTPUT_LIMIT)
+    except BlockingIOError:             # a copy of the other end is somewhere, and nothing was written
+        return b''
