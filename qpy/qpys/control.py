@@ -27,6 +27,7 @@ PER_UID = 8                 # of one user who is not root
 REQUEST_LIMIT = 1024        # bytes
 OUT = 65536                 # bytes kept for a client that reads slowly
 BATCH = 50                  # messages listed per pass of the loop, for all clients together
+SORTED = 10_000             # messages up to which a list is in order of arrival; sorting a million takes too long
 PATIENCE = 30               # seconds a client may say and take nothing
 RUN_EVERY = 60              # seconds between runs that others than root may ask for
 
@@ -101,7 +102,9 @@ class Desk:
         if rest:
             ids = [self.one(rest)]
         else:
-            ids = sorted([*d.asleep, *d.jobs, *d.loading, *d.leaving])
+            ids = [*d.asleep, *d.jobs, *d.loading, *d.leaving]
+            if len(ids) < SORTED:
+                ids.sort()
         for id in ids:
             found = self.described(id, uid)
             yield from found

@@ -23,6 +23,7 @@ SCAN = 400              # names looked at per pass of the loop while the queue i
 STEPS = 4               # steps of the scheduler per pass of the loop
 ROUTES = 20_000         # recipients whose route is remembered
 LATER = 86_400          # seconds until a queue file of a newer version is looked at again
+HOUSEKEEPING = 600      # seconds
 GOODBYE = 120           # seconds that reports and removals may take after TERM, when no delivery is under way
 TROUBLE = b'Zqpy-send is unable to open the message. (#4.3.0)\n'
 
@@ -39,6 +40,7 @@ def main(home, args):
     send = Send(home, loop, log, settings, own_lock(home, log))
     send.connect()
     control.serve(send, inherit.sockets(found, b'control'))
+    send.keep_house()
     inherit.life(loop, found)
     loop.on_signal(unix.SIGTERM, send.terminate)
     loop.on_signal(unix.SIGINT, send.terminate)
@@ -593,6 +595,12 @@ class Send:
         self.routes.clear()
         self.dispatch.settings = self.controls.settings
         self.dispatch.local.wanted, self.dispatch.remote.wanted = self.controls.local, self.controls.remote
+        self.wake()
+
+    def keep_house(self):
+        """Once in a while: look at the clocks, forget destinations whose trouble is long past."""
+        self.dispatch.prune()
+        self.loop.after(HOUSEKEEPING, self.keep_house)
         self.wake()
 
     def run_all(self):
