@@ -26,7 +26,8 @@ def parse_server(value):
 
 
 def parse_resolv_conf(data):
-    """[(address, port)] of the nameserver lines; what is not an address is passed over, as the C library does."""
+    """[(address, port)] of the nameserver lines; what is not an address is passed over, as the C library
+    does."""
     found = []
     for line in data.split(b'\n'):
         words = line.replace(b'\t', b' ').split(b' ')

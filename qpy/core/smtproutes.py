@@ -1,12 +1,13 @@
 """control/smtproutes: where mail for a host goes instead of where DNS says.
 
-    example.org:relay.example.net            mail for example.org goes to relay.example.net, port 25, no MX looked up
+    example.org:relay.example.net            mail for example.org goes to relay.example.net, port 25, no MX
+    looked up
     .example.org:relay.example.net:2525      ... for every host below example.org, to port 2525
     :[2001:db8::1]:587                       ... everything else; an IPv6 address stands in brackets
     example.com:                             ... but example.com as DNS says
 
-First the host itself is looked up, then each of its endings that begins with a dot, longest first, then the empty
-key; the first one found decides.
+First the host itself is looked up, then each of its endings that begins with a dot, longest first, then the
+empty key; the first one found decides.
 """
 from qpy.core import ip, text
 
@@ -28,7 +29,8 @@ def find(host, table):
 
 
 def route(host, table):
-    """(relay, port) that mail for host goes to, or None: ask DNS.  ValueError if the entry cannot be understood."""
+    """(relay, port) that mail for host goes to, or None: ask DNS.  ValueError if the entry cannot be
+    understood."""
     found = find(host, table)
     if found is None or not found[1]:
         return None
@@ -36,7 +38,8 @@ def route(host, table):
 
 
 def parse(value):
-    """(relay, port) of `relay`, `relay:port`, `[v6]`, `[v6]:port`; ValueError with a reason for people otherwise."""
+    """(relay, port) of `relay`, `relay:port`, `[v6]`, `[v6]:port`; ValueError with a reason for people
+    otherwise."""
     if value[:1] == b'[':
         relay, bracket, rest = value[1:].partition(b']')
         if not bracket or ip.pack(relay) is None:

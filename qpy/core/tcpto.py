@@ -1,7 +1,8 @@
 """Addresses that did not answer lately: qmail's tcpto table, as a value in memory.
 
-An address that timed out twice is not tried again for about an hour (the time differs from process to process so
-that not all come back at once); everybody behind it is deferred at once instead of holding a delivery for minutes.
+An address that timed out twice is not tried again for about an hour (the time differs from process to process
+so that not all come back at once); everybody behind it is deferred at once instead of holding a delivery for
+minutes.
 Only timeouts count: a refusal is an answer.
 """
 

@@ -151,11 +151,20 @@ class Delivery:
             return self._next()
         self.worker.dead.answered(address)
         if self._is_self():
-            self.connection.close()
-            return self._all(b'D', remote_report.SELF)
+            return self._found_self(address)
         settings = self.settings
         self.connection.start(settings.helo, self.connection.key not in self.worker.clumsy, settings.patience)
         return self._carry()
+
+    def _found_self(self, address):
+        """Mail loops back; unless something better was tried before: then nothing worse than ourselves is."""
+        self.connection.close()
+        self.connection = None
+        if not self.tried and self.last_report is None:
+            return self._all(b'D', remote_report.SELF)
+        self.tried.append((address, b'this host itself'))
+        self.todo = []
+        return self._next()
 
     def _not_connected(self, address, errno):
         self.connection = None

@@ -368,6 +368,19 @@ def test_literals_and_routes():
         assert sender.asked == [(b'A', b'relay')]
 
 
+def test_we_talk_to_ourselves(monkeypatch):
+    """R-07: an address not known to be ours shows it when connected to; D only if nothing better was tried."""
+    monkeypatch.setattr(remote.mx, 'is_own', lambda address, own: False)
+    with Server(good(), '127.0.0.1') as server:
+        table = {b'best.example': answers((10, b'127.0.0.1'), (20, b'127.0.0.3')),
+                 b'backup.example': answers((10, b'127.0.0.2'), (20, b'127.0.0.1'), (30, b'127.0.0.3'))}
+        sender = Sender(table=table, port=server.port, loopback=False)
+        assert sender.send(host=b'best.example')[0] == [(b'D', remote_report.SELF)]
+        outcomes, trouble = sender.send(host=b'backup.example')
+    assert outcomes[0][0] == b'Z' and trouble and outcomes[0][1].endswith(
+        b'127.0.0.2: connection refused\n127.0.0.1: this host itself\n')
+
+
 def test_loopback_only_by_route():
     """R-07: mail for [127.0.0.1] would come back to us; an administrator may route to it all the same."""
     assert Sender(loopback=False).send(host=b'[127.0.0.1]')[0] == [(b'D', remote_report.SELF)]
