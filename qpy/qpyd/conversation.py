@@ -65,10 +65,13 @@ class Conversation:
         self.run()
 
     def drop(self, data):
-        """After the last reply: wait for the client's end."""
+        """After the last reply: wait until it is written, and for the client's end."""
         self.dropped += len(data)
-        if not data or self.dropped > LINGER_MAX:
+        self.eof = self.eof or not data
+        if self.dropped > LINGER_MAX or self.eof and not self.out:
             self.close()
+        elif self.eof:
+            self.interest()
 
     def run(self):
         """Obey what has come, and answer."""

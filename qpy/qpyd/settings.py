@@ -101,17 +101,18 @@ def client_of_environment(environ):
         return environ.get(b'TCP' + name) or environ.get(b'TCP6' + name) or b''
     ip = address.normal_ip(told(b'REMOTEIP'))
     local_ip = address.normal_ip(told(b'LOCALIP'))
-    return client(environ, ip, told(b'REMOTEHOST'), told(b'REMOTEINFO'), told(b'LOCALHOST') or local_ip, local_ip)
+    found = client(environ, ip, told(b'REMOTEHOST'), told(b'REMOTEINFO'), told(b'LOCALHOST') or local_ip, local_ip)
+    if environ.get(b'QPYLOCALBS') == b'1':
+        found.bare_lf = b'all'
+    return found
 
 
 def client(env, ip, name, info, local, local_ip):
-    """A Client with what RELAYCLIENT, DATABYTES, QPYBARELF and QPYLOCALBS of env mean."""
-    databytes = env.get(b'DATABYTES')
-    bare_lf = b'all' if env.get(b'QPYLOCALBS') == b'1' else env.get(b'QPYBARELF', b'')
+    """A Client with what RELAYCLIENT, DATABYTES and QPYBARELF of env mean."""
+    databytes, bare_lf = env.get(b'DATABYTES'), env.get(b'QPYBARELF', b'')
     return Client(ip, name, info, local, local_ip, env.get(b'RELAYCLIENT'),
                   None if databytes is None else leading_number(databytes),
-                  bare_lf if bare_lf == b'all' and b'QPYLOCALBS' in env or bare_lf in BARE_LF else b'',
-                  tuple(env.items()))
+                  bare_lf if bare_lf in BARE_LF else b'', tuple(env.items()))
 
 
 def leading_number(value):

@@ -104,7 +104,10 @@ class FakeUsers:
 
     def serve(self, connection):
         while True:
-            packet = connection.recv(65536)
+            try:
+                packet = connection.recv(65536)
+            except OSError:
+                return
             if not packet:
                 return
             for _, (number, address) in channel.unpack(packet, channel.USERS_ASK):
