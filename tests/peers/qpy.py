@@ -7,6 +7,7 @@ import subprocess
 import time
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+WORDS = {'success': 'K', 'deferral': 'Z', 'failure': 'D'}
 TICK = os.sysconf('SC_CLK_TCK')
 
 
@@ -29,10 +30,11 @@ class Qpy:
     """A rooted installation in `home` that serves SMTP on 127.0.0.1:port; its accounts are the machine's.
 
     users: (name, uid, gid, home) for users/assign; routes: lines of control/smtproutes; queue: where queue/ lives;
-    host: the tests.peers.net.Host it runs on, where the users have accounts too.
+    host: the tests.peers.net.Host it runs on, where the users have accounts too; controls: {control file: text}.
     """
 
-    def __init__(self, home, port, users=(), routes=(), queue=None, options=(), me='qpy.test', host=None):
+    def __init__(self, home, port, users=(), routes=(), queue=None, options=(), me='qpy.test', host=None,
+                 controls=None):
         self.home, self.port, self.host = home, port, host
         self.process = None
         if queue:
@@ -47,6 +49,8 @@ class Qpy:
         if host:
             host.accounts([(name, uid, home) for name, uid, _, home in users], self.home)
         self.write('control/smtproutes', ''.join(route + '\n' for route in routes))
+        for name, text in (controls or {}).items():
+            self.write('control/' + name, text)
         self.start()
 
     def write(self, name, text):
@@ -79,6 +83,21 @@ class Qpy:
         """What the chain has said."""
         with open(os.path.join(self.home, 'test.log'), errors='replace') as file:
             return file.read()
+
+    def outcomes(self):
+        """{recipient: [(K, Z or D, text)]} of the deliveries that are over, in their order, from the log."""
+        found, under_way = {}, {}
+        for line in self.log().splitlines():
+            words = line.split(' ')
+            if words[:2] == ['starting', 'delivery']:
+                under_way[words[2]] = words[7]
+            elif words[0] == 'delivery' and words[2].rstrip(':') in WORDS:
+                found.setdefault(under_way[words[1]], []).append((WORDS[words[2].rstrip(':')], words[-1]))
+        return found
+
+    def waiting(self):
+        """IDs of the messages in the queue."""
+        return os.listdir(self.home + '/queue/mess')
 
     def pids(self):
         """[(pid, program)] of the chain."""
