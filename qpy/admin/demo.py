@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 
+from qpy import unix_kernel
 from qpy.admin import install
 from qpy.admin.sink import Sink
 from qpy.admin.trace import Trace
@@ -50,6 +51,8 @@ def main(home, args):
         options = parse([os.fsdecode(word) for word in args])
     except SystemExit as end:
         return OK if not end.code else WRONG
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)    # whatever ends us, the chain and the sandbox go too
     note = step_down()
     if note:
         say(note)
@@ -60,6 +63,8 @@ def main(home, args):
     except (install.Trouble, OSError) as problem:
         print('qpy-demo: fatal: %s' % problem, file=sys.stderr, flush=True)
         return TEMP
+    except KeyboardInterrupt:
+        return OK if demo and not options.check else TEMP
     finally:
         if demo:
             demo.close()
@@ -163,7 +168,8 @@ class Demo:
     def start(self):
         """Start the chain and wait until it says so."""
         self.chain = subprocess.Popen([self.program('qpy-start')], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                      stderr=subprocess.STDOUT, start_new_session=True)
+                                      stderr=subprocess.STDOUT, start_new_session=True,
+                                      preexec_fn=lambda: unix_kernel.end_with_parent(signal.SIGTERM))
         threading.Thread(target=self.read_log, daemon=True).start()
         if not self.wait(lambda: any(line.startswith('status:') for line in self.trace.lines)):
             raise OSError('the server did not start: ' + self.last_words())
@@ -265,13 +271,8 @@ class Demo:
         return self.until_interrupted()
 
     def until_interrupted(self):
-        """Wait for ^C, TERM, or the end of the chain."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            self.wait(lambda: self.chain.poll() is not None, float('inf'))
-        except KeyboardInterrupt:
-            say()
-            return OK
+        """Wait for the end of the chain; ^C, TERM and HUP are KeyboardInterrupt."""
+        self.wait(lambda: self.chain.poll() is not None, float('inf'))
         say('the server has ended: ' + self.last_words())
         return TEMP
 

@@ -88,6 +88,35 @@ def test_the_trace_shows_each_messages_way():
         demo.process.wait()
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_whatever_ends_the_demo_ends_its_chain(number):
+    """After TERM and HUP chain and sandbox are gone; after KILL the chain goes too: its socket refuses clients."""
+    demo = Watched()
+    try:
+        home = demo.read_until('A mail server of your own, in ').split()[-1]
+        demo.read_until('finished')
+        demo.process.send_signal(number)
+        demo.process.stdout.read()
+        code = demo.process.wait(30)
+        assert code == (0 if number != signal.SIGKILL else -9)
+        if number == signal.SIGKILL:
+            wait_for_the_lock(home)
+            shutil.rmtree(home)
+        assert not os.path.exists(home)
+    finally:
+        if demo.process.poll() is None:
+            demo.process.kill()
+        demo.process.stdout.close()
+        demo.process.wait()
+
+
+def wait_for_the_lock(home):
+    """Until no chain holds DIR: the lock can be had."""
+    import fcntl
+    with open(home + '/queue/lock', 'r+') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
 def test_a_port_that_is_taken_is_said():
     """--port with a port in use is refused in one line, and nothing is left behind."""
     import socket
