@@ -320,6 +320,14 @@ def set_limit(name, soft, hard):
     resource.setrlimit(getattr(resource, 'RLIMIT_' + name), (soft, hard))
 
 
+def lower_limit(name, most):
+    """Both limits of name to at most `most`; what is lower already stays."""
+    import resource
+    number = getattr(resource, 'RLIMIT_' + name)
+    lower = [most if old == resource.RLIM_INFINITY else min(old, most) for old in resource.getrlimit(number)]
+    resource.setrlimit(number, tuple(lower))
+
+
 # --- sockets -------------------------------------------------------------------------------------------------
 
 def socket_unix(kind=SOCK_STREAM, blocking=False):

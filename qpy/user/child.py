@@ -10,7 +10,8 @@ from qpy.core import exits
 
 SHELL = b'/bin/sh'
 OUTPUT_KEPT = 4096          # bytes of output that are remembered: more than a report can hold
-PROCESSES = 1024            # RLIMIT_NPROC of a program: all processes of its user count
+PROCESSES = 1024            # RLIMIT_NPROC of a program in the namespace of mail: all tasks of its user there count
+PROCESSES_OUTSIDE = 8192    # elsewhere those of his desktop count too
 DESCRIPTORS = 1024          # RLIMIT_NOFILE of a program: what programs that use select() count on
 KILL_PATIENCE = 10.0        # seconds spent on killing a tree that keeps growing
 HIGHEST_FD = 65536
@@ -92,7 +93,7 @@ def end_tree(pid):
     status, end = None, unix.monotonic() + KILL_PATIENCE
     while unix.monotonic() < end:
         status = bury(pid, status)
-        left = children()
+        left = descendants()
         if not left or not kill_all(left):
             break
         status = bury_one(pid, status)
@@ -135,13 +136,29 @@ def kill_all(pids):
     return killed
 
 
+def descendants():
+    """The pids of the whole tree below this process: killing only its top would leave the rest time to grow."""
+    found = children()
+    for pid in found:                   # grows while it is walked
+        found += children_of(pid)
+    return found
+
+
 def children():
-    """The pids of all living or unburied children of this (single-threaded) process."""
+    """The pids of all living or unburied children of this process."""
     me = unix.getpid()
+    found = children_of(me)
+    return [pid for pid in processes() if parent_of(pid) == me] if found is None else found
+
+
+def children_of(pid):
+    """The children of the first thread of a process; [] if it is gone, None if it is there and cannot be told."""
     try:
-        return [int(word) for word in unix.read_file(b'/proc/self/task/%d/children' % me).split()]
+        return [int(word) for word in unix.read_file(b'/proc/%d/task/%d/children' % (pid, pid)).split()]
     except FileNotFoundError:
-        return [pid for pid in processes() if parent_of(pid) == me]
+        return None if pid == unix.getpid() else []
+    except OSError:
+        return []
 
 
 def processes():
@@ -198,9 +215,17 @@ def reset_signals():
 
 def limit():
     """What one program may use up."""
-    unix.set_limit('CORE', 0, 0)
-    unix.set_limit('NPROC', PROCESSES, PROCESSES)
-    unix.set_limit('NOFILE', DESCRIPTORS, DESCRIPTORS)
+    unix.lower_limit('CORE', 0)
+    unix.lower_limit('NPROC', PROCESSES_OUTSIDE if outside() else PROCESSES)
+    unix.lower_limit('NOFILE', DESCRIPTORS)
+
+
+def outside():
+    """Whether this is the first user namespace, where every id is itself."""
+    try:
+        return unix.read_file(b'/proc/self/uid_map').split() == [b'0', b'0', b'4294967295']
+    except unix.error:
+        return True
 
 
 def say(text):

@@ -507,3 +507,28 @@ def test_a_killed_worker_with_a_running_program(chain):
     assert chain.deliver(b'joe') == (b'K', b'did 1+0+0\n')
     with open(home + '/pid') as file:
         os.kill(int(file.read()), signal.SIGKILL)
+
+
+@root_only
+def test_a_fork_bomb(made_accounts):
+    """L-30, P37: a program that multiplies is ended with all it made, and another user's mail goes past it."""
+    chain = Chain(timeout=1)
+    try:
+        home, other = chain.user(b'joe'), chain.user(b'other', uid=OTHER)
+        with open(home + '/.qmail', 'w') as file:
+            file.write('|n() { n & sleep 600 & sleep 0.01; n; }; n\n')
+        number = chain.ask(b'joe')
+        assert chain.deliver(b'other') == (b'K', b'did 1+0+0\n') and mails(other)
+        assert chain.report(number)[0] == b'Z'
+        assert not [pid for pid in os.listdir('/proc') if pid.isdigit() and sleeps(pid)]
+    finally:
+        assert chain.close() == [0, 0]
+
+
+def sleeps(pid):
+    """Whether this is one of the bomb's processes."""
+    try:
+        with open('/proc/%s/cmdline' % pid, 'rb') as file:
+            return file.read() == b'sleep\x00600\x00'
+    except OSError:
+        return False
