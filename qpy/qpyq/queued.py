@@ -146,7 +146,7 @@ class Accounts:
             self.services, self.phrases = {0, owner}, {}
             return
         names = accounts.names(controls.listing(home, b'accounts') or [])
-        uid = {role: unix.getpwnam(names[role])[1] for role in (b'qpyd', b'qpys', b'alias')}
+        uid = {role: account_uid(names[role]) for role in (b'qpyd', b'qpys', b'alias')}
         self.network, self.sender = uid[b'qpyd'], uid[b'qpys']
         self.services = {0, self.network, self.sender, unix.geteuid()}
         self.phrases = {uid[b'alias']: b'by alias', self.network: b'from network', self.sender: b'for bounce'}
@@ -156,25 +156,33 @@ class Accounts:
         return self.phrases.get(uid) or b'by uid %d' % uid
 
 
+def account_uid(name):
+    """The uid of an account of ours; Fatal if there is none."""
+    try:
+        return unix.getpwnam(name)[1]
+    except KeyError:
+        raise program.Fatal(exits.TEMP, b'the account %s is missing; run qpy-install' % name) from None
+
+
 # --- the committer -------------------------------------------------------------------------------------------
 
 class Committer:
     """The thread that waits for the disk, and does nothing else, as threads take turns and turns cost time.
 
-    give() what was written; wake() is called when it is durable.
+    give() what was written; when it is durable, done is True and wake() is called.
     """
 
-    __slots__ = ('disk', 'wake', 'turn', 'written')
+    __slots__ = ('disk', 'wake', 'turn', 'written', 'done')
 
     def __init__(self, disk, wake):
-        self.disk, self.wake, self.written = disk, wake, None
+        self.disk, self.wake, self.written, self.done = disk, wake, None, False
         self.turn = unix.lock()
         self.turn.acquire()
         unix.start_thread(self._work)
 
     def give(self, written):
         """Sync these entries.  The group before must be done."""
-        self.written = written
+        self.written, self.done = written, False
         self.turn.release()
 
     def _work(self):
@@ -182,6 +190,7 @@ class Committer:
             while True:
                 self.turn.acquire()
                 self.disk.sync(self.written)
+                self.done = True
                 self.wake()
         except BaseException as problem:
             program.complain(b'fatal: committer: ' + program.unforeseen(problem))
@@ -267,6 +276,7 @@ class Queued:
 
     def sweep(self):
         """Drop clients that hold a place and do not use it.  Runs only while there are clients."""
+        self.group_done()                       # in case the committer's wake-up was lost
         now = unix.monotonic()
         for client in [client for client in self.clients if client.overdue(now)]:
             client.give_up(exits.QQ_TIMEOUT)
@@ -301,9 +311,9 @@ class Queued:
 
     def group_done(self):
         """The committer has finished: hand over the next group, announce, answer."""
+        if self.busy is None or not self.committer.done:
+            return                              # woken for nothing: nobody is answered
         group, self.busy = self.busy, None
-        if group is None:
-            return
         if self.ending:
             self.loop.stop()
         else:

@@ -133,6 +133,20 @@ def test_an_impostor_hears_nothing(home):
         os.close(fd)
 
 
+@pytest.mark.root
+def test_from_inside_a_user_namespace(home, daemon):
+    """S-15, P17: a caller that calls itself root in a namespace of its own is recorded with its real uid; there the
+    queue's owner looks like nobody, and is accepted because DIR is out of the caller's reach too."""
+    process = subprocess.run(['unshare', '-Ur', rig.PYTHON, '-IS', '-c',
+                              'import sys; sys.path.insert(0, %r)\nfrom qpy.lib import submit\n'
+                              'print(submit.send(%r, b"a", [b"b"], b"x"), flush=True)' % (rig.SOURCE, home)],
+                             user=61998, group=61998, extra_groups=[], capture_output=True, cwd='/')
+    if b'unshare' in process.stderr:
+        pytest.skip('user namespaces are not allowed here')
+    assert process.stdout.startswith(b"(0, b'"), process
+    assert stored(home, listing(home)[0])[1].option(b'u') == b'61998'
+
+
 def test_interrupts_do_not_end_it(home, daemon):
     """S-08: INT and HUP are ignored as by qmail-queue: the message goes through."""
     body, envelope = os.pipe(), os.pipe()

@@ -149,6 +149,24 @@ def test_descriptors_are_never_taken(home, daemon):
     assert descriptors(daemon) <= before + 1
 
 
+def test_a_long_message_is_streamed_and_stalls_nobody(home, daemon):
+    """64 MB: memory stays small, and short messages are answered while it is under way."""
+    sock = rig.connect(home, b'submit')
+    sock.sendall(protocol.VERSION)
+    piece = protocol.frame(b'x' * 65_536)
+    for number in range(1024):
+        sock.sendall(piece)
+        if number % 256 == 128:
+            assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+    with open('/proc/%d/status' % daemon.pid) as file:
+        [peak] = [int(line.split()[1]) for line in file if line.startswith('VmHWM')]
+    assert peak < 60_000                            # kB, most of it the interpreter's
+    sock.sendall(protocol.END + protocol.envelope(b'a', [b'b']))
+    said = answer(sock)
+    with open(home + b'/queue/mess/' + said[1:-1], 'rb') as file:
+        assert mess.unpack(file.read(), said[1:-1])[0].endswith(b'\n' + b'x' * (64 << 20))
+
+
 @pytest.mark.root
 def test_one_uid_cannot_take_all_connections(home, daemon):
     """S-12, P15: beyond its share a uid hears 71, and others are served."""
@@ -346,6 +364,25 @@ def test_answers_come_only_after_the_commit(inside):
     assert accepted(two.recv(100))
     owner = inside.owners[1000]
     assert (owner.memory, owner.bytes, inside.memory, inside.waiting) == (0, 0, 0, 0)
+
+
+def test_a_wake_up_for_nothing_answers_nobody(inside):
+    """Whatever wakes the loop, K is said only when the committer says that it is done; a lost wake-up costs time only."""
+    sock = client(inside)
+    sock.send(protocol.VERSION + ONE)
+    while not inside.busy:
+        inside.loop.step(5)
+    for _ in range(3):
+        inside.group_done()
+        inside.loop.waker()()
+        inside.loop.step(0)
+    with pytest.raises(BlockingIOError):
+        sock.recv(100)
+    inside.committer.wake = lambda: None
+    inside.disk.turn.release()
+    rig.wait_until(lambda: inside.committer.done)
+    inside.sweep()
+    assert accepted(sock.recv(100))
 
 
 def test_counters_return_to_zero_however_a_client_ends(inside):
