@@ -224,7 +224,7 @@ def test_a_second_queued_refuses(home, daemon):
     """Q-28: one writer; the second waits a little and says whose place is taken."""
     assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
     os.rename(home + b'/run/submit', home + b'/run/first')
-    second = rig.Daemon(home, 'queued', [b'submit'])
+    second = rig.Daemon(home, 'queued', [b'submit'], 'from qpy.qpyq import queued; queued.LOCK_TRIES = 3')
     assert second.wait() == 111 and b'another qpy-queued' in daemon.log()
     os.rename(home + b'/run/first', home + b'/run/submit')
     assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
