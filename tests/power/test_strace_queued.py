@@ -12,7 +12,7 @@ import pytest
 from qpy.core import mess, submit as protocol
 from tests.peers import queued as rig
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which('strace'), reason='needs strace')]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.skipif(not shutil.which('strace'), reason='needs strace')]
 CLIENTS, EACH = 3, 3
 
 
