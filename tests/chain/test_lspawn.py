@@ -532,3 +532,65 @@ def sleeps(pid):
             return file.read() == b'sleep\x00600\x00'
     except OSError:
         return False
+
+
+def queue_once(chain, answer):
+    """Be qpy-queued for one message: returns a list that will hold (message, envelope)."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(chain.home + '/run/submit')
+    os.chmod(chain.home + '/run/submit', 0o666)
+    listening.listen(1)
+    got = []
+
+    def serve():
+        client = listening.accept()[0].makefile('rwb')
+        assert client.read(1) == b'\1'
+        message = b''
+        while size := int.from_bytes(client.read(4), 'big'):
+            message += client.read(size)
+        envelope = b''
+        while not envelope.endswith(b'\0\0'):
+            envelope += client.read(1)
+        got.append((message, envelope))
+        client.write(answer)
+        client.flush()
+        listening.close()
+    threading.Thread(target=serve, daemon=True).start()
+    return got
+
+
+def test_a_forward_carries_its_options_over(chain):
+    """Forwards are one submission after the last line, with trace ID, SMTPUTF8 and REQUIRETLS of the original."""
+    home = chain.user(b'joe')
+    with open(home + '/.qmail', 'w') as file:
+        file.write('a@z\n./mbox\nb@z\n')
+    got = queue_once(chain, b'K1795576183000001\0')
+    number = chain.ask(b'joe', options=b'X1795576182000001\nU\nQ')
+    assert chain.report(number) == (b'K', b'did 1+2+0\nqp 1795576183000001\n')
+    message, envelope = got[0]
+    assert message == b'Delivered-To: joe@x.example\nA: b\n\nbody\n'
+    assert envelope == b'Fs@y\0X1795576182000001\0U\0Q\0Ta@z\0Tb@z\0\0'
+
+
+@pytest.mark.parametrize('answer, wanted', [
+    (b'31 no, never (#5.3.0)\0', (b'D', b'Unable to forward message: no, never (#5.3.0).\n')),
+    (b'53 full (#4.3.0)\0', (b'Z', b'Unable to forward message: full (#4.3.0).\n'))])
+def test_a_refused_forward(chain, answer, wanted):
+    """L-32: what queued says decides, and is said."""
+    home = chain.user(b'joe')
+    with open(home + '/.qmail', 'w') as file:
+        file.write('a@z\n')
+    queue_once(chain, answer)
+    assert chain.deliver(b'joe') == wanted
+
+
+def test_a_program_cannot_change_the_message(chain):
+    """P34, L-31: what one recipient's program does to its descriptor 0 changes nothing for the next reader."""
+    home = chain.user(b'joe')
+    with open(home + '/.qmail', 'w') as file:
+        file.write('|(echo x >&0) 2>/dev/null && echo bad; (: > /proc/self/fd/0) 2>/dev/null && echo worse; '
+                   'chmod 666 /proc/self/fd/0 2>/dev/null; exit 0\n|cat\n')
+    letter, text = chain.deliver(b'joe')
+    if AS_ROOT:
+        assert b'worse' not in text
+    assert letter == b'K' and b'bad' not in text and text.endswith(b'A: b\n\nbody\ndid 0+0+2\n')
