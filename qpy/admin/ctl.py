@@ -1,7 +1,7 @@
 """qpy-ctl, for the administrator: look at the queue and act on what is in it.
 
-Each command is a question to qpy-send (qpys.control).  Exit: 0 done; 1 send refused; 2 wrong usage; 111 send cannot
-be asked.
+Each command is a question to qpy-send (qpys.control).  Exit: 0 done; 1 send refused; 2 wrong usage; 111 send
+cannot be asked.
 """
 import json
 import os
@@ -10,6 +10,8 @@ import time
 
 from qpy import unix
 from qpy.lib import sendctl
+
+RECIPIENT = ('status', 'channel', 'address', 'reason')
 
 
 def main(home, args):
@@ -56,19 +58,22 @@ def import_click(home):
 def commands(home):
     """The command line."""
     group = click.Group(help='Look at the queue and act on what is in it.',
-                        params=[click.Option(['--json', 'as_json'], is_flag=True, help='A line of JSON per record.')],
+                        params=[click.Option(['--json', 'as_json'], is_flag=True,
+                                             help='A line of JSON per record.')],
                         callback=lambda as_json: None)
-    id_argument = click.Argument(['id'])
+    id_argument, any_id = click.Argument(['id']), click.Argument(['id'], required=False)
     for name, params, callback, text in (
-            ('list', [click.Argument(['id'], required=False)], show_list, 'What is in the queue.'),
+            ('list', [any_id], show_list, 'What is in the queue.'),
             ('stat', [], show_stat, 'How much there is of everything.'),
-            ('run', [click.Argument(['id'], required=False)], act('run'), 'Try everything, or one message, now.'),
-            ('hold', [id_argument, click.Argument(['reason'], nargs=-1)], act('hold'), 'Leave a message alone.'),
+            ('run', [any_id], act('run'), 'Try everything, or one message, now.'),
+            ('hold', [id_argument, click.Argument(['reason'], nargs=-1)], act('hold'),
+             'Leave a message alone.'),
             ('release', [id_argument], act('release'), 'End a hold.'),
             ('drop', [id_argument], act('drop'), 'Remove a message and tell nobody.'),
             ('bounce', [id_argument], act('bounce'), 'Give a message up and tell its sender.'),
             ('tcpto', [], show_trouble, 'Destinations that are left alone for a while.'),
-            ('tcpok', [click.Argument(['host'], required=False)], act('tcpok'), 'Try such destinations again.')):
+            ('tcpok', [click.Argument(['host'], required=False)], act('tcpok'),
+             'Try such destinations again.')):
         group.add_command(click.Command(name, params=params, callback=bound(callback, home), help=text))
     return group
 
@@ -81,7 +86,8 @@ def bound(callback, home):
 def act(verb):
     """A command that only says a word and its arguments."""
     def command(home, as_json, **words):
-        rest = [word for value in words.values() for word in ((value,) if isinstance(value, str) else value or ())]
+        rest = [word for value in words.values()
+                for word in ((value,) if isinstance(value, str) else value or ())]
         for record in sendctl.ask(home, verb.encode(), *map(os.fsencode, rest)):
             print(record.decode('ascii', 'replace'))
     return command
@@ -97,8 +103,8 @@ def show_list(home, as_json, id):
             continue
         due = time.strftime('%d %b %H:%M:%S UTC', time.gmtime(message.due)) if message.due else 'now'
         print('%s  %s  %d bytes  <%s>  %s%s  attempts %d' % (
-            fields['id'], dates.clock_date(message.birth).decode(), message.size, fields['sender'], fields['place'],
-            ', due ' + due if fields['place'] == 'waiting' else '', message.attempts))
+            fields['id'], dates.clock_date(message.birth).decode(), message.size, fields['sender'],
+            fields['place'], ', due ' + due if fields['place'] == 'waiting' else '', message.attempts))
         for recipient in fields['recipients']:
             print('    %-7s %-6s %s' % (recipient['status'], recipient['channel'], recipient['address']))
             if recipient['reason']:
@@ -110,7 +116,7 @@ def as_fields(message):
     return {'id': message.name.decode(), 'size': message.size, 'arrival_time': message.birth,
             'sender': message.sender.decode(), 'place': message.place.decode(), 'due': message.due,
             'attempts': message.attempts, 'uid': message.uid,
-            'recipients': [dict(zip(('status', 'channel', 'address', 'reason'), map(bytes.decode, recipient)))
+            'recipients': [dict(zip(RECIPIENT, map(bytes.decode, recipient)))
                            for recipient in message.recipients]}
 
 
@@ -132,4 +138,5 @@ def show_trouble(home, as_json):
         if as_json:
             print(json.dumps({'host': host, 'failures': int(failures), 'left': int(left), 'reason': reason}))
         else:
-            print('%s  %s failures in a row, left alone for %s more seconds: %s' % (host, failures, left, reason))
+            print('%s  %s failures in a row, left alone for %s more seconds: %s'
+                  % (host, failures, left, reason))

@@ -1,9 +1,10 @@
 """What a sender is told when his message could not be delivered.
 
-Two forms (control/bounceformat).  `qsbmf` is qmail's, plain text (https://cr.yp.to/proto/qsbmf.txt).  `rfc3464` is a
-multipart/report whose first part is the same text, so that whatever reads qmail's bounces reads these: its parser
-skips the paragraph that begins with `--`, finds `Hi. This is the`, then paragraphs that begin with `<`, until one
-begins with `-`.  Second part: the same for machines (RFC 3464); third: the message, or its header.
+Two forms (control/bounceformat).  `qsbmf` is qmail's, plain text (https://cr.yp.to/proto/qsbmf.txt).
+`rfc3464` is a multipart/report whose first part is the same text, so that whatever reads qmail's bounces
+reads these: its parser skips the paragraph that begins with `--`, finds `Hi. This is the`, then paragraphs
+that begin with `<`, until one begins with `-`.  Second part: the same for machines (RFC 3464); third: the
+message, or its header.
 
 A report is (head, how much of the original, tail): the original itself passes through in pieces.
 """
@@ -17,6 +18,7 @@ DOUBLE_INTRO = (b"Hi. This is the qmail-send program at %s.\n"
                 b"I tried to deliver a bounce message to this address, but the bounce bounced!\n\n")
 COPY = b'--- Below this line is a copy of the message.\n\n'
 DOUBLE_COPY = b'--- Below this line is the original bounce.\n\n'
+EIGHT_BIT = b'Content-Transfer-Encoding: 8bit\n'
 STRIPPED = b'\n\n--- End of message stripped.\n'
 
 TRIPLE = b'#@[]'            # sender of a double bounce; what it cannot be delivered to is dropped
@@ -28,7 +30,9 @@ WHOLE, HEADER = 'whole', 'header'       # how much of the original follows; a nu
 
 
 class Settings:
-    """Control files: form b'rfc3464' or b'qsbmf'; the address bounces come from; where double ones go; most bytes."""
+    """Control files: form b'rfc3464' or b'qsbmf'; the address bounces come from; where double ones go; most
+    bytes.
+    """
 
     __slots__ = ('form', 'user', 'host', 'double_user', 'double_host', 'most')
 
@@ -39,7 +43,9 @@ class Settings:
 
 
 class Failure:
-    """One recipient: as the sender wrote it (without a virtual domain's prefix), what was said, DSN parameters."""
+    """One recipient: as the sender wrote it (without a virtual domain's prefix), what was said, DSN
+    parameters.
+    """
 
     __slots__ = ('recipient', 'text', 'orcpt', 'last')
 
@@ -48,7 +54,8 @@ class Failure:
 
 
 class Original:
-    """The message that failed: its ID, envelope sender, size, arrival (unix time), RET, ENVID; is it 8-bit?"""
+    """The message that failed: its ID, envelope sender, size, arrival (unix time), RET, ENVID; is it 8-bit?
+    """
 
     __slots__ = ('name', 'sender', 'size', 'arrived', 'ret', 'envid', 'eight_bit')
 
@@ -57,10 +64,12 @@ class Original:
         self.ret, self.envid, self.eight_bit = ret, envid, eight_bit
 
 
-# --- whom to tell --------------------------------------------------------------------------------------------
+# --- whom to tell ---------------------------------------------------------------------------------
 
 def wanted(notify):
-    """Does the sender want to know of this failure?  notify: the NOTIFY parameter of RFC 3461, None if absent."""
+    """Does the sender want to know of this failure?  notify: the NOTIFY parameter of RFC 3461, None if
+    absent.
+    """
     return notify is None or b'FAILURE' in notify.upper().split(b',')
 
 
@@ -78,10 +87,12 @@ def envelope(sender, settings):
     return TRIPLE, settings.double_user + b'@' + settings.double_host
 
 
-# --- the report ----------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 def compose(original, failures, settings, now, token):
-    """(head, how much of the original, tail).  now: unix time; token: bytes nobody can foretell, for the boundary."""
+    """(head, how much of the original, tail).  now: unix time; token: bytes nobody can foretell, for the
+    boundary.
+    """
     if settings.form == b'qsbmf':
         return _plain(original, failures, settings, now, token)
     return _report(original, failures, settings, now, token)
@@ -111,7 +122,7 @@ def _plain(original, failures, settings, now, token):
     cut = bool(most) and original.size > most
     head = _head(original, settings, now, token)
     if original.eight_bit or eight_bit(failures):
-        head += b'MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n'
+        head += b'MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n' + EIGHT_BIT
     return (head + b'\n' + words(original, failures, settings) + (COPY if original.sender else DOUBLE_COPY)
             + _return_path(original), most if cut else WHOLE, STRIPPED if cut else b'')
 
@@ -124,21 +135,23 @@ def _report(original, failures, settings, now, token):
     boundary = b'%s.%s/qpy' % (original.name, token)
     header_only = original.ret == b'HDRS' or settings.most and original.size > settings.most
     eight = original.eight_bit or eight_bit(failures)
-    encoding = b'Content-Transfer-Encoding: 8bit\n' if eight else b''
+    encoding = EIGHT_BIT if eight else b''
     head = (_head(original, settings, now, token)
             + b'MIME-Version: 1.0\nContent-Type: multipart/report; report-type=delivery-status;\n'
               b'\tboundary="%s"\n%s\n' % (boundary, encoding))
-    text_type = b'utf-8\nContent-Transfer-Encoding: 8bit' if eight_bit(failures) else b'us-ascii'
-    text = (b'--%s\nContent-Type: text/plain; charset=%s\n\n%s' % (boundary, text_type, words(original, failures,
-                                                                                          settings)))
-    machine = b'--%s\nContent-Type: message/delivery-status\n\n%s\n' % (boundary, status(original, failures, settings))
-    copy = (b'--%s\nContent-Type: %s\n%s\n' % (boundary, b'text/rfc822-headers' if header_only else b'message/rfc822',
-                                               b'Content-Transfer-Encoding: 8bit\n' if original.eight_bit else b''))
+    text_type = b'utf-8\n' + EIGHT_BIT if eight_bit(failures) else b'us-ascii\n'
+    text = b'--%s\nContent-Type: text/plain; charset=%s\n%s' % (boundary, text_type,
+                                                               words(original, failures, settings))
+    machine = b'--%s\nContent-Type: message/delivery-status\n\n%s\n' % (boundary,
+                                                                        status(original, failures, settings))
+    copy = b'--%s\nContent-Type: %s\n%s\n' % (boundary,
+                                              b'text/rfc822-headers' if header_only else b'message/rfc822',
+                                              EIGHT_BIT if original.eight_bit else b'')
     return (head + text + machine + copy + _return_path(original), HEADER if header_only else WHOLE,
             b'\n--%s--\n' % boundary)
 
 
-# --- for people ----------------------------------------------------------------------------------------------
+# --- for people -----------------------------------------------------------------------------------
 
 def paragraph(recipient, text):
     """One recipient's paragraph: no empty line in it and one after it (qmail-send.c, addbounce)."""
@@ -165,7 +178,8 @@ def shown(text):
 
 
 def folded(line):
-    """A line in pieces of at most LINE bytes, cut at a blank if there is one, and never inside a character."""
+    """A line in pieces of at most LINE bytes, cut at a blank if there is one, and never inside a character.
+    """
     while len(line) > LINE:
         at = line.rfind(b' ', LINE // 2, LINE)
         if at < 0:
@@ -189,10 +203,11 @@ def line_safe(value):
     return value.translate(_CONTROLS).replace(b'\n', b'_').replace(b'\t', b'_')
 
 
-# --- for machines (RFC 3464) ---------------------------------------------------------------------------------
+# --- for machines (RFC 3464) ----------------------------------------------------------------------
 
 def status(original, failures, settings):
-    """The body of message/delivery-status: fields for the message, then a group of them for each recipient."""
+    """The body of message/delivery-status: fields for the message, then a group of them for each recipient.
+    """
     groups = [b'Reporting-MTA: dns; %s\n' % settings.host]
     if original.envid:
         groups[0] += b'Original-Envelope-Id: %s\n' % line_safe(from_xtext(original.envid))
@@ -221,7 +236,9 @@ def mail_date(when):
 
 
 def typed(recipient):
-    """`rfc822; joe@example.com`, or for what is not ASCII `utf-8; jos\\x{E9}@example.com` (RFC 6533 section 3)."""
+    """`rfc822; joe@example.com`, or for what is not ASCII `utf-8; jos\\x{E9}@example.com` (RFC 6533 section
+    3).
+    """
     recipient = line_safe(recipient)
     if recipient.isascii():
         return b'rfc822; ' + address.quote(recipient)
@@ -280,7 +297,7 @@ def from_xtext(value):
     return out
 
 
-# --- the original --------------------------------------------------------------------------------------------
+# --- the original ---------------------------------------------------------------------------------
 
 def header_of(data):
     """The header of a message, from its first HEADER_LIMIT bytes; lines end with LF."""

@@ -3,20 +3,21 @@
 Events go in (found, loaded, report, bounced, written, removed ...), `advance` gives the actions that follow
 from them, as tuples whose first item is one of the words below; `lines` collects what belongs into the log.
 
-    asleep      every message that is not being worked on: {ID: when}, two numbers and no more (about 170 bytes)
+    asleep      every message that is not being worked on: {ID: when}, two numbers (about 170 bytes)
     jobs        the messages that are: a Job each, with what is left of its recipients in this pass
     Work        one job's recipients at one destination
     Flight      one transaction under way: one recipient of lspawn's, up to 100 of rspawn's
 
-Fairness.  A channel goes round over the jobs that have something to start, one transaction each; a job goes round
-over its destinations.  So a message to 50,000 people delays another one by one transaction, not by 50,000.  A
-destination that has as many transactions as it may have keeps its Works in a queue of its own, out of everybody's
-way, and wakes the first when one ends; a destination in trouble (scope `h`) is left alone for a while, and what
-was meant for it is deferred without trying.  Each step costs the same however many wait: no list is searched.
+Fairness.  A channel goes round over the jobs that have something to start, one transaction each; a job goes
+round over its destinations.  So a message to 50,000 people delays another one by one transaction, not by
+50,000.  A destination that has as many transactions as it may have keeps its Works in a queue of its own, out
+of everybody's way, and wakes the first when one ends; a destination in trouble (scope `h`) is left alone for
+a while, and what was meant for it is deferred without trying.  Each step costs the same however many wait: no
+list is searched.
 
 What may be forgotten.  Nothing here is on disk.  A done mark or a failure that was not written yet when the
-machine stops is found out again by delivering again: a duplicate, never a loss.  A message leaves (`remove`) only
-when every recipient is delivered or its report is durable in the queue.
+machine stops is found out again by delivering again: a duplicate, never a loss.  A message leaves (`remove`)
+only when every recipient is delivered or its report is durable in the queue.
 """
 from collections import deque
 from heapq import heappop, heappush
@@ -66,19 +67,19 @@ class Job:
     """One message in the pass that is being made over it.
 
     id: number, name: 16 digits; length: bytes of the message; flags: for R records; options: for L records;
-    birth: wall time of acceptance, of which the steady age follows; next: recorded time of the next attempt (0: none);
-    attempts: passes before this one; total: recipients, finished ones included; has_state: state/ID exists.
-    todo: [(index, route.LOCAL or REMOTE, recipient, destination)] of this pass; failed: indices failed and not
-    yet reported.  body: whatever the program keeps with the job.
+    birth: wall time of acceptance, of which the steady age follows; next: recorded time of the next attempt
+    (0: none); attempts: passes before this one; total: recipients, finished ones included; has_state:
+    state/ID exists. todo: [(index, route.LOCAL or REMOTE, recipient, destination)] of this pass; failed:
+    indices failed and not yet reported.  body: whatever the program keeps with the job.
     """
 
     __slots__ = ('id', 'name', 'length', 'sender', 'flags', 'options', 'birth', 'next', 'attempts', 'total',
                  'has_state', 'todo', 'failed', 'body', 'new_lines',
-                 'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order', 'after',
-                 'remote')
+                 'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order',
+                 'after', 'remote')
 
-    def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0, attempts=0,
-                 has_state=False, failed=(), new_lines=()):
+    def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0,
+                 attempts=0, has_state=False, failed=(), new_lines=()):
         self.id, self.name, self.length, self.sender, self.todo = id, name, length, sender, todo
         self.total, self.birth, self.flags, self.options = total, birth, flags, options
         self.next, self.attempts, self.has_state = next, attempts, has_state
@@ -150,7 +151,7 @@ class Dispatch:
         self.lines, self.actions, self.dirty, self.stuck = [], [], [], deque()
         self.exiting = False
 
-    # --- what is in the queue ------------------------------------------------------------------------------------
+    # --- what is in the queue ---------------------------------------------------------------------
 
     def knows(self, id):
         """Is the message here already?"""
@@ -205,7 +206,7 @@ class Dispatch:
         times += [self.stuck[0][0]] if self.stuck else []
         return min(times, default=None)
 
-    # --- one step ------------------------------------------------------------------------------------------------
+    # --- one step ---------------------------------------------------------------------------------
 
     def advance(self):
         """The actions that are due; to be called again until there are none."""
@@ -225,7 +226,9 @@ class Dispatch:
                 and (self.loaded_recipients < MOST_LOADED or len(self.jobs) < 100))
 
     def _load_some(self):
-        """Fresh mail first, but one from the backlog for every three of it; the backlog leaves half the room free."""
+        """Fresh mail first, but one from the backlog for every three of it; the backlog leaves half the room
+        free.
+        """
         for turn in range(LOADS):
             if not self._room():
                 return
@@ -242,7 +245,7 @@ class Dispatch:
         self.loading[id] = due <= 0
         self.actions.append((LOAD, id, due == FORCED))
 
-    # --- loading -------------------------------------------------------------------------------------------------
+    # --- loading ----------------------------------------------------------------------------------
 
     def not_loaded(self, id, due=None):
         """The message is gone (None), or cannot be worked on now: HELD, or a steady time to look again."""
@@ -317,7 +320,7 @@ class Dispatch:
         self.asleep[job.id] = PARKED
         return True
 
-    # --- whose turn it is ----------------------------------------------------------------------------------------
+    # --- whose turn it is -------------------------------------------------------------------------
 
     def _offer(self, work):
         """A Work that may be started: its job gets, or keeps, its turn."""
@@ -400,9 +403,10 @@ class Dispatch:
     def status(self):
         """Put the status line into the log."""
         local, remote = self.local, self.remote
-        self.lines.append(sendlog.status(local.active, local.limit, remote.active, remote.limit, self.exiting))
+        self.lines.append(sendlog.status(local.active, local.limit, remote.active, remote.limit,
+                                         self.exiting))
 
-    # --- reports -------------------------------------------------------------------------------------------------
+    # --- reports ----------------------------------------------------------------------------------
 
     def report(self, number, letter, scope, text):
         """A delivery ended.  False if there is no such delivery."""
@@ -513,7 +517,7 @@ class Dispatch:
             if job.entries and job.after is None and job.id in self.jobs:
                 self.actions.append((WRITE, job))
 
-    # --- the end of a pass ---------------------------------------------------------------------------------------
+    # --- the end of a pass ------------------------------------------------------------------------
 
     def _end_pass(self, job):
         """Every recipient of this pass has its outcome: report the failures, then sleep or leave."""
@@ -540,7 +544,8 @@ class Dispatch:
         step(job)
 
     def written(self, job, done):
-        """The answer to WRITE.  What could not be written is tried again later; nothing goes on without it."""
+        """The answer to WRITE.  What could not be written is tried again later; nothing goes on without it.
+        """
         if done:
             job.entries = []
             job.has_state = True
@@ -623,7 +628,7 @@ class Dispatch:
         del self.jobs[job.id]
         job.works = None                        # no cycle is left behind
 
-    # --- leaving -------------------------------------------------------------------------------------------------
+    # --- leaving ----------------------------------------------------------------------------------
 
     def _leave(self, job):
         """All recipients are finished.  A message without state is removed on our word."""
@@ -638,7 +643,9 @@ class Dispatch:
         self.actions.append((REMOVE, job))
 
     def removed(self, job, done):
-        """clean's answer.  A message that stays must not be delivered again: that it is finished is written down."""
+        """clean's answer.  A message that stays must not be delivered again: that it is finished is written
+        down.
+        """
         if done:
             self.leaving.pop(job.id, None)
             return
@@ -647,7 +654,7 @@ class Dispatch:
             self.actions.append((WRITE, job))
         self._stick(job)
 
-    # --- what an administrator asks for --------------------------------------------------------------------------
+    # --- what an administrator asks for -----------------------------------------------------------
 
     def command(self, id, order):
         """HOLD, DROP or FAIL a message.  False if there is none of that ID, or it is leaving already."""
@@ -666,7 +673,9 @@ class Dispatch:
         return True
 
     def run(self, id):
-        """Try one message now, also one that is held; take back that it is to be held.  False if it is unknown."""
+        """Try one message now, also one that is held; take back that it is to be held.  False if it is
+        unknown.
+        """
         job = self.jobs.get(id)
         if job is not None:
             job.order = None if job.order == HOLD else job.order
@@ -688,13 +697,16 @@ class Dispatch:
                     self._settle(job, index, b'Z', b'')
 
     def troubled(self):
-        """[(host, failures, steady time until which it is left alone, reason)] of the destinations in trouble."""
+        """[(host, failures, steady time until which it is left alone, reason)] of the destinations in
+        trouble.
+        """
         return [(place.name, place.failures, place.until, place.reason)
                 for place in self.remote.places.values() if place.failures]
 
     def forgive(self, name=None):
         """Leave no destination (or not this one) alone any longer; how many that were."""
-        found = [place for place in self.remote.places.values() if place.failures and name in (None, place.name)]
+        found = [place for place in self.remote.places.values()
+                 if place.failures and name in (None, place.name)]
         for place in found:
             self._recovered(place)
         return len(found)
@@ -708,7 +720,7 @@ class Dispatch:
                              if not (place.active or place.works or place.parked) and place.until < old]:
                     del channel.places[name]
 
-    # --- the end -------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def exit(self):
         """Start nothing more."""

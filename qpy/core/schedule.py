@@ -1,6 +1,6 @@
 """When to try again, and when to give up.
 
-    retry(age, skip)            0 -> 400, 400 -> 1200, 1600 -> 2000 ...  with skip 20: attempts at age 0, 400, 1600, 3600, ...
+    retry(age, skip)            0 -> 400, 400 -> 1200, 1600 -> 2000 ...  (skip 20)
     Clock.age(birth)            how old a message is, whatever the wall clock has done in the meantime
     Expiry                      a message is given up only when it is old *and* was tried often enough
 
@@ -27,7 +27,8 @@ def isqrt(number):
 
 
 def retry(age, skip):
-    """Seconds from now until the next attempt at a message of that age: (isqrt(age) + skip)^2 - age, at most a day.
+    """Seconds from now until the next attempt at a message of that age: (isqrt(age) + skip)^2 - age, at most
+    a day.
 
     qmail-send.c, nextretry: birth + (isqrt(now - birth) + skip)^2, with isqrt 0 for a birth in the future.
     """
@@ -41,7 +42,9 @@ def late(seconds, chance):
 
 
 def backoff(failures, chance):
-    """Seconds to leave a destination alone after so many failures in a row: 60, 120, 240 ... 3600, with jitter."""
+    """Seconds to leave a destination alone after so many failures in a row: 60, 120, 240 ... 3600, with
+    jitter.
+    """
     seconds = BACKOFF_FIRST << min(failures - 1, 6)
     return late(min(seconds, BACKOFF_MOST), chance)
 
@@ -56,15 +59,18 @@ def spread(count, chance):
 
 
 def attempts_needed(lifetime, skip):
-    """Attempts a message must have had before its age may end it: 3, or as many as its curve has in a short life."""
+    """Attempts a message must have had before its age may end it: 3, or as many as its curve has in a short
+    life.
+    """
     return min(LEAST_ATTEMPTS, isqrt(lifetime) // skip + 1) if lifetime else 0
 
 
 def dying(age, attempts, running, lifetime, skip):
     """Is the pass that begins now the last one?
 
-    age: seconds; attempts: passes before this one; running: seconds since send began; lifetime: control/queuelifetime.
-    queuelifetime 0 gives a message of one second or more exactly one attempt, as in qmail.
+    age: seconds; attempts: passes before this one; running: seconds since send began; lifetime:
+    control/queuelifetime. queuelifetime 0 gives a message of one second or more exactly one attempt, as in
+    qmail.
     """
     return age > lifetime and attempts >= attempts_needed(lifetime, skip) and running >= min(GRACE, lifetime)
 
@@ -72,10 +78,10 @@ def dying(age, attempts, running, lifetime, skip):
 class Clock:
     """Steady time made of the wall clock and the one that never jumps.
 
-    Where the two part by no more than SLEW seconds between two looks, the wall clock is followed (somebody keeps
-    it right); where they part by more, it jumped, and steady time goes on as before. The age of a message is
-    taken from whichever clock makes it younger: a message born before a jump of 30 days is not 30 days older for
-    it, and one born after it is not from the future.
+    Where the two part by no more than SLEW seconds between two looks, the wall clock is followed (somebody
+    keeps it right); where they part by more, it jumped, and steady time goes on as before. The age of a
+    message is taken from whichever clock makes it younger: a message born before a jump of 30 days is not 30
+    days older for it, and one born after it is not from the future.
     """
 
     __slots__ = ('offset', 'start', 'skew', 'mono')
@@ -88,7 +94,8 @@ class Clock:
         self.skew = 0.0                 # wall = steady + skew
 
     def look(self, wall, mono):
-        """Note both clocks; returns the seconds the wall clock jumped since the last look, 0 if it did not."""
+        """Note both clocks; returns the seconds the wall clock jumped since the last look, 0 if it did not.
+        """
         self.mono = mono
         apart = wall - mono - self.offset - self.skew
         if abs(apart) > self.SLEW:
@@ -116,7 +123,9 @@ class Clock:
         return int(wall - self.skew)
 
     def age(self, birth):
-        """Seconds since a birth that the wall clock of its time named; 0 if that is in the future of both clocks."""
+        """Seconds since a birth that the wall clock of its time named; 0 if that is in the future of both
+        clocks.
+        """
         steady = self.now - birth
         if not self.skew:
             return max(0, steady)

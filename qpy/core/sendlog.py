@@ -1,7 +1,8 @@
 """The lines qpy-send writes: exactly qmail-send's, which parsers have read for thirty years (qpy-log.5).
 
-Every function returns one line without its newline. name: the message's ID, 16 digits; number: the delivery's.
-What qmail does not have stands in lines of their own with a first word qmail does not use (trace).
+Every function returns one line without its newline. name: the message's ID, 16 digits; number: the
+delivery's. What qmail does not have stands in lines of their own with a first word qmail does not use
+(trace).
 """
 from qpy.core.text import logsafe
 

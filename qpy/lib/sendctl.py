@@ -1,4 +1,6 @@
-"""Questions to qpy-send over DIR/run/control: the client's side.  See qpys.control for the verbs and the records."""
+"""Questions to qpy-send over DIR/run/control: the client's side.  See qpys.control for the verbs and the
+records.
+"""
 from qpy import unix
 from qpy.lib import packets, program
 
@@ -10,7 +12,9 @@ class Refused(Exception):
 
 
 class Message:
-    """One message of a list: the fields of its `m` record, and `recipients`: [(status, channel, address, said)]."""
+    """One message of a list: the fields of its `m` record, and `recipients`: [(status, channel, address,
+    said)].
+    """
 
     __slots__ = ('name', 'size', 'birth', 'sender', 'place', 'due', 'attempts', 'uid', 'recipients')
 
@@ -22,7 +26,8 @@ class Message:
 def ask(home, *words):
     """The answer records (bytes), one after the other as they come.
 
-    Refused: send says no.  OSError: it cannot be asked, or is gone before its answer ended; WrongPeer: it is not send.
+    Refused: send says no.  OSError: it cannot be asked, or is gone before its answer ended; WrongPeer: it is
+    not send.
     """
     sock = packets.connect(home, b'control', packets.owner_of(home, b'qpys'), unix.SOCK_STREAM)
     try:

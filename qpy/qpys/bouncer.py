@@ -1,11 +1,11 @@
 """qpy-bouncer, as qpys: tells senders what could not be delivered.
 
-    run/bounce      (a socket handed over) from send: B ID, indices, kind; answered by K ID, new ID (empty: nobody
-                    wants to know), pid, or by Z ID, reason
+    run/bounce      (a socket handed over) from send: B ID, indices, kind; answered by K ID, new ID (empty:
+                    nobody wants to know), pid, or by Z ID, reason
     run/submit      to queued, like everybody else; a report is a message like any other
 
-It reads queue/mess/ID and queue/state/ID itself.  send has written the failures there before it asks, and writes
-that they are reported after the answer: a crash between the two repeats a report and loses none.
+It reads queue/mess/ID and queue/state/ID itself.  send has written the failures there before it asks, and
+writes that they are reported after the answer: a crash between the two repeats a report and loses none.
 
 Exit codes: 0 the chain ended; 111 it could not start, or send is gone.
 """
@@ -17,8 +17,8 @@ from qpy.lib import controls, inherit, loop as loops, packets, program, queuefil
 
 IN_FLIGHT = 1 << 20         # bytes that queued has not taken yet, beyond which no more is read
 REST = 0.05                 # seconds until it looks again whether queued goes on
-CONTROLS = routing.NAMES + (b'bounceformat', b'bouncefrom', b'bouncehost', b'bouncemaxbytes', b'doublebounceto',
-                            b'doublebouncehost')
+CONTROLS = routing.NAMES + (b'bounceformat', b'bouncefrom', b'bouncehost', b'bouncemaxbytes',
+                            b'doublebounceto', b'doublebouncehost')
 DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 
 

@@ -1,11 +1,11 @@
 """DIR/run/control: what people ask qpy-send, and what they may.
 
-A request is words separated by blanks, ended by NUL; the answer is records, each ended by NUL, and last `.`, or
-`!` and the reason.  A connection may ask again.
+A request is words separated by blanks, ended by NUL; the answer is records, each ended by NUL, and last `.`,
+or `!` and the reason.  A connection may ask again.
 
     stat                    NAME TAB VALUE ...: how much there is of everything
-    list [ID]               m TAB ID TAB size TAB birth TAB sender TAB place TAB due TAB attempts TAB uid, and for
-                            each recipient of it  t TAB status TAB channel TAB recipient TAB what was said
+    list [ID]               m TAB ID TAB size TAB birth TAB sender TAB place TAB due TAB attempts TAB uid, and
+                            for each recipient of it  t TAB status TAB channel TAB recipient TAB what was said
     run [ID]                try everything (or this) now
     hold ID [reason]        leave it alone until release
     release ID
@@ -14,9 +14,9 @@ A request is words separated by blanks, ended by NUL; the answer is records, eac
     tcpto                   HOST TAB failures TAB seconds left TAB reason: destinations that are left alone
     tcpok [HOST]            leave none (or not this one) alone any longer
 
-root and send's own account may all of it.  Others may stat, list what they submitted themselves, and run, which
-does something once a minute whoever asks.  place: new, active, waiting or held; due: unix time, 0 for now;
-status: pending, done or failed.  Fields hold no byte outside 32..126.
+root and send's own account may all of it.  Others may stat, list what they submitted themselves, and run,
+which does something once a minute whoever asks.  place: new, active, waiting or held; due: unix time, 0 for
+now; status: pending, done or failed.  Fields hold no byte outside 32..126.
 """
 from qpy import unix
 from qpy.core import dispatch, mess, state, text
@@ -27,12 +27,13 @@ PER_UID = 8                 # of one user who is not root
 REQUEST_LIMIT = 1024        # bytes
 OUT = 65536                 # bytes kept for a client that reads slowly
 BATCH = 50                  # messages listed per pass of the loop, for all clients together
-SORTED = 10_000             # messages up to which a list is in order of arrival; sorting a million takes too long
+SORTED = 10_000             # messages up to which a list is in order of arrival
 PATIENCE = 30               # seconds a client may say and take nothing
 RUN_EVERY = 60              # seconds between runs that others than root may ask for
 
 PLACES = {dispatch.DUE: b'new', dispatch.FORCED: b'new', dispatch.PARKED: b'active', dispatch.HELD: b'held'}
-STATUS = {state.PENDING: b'pending', state.DELIVERED: b'done', state.FAILED: b'failed', state.REPORTED: b'failed'}
+STATUS = {state.PENDING: b'pending', state.DELIVERED: b'done', state.FAILED: b'failed',
+          state.REPORTED: b'failed'}
 EVERYBODY = (b'stat', b'list', b'run')
 
 
@@ -56,8 +57,8 @@ class Desk:
         self.trusted = (0, unix.geteuid())
         self.last_run = None
         self.answer = {b'stat': self.stat, b'list': self.list, b'run': self.run, b'hold': self.hold,
-                       b'release': self.release, b'drop': self.drop, b'bounce': self.bounce, b'tcpto': self.tcpto,
-                       b'tcpok': self.tcpok}
+                       b'release': self.release, b'drop': self.drop, b'bounce': self.bounce,
+                       b'tcpto': self.tcpto, b'tcpok': self.tcpok}
 
     def connected(self, sock, peer):
         """A client, unless there are too many of them."""
@@ -130,7 +131,8 @@ class Desk:
         view = view or state.View(len(envelope.recipients))
         place, due = self.place(id)
         lines = [b'm\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d' % (
-            name, message.size, id // 1_000_000, shown(envelope.sender), place, due, view.attempts, owner or 0)]
+            name, message.size, id // 1_000_000, shown(envelope.sender), place, due, view.attempts,
+            owner or 0)]
         for index, recipient in enumerate(envelope.recipients):
             channel, address, _ = self.send.route_of(recipient)
             lines.append(b'\t'.join((b't', STATUS[view.status[index]], channel, shown(address),
@@ -219,7 +221,8 @@ def shown(value):
 
 
 class Client:
-    """One connection: asks, waits, reads its answer as fast as it wants, but not slower than PATIENCE allows."""
+    """One connection: asks, waits, reads its answer as fast as it wants, but not slower than PATIENCE allows.
+    """
 
     __slots__ = ('desk', 'sock', 'uid', 'rest', 'out', 'answer', 'timer', 'last', 'waiting')
 

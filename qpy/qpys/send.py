@@ -3,14 +3,15 @@
     1           log, qmail-send's lines (qpy-log.5)
     run/new     from queued: `<N` look for IDs below N in the queue; ID: a message that is durable and new
     run/clean   to clean: remove a finished message, set aside a damaged one
-    run/lspawn, run/rspawn, run/bounce    to the programs that deliver and report; core.channel has the records
+    run/lspawn, run/rspawn, run/bounce    to the programs that deliver and report (core.channel)
     control     a socket handed over: who is in the queue, and what an administrator wants (qpys.control)
 
     0       asked to end (TERM), and everything under way is finished
     111     a neighbour is gone, or it could not start
 
-What to do is decided in core.dispatch; this is what does it: each action there is a method here.  A pass of the
-loop gathers what came, asks for the actions, and leaves one packet per neighbour and one write to the log.
+What to do is decided in core.dispatch; this is what does it: each action there is a method here.  A pass of
+the loop gathers what came, asks for the actions, and leaves one packet per neighbour and one write to the
+log.
 """
 import gc
 
@@ -59,7 +60,8 @@ def own_lock(home, log):
         unix.flock(fd, unix.LOCK_EX | unix.LOCK_NB)
     except BlockingIOError:
         log.write([sendlog.alert(b'cannot start: qpy-send is already running')])
-        raise program.Fatal(exits.TEMP, b'unable to lock queue/state/lock: qpy-send is already running') from None
+        raise program.Fatal(exits.TEMP,
+                            b'unable to lock queue/state/lock: qpy-send is already running') from None
     return fd
 
 
@@ -76,7 +78,8 @@ class Controls:
         """Read all, then use all.  Raises controls.Broken, OSError."""
         home = self.home
         routes = routing.load(home)
-        local, remote = controls.number(home, b'concurrencylocal'), controls.number(home, b'concurrencyremote')
+        local = controls.number(home, b'concurrencylocal')
+        remote = controls.number(home, b'concurrencyremote')
         settings = dispatch.Settings(controls.number(home, b'queuelifetime'),
                                      controls.line(home, b'bouncewhen') == b'end',
                                      controls.number(home, b'concurrencydestination'))
@@ -84,7 +87,8 @@ class Controls:
 
 
 class Body:
-    """The bytes of a message for more than one local delivery, or for a long one: a descriptor, and who uses it.
+    """The bytes of a message for more than one local delivery, or for a long one: a descriptor, and who uses
+    it.
 
     waiting: deliveries that wait for a copy to be made; None when the descriptor is ready.
     """
@@ -121,15 +125,16 @@ class Send:
         self.scheduled = False
         self.timer, self.timer_due = None, None
         self.below = 0                      # IDs below this one are known by scanning
-        self.read = {}                      # messages read in this pass: what is needed at once needs no second read
+        self.read = {}                      # messages read in this pass, open until its end
         self.routes, self.warned = {}, set()
         self.scan = self.names = None
         self.overdue = 0                    # messages found past their time
         self.spawners = 0                   # that have told their capacity
-        self.do = {dispatch.LOAD: self.load, dispatch.LOCAL: self.start_local, dispatch.REMOTE: self.start_remote,
-                   dispatch.WRITE: self.write, dispatch.BOUNCE: self.bounce, dispatch.REMOVE: self.remove}
+        self.do = {dispatch.LOAD: self.load, dispatch.LOCAL: self.start_local,
+                   dispatch.REMOTE: self.start_remote, dispatch.WRITE: self.write,
+                   dispatch.BOUNCE: self.bounce, dispatch.REMOVE: self.remove}
 
-    # --- neighbours ----------------------------------------------------------------------------------------------
+    # --- neighbours -------------------------------------------------------------------------------
 
     def connect(self):
         """Connect to everybody; Fatal with the reason if one is not there."""
@@ -160,7 +165,7 @@ class Send:
         self.code = exits.TEMP
         self.leave()
 
-    # --- the pass ------------------------------------------------------------------------------------------------
+    # --- the pass ---------------------------------------------------------------------------------
 
     def wake(self):
         """Have turn() called at the end of this pass of the loop."""
@@ -211,13 +216,14 @@ class Send:
             self.timer.cancel()
         self.timer_due, self.timer = due, None
         if due is not None:
-            self.timer = self.loop.after(max(0.0, due - self.clock.mono - self.clock.offset + 0.01), self._due)
+            wait = due - self.clock.mono - self.clock.offset + 0.01
+            self.timer = self.loop.after(max(0.0, wait), self._due)
 
     def _due(self):
         self.timer = self.timer_due = None
         self.wake()
 
-    # --- what is in the queue ------------------------------------------------------------------------------------
+    # --- what is in the queue ---------------------------------------------------------------------
 
     def announced(self, words):
         """queued says: `<N`, or IDs."""
@@ -287,7 +293,7 @@ class Send:
         except unix.error as problem:
             self.warn(b'unable to unlink state/' + name, problem)
 
-    # --- loading -------------------------------------------------------------------------------------------------
+    # --- loading ----------------------------------------------------------------------------------
 
     def load(self, id, forced):
         """Read a message and its state, and begin its pass."""
@@ -333,11 +339,12 @@ class Send:
         route_of = self.route_of
         if view is None:
             todo = [(index, *route_of(recipient)) for index, recipient in enumerate(recipients)]
-            return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients), id // 1_000_000,
-                                flags, options, new_lines=lines)
+            return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
+                                id // 1_000_000, flags, options, new_lines=lines)
         todo = [(index, *route_of(recipients[index])) for index in view.indices(0)]
-        return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients), id // 1_000_000, flags,
-                            options, self.clock.steady(view.due) if view.due else 0, view.attempts, True,
+        return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
+                            id // 1_000_000, flags, options,
+                            self.clock.steady(view.due) if view.due else 0, view.attempts, True,
                             view.indices(2))
 
     def route_of(self, recipient):
@@ -355,7 +362,9 @@ class Send:
         return known
 
     def set_aside(self, id, name, problem):
-        """A file that is no whole message: it was never acknowledged, or the disk has lost it.  Keep it aside."""
+        """A file that is no whole message: it was never acknowledged, or the disk has lost it.  Keep it
+        aside.
+        """
         self.warn(b'mess/' + name + b' is damaged and will not be delivered: ' + str(problem).encode())
 
         def answered(done):
@@ -368,7 +377,7 @@ class Send:
             self.wake()
         self.clean.ask(b's', name, answered)
 
-    # --- deliveries ----------------------------------------------------------------------------------------------
+    # --- deliveries -------------------------------------------------------------------------------
 
     def start_local(self, job, number, recipient):
         """One delivery for lspawn, with the bytes of the message and nothing else of it."""
@@ -496,7 +505,7 @@ class Send:
         if self.spawners == 2:
             self.dispatch.status()
 
-    # --- the rest of a message's life ----------------------------------------------------------------------------
+    # --- the rest of a message's life -------------------------------------------------------------
 
     def write(self, job):
         """Append to a job's state."""
@@ -557,7 +566,7 @@ class Send:
             line += b' (' + text.printable(program.reason(problem)) + b')'
         self.dispatch.lines.append(sendlog.warning(line))
 
-    # --- signals -------------------------------------------------------------------------------------------------
+    # --- signals ----------------------------------------------------------------------------------
 
     def terminate(self):
         """TERM: start nothing more; end when what is under way is finished."""
@@ -567,7 +576,9 @@ class Send:
         self.wake()
 
     def leave_anyway(self):
-        """A report or a removal that nobody answers holds nothing up for ever; it is done again after the start."""
+        """A report or a removal that nobody answers holds nothing up for ever; it is done again after the
+        start.
+        """
         if self.dispatch.flights:
             self.loop.after(GOODBYE, self.leave_anyway)
         else:
@@ -614,7 +625,8 @@ def neighbour(home, name, uid, kind):
     try:
         return packets.connect(home, name, uid, kind)
     except unix.error as problem:
-        raise program.Fatal(exits.TEMP, b'unable to connect to run/' + name + b': ' + program.reason(problem)) from None
+        why = b'unable to connect to run/' + name + b': ' + program.reason(problem)
+        raise program.Fatal(exits.TEMP, why) from None
 
 
 def described(message):

@@ -2,9 +2,10 @@
 
 send reads queue/mess and never writes there; queue/state is its own.  Names are IDs of 16 digits.
 
-What may be forgotten.  Appending to a state is not waited for: an entry that a crash takes away is found out again
-by delivering again.  A state is cut back to its last whole entry before more is appended, so that a torn entry
-hides nothing behind it.  Only an administrator's hold and release are synced: nothing would find those out again.
+What may be forgotten.  Appending to a state is not waited for: an entry that a crash takes away is found out
+again by delivering again.  A state is cut back to its last whole entry before more is appended, so that a
+torn entry hides nothing behind it.  Only an administrator's hold and release are synced: nothing would find
+those out again.
 """
 from qpy import unix
 from qpy.core import state
@@ -110,7 +111,8 @@ class Store:
 class Copy:
     """A message too long for memory, copied piece by piece into a file without a name, mode 0444.
 
-    It lies beside the states (same file system, so that it can share blocks) and goes with its last descriptor.
+    It lies beside the states (same file system, so that it can share blocks) and goes with its last
+    descriptor.
     """
 
     __slots__ = ('source', 'fd', 'left', 'store')
@@ -125,7 +127,9 @@ class Copy:
             raise
 
     def step(self):
-        """Copy one piece; True when all is there and the descriptor `fd` is read-only.  After an OSError: close()."""
+        """Copy one piece; True when all is there and the descriptor `fd` is read-only.  After an OSError:
+        close().
+        """
         done = unix.copy_file_range(self.source, self.fd, min(PIECE, self.left))
         if not done:
             raise OSError(unix.EIO, 'unexpected end of file')

@@ -1,4 +1,5 @@
-"""What qpy-send reads and writes as plain streams: the log, queued's announcements, the questions to clean."""
+"""What qpy-send reads and writes as plain streams: the log, queued's announcements, the questions to clean.
+"""
 from collections import deque
 
 from qpy import unix
@@ -12,8 +13,8 @@ LONGEST_WORD = 64           # bytes of one announcement
 class Log:
     """Lines to descriptor 1: all of one pass of the loop in one write.
 
-    A log that is full or gone never stops mail.  What it does not take is kept up to LOG_LIMIT; beyond that lines
-    are lost, and how many stands in the next line it takes.
+    A log that is full or gone never stops mail.  What it does not take is kept up to LOG_LIMIT; beyond that
+    lines are lost, and how many stands in the next line it takes.
     """
 
     __slots__ = ('loop', 'fd', 'rest', 'lost', 'waiting')

@@ -2,13 +2,14 @@
 
     qpy-qread [--json] [ID]
 
-Descriptor 1: per message a line with date, ID, size and sender, then a line per recipient; with --json a line of
-JSON per message.  root sees all of it, others what they submitted.  Exit: 0; 111 if send cannot be asked.
+Descriptor 1: per message a line with date, ID, size and sender, then a line per recipient; with --json a line
+of JSON per message.  root sees all of it, others what they submitted.  Exit: 0; 111 if send cannot be asked.
 """
 from qpy import unix
 from qpy.core import dates, exits
 from qpy.lib import program, sendctl
 
+RECIPIENT = ('status', 'channel', 'address', 'reason')
 USAGE = b'usage: qpy-qread [--json] [ID]'
 
 
@@ -47,6 +48,6 @@ def as_json(message):
     fields = {'id': message.name.decode(), 'size': message.size, 'arrival_time': message.birth,
               'sender': message.sender.decode(), 'place': message.place.decode(), 'due': message.due,
               'attempts': message.attempts, 'uid': message.uid,
-              'recipients': [dict(zip(('status', 'channel', 'address', 'reason'), map(bytes.decode, recipient)))
+              'recipients': [dict(zip(RECIPIENT, map(bytes.decode, recipient)))
                              for recipient in message.recipients]}
     return json.dumps(fields).encode() + b'\n'

@@ -13,7 +13,8 @@ def main(home, args):
     if args:
         raise program.Fatal(exits.PERM, b'usage: qpy-qstat')
     messages, new = counted(home)
-    unix.write_all(1, b'messages in queue: %d\nmessages in queue but not yet preprocessed: %d\n' % (messages, new))
+    unix.write_all(1, b'messages in queue: %d\nmessages in queue but not yet preprocessed: %d\n'
+                   % (messages, new))
     return exits.OK
 
 
