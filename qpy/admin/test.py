@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-NEEDS = {'pytest': 'pytest', 'pytest_timeout': 'pytest-timeout', 'hypothesis': 'hypothesis', 'dns': 'dnspython',
-         'click': 'click'}
+NEEDS = {'pytest': 'pytest', 'pytest_timeout': 'pytest-timeout', 'xdist': 'pytest-xdist', 'hypothesis': 'hypothesis',
+         'dns': 'dnspython', 'click': 'click'}
 FAST = ('tests/core', 'tests/shape', 'tests/programs', 'tests/chain', '-m', 'not slow and not root')
 TEMP = 111
 
@@ -37,7 +37,7 @@ def choose(words):
         return words
     rest = [word for word in words if word != '--fast']
     present = [word for word in FAST if not word.startswith('tests/') or os.path.isdir(os.path.join(SOURCE, word))]
-    return present + rest
+    return present + ['-n', str(max(2, os.cpu_count() or 2))] + rest
 
 
 def environment():
