@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 
+NEEDS = {'maildrop': ('courier-authlib', 'libcourier-unicode4', 'libgdbm6', 'libpcre3'),
+         'bsd-mailx': ('liblockfile1', 'libbsd0', 'libmd0')}
 CACHE = os.environ.get('QPY_TEST_CACHE', '/tmp/qpy-test-packages')
 
 
@@ -49,12 +51,17 @@ def libraries(root):
 
 
 def program(name, *packages):
-    """The path of a program: the installed one, else a wrapper around that of the unpacked packages."""
+    """The path of a program: the installed one, else a wrapper around that of the unpacked packages.
+
+    RuntimeError if it cannot be had.  Libraries that a fresh Debian has not are added to the packages (NEEDS).
+    """
     installed = shutil.which(name, path=os.environ.get('PATH', '') + ':/usr/sbin:/sbin')
     if installed:
         return installed
-    root = unpack(*packages)
-    path = next(p for p in (root + '/usr/bin/' + name, root + '/usr/sbin/' + name) if os.path.exists(p))
+    root = unpack(*packages, *NEEDS.get(name, ()))
+    path = next((p for p in (root + '/usr/bin/' + name, root + '/usr/sbin/' + name) if os.path.exists(p)), None)
+    if not path:
+        raise RuntimeError('%s is not in %s' % (name, ' '.join(packages)))
     wrapper = os.path.join(root, name)
     with open(wrapper + '.new', 'w') as file:
         file.write('#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' % (':'.join(libraries(root)), path))

@@ -89,6 +89,14 @@ def unpacked(*packages):
         pytest.skip('cannot be had: %s: %s' % (' '.join(packages), problem))
 
 
+def program(name):
+    """The path of a program of Debian's package of that name; a visible skip where it cannot be had."""
+    try:
+        return debian.program(name, name)
+    except RuntimeError as problem:
+        pytest.skip('cannot be had: %s: %s' % (name, problem))
+
+
 def needs(*programs):
     """Skip, visibly, where a program of Debian's is not installed."""
     missing = [name for name in programs if not shutil.which(name) and not os.path.exists('/usr/sbin/' + name)]

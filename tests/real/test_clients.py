@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.real.conftest import PORT, UID, needs, unpacked
+from tests.real.conftest import PORT, UID, needs, program, unpacked
 
 BODY = 'line one\n.\n..two dots\nFrom the start\n\nlast line\n'
 
@@ -107,12 +107,11 @@ def test_git_send_email(server, mailbox, tmp_path):
     assert b'\nwhy\n.\nFrom here\n---\n diff\n' in mailbox.next(log=server.log)
 
 
-@needs('bsd-mailx')
 def test_bsd_mailx(server, mailbox, tmp_path):
     """bsd-mailx with a Bcc: it is delivered and not seen."""
     server.mailbox.dot_qmail('bcc', './Maildir/\n')
     (tmp_path / 'rc').write_text('set sendmail=%s\n' % sendmail(server))
-    run('bsd-mailx', '-s', 'from mailx', '-b', 'joe-bcc@qpy.test', 'joe@qpy.test', input=b'hello from mailx\n',
+    run(program('bsd-mailx'), '-s', 'from mailx', '-b', 'joe-bcc@qpy.test', 'joe@qpy.test', input=b'hello from mailx\n',
         env={'MAILRC': str(tmp_path / 'rc'), 'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin'})
     for _ in range(2):
         mail = mailbox.next(log=server.log)

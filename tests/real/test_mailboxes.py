@@ -1,0 +1,112 @@
+"""What reads and what sorts the mail that an installed qpy delivers: Dovecot's IMAP, procmail and maildrop, for a user
+with an account, inside the chain's own user namespace.
+"""
+import imaplib
+import os
+import smtplib
+import time
+
+import pytest
+
+from tests.peers import dovecot
+from tests.real.conftest import PATIENCE, PORT, UID, program
+
+IMAP = 26266                # Dovecot's port
+
+
+def send(recipient, text, sender='a@client.test'):
+    """One message by SMTP; text is bytes with LF line ends."""
+    with smtplib.SMTP('127.0.0.1', PORT, timeout=20) as client:
+        client.sendmail(sender, [recipient], text.replace(b'\n', b'\r\n'), mail_options=['BODY=8BITMIME'])
+
+
+def first_file(directory, log):
+    """The bytes of the first file to appear in a directory."""
+    give_up = time.monotonic() + PATIENCE
+    while not (os.path.isdir(directory) and os.listdir(directory)):
+        assert time.monotonic() < give_up, log()[-3000:]
+        time.sleep(0.01)            # a directory announces nothing to a plain reader
+    with open(os.path.join(directory, os.listdir(directory)[0]), 'rb') as file:
+        return file.read()
+
+
+def outcome(server, recipient, count=1):
+    """(letter, text) of the count-th delivery to this recipient."""
+    give_up = time.monotonic() + PATIENCE
+    while len(server.outcomes().get(recipient, ())) < count:
+        assert time.monotonic() < give_up, server.log()[-3000:]
+        time.sleep(0.01)
+    return server.outcomes()[recipient][count - 1]
+
+
+@pytest.fixture
+def imap(server):
+    """A session with Dovecot as joe, INBOX selected."""
+    try:
+        there = dovecot.Dovecot(IMAP, UID, server.mailbox.home)
+    except RuntimeError as problem:
+        pytest.skip('no Dovecot: %s' % problem)
+    try:
+        with imaplib.IMAP4('127.0.0.1', IMAP, timeout=20) as session:
+            session.login('joe', dovecot.PASSWORD)
+            session.select()
+            yield session
+    finally:
+        there.stop()
+
+
+def test_dovecot(server, mailbox, imap):
+    """Dovecot shows each message that qpy delivered, while it looks on, with the very bytes of the file, and takes it
+    into cur."""
+    texts = [b'Subject: imap %d\n\n8 bit: \xfc\xff\n.\n..\nFrom here\n%s\n\n' % (i, b'x' * 900 * i) for i in range(3)]
+    for text in texts:
+        send('joe@qpy.test', text)
+        file = mailbox.next(log=server.log)
+        give_up = time.monotonic() + PATIENCE
+        subject = text.partition(b'\n')[0].partition(b': ')[2].decode()
+        while not (found := imap.search(None, 'HEADER', 'Subject', '"%s"' % subject)[1][0].split()):
+            assert time.monotonic() < give_up, 'Dovecot does not see it'
+            imap.noop()
+        seen = imap.fetch(found[-1].decode(), '(BODY.PEEK[])')[1][0][1]
+        assert seen == file.replace(b'\n', b'\r\n') and file.endswith(text)
+    assert any(name.endswith(',') for name in os.listdir(mailbox.directory + '/cur'))
+
+
+def test_procmail(server, mailbox):
+    """`|preline procmail` sorts under $HOME by .procmailrc, with From_, Return-Path and Delivered-To in front."""
+    mailbox.write('.procmailrc', 'MAILDIR=$HOME\nDEFAULT=$HOME/procmail/\nLOGFILE=$HOME/procmail.log\nLINEBUF=8192\n'
+                  ':0\n* ^Subject: defer\n{\n EXITCODE=75\n HOST\n}\n:0\n* ^Subject: refuse\n{\n EXITCODE=100\n HOST\n}\n')
+    mailbox.dot_qmail('procmail', '|preline %s\n' % program('procmail'))
+    send('joe-procmail@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
+    text = first_file(mailbox.home + '/procmail/new', server.log)
+    assert text.endswith(b'Subject: sort\n\n8 bit: \xfc\nlast\n') and b'\nDelivered-To: joe-procmail@qpy.test\n' in text
+    assert outcome(server, 'joe-procmail@qpy.test')[0] == 'K'
+
+
+def test_procmail_says_later_and_never(server, mailbox):
+    """procmail's EXITCODE is our answer: 75 tries again, 100 bounces."""
+    mailbox.dot_qmail('answers', '|preline %s ./answers.rc\n' % program('procmail'))
+    mailbox.write('answers.rc', 'EXITCODE=75\nHOST\n')
+    send('joe-answers@qpy.test', b'Subject: x\n\n', sender='joe@qpy.test')
+    assert outcome(server, 'joe-answers@qpy.test')[0] == 'Z'
+    mailbox.write('answers.rc', 'EXITCODE=100\nHOST\n')
+    server.command(server.home + '/bin/qpy-ctl', 'run')
+    assert outcome(server, 'joe-answers@qpy.test', 2)[0] == 'D'
+    assert mailbox.next(log=server.log).startswith(b'Return-Path: <>\n')
+
+
+def test_maildrop(server, mailbox):
+    """`|preline maildrop` delivers under $HOME by .mailfilter, and its EXITCODE is our answer."""
+    for name in ('maildrop', 'maildrop/new', 'maildrop/cur', 'maildrop/tmp'):
+        os.mkdir(os.path.join(mailbox.home, name))
+        os.chown(os.path.join(mailbox.home, name), UID, UID)
+    mailbox.write('.mailfilter', 'if (/^Subject: defer/)\n{\n EXITCODE=75\n exit\n}\nto "$HOME/maildrop/"\n')
+    mailbox.dot_qmail('maildrop', '|preline %s\n' % program('maildrop'))
+    send('joe-maildrop@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
+    text = first_file(mailbox.home + '/maildrop/new', server.log)
+    assert text.endswith(b'Subject: sort\n\n8 bit: \xfc\nlast\n') and b'\nDelivered-To: joe-maildrop@qpy.test\n' in text
+    send('joe-maildrop@qpy.test', b'Subject: defer\n\n')
+    assert outcome(server, 'joe-maildrop@qpy.test', 2)[0] == 'Z'
+    mailbox.write('.mailfilter', 'to "$HOME/maildrop/"\n')
+    server.command(server.home + '/bin/qpy-ctl', 'run')
+    assert outcome(server, 'joe-maildrop@qpy.test', 3)[0] == 'K'
