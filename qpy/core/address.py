@@ -40,7 +40,8 @@ def split(address: bytes) -> tuple:
 
 
 def quote(address: bytes) -> bytes:
-    """The wire form, without brackets: the local part quoted if it must be (qmail's quote.c), domain unaltered."""
+    """The wire form, without brackets: the local part quoted if it must be (qmail's quote.c), domain
+    unaltered."""
     local, at, domain = address.rpartition(b'@')
     if not at:
         local, domain = domain, b''
@@ -128,7 +129,8 @@ def _mailbox(text, start, stop):
 
 
 def _local_part(text, start, stop):
-    """(unquoted local part, index of what follows): words, with dots around each quoted one (RFC 5322 4.4)."""
+    """(unquoted local part, index of what follows): words, with dots around each quoted one (RFC 5322
+    4.4)."""
     parts, at, after_quoted = [], start, False
     while at < len(text) and text[at:at + 1] != b'@' and (not stop or text[at:at + 1] != stop):
         if text[at:at + 1] == b'"':
@@ -211,7 +213,8 @@ def valid_domain(domain: bytes) -> bool:
 
 
 def parse_literal(literal: bytes) -> 'bytes | None':
-    """4 or 16 address bytes of `[192.0.2.1]` or `[IPv6:2001:db8::1]`; None for anything else (RFC 5321 4.1.3)."""
+    """4 or 16 address bytes of `[192.0.2.1]` or `[IPv6:2001:db8::1]`; None for anything else (RFC 5321
+    4.1.3)."""
     if literal[:1] != b'[' or literal[-1:] != b']':
         return None
     text = literal[1:-1]

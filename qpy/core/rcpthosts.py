@@ -37,7 +37,7 @@ class Rcpthosts:
         if domain in self.local:
             return b'locals'
         for key in [address, *suffixes(domain)]:
-            if key in self.virtual:         # the first match counts, and an empty value there means: not virtual
+            if key in self.virtual:         # the first match counts; an empty value there means: not virtual
                 return b'virtualdomains' if self.virtual[key] else b''
         return b''
 

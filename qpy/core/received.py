@@ -15,8 +15,10 @@ def safe(value: bytes) -> bytes:
     return value.translate(_TABLE)
 
 
-def line(name: bytes, helo: bytes, info: bytes, ip: bytes, local: bytes, protocol: bytes, date: bytes) -> bytes:
-    """The two lines that a server puts on top of a message. Empty name, ip, local: `unknown`; empty info: left out.
+def line(name: bytes, helo: bytes, info: bytes, ip: bytes, local: bytes, protocol: bytes,
+         date: bytes) -> bytes:
+    """The two lines that a server puts on top of a message. Empty name, ip, local: `unknown`; empty info:
+    left out.
 
     name: of the client, from DNS; helo: what it calls itself; info: user at the client; date: header_date."""
     greeting = b' (HELO %s)' % safe(helo) if helo and text.lower(helo) != text.lower(name or UNKNOWN) else b''

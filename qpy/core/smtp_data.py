@@ -6,11 +6,12 @@
     a CR or LF that is not part of CR LF is a fault: such text is never stored, since the next server might
     take it for a line end, and what stands behind it for the end of the text
 
-Decoder does this with searches over whole pieces; PlainDecoder says the same byte by byte, for tests and fuzzers
-to hold against it. Whatever the pieces, both give the same bytes, size, hops, fault and rest.
+Decoder does this with searches over whole pieces; PlainDecoder says the same byte by byte, for tests and
+fuzzers to hold against it. Whatever the pieces, both give the same bytes, size, hops, fault and rest.
 
-feed(data) -> (stored bytes, rest): rest is None while the text goes on, and the bytes behind its end after that.
-At a fault both are empty and `fault` says which byte it was; nothing may be fed after the end or a fault.
+feed(data) -> (stored bytes, rest): rest is None while the text goes on, and the bytes behind its end after
+that. At a fault both are empty and `fault` says which byte it was; nothing may be fed after the end or a
+fault.
 """
 
 CR, LF = b'CR', b'LF'           # the faults
@@ -29,7 +30,7 @@ class Decoder:
 
     def __init__(self, limit=0):
         self.limit, self.size, self.hops, self.fault = limit, 0, 0, None
-        self.held = b'\r\n'     # a prefix of END at the end of what came; the text starts as if after a line end
+        self.held = b'\r\n'     # a prefix of END at the end of what came; a text starts as after a line end
         self.head = b''         # first bytes of the header's current line; None in the body
         self.fresh = True       # the LF of that line end is still to be dropped
 
@@ -42,14 +43,14 @@ class Decoder:
         end = lines.find(b'\n.\n')
         if end >= 0:
             return self.store(lines[:end + 1]), data[end + 5 + lines.count(b'\n', 0, end):]
-        keep = 2 if lines.endswith(b'\n.') else int(lines.endswith(b'\n'))     # this may be the beginning of END
+        keep = 2 if lines.endswith(b'\n.') else int(lines.endswith(b'\n'))     # perhaps END begins here
         self.held = lines[len(lines) - keep:].replace(b'\n', b'\r\n')
         lines = lines[:len(lines) - keep]
         return self.store(lines), None
 
     def doubtful(self, data):
-        """As feed, where a lone CR or LF is somewhere: in the text, behind its end, or a CR at the very end of data
-        whose LF may still come."""
+        """As feed, where a lone CR or LF is somewhere: in the text, behind its end, or a CR at the very end
+        of data whose LF may still come."""
         end = data.find(END)
         if end >= 0:
             text, rest = data[:end + 2], data[end + 5:]

@@ -1,4 +1,5 @@
-"""One SMTP session, seen from the server: bytes in, replies and events out (RFC 5321, 1870, 2034, 2920, 6152).
+"""One SMTP session, seen from the server: bytes in, replies and events out (RFC 5321, 1870, 2034, 2920,
+6152).
 
     session = Session(policy, client)
     session.receive(data); event = session.next(); ...; session.output()
@@ -12,9 +13,10 @@
     (DROP, None)       the message will not be: forget it      (no answer)
     (CLOSE, None)      send what output() gives, then close    (no answer; nothing follows)
 
-While an answer is due, next() gives None; pipelined input waits, so that replies keep the order of the commands.
-`notes` collects what was refused, as (what, reply, sender, recipient), for the log. After a lone CR or LF in the text the
-session closes: what follows could be a second message smuggled in (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
+While an answer is due, next() gives None; pipelined input waits, so that replies keep the order of the
+commands. `notes` collects what was refused, as (what, reply, sender, recipient), for the log. After a lone CR
+or LF in the text the session closes: what follows could be a second message smuggled in
+(https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
 """
 from qpy.core import address as addresses, cdb, received, smtp_data, text
 
@@ -85,16 +87,17 @@ class Policy:
 
 
 class Client:
-    """Who is on the other end, as far as is known, and what the rules of control/tcp.smtp or the caller give him.
+    """Who is on the other end, as far as is known, and what the rules of control/tcp.smtp or the caller give
+    him.
 
     relay: what RELAYCLIENT holds, None if it is not set. databytes: None, or instead of the policy's.
-    bare_lf: `commands` takes LF alone as the end of a command, `451` answers LF in a text as qmail does, `all` takes
-    it in texts too (sendmail -bs)."""
+    bare_lf: `commands` takes LF alone as the end of a command, `451` answers LF in a text as qmail does,
+    `all` takes it in texts too (sendmail -bs)."""
 
     __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env')
 
-    def __init__(self, ip=b'', name=b'', info=b'', local=b'', local_ip=b'', relay=None, databytes=None, bare_lf=b'',
-                 env=()):
+    def __init__(self, ip=b'', name=b'', info=b'', local=b'', local_ip=b'', relay=None, databytes=None,
+                 bare_lf=b'', env=()):
         self.ip, self.name, self.info, self.local, self.local_ip = ip, name, info, local, local_ip
         self.relay, self.databytes, self.bare_lf, self.env = relay, databytes, bare_lf, env
 
@@ -102,9 +105,9 @@ class Client:
 class Session:
     """See the top of the module."""
 
-    __slots__ = ('policy', 'client', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping', 'state',
-                 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict', 'checking', 'errors',
-                 'refused', 'idle', 'limit')
+    __slots__ = ('policy', 'client', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
+                 'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict',
+                 'checking', 'errors', 'refused', 'idle', 'limit')
 
     def __init__(self, policy, client):
         self.policy, self.client = policy, client
@@ -240,8 +243,9 @@ class Session:
         if event is None:
             self.protocol = b'ESMTP'
             size = b'SIZE %d' % self.limit if self.limit else b'SIZE'
-            self.replies[-1] = b'\r\n'.join((b'250-' + self.policy.greeting, b'250-PIPELINING', b'250-' + size,
-                                             b'250-8BITMIME', b'250 ENHANCEDSTATUSCODES'))
+            lines = (b'250-' + self.policy.greeting, b'250-PIPELINING', b'250-' + size, b'250-8BITMIME',
+                     b'250 ENHANCEDSTATUSCODES')
+            self.replies[-1] = b'\r\n'.join(lines)
         return event
 
     def do_mail(self, argument):
@@ -255,7 +259,8 @@ class Session:
             return self.error(b'mail', refusal)
         if self.limit and int(parameters.get(b'SIZE', b'0')) > self.limit:
             return self.refuse(b'mail', TOO_BIG)
-        self.sender, self.body, self.state = self.local_name(sender), parameters.get(b'BODY', b'').upper(), SENDER
+        self.sender, self.state = self.local_name(sender), SENDER
+        self.body = parameters.get(b'BODY', b'').upper()
         return self.reply(b'250 2.1.0 ok')
 
     def do_rcpt(self, argument):
@@ -340,7 +345,8 @@ class Session:
     # Answers to CHECK.
 
     def recipient(self, verdict: bytes) -> 'tuple | None':
-        """The answer to CHECK: yes, unknown (both accepted), no, temp. Returns an event of its own or None."""
+        """The answer to CHECK: yes, unknown (both accepted), no, temp. Returns an event of its own or
+        None."""
         address, self.checking, self.waiting = self.checking, b'', False
         if verdict == b'no':
             return self.refuse_recipient(NO_MAILBOX, address)
@@ -358,7 +364,8 @@ class Session:
         self.decoder, self.verdict, self.waiting = kind(self.limit), b'', False
         self.reply(b'354 go ahead')
         client = self.client
-        return received.line(client.name, self.helo, client.info, client.ip, client.local, self.protocol, date)
+        return received.line(client.name, self.helo, client.info, client.ip, client.local, self.protocol,
+                             date)
 
     def refuse_text(self, reply: bytes) -> None:
         """The other answer to START: not now. The transaction is over."""
@@ -387,8 +394,8 @@ class Session:
         self.verdict = report_reply(report)
 
     def spoilt(self, rest):
-        """The message is refused, and its text is read to the end before that is said (once more than enough came,
-        the connection is closed instead)."""
+        """The message is refused, and its text is read to the end before that is said (once more than enough
+        came, the connection is closed instead)."""
         first, decoder = not self.verdict, self.decoder
         self.verdict = self.verdict or (LOOPING if decoder.hops >= HOPS_MAX else TOO_BIG)
         if rest is not None:

@@ -177,7 +177,8 @@ def add(names, nets, where, verdict, budget):
 
 
 def parse_net(where):
-    """(address bytes, bits) of `192.0.2.0/24`, `[2001:db8::]/32`, `[::1]`; None if it is none of these forms."""
+    """(address bytes, bits) of `192.0.2.0/24`, `[2001:db8::]/32`, `[::1]`; None if it is none of these
+    forms."""
     base, slash, length = where.partition(b'/')
     if base[:1] == b'[' and base[-1:] == b']':
         packed = address.parse_ipv6(base[1:-1])

@@ -1,8 +1,8 @@
 """How many clients there are, in all and from one address, over all worker processes.
 
-The counts stand in memory that the workers share; each writes its own row and reads all. Addresses are counted by a
-keyed hash, so the counts of other workers may take two addresses for one: at BUCKETS buckets that is rare, and costs a
-client at most a 421 while another address is at its limit.
+The counts stand in memory that the workers share; each writes its own row and reads all. Addresses are
+counted by a keyed hash, so the counts of other workers may take two addresses for one: at BUCKETS buckets
+that is rare, and costs a client at most a 421 while another address is at its limit.
 """
 from qpy import unix
 

@@ -1,8 +1,8 @@
 """One client of an SMTP server in the loop: core.smtp_server's session, moved by what arrives.
 
-What the client sends is obeyed at once, and the replies to all of it leave in one write. A message of up to SMALL
-bytes is kept until it is complete and handed over whole; a longer one is streamed, and the client is not read while
-more than HIGH bytes of it wait here.
+What the client sends is obeyed at once, and the replies to all of it leave in one write. A message of up to
+SMALL bytes is kept until it is complete and handed over whole; a longer one is streamed, and the client is
+not read while more than HIGH bytes of it wait here.
 """
 from qpy import unix
 from qpy.core import smtp_server as smtp
@@ -20,10 +20,12 @@ _EVENTS = {}                # filled below: event kind -> method
 
 
 class Conversation:
-    """One client. server: qpyd.server.Server; sock: its socket, None when it is not one; input, output: descriptors."""
+    """One client. server: qpyd.server.Server; sock: its socket, None when it is not one; input, output:
+    descriptors."""
 
-    __slots__ = ('server', 'sock', 'input', 'output', 'session', 'ip', 'out', 'pieces', 'size', 'job', 'eof', 'closing',
-                 'dropped', 'reading', 'writing', 'progressed', 'ends', 'text_since', 'text_bytes', 'polite', 'filter')
+    __slots__ = ('server', 'sock', 'input', 'output', 'session', 'ip', 'out', 'pieces', 'size', 'job', 'eof',
+                 'closing', 'dropped', 'reading', 'writing', 'progressed', 'ends', 'text_since', 'text_bytes',
+                 'polite', 'filter')
 
     def __init__(self, server, settings, client, sock, input_, output):
         self.server, self.sock, self.input, self.output = server, sock, input_, output
@@ -303,13 +305,14 @@ class Conversation:
 
     def log_accepted(self, ident):
         """One line per message."""
-        session = self.session
+        sender, count = self.server.safe(self.session.sender), len(self.session.recipients)
         self.server.log(b'accepted%s from <%s> to %d bytes %d id %s qp %d' % (
-            self.who(), self.server.safe(session.sender), len(session.recipients), self.size, ident or b'-', self.server.pid))
+            self.who(), sender, count, self.size, ident or b'-', self.server.pid))
 
 
-_EVENTS.update({smtp.CHECK: Conversation.check, smtp.START: Conversation.start, smtp.BODY: Conversation.body,
-                smtp.SUBMIT: Conversation.submit, smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last})
+_EVENTS.update({smtp.CHECK: Conversation.check, smtp.START: Conversation.start,
+                smtp.BODY: Conversation.body, smtp.SUBMIT: Conversation.submit,
+                smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last})
 
 
 class FileConversation(Conversation):
@@ -323,7 +326,8 @@ class FileConversation(Conversation):
         if self.eof and not (session.waiting or self.closing):
             return self.close()
         pending = self.job.pending if self.job is not None else 0
-        self.reading = not self.eof and not (session.waiting and session.buffered() > AHEAD) and pending <= HIGH
+        ahead = session.waiting and session.buffered() > AHEAD
+        self.reading = not self.eof and not ahead and pending <= HIGH
         if self.reading:
             self.server.loop.after(0, self.turn)
 

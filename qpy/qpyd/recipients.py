@@ -1,7 +1,7 @@
 """Asking DIR/run/users whether a recipient exists, without ever waiting for it.
 
-Nobody there, or no answer in time: `unknown`, and the recipient is accepted; delivery will tell. A positive answer is
-remembered for some seconds.
+Nobody there, or no answer in time: `unknown`, and the recipient is accepted; delivery will tell. A positive
+answer is remembered for some seconds.
 """
 from qpy import unix
 from qpy.core import channel

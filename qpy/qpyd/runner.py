@@ -1,11 +1,12 @@
-"""Filters instead of the queue (QMAILQUEUE, QPYQUEUE): run by a process that never sees a byte from the network.
+"""Filters instead of the queue (QMAILQUEUE, QPYQUEUE): run by a process that never sees a byte from the
+network.
 
     runner = start(loop, allowed)           forks: before the first foreign byte
     job = runner.job(program, env, progress, done)      then as a queue_line.Stream
 
-The filter gets the message on descriptor 0, the envelope on 1, may say why on 6, and answers with qmail-queue's exit
-codes. If the client goes away in the middle, the envelope ends without its last NUL: the filter must see that and fail
-(54). The runner executes nothing but what `allowed()` names at that moment.
+The filter gets the message on descriptor 0, the envelope on 1, may say why on 6, and answers with
+qmail-queue's exit codes. If the client goes away in the middle, the envelope ends without its last NUL: the
+filter must see that and fail (54). The runner executes nothing but what `allowed()` names at that moment.
 """
 from qpy import unix
 from qpy.core import exits, text
@@ -74,7 +75,7 @@ class Runner:
         if len(fds) != 3 or len(self.running) >= MOST:
             return exits.QQ_MEMORY
         if name not in self.allowed():
-            program.warn(b'not a filter that control/tcp.smtp or our environment names: ' + text.logsafe(name))
+            program.warn(b'control/tcp.smtp and our environment name no filter ' + text.logsafe(name))
             return exits.QQ_EXEC
         return 0
 
@@ -155,7 +156,8 @@ class Asker:
         message, envelope, errors = [unix.pipe2(unix.O_CLOEXEC) for _ in range(3)]
         job.take(message[1], envelope[1], errors[0])
         self.jobs[job.number] = job
-        request = b'\0'.join([job.number, name, *[b'%s=%s' % item for item in env.items() if b'\0' not in item[1]]])
+        settings = [b'%s=%s' % item for item in env.items() if b'\0' not in item[1]]
+        request = b'\0'.join([job.number, name, *settings])
         theirs = (message[0], envelope[0], errors[1])
         try:
             sent = self.sock is not None and unix.send_packet(self.sock, request, theirs)
@@ -194,8 +196,8 @@ class Asker:
 class Job:
     """One message on its way through a filter: write, finish, abort, pending as in queue_line.Stream."""
 
-    __slots__ = ('asker', 'number', 'progress', 'done', 'message', 'envelope', 'errors', 'waiting', 'pending', 'ended',
-                 'over', 'high', 'watching', 'reason')
+    __slots__ = ('asker', 'number', 'progress', 'done', 'message', 'envelope', 'errors', 'waiting', 'pending',
+                 'ended', 'over', 'high', 'watching', 'reason')
 
     def __init__(self, asker, number, progress, done):
         self.asker, self.number, self.progress, self.done = asker, number, progress, done

@@ -1,7 +1,8 @@
-"""What all clients of one SMTP server process share: settings, the way to the queue and to qpy-users, limits, the log.
+"""What all clients of one SMTP server process share: settings, the way to the queue and to qpy-users, limits,
+the log.
 
-A socket that is closed on us, a queue or a look-up that does not answer, a control file that is broken: each concerns
-one client or one message, and the next one is served as well as it can be.
+A socket that is closed on us, a queue or a look-up that does not answer, a control file that is broken: each
+concerns one client or one message, and the next one is served as well as it can be.
 """
 from qpy import unix
 from qpy.core import cdb, dates, smtp_server as smtp, text
@@ -52,7 +53,7 @@ class Server:
         """Do not accept for a moment."""
         program.warn(b'unable to accept: ' + program.reason(problem))
         self.loop.forget(listening.fileno())
-        self.loop.after(PAUSE, lambda: self.loop.watch_shared(listening.fileno(), lambda: self.accept(listening)))
+        self.loop.after(PAUSE, lambda: self.listen(listening))
 
     def arrived(self, sock, ip):
         """A client: serve it, or say why not."""
@@ -99,12 +100,12 @@ class Server:
 
     def filtered(self, conversation):
         """A way through the client's filter instead of the queue."""
-        name, _ = conversation.filter
         client = conversation.session.client
-        env = {b'PROTO': b'TCP', b'TCPREMOTEIP': client.ip, b'TCPREMOTEHOST': client.name, b'TCPREMOTEINFO': client.info,
-               b'TCPLOCALIP': client.local_ip, b'TCPLOCALHOST': client.local, b'QPYHOME': self.home}
-        env = {name: value for name, value in env.items() if value}
-        return self.runner.job(name, {**self.environ, **env, **dict(client.env)}, conversation.moved, conversation.done)
+        told = {b'PROTO': b'TCP', b'TCPREMOTEIP': client.ip, b'TCPREMOTEHOST': client.name,
+                b'TCPREMOTEINFO': client.info, b'TCPLOCALIP': client.local_ip, b'TCPLOCALHOST': client.local,
+                b'QPYHOME': self.home}
+        env = {**self.environ, **{name: value for name, value in told.items() if value}, **dict(client.env)}
+        return self.runner.job(conversation.filter[0], env, conversation.moved, conversation.done)
 
     # Time.
 

@@ -38,7 +38,8 @@ def read_policy(home):
     """The Policy of DIR/control."""
     hosts = controls.lookup(home, b'rcpthosts')
     if hosts is None:
-        found = Rcpthosts(None, None, controls.lookup(home, b'locals'), controls.mapping(home, b'virtualdomains'))
+        local, virtual = controls.lookup(home, b'locals'), controls.mapping(home, b'virtualdomains')
+        found = Rcpthosts(None, None, local, virtual)
     else:
         found = Rcpthosts(hosts, More(home))
     return Policy(controls.line(home, b'smtpgreeting'), controls.number(home, b'databytes'), found,
@@ -101,7 +102,8 @@ def client_of_environment(environ):
         return environ.get(b'TCP' + name) or environ.get(b'TCP6' + name) or b''
     ip = address.normal_ip(told(b'REMOTEIP'))
     local_ip = address.normal_ip(told(b'LOCALIP'))
-    found = client(environ, ip, told(b'REMOTEHOST'), told(b'REMOTEINFO'), told(b'LOCALHOST') or local_ip, local_ip)
+    here = told(b'LOCALHOST') or local_ip
+    found = client(environ, ip, told(b'REMOTEHOST'), told(b'REMOTEINFO'), here, local_ip)
     if environ.get(b'QPYLOCALBS') == b'1':
         found.bare_lf = b'all'
     return found
@@ -122,7 +124,8 @@ def leading_number(value):
 
 
 def filter_of(env):
-    """(program, whether it gets all envelope records) for a client's environment; (b'', True): the queue itself."""
+    """(program, whether it gets all envelope records) for a client's environment; (b'', True): the queue
+    itself."""
     if env.get(b'QPYQUEUE'):
         return env[b'QPYQUEUE'], True
     return env.get(b'QMAILQUEUE', b''), not env.get(b'QMAILQUEUE')

@@ -1,11 +1,12 @@
 """qpy-smtpd, as qpyd: hears SMTP.
 
-One shot: the client is on descriptors 0 and 1, as under tcpserver, systemd's Accept=yes, inetd, or sendmail -bs.
-Warm: listening sockets come by LISTEN_FDS; a master that reads nothing foreign keeps some workers, each of which
-serves many clients. The first argument is their number.
+One shot: the client is on descriptors 0 and 1, as under tcpserver, systemd's Accept=yes, inetd, or sendmail
+-bs. Warm: listening sockets come by LISTEN_FDS; a master that reads nothing foreign keeps some workers, each
+of which serves many clients. The first argument is their number.
 
 Asks: DIR/run/submit (qpy-queued), DIR/run/users (qpy-users). Reads: control/. Log: descriptor 2.
-Exit: one shot 0 after QUIT, else 1; 111 if it cannot work (said as 421). Warm 0 when the chain ends, else 111.
+Exit: one shot 0 after QUIT, else 1; 111 if it cannot work (said as 421). Warm 0 when the chain ends, else
+111.
 """
 from qpy import unix
 from qpy.core import cdb, exits, text
@@ -119,7 +120,8 @@ def converse(home):
     except settings.Denied:
         return refuse(smtp.DENIED)
     except (controls.Broken, unix.error, cdb.CdbError) as problem:
-        program.complain(b'fatal: ' + (problem.text if isinstance(problem, program.Fatal) else program.reason(problem)))
+        why = problem.text if isinstance(problem, program.Fatal) else program.reason(problem)
+        program.complain(b'fatal: ' + why)
         refuse(smtp.TROUBLE)
         return exits.TEMP
     own_loop = loop.Loop()
@@ -160,7 +162,8 @@ def same_socket():
 
 
 def who(found, sock):
-    """The Client: as a UCSPI server says, else as systemd says, else as the socket says (then our rules apply)."""
+    """The Client: as a UCSPI server says, else as systemd says, else as the socket says (then our rules
+    apply)."""
     environ = unix.environ
     if b'PROTO' in environ:
         return settings.client_of_environment(environ)

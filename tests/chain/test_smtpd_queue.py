@@ -42,14 +42,16 @@ def stored(home):
 
 def send(client, text, recipients=(b'joe@mx.example.com',)):
     """One message; the last reply."""
-    client.send(b''.join([b'MAIL FROM:<ann@example.org> BODY=8BITMIME\r\n', *[b'RCPT TO:<%s>\r\n' % r for r in recipients], b'DATA\r\n']))
+    client.send(b''.join([b'MAIL FROM:<ann@example.org> BODY=8BITMIME\r\n',
+        *[b'RCPT TO:<%s>\r\n' % r for r in recipients], b'DATA\r\n']))
     for _ in range(len(recipients) + 2):
         client.reply()
     return client.send(text + b'\r\n.\r\n').reply()
 
 
 def test_what_is_acknowledged_is_on_disk(home, chain):
-    """The file is there when 250 is, with both Received lines, one pid in both and in the reply, and the envelope."""
+    """The file is there when 250 is, with both Received lines, one pid in both and in the reply, and the
+    envelope."""
     client = greeted(home)
     client.say(b'EHLO client.example')
     reply = send(client, b'Subject: x\r\n\r\n\xe4\r\n..', [b'joe@mx.example.com', b'"a b"@mx.example.com'])
@@ -60,7 +62,8 @@ def test_what_is_acknowledged_is_on_disk(home, chain):
     assert lines[1] == b'Received: from unknown (HELO client.example) (unknown)'
     assert lines[2].startswith(b'  by mx.example.com with ESMTP; ')
     assert lines[3:] == [b'Subject: x', b'', b'\xe4', b'.', b'']
-    assert envelope.recipients == [b'joe@mx.example.com', b'a b@mx.example.com'] and envelope.option(b'B') == b'8BITMIME'
+    assert envelope.recipients == [b'joe@mx.example.com',
+        b'a b@mx.example.com'] and envelope.option(b'B') == b'8BITMIME'
 
 
 def test_conservation(home, chain):
@@ -69,7 +72,8 @@ def test_conservation(home, chain):
     clients = [greeted(home) for _ in range(4)]
     for n in range(40):
         size = chooser.choice([0, 1, 100, 5000, 60000, 70000, 300000])
-        body = b''.join(chooser.choice([b'.', b'..', b'\n', b'x', b'\xff\0', b'.\n', b'y' * 60]) for _ in range(size // 20))
+        body = b''.join(chooser.choice([b'.', b'..', b'\n', b'x', b'\xff\0', b'.\n', b'y' * 60])
+            for _ in range(size // 20))
         body = b'X-Number: %d\n\n%s\n' % (n, body)
         wire = body[:-1].replace(b'\n', b'\r\n').replace(b'\r\n.', b'\r\n..')
         assert send(clients[n % 4], wire)[:3] == b'250'

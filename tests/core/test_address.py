@@ -47,25 +47,33 @@ GOOD = [
 
 BAD = [
     # G-21: empty forms
-    (b'', SYNTAX), (b'< >', SYNTAX), (b'<', SYNTAX), (b'>', SYNTAX), (b'<a@b.c', SYNTAX), (b'< a@b.c >', SYNTAX),
+    (b'', SYNTAX), (b'< >', SYNTAX), (b'<', SYNTAX), (b'>', SYNTAX), (b'<a@b.c', SYNTAX),
+    (b'< a@b.c >', SYNTAX),
     (b'<a@b.c>SIZE=1', SYNTAX), (b'<<a@b.c>>', SYNTAX), (b'<a@b.c>>', SYNTAX), (b'a@b.c>', SYNTAX),
     # G-22, G-23
     (b'<@a.b>', SYNTAX), (b'<@a.b:>', SYNTAX), (b'<@a.b,c@d.e>', SYNTAX), (b'<@:c@d.e>', SYNTAX),
-    (b'<@a.b:@c.d>', SYNTAX), (b'<""@x.y>', SYNTAX), (b'<"">', SYNTAX), (b'<@x.y>', SYNTAX), (b'<a@b@x.y>', SYNTAX),
-    (b'<"a@evil.example">', SYNTAX), (b'<"a"b@x.y>', SYNTAX), (b'<a"b"@x.y>', SYNTAX), (b'<"a""b"@x.y>', SYNTAX),
-    (b'<"a@x.y>', SYNTAX), (b'<"a\\', SYNTAX), (b'<a\\b@x.y>', SYNTAX), (b'<a b@x.y>', SYNTAX), (b'<a,b@x.y>', SYNTAX),
+    (b'<@a.b:@c.d>', SYNTAX), (b'<""@x.y>', SYNTAX), (b'<"">', SYNTAX), (b'<@x.y>', SYNTAX),
+    (b'<a@b@x.y>', SYNTAX),
+    (b'<"a@evil.example">', SYNTAX), (b'<"a"b@x.y>', SYNTAX), (b'<a"b"@x.y>', SYNTAX),
+    (b'<"a""b"@x.y>', SYNTAX),
+    (b'<"a@x.y>', SYNTAX), (b'<"a\\', SYNTAX), (b'<a\\b@x.y>', SYNTAX), (b'<a b@x.y>', SYNTAX),
+    (b'<a,b@x.y>', SYNTAX),
     (b'<"a\0"@x.y>', SYNTAX), (b'<"a\r"@x.y>', SYNTAX), (b'<"\\\n"@x.y>', SYNTAX), (b'<a\x7f@x.y>', SYNTAX),
     # G-24
-    (b'<' + b'l' * 1003 + b'@x.y>', LONG), (b'<' + b'l' * 897 + b'@x.y>', LONG), (b'<' + b'l' * 901 + b'>', LONG),
+    (b'<' + b'l' * 1003 + b'@x.y>', LONG), (b'<' + b'l' * 897 + b'@x.y>', LONG),
+    (b'<' + b'l' * 901 + b'>', LONG),
     (b'<a@' + b'.'.join([b'd' * 63] * 4) + b'.d>', SYNTAX), (b'<a@' + b'd' * 64 + b'.x>', SYNTAX),
     # G-25
     (b'<a@>', SYNTAX), (b'<a@.x>', SYNTAX), (b'<a@x.>', SYNTAX), (b'<a@x..y>', SYNTAX), (b'<a@-x.y>', SYNTAX),
     (b'<a@x-.y>', SYNTAX), (b'<a@1.2.3.4>', SYNTAX), (b'<a@x y>', SYNTAX), (b'<a@x/y>', SYNTAX),
     # G-26
-    (b'<a@[127.1]>', SYNTAX), (b'<a@[0x7f000001]>', SYNTAX), (b'<a@[192.0.2.1>', SYNTAX), (b'<a@[256.1.1.1]>', SYNTAX),
+    (b'<a@[127.1]>', SYNTAX), (b'<a@[0x7f000001]>', SYNTAX), (b'<a@[192.0.2.1>', SYNTAX),
+    (b'<a@[256.1.1.1]>', SYNTAX),
     (b'<a@[01.2.3.4]>', SYNTAX), (b'<a@[1.2.3.4].x>', SYNTAX), (b'<a@[]>', SYNTAX), (b'<a@[::1]>', SYNTAX),
-    (b'<a@[IPv6:1:2:3:4:5:6:7]>', SYNTAX), (b'<a@[IPv6:1::2::3]>', SYNTAX), (b'<a@[IPv6:fe80::1%eth0]>', SYNTAX),
-    (b'<a@[IPv6:12345::]>', SYNTAX), (b'<a@[IPv6:1:2:3:4:5:6:7:8::]>', SYNTAX), (b'<a@[IPv6:::ffff:1.2.3]>', SYNTAX),
+    (b'<a@[IPv6:1:2:3:4:5:6:7]>', SYNTAX), (b'<a@[IPv6:1::2::3]>', SYNTAX),
+    (b'<a@[IPv6:fe80::1%eth0]>', SYNTAX),
+    (b'<a@[IPv6:12345::]>', SYNTAX), (b'<a@[IPv6:1:2:3:4:5:6:7:8::]>', SYNTAX),
+    (b'<a@[IPv6:::ffff:1.2.3]>', SYNTAX),
     # G-27
     (b'<\xc3\xa4@x.y>', EIGHT_BIT), (b'<"\xc3\xa4"@x.y>', EIGHT_BIT), (b'<a@\xc3\xa4.y>', EIGHT_BIT),
     (b'<"\\\xff"@x.y>', EIGHT_BIT), (b'\xe2\x84\xaa@x.y', EIGHT_BIT), (b'<@\xc3\xa4.y:a@b>', EIGHT_BIT),
@@ -74,7 +82,8 @@ BAD = [
 
 @pytest.mark.parametrize('arg, expected, rest', GOOD)
 def test_good_paths(arg, expected, rest):
-    """G-21 to G-26: each accepted form of a path, its canonical address, and what is left for the parameters."""
+    """G-21 to G-26: each accepted form of a path, its canonical address, and what is left for the
+    parameters."""
     assert address.parse_path(arg) == (expected, rest)
 
 
@@ -93,7 +102,8 @@ LOCALS = st.lists(st.sampled_from([bytes((c,)) for c in range(32, 127)] + [b'.',
 @settings(max_examples=300)
 @given(LOCALS, st.sampled_from([b'x.y', b'example.com', b'[192.0.2.1]', b'[IPv6:::1]']))
 def test_quote_and_back(local, domain):
-    """G-23: quoted outside and unquoted inside is the same address, for every local part of printable bytes."""
+    """G-23: quoted outside and unquoted inside is the same address, for every local part of printable
+    bytes."""
     canonical = local + b'@' + domain
     assert address.unquote(address.quote(canonical)) == canonical
     assert address.parse_path(b'<' + address.quote(canonical) + b'> A=b') == (canonical, b'A=b')
@@ -101,10 +111,12 @@ def test_quote_and_back(local, domain):
 
 
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from([b'<', b'>', b'@', b'"', b'\\', b'a', b'.', b'x.y', b',', b':', b' ', b'[', b']', b'\0',
+@given(st.lists(st.sampled_from([b'<', b'>', b'@', b'"', b'\\', b'a', b'.', b'x.y', b',', b':', b' ', b'[',
+    b']', b'\0',
                                  b'\xff', b'IPv6:', b'1.2.3.4', b'<a@b>']), max_size=14).map(b''.join))
 def test_total(arg):
-    """Any bytes are a path or an AddressError; what is accepted is plain ASCII, bounded, and survives quoting."""
+    """Any bytes are a path or an AddressError; what is accepted is plain ASCII, bounded, and survives
+    quoting."""
     try:
         found, rest = address.parse_path(arg)
     except AddressError:
@@ -116,8 +128,10 @@ def test_total(arg):
 
 
 @pytest.mark.parametrize('canonical, wire', [
-    (b'joe@x', b'joe@x'), (b'', b''), (b'a b@x', b'"a b"@x'), (b'a"b\\@x', b'"a\\"b\\\\"@x'), (b'.a@x', b'".a"@x'),
-    (b'a..b@x', b'"a..b"@x'), (b'a.@x', b'"a."@x'), (b'\xff@x', b'"\xff"@x'), (b'@x', b'""@x'), (b'joe', b'joe'),
+    (b'joe@x', b'joe@x'), (b'', b''), (b'a b@x', b'"a b"@x'), (b'a"b\\@x', b'"a\\"b\\\\"@x'),
+    (b'.a@x', b'".a"@x'),
+    (b'a..b@x', b'"a..b"@x'), (b'a.@x', b'"a."@x'), (b'\xff@x', b'"\xff"@x'), (b'@x', b'""@x'),
+    (b'joe', b'joe'),
     (b'a@b@x', b'"a@b"@x'), (b'a\nb@x', b'"a\\\nb"@x'), (b'#@[]', b'#@[]'),
 ])
 def test_quote(canonical, wire):
@@ -126,7 +140,8 @@ def test_quote(canonical, wire):
 
 
 @pytest.mark.parametrize('text, expected', [
-    (b'::ffff:192.0.2.1', b'192.0.2.1'), (b'::FFFF:192.0.2.1', b'192.0.2.1'), (b'::1', b'::1'), (b'192.0.2.1', b'192.0.2.1'),
+    (b'::ffff:192.0.2.1', b'192.0.2.1'), (b'::FFFF:192.0.2.1', b'192.0.2.1'), (b'::1', b'::1'),
+    (b'192.0.2.1', b'192.0.2.1'),
     (b'::ffff:1.2.3', b'::ffff:1.2.3'), (b'', b''),
 ])
 def test_normal_ip(text, expected):

@@ -70,7 +70,8 @@ def test_table(wire, stored, fault, rest, kind, split):
         assert result[2] == rest
 
 
-ALPHABET = st.sampled_from([b'\r', b'\n', b'.', b'x', b'\r\n', b'\r\n.', b'\r\n.\r\n', b'Received: y', b'delivered',
+ALPHABET = st.sampled_from([b'\r', b'\n', b'.', b'x', b'\r\n', b'\r\n.', b'\r\n.\r\n', b'Received: y',
+    b'delivered',
                             b'\r\n\r\n', b'\n.\n', b'\0', b'\xff', b' '])
 WIRES = st.lists(ALPHABET, max_size=24).map(b''.join)
 
@@ -85,7 +86,8 @@ def split_wires(draw):
 @settings(max_examples=400)
 @given(split_wires(), st.sampled_from([0, 1, 5, 30]))
 def test_any_split_and_both_decoders_agree(case, limit):
-    """G-07: fast and plain decoder give the same bytes, size, hops, fault and rest for every split of a text."""
+    """G-07: fast and plain decoder give the same bytes, size, hops, fault and rest for every split of a
+    text."""
     wire, pieces = case
     expected = run(PlainDecoder(limit), [wire])
     assert run(PlainDecoder(limit), pieces) == expected
@@ -110,7 +112,8 @@ def test_all_splits_of_the_end():
 
 
 @settings(max_examples=200)
-@given(st.lists(st.sampled_from([b'.', b'\n', b'a', b'\xff\0', b'..', b'\n.\n', b' x']), max_size=20).map(b''.join))
+@given(st.lists(st.sampled_from([b'.', b'\n', b'a', b'\xff\0', b'..', b'\n.\n', b' x']),
+    max_size=20).map(b''.join))
 def test_conservation(text):
     """G-09: whatever text of complete lines a client encodes, exactly that is stored."""
     text += b'' if text[-1:] in (b'\n', b'') else b'\n'

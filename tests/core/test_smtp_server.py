@@ -13,13 +13,15 @@ DATE = b'25 Nov 2026 02:16:14 -0000'
 
 
 def policy(**changes):
-    settings_ = dict(greeting=b'mx.example.com', hosts=HOSTS, localiphost=b'mx.example.com', max_recipients=1000)
+    settings_ = dict(greeting=b'mx.example.com', hosts=HOSTS, localiphost=b'mx.example.com',
+        max_recipients=1000)
     settings_.update(changes)
     return Policy(**settings_)
 
 
 def client(**changes):
-    settings_ = dict(ip=b'192.0.2.7', name=b'mail.example.org', local=b'mx.example.com', local_ip=b'192.0.2.1')
+    settings_ = dict(ip=b'192.0.2.7', name=b'mail.example.org', local=b'mx.example.com',
+        local_ip=b'192.0.2.1')
     settings_.update(changes)
     return Client(**settings_)
 
@@ -59,7 +61,8 @@ class World:
             if self.queue:
                 session.failed(self.queue)
             else:
-                self.messages.append((session.sender, list(session.recipients), self.text + value, session.options()))
+                self.messages.append((session.sender, list(session.recipients), self.text + value,
+                    session.options()))
                 session.queued(1795455343, 17567)
         elif kind == smtp.DROP:
             self.drops += 1
@@ -92,17 +95,20 @@ HELLO_CODES = [b'250'] * 7
 def test_ehlo_announces():
     """EHLO: the greeting and PIPELINING, SIZE, 8BITMIME, ENHANCEDSTATUSCODES; nothing that is not done."""
     assert World(policy={'databytes': 5000}).say(b'EHLO x') == [
-        b'250-mx.example.com', b'250-PIPELINING', b'250-SIZE 5000', b'250-8BITMIME', b'250 ENHANCEDSTATUSCODES']
+        b'250-mx.example.com', b'250-PIPELINING', b'250-SIZE 5000', b'250-8BITMIME',
+        b'250 ENHANCEDSTATUSCODES']
     assert World().say(b'EHLO x')[2] == b'250-SIZE'
     assert World().say(b'HELO x') == [b'250 mx.example.com']
 
 
 def test_golden_conversation():
-    """qmail's conversation, captured: the envelope, the stored text with its Received line, the last reply."""
+    """qmail's conversation, captured: the envelope, the stored text with its Received line, the last
+    reply."""
     world = World(name=b'Host_x', info=b'j o', ip=b'192.0.2.9', local=b'mx.local',
                   policy={'hosts': Rcpthosts({b'example.com': 1})})
     world.session.banner()
-    for line in (b'HELO host_X', b'MAIL FROM:<"a b"@c>', b'RCPT TO:<@r.x:Joe@EXAMPLE.com>', b'DATA', b'A: 1', b'..dot', b'',
+    for line in (b'HELO host_X', b'MAIL FROM:<"a b"@c>', b'RCPT TO:<@r.x:Joe@EXAMPLE.com>', b'DATA', b'A: 1',
+        b'..dot', b'',
                  b'x', b'.', b'QUIT'):
         world.feed(line + b'\r\n')
     assert world.replies() == [
@@ -111,12 +117,14 @@ def test_golden_conversation():
     assert world.closed
     (sender, recipients, text, options), = world.messages
     assert (sender, recipients) == (b'a b@c', [b'Joe@EXAMPLE.com'])
-    assert text == (b'Received: from Host?x (j?o@192.0.2.9)\n  by mx.local with SMTP; ' + DATE + b'\nA: 1\n.dot\n\nx\n')
+    assert text == (b'Received: from Host?x (j?o@192.0.2.9)\n  by mx.local with SMTP; ' + DATE
+                    + b'\nA: 1\n.dot\n\nx\n')
     assert options == [(b'P', b'SMTP'), (b'C', b'192.0.2.9'), (b'c', b'Host?x'), (b'H', b'host?X')]
 
 
 def test_received_forms():
-    """The Received line: HELO only if it differs, user only if known, ESMTP, unknown for what is not known."""
+    """The Received line: HELO only if it differs, user only if known, ESMTP, unknown for what is not
+    known."""
     assert received.line(b'', b'foo', b'', b'', b'', b'ESMTP', DATE) == (
         b'Received: from unknown (HELO foo) (unknown)\n  by unknown with ESMTP; ' + DATE + b'\n')
     assert b'(HELO' not in received.line(b'a.b', b'A.B', b'', b'1.2.3.4', b'x', b'SMTP', DATE)
@@ -124,33 +132,46 @@ def test_received_forms():
 
 ONE_LINERS = [
     # G-14, G-16, G-17, G-18, G-35, G-36
-    (b'NOOP', b'250'), (b'nOoP  anything', b'250'), (b'HELP', b'214'), (b'VRFY joe', b'252'), (b'EXPN x', b'502'),
+    (b'NOOP', b'250'), (b'nOoP  anything', b'250'), (b'HELP', b'214'), (b'VRFY joe', b'252'),
+    (b'EXPN x', b'502'),
     (b'TURN', b'502'), (b'ETRN x', b'502'), (b'DEBUG', b'502'), (b'WIZ', b'502'), (b'BDAT 5 LAST', b'502'),
-    (b'STARTTLS', b'502'), (b'AUTH PLAIN', b'502'), (b'', b'500'), (b'   ', b'500'), (b'PROXY TCP4 1.2.3.4 1.2.3.4 1 25', b'502'),
-    (b'NOOP\0', b'500'), (b'NOOP \x1b[31m', b'500'), (b'NOOP \x7f', b'500'), (b'NOOP \xc3\xa4', b'500'), (b'\xff\xfe', b'500'),
+    (b'STARTTLS', b'502'), (b'AUTH PLAIN', b'502'), (b'', b'500'), (b'   ', b'500'),
+    (b'PROXY TCP4 1.2.3.4 1.2.3.4 1 25', b'502'),
+    (b'NOOP\0', b'500'), (b'NOOP \x1b[31m', b'500'), (b'NOOP \x7f', b'500'), (b'NOOP \xc3\xa4', b'500'),
+    (b'\xff\xfe', b'500'),
     (b'NO\rOP', b'500'), (b'RSET', b'250'), (b'RSET now', b'250'), (b'NOOP ' + b'x' * 507, b'250'),
     (b'NOOP ' + b'x' * 2041, b'250'), (b'NOOP ' + b'x' * 2042, b'500'), (b'NOOP ' + b'x' * 10000, b'500'),
     # G-17: the table of tolerated spaces
-    (b'mAiL fRoM:<a@b>', b'250'), (b'MAIL  FROM:<a@b>', b'250'), (b'MAIL FROM: <a@b>', b'250'), (b'MAIL FROM:<a@b>  ', b'250'),
-    (b'MAIL FROM:<a@b>\t', b'250'), (b'MAIL FROM:a@b', b'250'), (b'MAIL FROM :<a@b>', b'501'), (b'MAIL\tFROM:<a@b>', b'500'),
-    (b'MAIL FROM:\t<a@b>', b'500'), (b'MAIL FROM <a@b>', b'501'), (b'MAIL FOO<a@b>', b'501'), (b'MAILFROM:<a@b>', b'502'),
+    (b'mAiL fRoM:<a@b>', b'250'), (b'MAIL  FROM:<a@b>', b'250'), (b'MAIL FROM: <a@b>', b'250'),
+    (b'MAIL FROM:<a@b>  ', b'250'),
+    (b'MAIL FROM:<a@b>\t', b'250'), (b'MAIL FROM:a@b', b'250'), (b'MAIL FROM :<a@b>', b'501'),
+    (b'MAIL\tFROM:<a@b>', b'500'),
+    (b'MAIL FROM:\t<a@b>', b'500'), (b'MAIL FROM <a@b>', b'501'), (b'MAIL FOO<a@b>', b'501'),
+    (b'MAILFROM:<a@b>', b'502'),
     (b' MAIL FROM:<a@b>', b'502'), (b'MAIL', b'501'),
     # G-21
-    (b'MAIL FROM:<>', b'250'), (b'MAIL FROM:< >', b'501'), (b'MAIL FROM:', b'501'), (b'MAIL FROM:<a@[]>', b'501'),
+    (b'MAIL FROM:<>', b'250'), (b'MAIL FROM:< >', b'501'), (b'MAIL FROM:', b'501'),
+    (b'MAIL FROM:<a@[]>', b'501'),
     # G-27
     (b'MAIL FROM:<\xc3\xa4@b>', b'553'), (b'MAIL FROM:<\xff@b>', b'553'), (b'MAIL FROM:<a\0@b>', b'500'),
     # G-28, G-29
     (b'MAIL FROM:<a@b> SIZE=100', b'250'), (b'MAIL FROM:<a@b> size=100 body=8bitmime', b'250'),
-    (b'MAIL FROM:<a@b> BODY=7BIT', b'250'), (b'MAIL FROM:<a@b> SIZE=5001', b'552'), (b'MAIL FROM:<a@b> SIZE=' + b'9' * 20, b'552'),
-    (b'MAIL FROM:<a@b> SIZE=' + b'9' * 21, b'501'), (b'MAIL FROM:<a@b> SIZE=', b'501'), (b'MAIL FROM:<a@b> SIZE', b'501'),
-    (b'MAIL FROM:<a@b> SIZE=-1', b'501'), (b'MAIL FROM:<a@b> SIZE=+1', b'501'), (b'MAIL FROM:<a@b> SIZE=1_0', b'501'),
-    (b'MAIL FROM:<a@b> SIZE=\xd9\xa3', b'501'), (b'MAIL FROM:<a@b> SIZE=1 SIZE=1', b'501'), (b'MAIL FROM:<a@b> BODY=X', b'501'),
-    (b'MAIL FROM:<a@b> BODY=BINARYMIME', b'501'), (b'MAIL FROM:<a@b> FOO=1', b'555'), (b'MAIL FROM:<a@b> AUTH=<>', b'555'),
+    (b'MAIL FROM:<a@b> BODY=7BIT', b'250'), (b'MAIL FROM:<a@b> SIZE=5001', b'552'),
+    (b'MAIL FROM:<a@b> SIZE=' + b'9' * 20, b'552'),
+    (b'MAIL FROM:<a@b> SIZE=' + b'9' * 21, b'501'), (b'MAIL FROM:<a@b> SIZE=', b'501'),
+    (b'MAIL FROM:<a@b> SIZE', b'501'),
+    (b'MAIL FROM:<a@b> SIZE=-1', b'501'), (b'MAIL FROM:<a@b> SIZE=+1', b'501'),
+    (b'MAIL FROM:<a@b> SIZE=1_0', b'501'),
+    (b'MAIL FROM:<a@b> SIZE=\xd9\xa3', b'501'), (b'MAIL FROM:<a@b> SIZE=1 SIZE=1', b'501'),
+    (b'MAIL FROM:<a@b> BODY=X', b'501'),
+    (b'MAIL FROM:<a@b> BODY=BINARYMIME', b'501'), (b'MAIL FROM:<a@b> FOO=1', b'555'),
+    (b'MAIL FROM:<a@b> AUTH=<>', b'555'),
     (b'MAIL FROM:<a@b> SMTPUTF8', b'555'), (b'MAIL FROM:<a@b>SIZE=1', b'501'),
     # G-19
     (b'RCPT TO:<a@b>', b'503'), (b'DATA', b'503'),
     # G-32: a HELO is never refused
-    (b'HELO', b'250'), (b'EHLO', b'250'), (b'HELO [', b'250'), (b'HELO \0\xc3\xa4' + b'x' * 1000, b'250'), (b'EHLO mx.example.com', b'250'),
+    (b'HELO', b'250'), (b'EHLO', b'250'), (b'HELO [', b'250'), (b'HELO \0\xc3\xa4' + b'x' * 1000, b'250'),
+    (b'EHLO mx.example.com', b'250'),
 ]
 
 
@@ -162,16 +183,23 @@ def test_first_command(line, code):
 
 
 RCPTS = [
-    (b'RCPT TO:<ann@example.com>', b'250'), (b'rcpt to: ann@example.com', b'250'), (b'RCPT TO:<ann@EXAMPLE.COM>', b'250'),
-    (b'RCPT TO:<a@x.sub.example.com>', b'250'), (b'RCPT TO:<a@sub.example.com>', b'553'), (b'RCPT TO:<a@more.example>', b'250'),
-    (b'RCPT TO:<a@evil.example>', b'553'), (b'RCPT TO:<postmaster>', b'250'), (b'RCPT TO:<maybe@example.com>', b'250'),
+    (b'RCPT TO:<ann@example.com>', b'250'), (b'rcpt to: ann@example.com', b'250'),
+    (b'RCPT TO:<ann@EXAMPLE.COM>', b'250'),
+    (b'RCPT TO:<a@x.sub.example.com>', b'250'), (b'RCPT TO:<a@sub.example.com>', b'553'),
+    (b'RCPT TO:<a@more.example>', b'250'),
+    (b'RCPT TO:<a@evil.example>', b'553'), (b'RCPT TO:<postmaster>', b'250'),
+    (b'RCPT TO:<maybe@example.com>', b'250'),
     (b'RCPT TO:<nobody@example.com>', b'550'), (b'RCPT TO:<slow@example.com>', b'451'),
     # G-21, G-22, G-23, G-26
-    (b'RCPT TO:<>', b'501'), (b'RCPT TO:', b'501'), (b'RCPT TO:<#@[]>', b'501'), (b'RCPT TO:<@example.com:a@evil.example>', b'553'),
+    (b'RCPT TO:<>', b'501'), (b'RCPT TO:', b'501'), (b'RCPT TO:<#@[]>', b'501'),
+    (b'RCPT TO:<@example.com:a@evil.example>', b'553'),
     (b'RCPT TO:<@evil.example:a@example.com>', b'250'), (b'RCPT TO:<@[127.0.0.1]:x@example.com>', b'250'),
-    (b'RCPT TO:<a%evil.example@example.com>', b'250'), (b'RCPT TO:<"a@evil.example">', b'501'), (b'RCPT TO:<a@evil.example@example.com>', b'501'),
-    (b'RCPT TO:<"a@example.com"@evil.example>', b'553'), (b'RCPT TO:<a@[192.0.2.2]>', b'553'), (b'RCPT TO:<a@example.com> NOTIFY=NEVER', b'555'),
-    (b'RCPT TO:<a@1.2.3.4>', b'501'), (b'RCPT TO:<a@example.com.>', b'501'), (b'RCPT FROM:<a@example.com>', b'501'),
+    (b'RCPT TO:<a%evil.example@example.com>', b'250'), (b'RCPT TO:<"a@evil.example">', b'501'),
+    (b'RCPT TO:<a@evil.example@example.com>', b'501'),
+    (b'RCPT TO:<"a@example.com"@evil.example>', b'553'), (b'RCPT TO:<a@[192.0.2.2]>', b'553'),
+    (b'RCPT TO:<a@example.com> NOTIFY=NEVER', b'555'),
+    (b'RCPT TO:<a@1.2.3.4>', b'501'), (b'RCPT TO:<a@example.com.>', b'501'),
+    (b'RCPT FROM:<a@example.com>', b'501'),
     (b'RCPT TO:<\xe2\x84\xaa@example.com>', b'553'),
 ]
 
@@ -183,11 +211,15 @@ def test_recipients(line, code):
 
 
 def test_rcpthosts_missing_is_no_open_relay():
-    """A-03: without rcpthosts only locals and virtualdomains are accepted; exceptions and catch-alls open nothing."""
+    """A-03: without rcpthosts only locals and virtualdomains are accepted; exceptions and catch-alls open
+    nothing."""
     hosts = Rcpthosts(None, None, {b'local.example': 1},
-                      {b'virtual.example': b'v', b'.wild.example': b'w', b'joe@one.example': b'j', b'not.wild.example': b''})
-    for address, reason in [(b'a@local.example', b'locals'), (b'a@virtual.example', b'virtualdomains'), (b'a@x.wild.example', b'virtualdomains'),
-                            (b'Joe@ONE.example', b'virtualdomains'), (b'ann@one.example', b''), (b'a@not.wild.example', b''),
+                      {b'virtual.example': b'v', b'.wild.example': b'w', b'joe@one.example': b'j',
+                      b'not.wild.example': b''})
+    for address, reason in [(b'a@local.example', b'locals'), (b'a@virtual.example', b'virtualdomains'),
+        (b'a@x.wild.example', b'virtualdomains'),
+                            (b'Joe@ONE.example', b'virtualdomains'), (b'ann@one.example', b''),
+                            (b'a@not.wild.example', b''),
                             (b'a@other.example', b''), (b'a@sub.local.example', b'')]:
         assert hosts.accepts(address) == reason
     assert not Rcpthosts(None, None, (), {b'': b'all'}).accepts(b'a@b.c')
@@ -217,7 +249,8 @@ def test_own_literal_means_localiphost():
 
 
 def test_relayclient_value_is_appended():
-    """RELAYCLIENT: any recipient, with the value appended to the unquoted address; the queue's limit holds."""
+    """RELAYCLIENT: any recipient, with the value appended to the unquoted address; the queue's limit
+    holds."""
     world = World(relay=b'.relay')
     world.feed(b'MAIL FROM:<>\r\nRCPT TO:<"a b"@evil.example>\r\n')
     assert world.session.recipients == [b'a b@evil.example.relay']
@@ -226,18 +259,23 @@ def test_relayclient_value_is_appended():
 
 def test_badmailfrom_refuses_recipients():
     """badmailfrom: an address, or @host, in any case; refused at RCPT as in qmail. badrcptto likewise."""
-    bad = {'bad_senders': {b'spam@x.example': 1, b'@evil.example': 1}, 'bad_recipients': {b'trap@example.com': 1}}
-    for sender, code in [(b'SPAM@x.example', b'553'), (b'any@Evil.Example', b'553'), (b'ok@x.example', b'250'), (b'', b'250')]:
+    bad = {'bad_senders': {b'spam@x.example': 1, b'@evil.example': 1},
+        'bad_recipients': {b'trap@example.com': 1}}
+    for sender, code in [(b'SPAM@x.example', b'553'), (b'any@Evil.Example', b'553'),
+            (b'ok@x.example', b'250'), (b'', b'250')]:
         assert talk(b'MAIL FROM:<%s>' % sender, HELLO[2], policy=bad)[0] == [b'250', code]
     assert talk(HELLO[1], b'RCPT TO:<Trap@example.com>', policy=bad)[0] == [b'250', b'553']
 
 
 def test_order_of_commands():
     """G-19, G-20: RCPT before MAIL, DATA before RCPT, MAIL twice, EHLO and RSET within a transaction."""
-    codes, world = talk(b'RCPT TO:<ann@example.com>', b'MAIL FROM:<>', b'DATA', b'MAIL FROM:<>', b'RCPT TO:<a@evil.example>',
-                        b'DATA', b'RCPT TO:<ann@example.com>', b'HELO x', b'DATA', b'MAIL FROM:<>', b'RSET', b'RCPT TO:<a@b>',
+    codes, world = talk(b'RCPT TO:<ann@example.com>', b'MAIL FROM:<>', b'DATA', b'MAIL FROM:<>',
+        b'RCPT TO:<a@evil.example>',
+                        b'DATA', b'RCPT TO:<ann@example.com>', b'HELO x', b'DATA', b'MAIL FROM:<>', b'RSET',
+                        b'RCPT TO:<a@b>',
                         b'MAIL FROM:<>', b'RCPT TO:<ann@example.com>', b'DATA x', b'DATA')
-    assert codes == [b'503', b'250', b'503', b'503', b'553', b'503', b'250', b'250', b'503', b'250', b'250', b'503', b'250',
+    assert codes == [b'503', b'250', b'503', b'503', b'553', b'503', b'250', b'250', b'503', b'250', b'250',
+        b'503', b'250',
                      b'250', b'501', b'354']
     assert not world.messages
 
@@ -245,7 +283,8 @@ def test_order_of_commands():
 def test_pipelined_group_and_what_follows_the_end():
     """G-12, RFC 2920: a whole group at once, and commands behind the end of the text, answered in order."""
     world = World()
-    world.feed(b'EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<ann@example.com>\r\nRCPT TO:<nobody@example.com>\r\nDATA\r\n'
+    world.feed(b'EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<ann@example.com>\r\n'
+               b'RCPT TO:<nobody@example.com>\r\nDATA\r\n'
                b'Subject: x\r\n\r\nhello\r\n.\r\nMAIL FROM:<>\r\nDATA\r\nQUIT\r\nNOOP\r\n')
     assert [r[:3] for r in world.replies()] == [b'250'] * 7 + [b'550', b'354', b'250', b'250', b'503', b'221']
     assert len(world.messages) == 1 and world.closed
@@ -269,13 +308,16 @@ def test_waits_for_answers():
 
 
 @pytest.mark.parametrize('report, reply', [
-    (b'Zqq timeout (#4.3.0)', b'451 4.3.0 qq timeout'), (b'Dmail server permanently rejected message (#5.3.0)',
-                                                         b'554 5.3.0 mail server permanently rejected message'),
-    (b'Dno thanks\n', b'554 5.3.0 no thanks'), (b'Zx (#5.1.1)', b'451 4.3.0 x (#5.1.1)'), (b'Da\r\n250 forged', b'554 5.3.0 a??250 forged'),
+    (b'Zqq timeout (#4.3.0)', b'451 4.3.0 qq timeout'),
+    (b'Dmail server permanently rejected message (#5.3.0)',
+     b'554 5.3.0 mail server permanently rejected message'),
+    (b'Dno thanks\n', b'554 5.3.0 no thanks'), (b'Zx (#5.1.1)', b'451 4.3.0 x (#5.1.1)'),
+    (b'Da\r\n250 forged', b'554 5.3.0 a??250 forged'),
     (b'Z', b'451 4.3.0 '),
 ])
 def test_queue_reports(report, reply):
-    """What the queue or a filter reports becomes one line with its enhanced code; nothing in it can make a second."""
+    """What the queue or a filter reports becomes one line with its enhanced code; nothing in it can make a
+    second."""
     codes, world = talk(*HELLO, queue=report)
     world.replies()
     world.feed(b'DATA\r\n.\r\n')
@@ -283,12 +325,14 @@ def test_queue_reports(report, reply):
     assert not world.messages
 
 
-BARE = [b'x\n.\n', b'x\n.\r\n', b'x\r\n.\n', b'x\r.\r\n', b'x\r.\r', b'x\n.\r', b'x\r\n.\rx', b'\n', b'a\rb\r\n', b'.\n']
+BARE = [b'x\n.\n', b'x\n.\r\n', b'x\r\n.\n', b'x\r.\r\n', b'x\r.\r', b'x\n.\r', b'x\r\n.\rx', b'\n',
+    b'a\rb\r\n', b'.\n']
 
 
 @pytest.mark.parametrize('text', BARE)
 def test_bare_line_ends_close(text):
-    """G-02 to G-06: such a text is refused for good, the session closed, and nothing behind it obeyed or queued."""
+    """G-02 to G-06: such a text is refused for good, the session closed, and nothing behind it obeyed or
+    queued."""
     smuggled = b'\r\nMAIL FROM:<evil@x>\r\nRCPT TO:<ann@example.com>\r\nDATA\r\nfoo\r\n.\r\n'
     codes, world = talk(*HELLO, b'DATA')
     world.replies()
@@ -312,7 +356,8 @@ def test_bare_lf_switches():
 
 def test_too_big():
     """G-29: 552 after the end of the text, read to that end; the next message is served."""
-    codes, world = talk(*HELLO, b'DATA', b'x' * 60, b'y' * 60, b'.', *HELLO[1:], b'DATA', b'x' * 98, b'.', policy={'databytes': 99})
+    codes, world = talk(*HELLO, b'DATA', b'x' * 60, b'y' * 60, b'.', *HELLO[1:], b'DATA', b'x' * 98, b'.',
+        policy={'databytes': 99})
     assert codes[7:] == [b'354', b'552', b'250', b'250', b'354', b'250']
     assert world.drops == 1 and len(world.messages) == 1
 
@@ -332,9 +377,11 @@ def test_hops():
         assert codes[-1] == code and len(world.messages) == (code == b'250')
 
 
-@pytest.mark.parametrize('text', [b'', b'Subject: x', b'no header', b'\r\nbody', b'From x y', b'\0\xff', b'A: b\r\n\r\n' + b'x' * 100000])
+@pytest.mark.parametrize('text',
+    [b'', b'Subject: x', b'no header', b'\r\nbody', b'From x y', b'\0\xff', b'A: b\r\n\r\n' + b'x' * 100000])
 def test_messages_of_any_shape(text):
-    """G-30, G-31: empty, only headers, no blank line, blank line first, From_ line, long line: accepted as they are."""
+    """G-30, G-31: empty, only headers, no blank line, blank line first, From_ line, long line: accepted as
+    they are."""
     codes, world = talk(*HELLO, b'DATA')
     world.feed(text + (b'\r\n.\r\n' if text else b'.\r\n'))
     stored = text.replace(b'\r\n', b'\n') + (b'\n' if text else b'')
@@ -373,7 +420,8 @@ def test_endless_line_is_bounded():
 def test_notes_for_the_log():
     """Every refusal is noted with what, reply and address, so that the log can say it."""
     world = talk(b'MAIL FROM:<a@b>', b'RCPT TO:<x@evil.example>', b'FOO')[1]
-    assert world.session.notes == [(b'rcpt', smtp.NOT_HERE, b'a@b', b'x@evil.example'), (b'command', smtp.UNKNOWN, b'a@b', b'')]
+    assert world.session.notes == [(b'rcpt', smtp.NOT_HERE, b'a@b', b'x@evil.example'),
+        (b'command', smtp.UNKNOWN, b'a@b', b'')]
 
 
 def test_eight_bit_body_is_in_the_envelope():
@@ -383,9 +431,12 @@ def test_eight_bit_body_is_in_the_envelope():
 
 
 PIECES = st.sampled_from([
-    b'EHLO x\r\n', b'HELO y\r\n', b'MAIL FROM:<a@b>\r\n', b'MAIL FROM:<> SIZE=1000\r\n', b'RCPT TO:<ann@example.com>\r\n',
-    b'RCPT TO:<nobody@example.com>\r\n', b'RCPT TO:<x@evil.example>\r\n', b'DATA\r\n', b'.\r\n', b'\r\n.\r\n', b'text\r\n', b'..\r\n',
-    b'Received: x\r\n', b'\n', b'\r', b'RSET\r\n', b'QUIT\r\n', b'NOOP\r\n', b'JUNK\r\n', b'\0\xff', b'x' * 3000, b'DATA\r\n.\r\n'])
+    b'EHLO x\r\n', b'HELO y\r\n', b'MAIL FROM:<a@b>\r\n', b'MAIL FROM:<> SIZE=1000\r\n',
+    b'RCPT TO:<ann@example.com>\r\n',
+    b'RCPT TO:<nobody@example.com>\r\n', b'RCPT TO:<x@evil.example>\r\n', b'DATA\r\n', b'.\r\n', b'\r\n.\r\n',
+    b'text\r\n', b'..\r\n',
+    b'Received: x\r\n', b'\n', b'\r', b'RSET\r\n', b'QUIT\r\n', b'NOOP\r\n', b'JUNK\r\n', b'\0\xff',
+    b'x' * 3000, b'DATA\r\n.\r\n'])
 
 
 @settings(max_examples=150)
@@ -425,7 +476,8 @@ class Commands(RuleBasedStateMachine):
         self.expect(b'MAIL FROM:<%s>' % sender, b'250' if self.mail is None else b'503')
         self.mail = sender if self.mail is None else self.mail
 
-    @rule(to=st.sampled_from([b'ann@example.com', b'nobody@example.com', b'x@evil.example', b'slow@example.com']))
+    @rule(to=st.sampled_from([b'ann@example.com', b'nobody@example.com', b'x@evil.example',
+        b'slow@example.com']))
     def adding(self, to):
         code = {b'n': b'550', b'x': b'553', b's': b'451', b'a': b'250'}[to[:1]]
         self.expect(b'RCPT TO:<%s>' % to, b'503' if self.mail is None else code)

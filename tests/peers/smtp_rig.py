@@ -15,7 +15,8 @@ PATIENCE = 20
 
 
 class FakeQueued:
-    """Answers on run/submit. messages: [(bytes, Envelope)]; answer: None, (code, sentence), or 'die'; hold: do not read."""
+    """Answers on run/submit. messages: [(bytes, Envelope)]; answer: None, (code, sentence), or 'die'; hold:
+    do not read."""
 
     def __init__(self, home):
         self.messages, self.answer, self.arrived = [], None, threading.Condition()
@@ -42,19 +43,21 @@ class FakeQueued:
             self.hold.wait()
             try:
                 data = connection.recv(65536)
+                if not data:
+                    return
+                for event in receiver.feed(data):
+                    self.event(connection, body, *event)
             except OSError:
                 return
-            if not data:
-                return
-            for kind, value in receiver.feed(data):
-                if kind == submit.BODY:
-                    body.append(value)
-                elif kind == submit.ABANDONED:
-                    body.clear()
-                    self.abandoned += 1
-                elif kind == submit.MESSAGE:
-                    self.take(connection, b''.join(body), value)
-                    body.clear()
+
+    def event(self, connection, body, kind, value):
+        if kind == submit.BODY:
+            return body.append(value)
+        if kind == submit.ABANDONED:
+            self.abandoned += 1
+        elif kind == submit.MESSAGE:
+            self.take(connection, b''.join(body), value)
+        body.clear()
 
     def take(self, connection, body, records):
         with self.arrived:
@@ -125,7 +128,7 @@ class Rig:
         self.home = tempfile.mkdtemp(prefix='qpy-smtpd-')
         for name in ('control', 'run', 'queue/mess'):
             os.makedirs(os.path.join(self.home, name))
-        if os.geteuid() == 0:               # a DIR that belongs to a plain user is rootless: no accounts are needed
+        if os.geteuid() == 0:       # a DIR that belongs to a plain user is rootless: no accounts are needed
             for name in ('', 'control', 'run', 'queue', 'queue/mess'):
                 os.chown(os.path.join(self.home, name), 1234, 1234)
         control.setdefault('me', 'mx.example.com\n')
@@ -154,7 +157,8 @@ class Rig:
         """A client socket whose other end is qpy-smtpd's descriptors 0 and 1."""
         ours, theirs = socket.socketpair()
         self.processes.append(subprocess.Popen(
-            PYTHON + [SOURCE + '/bin/qpy-smtpd'], stdin=theirs, stdout=theirs, stderr=self.log_file, env=self.environment(env)))
+            PYTHON + [SOURCE + '/bin/qpy-smtpd'], stdin=theirs, stdout=theirs, stderr=self.log_file,
+            env=self.environment(env)))
         theirs.close()
         return Client(ours)
 
@@ -162,7 +166,8 @@ class Rig:
         """Start a warm server on 127.0.0.1; connect() then gives clients."""
         self.listening = socket.create_server(('127.0.0.1', 0), backlog=500)
         self.address = self.listening.getsockname()
-        script = 'exec 3<&%d; export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=smtpd:life; exec "$@"' % self.listening.fileno()
+        script = ('exec 3<&%d; export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=smtpd:life; exec "$@"'
+                  % self.listening.fileno())
         life_read, self.life = os.pipe()
         script = 'exec 4<&%d; ' % life_read + script if life_read != 4 else script
         self.server = subprocess.Popen(

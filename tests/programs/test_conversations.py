@@ -7,8 +7,9 @@ r"""Conversations as files: each tests/conversations/NAME.smtp is played against
     S: 250 2.1.0 ok           the server must answer with this line; * stands for anything
     S! closed                 the server must close
 
-NAME.mail beside it, if there is one, holds what must be in the queue afterwards: per message the envelope (F and T
-lines), an empty line, and the text without the Received lines on top; messages are parted by a line `====`.
+NAME.mail beside it, if there is one, holds what must be in the queue afterwards: per message the envelope (F
+and T lines), an empty line, and the text without the Received lines on top; messages are parted by a line
+`====`.
 """
 import fnmatch
 import os
@@ -42,7 +43,8 @@ def mail(message):
     """One message of the queue in the form of a .mail file."""
     body, envelope = message
     text = body.partition(b' -0000\n')[2].decode('latin-1')
-    return ''.join(['F%s\n' % envelope.sender.decode(), *('T%s\n' % each.decode() for each in envelope.recipients), '\n', text])
+    return ''.join(['F%s\n' % envelope.sender.decode(),
+        *('T%s\n' % each.decode() for each in envelope.recipients), '\n', text])
 
 
 @pytest.mark.parametrize('face', ['one shot', 'warm'])
@@ -60,7 +62,8 @@ def test_conversation(name, face):
                 client.send(rest.encode('latin-1').decode('unicode_escape').encode('latin-1'))
             elif kind == 'S:':
                 answer = client.line().decode('latin-1')
-                assert fnmatch.fnmatchcase(answer, rest.replace('[', '[[]')), 'expected %r, got %r' % (rest, answer)
+                assert fnmatch.fnmatchcase(answer, rest.replace('[', '[[]')), 'expected %r, got %r' % (rest,
+                    answer)
             elif kind == 'S!':
                 assert client.line() == b''
         client.close()

@@ -23,18 +23,23 @@ def failing(*args, **more):
 setattr(unix, name, failing)
 program.run('qpy.qpyd.smtpd')
 """
-TALK = (b'EHLO c\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<joe@mx.example.com>\r\nRCPT TO:<no@mx.example.com>\r\nDATA\r\n'
-        b'hello\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<joe@mx.example.com>\r\nDATA\r\n' + b'x' * 100000 + b'\r\n.\r\nQUIT\r\n')
-ALL = ['220', '250', '250', '250', '250', '250', '250', '250', '550', '354', '250', '250', '250', '354', '250', '221']
+TALK = (b'EHLO c\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<joe@mx.example.com>\r\n'
+        b'RCPT TO:<no@mx.example.com>\r\nDATA\r\n'
+        b'hello\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<joe@mx.example.com>\r\nDATA\r\n'
+        + b'x' * 100000 + b'\r\n.\r\nQUIT\r\n')
+ALL = ['220', '250', '250', '250', '250', '250', '250', '250', '550', '354', '250', '250', '250', '354',
+    '250', '221']
 EIO, EACCES, EMFILE, EPIPE, ECONNRESET, ECONNREFUSED, EAGAIN = 5, 13, 24, 32, 104, 111, 11
 
 FAULTS = [*[('read', n, how) for n in range(1, 10) for how in (EIO, ECONNRESET)],
-          *[('write', n, how) for n in range(1, 8) for how in (EPIPE, EIO)], ('write', 1, 'short'), ('write', 4, 'short'),
+          *[('write', n, how) for n in range(1, 8) for how in (EPIPE, EIO)], ('write', 1, 'short'),
+          ('write', 4, 'short'),
           *[('stat', n, how) for n in range(1, 22, 3) for how in (EACCES, EIO)],
           *[('open', n, how) for n in range(1, 18, 2) for how in (EACCES, EMFILE)],
           *[('connect_beneath', n, how) for n in (1, 2, 3) for how in (ECONNREFUSED, EAGAIN)],
           *[('peercred', n, EIO) for n in (1, 2, 3)], *[('socket_unix', n, EMFILE) for n in (1, 2, 3)],
-          *[('send_packet', n, EPIPE) for n in (1, 2)], *[('recv_packet', n, ECONNRESET) for n in (1, 2)], ('fstat', 1, EIO), ('epoll', 1, EMFILE)]
+          *[('send_packet', n, EPIPE) for n in (1, 2)], *[('recv_packet', n, ECONNRESET) for n in (1, 2)],
+          ('fstat', 1, EIO), ('epoll', 1, EMFILE)]
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +52,8 @@ def rig():
 def converse(rig, fault):
     """(replies, exit code, what went to the log, messages) of one conversation under a fault."""
     rig.queued.messages.clear()
-    done = subprocess.run([*PYTHON, '-c', RUN % SOURCE, *map(str, fault)], input=TALK, capture_output=True, timeout=60,
+    done = subprocess.run([*PYTHON, '-c', RUN % SOURCE, *map(str, fault)], input=TALK, capture_output=True,
+        timeout=60,
                           env=rig.environment({'PROTO': 'TCP', 'TCPREMOTEIP': '192.0.2.1'}))
     return done.stdout, done.returncode, done.stderr.decode(), list(rig.queued.messages)
 
@@ -69,7 +75,8 @@ def test_fault(rig, fault):
     assert all(line[:3].isdigit() and line[3:4] in b' -' for line in lines[:-1])
     acknowledged = sum(line.startswith(b'250 2.0.0 ok ') and b' qp ' in line for line in lines)
     assert acknowledged <= len(messages) <= 2
-    assert [body.endswith(end) for (body, _), end in zip(messages, (b'hello\n', b'xxx\n'))] == [True] * len(messages) or \
+    assert [body.endswith(end) for (body, _),
+        end in zip(messages, (b'hello\n', b'xxx\n'))] == [True] * len(messages) or \
         len(messages) == 1 and messages[0][0].endswith(b'xxx\n')
     if fault[-1] == 'short':
         assert [line[:3] for line in replies.decode().splitlines()] == ALL and acknowledged == 2
