@@ -31,6 +31,7 @@ def main(home, args):
     calm_signals()
     unix.alarm(PATIENCE)
     try:
+        check_descriptors()
         message = collect()
         records = read_envelope()
         return deliver(home, message, records)
@@ -49,6 +50,15 @@ def calm_signals():
                    unix.SIGXFSZ):
         unix.signal(number, unix.SIG_IGN)
     unix.signal(unix.SIGALRM, lambda *_: unix._exit(exits.QQ_TIMEOUT))
+
+
+def check_descriptors():
+    """Both must be open, or a file of our own would get the number and be read in their place."""
+    for fd in (0, 1):
+        try:
+            unix.access_mode(fd)
+        except OSError:
+            raise Stop(exits.QQ_READ) from None
 
 
 def collect():
@@ -84,11 +94,24 @@ def read(fd):
 def spool():
     """A file nobody else can reach, gone when we are."""
     for directory in SPOOLS:
-        try:
-            return unix.open(directory, unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
-        except OSError:
-            pass
+        for attempt in (_nameless, _unlinked):
+            try:
+                return attempt(directory)
+            except OSError:
+                pass
     raise Stop(exits.QQ_WRITE)
+
+
+def _nameless(directory):
+    return unix.open(directory, unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+
+
+def _unlinked(directory):
+    """For file systems without O_TMPFILE."""
+    name = b'%b/qpy-queue.%d.%d' % (directory, unix.getpid(), int(unix.monotonic() * 1e6))
+    fd = unix.open(name, unix.O_CREAT | unix.O_EXCL | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+    unix.unlink(name)
+    return fd
 
 
 def read_envelope():

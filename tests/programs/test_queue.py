@@ -7,6 +7,7 @@ import pytest
 
 from qpy.core import exits, mess
 from qpy.lib import loop, packets, queuefile, submit
+from qpy.qpyq import queue
 from tests.peers import queued as rig
 
 MESSAGE = b'Subject: x\n\nbody\n'
@@ -161,6 +162,36 @@ def test_interrupts_do_not_end_it(home, daemon):
     os.write(envelope[1], b'Fa\0Tb\0\0')
     os.close(envelope[1])
     assert process.wait(20) == 0 and len(listing(home)) == 1
+
+
+def test_the_spool_has_no_name(monkeypatch, tmp_path):
+    """What is too long for memory waits in a file that no name leads to, also where O_TMPFILE is unknown."""
+    monkeypatch.setattr(queue, 'SPOOLS', (b'/nonexistent', os.fsencode(tmp_path)))
+    real = os.open
+
+    def without_tmpfile(path, flags, *mode, **more):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(95, 'Operation not supported')
+        return real(path, flags, *mode, **more)
+    for opening in (real, without_tmpfile):
+        monkeypatch.setattr(queue.unix, 'open', opening)
+        fd = queue.spool()
+        os.write(fd, b'x')
+        assert os.listdir(tmp_path) == [] and os.fstat(fd).st_nlink == 0
+        os.close(fd)
+    monkeypatch.setattr(queue, 'SPOOLS', (b'/nonexistent',))
+    with pytest.raises(queue.Stop):
+        queue.spool()
+
+
+@pytest.mark.parametrize('closed', [0, 1])
+def test_missing_descriptors_are_read_errors(home, daemon, closed):
+    """S-05: descriptor 0 or 1 closed: 54; a directory: whatever Python says about it, which is temporary."""
+    for how, expected in (('exec %d<&-' % closed, {54}), ('exec %d</' % closed, {1, 54})):
+        code = subprocess.run(['/bin/sh', '-c', how + '; exec ' + rig.PYTHON + ' -IS ' + rig.SOURCE + '/bin/qpy-queue'],
+                              env={'QPYHOME': os.fsdecode(home)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).returncode
+        assert code in expected
+    assert listing(home) == []
 
 
 # --- lib.submit ---
