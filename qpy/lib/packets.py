@@ -148,7 +148,17 @@ def queue_owner(home):
 def owner_of(home, account):
     """The uid that program(s) of `account` (bytes) run as in this DIR: the account's, or DIR's owner if rootless."""
     owner = unix.stat(home).st_uid
-    return unix.getpwnam(account)[1] if owner == 0 else owner
+    return unix.getpwnam(account_name(home, account))[1] if owner == 0 else owner
+
+
+def account_name(home, role):
+    """The name of a role's account in this DIR: control/accounts may give it another."""
+    try:
+        lines = unix.read_file(home + b'/control/accounts', 65536).split(b'\n')
+    except FileNotFoundError:
+        return role
+    named = dict(line.split(b':', 1) for line in lines if b':' in line and line[:1] != b'#')
+    return named.get(role, role).rstrip(b' \t')
 
 
 def connect(home, name, uid, kind=unix.SOCK_SEQPACKET):

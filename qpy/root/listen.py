@@ -9,6 +9,7 @@ Started without root it stays who it is.
 from qpy import unix
 from qpy.core import accounts, controls as tables, exits, services
 from qpy.lib import confine, controls, program
+from qpy.root import bind
 
 USAGE = b'usage: qpy-listen ADDRESS:PORT PROGRAM [ARGUMENT ...]'
 ACCOUNT = b'qpyd'
@@ -51,16 +52,12 @@ def find(word, home):
 
 def listen(address, port):
     """A listening socket."""
-    sock = unix.socket(unix.AF_INET6 if b':' in address else unix.AF_INET, unix.SOCK_STREAM | unix.SOCK_CLOEXEC)
     try:
-        sock.setsockopt(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-        sock.bind((address.decode('ascii'), port))
-        sock.setblocking(False)
-        sock.listen(4096)
+        sock = bind.tcp(address, port)
+        sock.listen(bind.BACKLOG)
     except OSError as problem:
-        hint = b'; ports below 1024 need root' if problem.errno == unix.EACCES else b''
-        raise program.Fatal(exits.TEMP, b'unable to listen on %s port %d: %s%s' % (address, port, program.reason(problem),
-                                                                                   hint)) from None
+        raise program.Fatal(exits.TEMP, b'unable to listen on %s port %d: %s%s' % (
+            address, port, program.reason(problem), bind.hint(problem, True))) from None
     return sock
 
 

@@ -1,0 +1,195 @@
+"""The programs of the chain: started one by one, ended together."""
+from qpy import unix, unix_kernel
+from qpy.core import exits, services
+from qpy.lib import confine, program
+from qpy.root import look
+
+LOG = services.Service(b'log', b'qpyl', (), {}, (b'qpy-log',), 0)
+NO_NETWORK = (b'qpyd', b'qpyq', b'qpys')    # accounts whose programs live in an empty network namespace
+PATH = b'%s/bin:/usr/local/bin:/usr/bin:/bin'
+HIGH = 500                  # descriptors are gathered above this number before they get their places
+GRACE = 10.0                # seconds from the end of send to the end of what has not ended by itself
+
+
+class Chain:
+    """The programs that run: {pid: name}, the life pipe, and the end."""
+
+    __slots__ = ('house', 'loop', 'running', 'life', 'life_read', 'ending', 'code', 'network')
+
+    def __init__(self, house, event_loop):
+        self.house, self.loop = house, event_loop
+        self.running = {}
+        self.life_read, self.life = unix.pipe2(unix.O_CLOEXEC)
+        self.ending, self.code = False, exits.TEMP
+        self.network = None
+
+    def start(self, table, handed, delivery):
+        """Start the log, then every line in order.  Our own lines go into the log from here on."""
+        logs = [(name, unix.pipe2(unix.O_CLOEXEC)) for name in [b'start'] + [service.name for service in table]]
+        self.spawn(LOG, [(name, read) for name, (read, _) in logs], None, LOG.words)
+        for _, (read, write) in logs:
+            unix.close(read)
+            unix.set_blocking(write, False)
+        writers = {name: write for name, (_, write) in logs}
+        become_log(writers.pop(b'start'))
+        self.network = self.empty_network()
+        for service in table:
+            given = [(name, sock.fileno()) for name, sock in handed[service.name]] + [(b'life', self.life_read)]
+            words = [delivery if word == b'DEFAULTDELIVERY' else word for word in service.words]
+            self.spawn(service, given, writers[service.name], words)
+        for sockets in handed.values():
+            for _, sock in sockets:
+                sock.close()
+        for fd in (*writers.values(), self.life_read):
+            unix.close(fd)
+
+    def empty_network(self):
+        """A descriptor of the network where nothing is, or None, which is said once."""
+        if self.house.rootless:
+            return None
+        fd = confine.empty_network()
+        if fd is None:
+            program.warn(b'this system allows no network namespace: smtpd, queued and send keep the network')
+        return fd
+
+    def spawn(self, service, given, log, words):
+        """Start one program with the descriptors of given = [(name, fd)]."""
+        path = words[0] if words[0][:1] == b'/' else self.house.home + b'/bin/' + words[0]
+        look.refuse(not unix.access(path, unix.X_OK), b'unable to start %s: %s is missing or cannot be executed'
+               % (service.name, path))
+        pid = unix.fork()
+        if pid == 0:
+            unix._exit(program.guarded(lambda: self.become(service, given, log, path, words)))
+        self.running[pid] = service.name
+
+    def become(self, service, given, log, path, words):
+        """In the child: descriptors, signals, network, account, and then the program itself."""
+        fds = [unix.duplicate_above(fd, HIGH) for _, fd in given]
+        arrange(fds, log)
+        unix.setsid()
+        reset_signals()
+        environment = {b'PATH': PATH % self.house.home, b'QPYHOME': self.house.home,
+                       b'LISTEN_PID': b'%d' % unix.getpid(), b'LISTEN_FDS': b'%d' % len(given),
+                       b'LISTEN_FDNAMES': b':'.join(name for name, _ in given), **service.environment}
+        if self.network is not None and service.account in NO_NETWORK:
+            confine.enter_network(self.network)
+        close_above(2 + len(given))
+        if self.house.rootless:
+            unix_kernel.no_new_privs()
+        elif service.account != b'root':
+            confine.drop(*self.house.of(service.account))
+        if service is not LOG:
+            unix_kernel.end_with_parent(unix.SIGKILL)
+        try:
+            unix.execve(path, list(words), environment)
+        except OSError as problem:
+            look.refuse(True, b'unable to run %s: %s%s' % (path, program.reason(problem), unreadable(path, problem)))
+
+    # --- watching ---
+
+    def watch(self):
+        """Supervise until the chain has ended; returns the exit code."""
+        for number in (unix.SIGTERM, unix.SIGINT):
+            self.loop.on_signal(number, self.asked_to_end)
+        for number in (unix.SIGHUP, unix.SIGALRM):
+            self.loop.on_signal(number, lambda number=number: self.tell_send(number))
+        self.loop.on_signal(unix.SIGCHLD, self.reap)
+        self.loop.call_soon(self.reap)               # who ended before we listened
+        self.loop.run()
+        self.last_words()
+        return self.code
+
+    def last_words(self):
+        """Let the log write what it has; it ends with the last pipe.  If something is left, the kernel ends that."""
+        if list(self.running.values()) == [LOG.name]:
+            unix.close(2)
+            unix.waitpid(*self.running, 0)
+
+    def tell_send(self, number):
+        """Pass a signal on to send."""
+        for pid, name in self.running.items():
+            if name == b'send':
+                unix.kill(pid, number)
+
+    def asked_to_end(self):
+        """TERM or INT: send finishes what is under way and ends, and then all end.  The second time: now."""
+        if self.code == exits.OK or b'send' not in self.running.values():
+            return self.end()
+        self.code = exits.OK
+        self.tell_send(unix.SIGTERM)
+
+    def reap(self):
+        """Collect who has ended; the first one ends all.  Of several, who was killed is named first: the others may
+        have followed it."""
+        gone = []
+        while True:
+            try:
+                pid, status = unix.waitpid(-1, unix.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            if pid in self.running:
+                gone.append((unix.waitstatus_to_exitcode(status), self.running.pop(pid)))
+        for status, name in sorted(gone):
+            self.ended(name, status)
+        if not set(self.running.values()) - {LOG.name}:
+            self.loop.stop()
+
+    def ended(self, name, status):
+        """One program of the chain has ended: say so, unless it was wanted, and end the rest."""
+        wanted = self.ending or self.code == exits.OK and name == b'send'
+        if status < 0 or status and not self.ending or not wanted:
+            how = b'by signal %d' % -status if status < 0 else b'with exit code %d' % status
+            program.complain(b'%s has ended %s%s' % (name, how, b'' if self.ending else b'; ending the chain'))
+            self.code = exits.TEMP
+        self.end()
+
+    def end(self):
+        """Close the life pipe; who is not gone after GRACE is killed by the kernel when we are gone."""
+        if self.ending:
+            return
+        self.ending = True
+        unix.close(self.life)
+        self.loop.after(GRACE, self.loop.stop)
+
+
+def arrange(fds, log):
+    """In the child: 0 is /dev/null, 1 and 2 the log (ours if None), the others from 3 on in their order."""
+    if log is not None:
+        unix.dup2(log, 1)
+        unix.dup2(log, 2)
+    null = unix.open(b'/dev/null', unix.O_RDWR | unix.O_CLOEXEC)
+    unix.dup2(null, 0)
+    for place, fd in enumerate(fds, 3):
+        unix.dup2(fd, place)
+
+
+def close_above(last):
+    """Close every descriptor above last: what was inherited from whoever started us, too."""
+    for name in unix.listdir(b'/proc/self/fd'):
+        if int(name) > last:
+            unix.close_quietly(int(name))
+
+
+def become_log(fd):
+    """From here on our own lines go to the log program, which names them."""
+    unix.dup2(fd, 2, False)
+    unix.close(fd)
+
+
+def reset_signals():
+    """Undo what Python and our caller have changed: default actions, nothing blocked."""
+    unix.pthread_sigmask(unix.SIG_SETMASK, [])
+    for number in (unix.SIGPIPE, unix.SIGXFSZ, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGCHLD):
+        unix.signal(number, unix.SIG_DFL)
+
+
+def unreadable(path, problem):
+    """A remedy where the account cannot reach the program."""
+    if problem.errno != unix.EACCES:
+        return b''
+    for directory in reversed(list(look.ways_to(path))):
+        if not unix.stat(directory).st_mode & 0o001:
+            return b'; %s is closed to this account, chmod o+x it or install elsewhere' % directory
+    return b'; can this account execute the interpreter in its first line?'

@@ -1,0 +1,141 @@
+"""What qpy-start looks at before it binds or starts anything; whatever is wrong is said with its remedy, and ends it."""
+from qpy import unix
+from qpy.core import accounts, controls as tables, exits, layout, services
+from qpy.lib import controls, program
+
+CODE_SUFFIX = b'.py'
+
+
+def refuse(wrong, text):
+    """End with 111 and this line if something is wrong."""
+    if wrong:
+        raise program.Fatal(exits.TEMP, text)
+
+
+class House:
+    """What is known of DIR: home, whether rootless, {role: (uid, gid)}."""
+
+    __slots__ = ('home', 'rootless', 'identity')
+
+    def __init__(self, home, rootless, identity):
+        self.home, self.rootless, self.identity = home, rootless, identity
+
+    def of(self, role):
+        """(uid, gid) of a role; root is root."""
+        return self.identity[role]
+
+
+def house_at(home):
+    """The House at home, with its accounts; becomes DIR's owner if that is not root."""
+    refuse(home[:1] != b'/', b'the directory must be given with its full path: ' + home)
+    try:
+        there = unix.stat(home)
+    except OSError as problem:
+        raise program.Fatal(exits.TEMP, b'unable to start in %s: %s; run qpy-install %s'
+                            % (home, program.reason(problem), home)) from None
+    if there.st_uid == 0:
+        refuse(unix.geteuid() != 0, b'%s belongs to root: start it as root, or use a directory of your own' % home)
+        return House(home, False, look_up_accounts(home))
+    become_owner(home, there)
+    me = (unix.geteuid(), unix.getegid())
+    return House(home, True, {role: me for role in accounts.ROLES + (b'root',)})
+
+
+def become_owner(home, there):
+    """In a rootless DIR: be its owner, and say so."""
+    if unix.geteuid() == 0:
+        unix.setgroups([])
+        unix.setresgid(there.st_gid, there.st_gid, there.st_gid)
+        unix.setresuid(there.st_uid, there.st_uid, there.st_uid)
+    refuse(unix.geteuid() != there.st_uid, b'%s belongs to uid %d and you are uid %d'
+           % (home, there.st_uid, unix.geteuid()))
+    program.complain(b'rootless: everything runs under uid %d, mail for other users waits' % there.st_uid)
+
+
+def look_up_accounts(home):
+    """{role: (uid, gid)} with root."""
+    try:
+        names = accounts.names(controls.listing(home, b'accounts') or [])
+    except ValueError as problem:
+        raise program.Fatal(exits.TEMP, b'unable to use control/accounts: line "%s": write role:name, one of the roles '
+                            % problem.args[0] + b' '.join(accounts.ROLES)) from None
+    found = {b'root': (0, 0)}
+    for role, group, _ in accounts.TABLE:
+        try:
+            found[role] = (unix.getpwnam(names[role])[1], unix.getgrnam(names[group]))
+        except KeyError:
+            raise program.Fatal(exits.TEMP, b'the account or group %s is missing; run qpy-install %s'
+                                % (names[role], home)) from None
+        refuse(found[role][0] == 0, b'the account %s has uid 0; give it another' % names[role])
+    return found
+
+
+def check_layout(house):
+    """Refuse directories with another owner or mode than the table's."""
+    for name, owner, group, mode in layout.rows(house.rootless):
+        path = house.home + b'/' + name if name else house.home
+        try:
+            there = unix.stat(path)
+        except FileNotFoundError:
+            refuse(name in layout.NEEDED_TO_RUN, layout.complaint(path, (0, 0, mode), None))
+            continue
+        gid = None if house.rootless else house.of(group)[1]
+        wrong = layout.complaint(path, (house.of(owner)[0], gid, mode), (there.st_uid, there.st_gid, there.st_mode))
+        refuse(wrong and name in layout.NEEDED_TO_RUN, b'unable to start: ' + wrong)
+        if wrong:
+            program.warn(wrong)
+
+
+def check_code(house):
+    """Refuse code and controls that others can change: they would be us."""
+    safe = {0, house.of(b'root')[0]}
+    code = unix.fsencode(__file__).rsplit(b'/', 2)[0]
+    for top in (code, house.home + b'/control', house.home + b'/bin'):
+        for path in ways_to(top):
+            check_unwritable(path, safe)
+    for path in files_below(code):
+        check_unwritable(path, safe)
+
+
+def ways_to(path):
+    """path and every directory above it."""
+    while path and path != b'/':
+        yield path
+        path = path.rpartition(b'/')[0]
+
+
+def files_below(directory):
+    """Every directory and module below the package's directory."""
+    for name in unix.listdir(directory):
+        path = directory + b'/' + name
+        if unix.S_ISDIR(unix.stat(path).st_mode):
+            yield path
+            yield from files_below(path)
+        elif name.endswith(CODE_SUFFIX):
+            yield path
+
+
+def check_unwritable(path, safe):
+    """Refuse a path that an account other than root (and DIR's owner, rootless) can write to."""
+    there = unix.stat(path)
+    refuse(there.st_uid not in safe, b'unable to start: %s belongs to uid %d, who could change what runs here; '
+           b'chown it to root' % (path, there.st_uid))
+    sticky = there.st_mode & 0o1000 and unix.S_ISDIR(there.st_mode)
+    refuse(there.st_mode & 0o022 and not sticky, b'unable to start: %s has mode %04o, others could change what runs '
+           b'here; chmod go-w %s' % (path, there.st_mode & 0o7777, path))
+
+
+READ = {tables.LINE: controls.line, tables.NUMBER: controls.number, tables.LIST: controls.listing,
+        tables.MAP: controls.mapping, tables.TEXT: controls.text}
+
+
+def read_controls(home):
+    """[Service] after every control file has been read once; the broken one is named."""
+    controls.check_directory(home)
+    for name, kind, _, _, _ in tables.TABLE:
+        if kind in READ:
+            READ[kind](home, name)
+    try:
+        return services.table(controls.raw(home, services.FILE))
+    except tables.ControlError as wrong:
+        raise program.Fatal(exits.TEMP, b'unable to use ' + wrong.text) from None
