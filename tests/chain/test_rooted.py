@@ -66,6 +66,15 @@ def test_each_program_has_its_account_and_no_way_back(running):
             assert all(int(found[field], 16) == 0 for field in ('CapPrm', 'CapEff', 'CapInh', 'CapAmb', 'CapBnd')), name
 
 
+def test_nobody_of_the_same_account_can_look_into_a_program(running):
+    """Every program of the chain is not dumpable: its /proc files belong to root, ptrace by its account is refused."""
+    for pid in [running.process.pid, *houses.descendants(running.process.pid)]:
+        try:
+            assert os.stat('/proc/%d/environ' % pid).st_uid == 0, houses.name_of(pid)
+        except FileNotFoundError:
+            pass                                     # it has ended
+
+
 def test_the_seed_lives_where_root_does_not_exist(running):
     """The seed's maps hold neither 0 nor a service account, and it has two capabilities there and no more."""
     seed = running.daemons()['seed']
@@ -127,3 +136,29 @@ def test_nothing_installed_is_set_user_id(running):
             assert not os.lstat(os.path.join(directory, name)).st_mode & 0o6000
     done = running.as_owner(running.home + '/bin/qpy-install', running.home, '--check')
     assert b'is in order' in done.stdout
+
+
+def test_accounts_may_have_other_names():
+    """With other names in control/accounts the installer makes those, everything runs under them, and mail arrives."""
+    import grp
+    import pwd
+    import subprocess
+    house = houses.Rooted(users={'ann': (ANN, ANN)})
+    other = {role: 'x' + role for role in ('qpyq', 'qpys', 'qpyr')}
+    try:
+        house.write('control/accounts', ''.join('%s:%s\n' % pair for pair in other.items()))
+        refused = house.as_owner(house.home + '/bin/qpy-start', check=False)
+        assert refused.returncode == 111 and b'the account or group xqpyq is missing; run qpy-install' in refused.stderr
+        house.as_owner('/usr/bin/python3', '-IS', houses.SOURCE + '/bin/qpy-install', house.home, '--offline')
+        house.start()
+        house.smtp('ann@here.test', text='under other names')
+        house.await_message('ann/Maildir', 'under other names')
+        assert houses.status(house.daemons()['send'])['Uid'].split()[0] == str(pwd.getpwnam('xqpys').pw_uid)
+        assert house.stop() == 0
+    finally:
+        house.remove()
+        for name in other.values():
+            subprocess.run(['userdel', name], capture_output=True)
+        for name in other.values():
+            subprocess.run(['groupdel', name], capture_output=True)
+    assert not {entry.gr_name for entry in grp.getgrall()} & set(other.values())
