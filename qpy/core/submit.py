@@ -220,8 +220,7 @@ def admit(raw, believed, stamp):
     if raw is None:
         raise Refused(exits.QQ_REFUSED, b'envelope too large (#5.5.3)')
     records = raw.split(b'\0')
-    records.pop()
-    if not records or records[0][:1] != b'F':
+    if records.pop() or not records or records[0][:1] != b'F':
         raise Refused(exits.QQ_ENVELOPE)
     _check_sizes(raw, records)
     kept = [records[0], stamp]
