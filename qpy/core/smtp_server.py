@@ -433,7 +433,7 @@ class Session:
     def options(self) -> list:
         """[(letter, value)] of the envelope beside sender and recipients."""
         client = self.client
-        found = [(b'P', self.protocol), (b'C', client.ip), (b'c', received.safe(client.name)),
+        found = [(b'P', self.protocol), (b'C', received.safe(client.ip)), (b'c', received.safe(client.name)),
                  (b'H', received.safe(self.helo)), (b'B', self.body)]
         return [(letter, value) for letter, value in found if value]
 

@@ -20,7 +20,7 @@ class Settings:
 
     def __init__(self, home):
         self.policy = read_policy(home)
-        self.me = controls.line(home, b'localiphost')
+        self.me = controls.line(home, b'me')
         self.rules = read_rules(home)
         self.timeout = controls.number(home, b'timeoutsmtpd')
         self.session = controls.number(home, b'timeoutsession')

@@ -106,19 +106,19 @@ class FakeUsers:
             threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection):
-        while True:
-            try:
-                packet = connection.recv(65536)
-            except OSError:
-                return
-            if not packet:
-                return
-            for _, (number, address) in channel.unpack(packet, channel.USERS_ASK):
-                self.asked.append(address)
-                word = address.partition(b'@')[0]
-                if word != b'silent':
-                    verdict = word if word in (b'no', b'temp', b'unknown') else b'yes'
-                    connection.send(channel.pack(b'q', number, verdict, b'because'))
+        try:
+            while packet := connection.recv(65536):
+                for _, (number, address) in channel.unpack(packet, channel.USERS_ASK):
+                    self.answer(connection, number, address)
+        except OSError:
+            pass
+
+    def answer(self, connection, number, address):
+        self.asked.append(address)
+        word = address.partition(b'@')[0]
+        if word != b'silent':
+            verdict = word if word in (b'no', b'temp', b'unknown') else b'yes'
+            connection.send(channel.pack(b'q', number, verdict, b'because'))
 
 
 class Rig:

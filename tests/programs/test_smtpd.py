@@ -516,3 +516,26 @@ def test_under_tcpserver(make):
         client.sendmail('ann@example.org', ['a@anywhere.example', 'b@anywhere.example'],
             'Subject: x\n\nhello\n')
     assert rig.queued.messages[0][1].recipients == [b'a@anywhere.example', b'b@anywhere.example']
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='all of /proc is root\'s then anyway')
+def test_workers_cannot_be_traced(make):
+    """P07: master, workers and runners are not dumpable: another process of the account cannot look into them."""
+    rig = make().warm()
+    rig.connect().reply()
+    owners = {os.stat('/proc/%d/environ' % pid).st_uid for pid in descendants(rig.server.pid)}
+    assert owners == {0}
+
+
+@pytest.mark.slow
+def test_silent_users_daemon(make):
+    """A qpy-users that does not answer delays a recipient, and others not at all; then he is accepted."""
+    rig = make().warm(workers=1)
+    slow, other = rig.connect(), rig.connect()
+    for client in (slow, other):
+        client.reply()
+    slow.send(b'MAIL FROM:<>\r\nRCPT TO:<silent@mx.example.com>\r\n')
+    assert slow.reply()[:3] == b'250' and slow.quiet()
+    assert other.say(b'MAIL FROM:<>')[:3] == b'250'
+    assert other.say(b'RCPT TO:<joe@mx.example.com>')[:3] == b'250'
+    assert slow.reply()[:3] == b'250'
