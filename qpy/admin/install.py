@@ -25,8 +25,10 @@ PYTHON = '/usr/bin/python3'
 CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))     # what holds qpy/
 LEFT_OUT = ('qpy-test',)                    # needs the source tree
 BARE_NAMES = ('sendmail', 'mailq', 'newaliases', 'forward', 'preline', 'condredirect', 'bouncesaying', 'except',
-              'maildirmake')                # recipes in .qmail files call them so
-QMAIL_NAMES = ('qmail-inject', 'qmail-queue')
+              'maildirmake', 'maildir2mbox', 'predate', 'datemail', 'mailsubj', 'qbiff', 'qreceipt', 'splogger',
+              'tcp-env')                    # recipes in .qmail files and run scripts call them so
+QMAIL_NAMES = tuple('qmail-' + name for name in (
+    'inject', 'queue', 'smtpd', 'qread', 'qstat', 'tcpto', 'tcpok', 'showctl', 'newu', 'newmrh', 'pw2u', 'getpw'))
 SYSTEM_LINKS = (('/usr/sbin/sendmail', 'qpy-sendmail'), ('/usr/lib/sendmail', 'qpy-sendmail'),
                 ('/usr/bin/mailq', 'qpy-mailq'), ('/usr/bin/newaliases', 'qpy-newaliases'))
 PACKAGES = (('dns', 'dnspython'), ('click', 'click'))

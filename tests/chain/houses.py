@@ -209,6 +209,14 @@ def status(pid):
         return dict(line.rstrip('\n').split(':\t', 1) for line in file if ':\t' in line)
 
 
+def alive(pid):
+    """Whether a process still runs."""
+    try:
+        return status(pid)['State'][0] not in 'ZX'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def descendants(pid):
     """Every process below pid."""
     found, waiting = [], [pid]

@@ -138,6 +138,27 @@ def test_nothing_installed_is_set_user_id(running):
     assert b'is in order' in done.stdout
 
 
+def test_a_killed_start_takes_everybody_with_it():
+    """After SIGKILL of start, which cannot say goodbye, no process of the chain is left, whatever its account."""
+    import signal
+    import time
+    house = houses.Rooted(users={'ann': (ANN, ANN)})
+    try:
+        house.start()
+        house.smtp('ann@here.test', text='before')
+        house.await_message('ann/Maildir', 'before')
+        pids = houses.descendants(house.process.pid)
+        assert len(pids) > 10
+        house.process.send_signal(signal.SIGKILL)
+        house.wait_end()                             # the log's end: no program holds a pipe any more
+        give_up = time.monotonic() + 20
+        while any(houses.alive(pid) for pid in pids):
+            assert time.monotonic() < give_up
+            time.sleep(0.01)             # what is left is the kernel's work
+    finally:
+        house.remove()
+
+
 def test_accounts_may_have_other_names():
     """With other names in control/accounts the installer makes those, everything runs under them, and mail arrives."""
     import grp

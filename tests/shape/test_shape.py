@@ -69,7 +69,7 @@ def test_each_launcher_is_the_launcher(name):
     assert text == model.replace('qpy.qpyq.clean', PROGRAMS[name])
     assert os.access(os.path.join(source.ROOT, 'bin', name), os.X_OK)
     assert PROGRAMS[name] in source.modules()
-    own = PROGRAMS[name].rpartition('.')[2].rstrip('_')
+    own = PROGRAMS[name].rpartition('.')[2].rstrip('_').replace('_', '-')
     assert own == name.removeprefix('qpy-') or name in ('qpy-mailq', 'qpy-newaliases')
 
 
