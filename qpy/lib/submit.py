@@ -256,7 +256,8 @@ class Connection:
     and goes on at on_drained().
     """
 
-    __slots__ = ('loop', 'sock', 'on_lost', 'on_drained', 'answers', 'waiting', 'out', 'backlog', 'scheduled', 'watching')
+    __slots__ = ('loop', 'sock', 'on_lost', 'on_drained', 'answers', 'waiting', 'out', 'backlog', 'scheduled',
+                 'watching')
 
     def __init__(self, loop, sock, on_lost=None, on_drained=None):
         self.loop, self.sock, self.on_lost, self.on_drained = loop, sock, on_lost, on_drained
