@@ -28,12 +28,12 @@ class Host:
         if network:
             self.run('ip', 'link', 'set', 'lo', 'up')
 
-    def run(self, *command, **more):
-        """Run a command on this host, to its success; its output."""
-        done = subprocess.run([*self.prefix, *command], capture_output=True, text=True, **more)
+    def run(self, *command, data=b''):
+        """Run a command on this host, to its success, with data as its input; its output."""
+        done = subprocess.run([*self.prefix, *command], capture_output=True, input=data)
         if done.returncode:
-            raise RuntimeError('%s: exit %d\n%s%s' % (' '.join(command), done.returncode, done.stdout, done.stderr))
-        return done.stdout
+            raise RuntimeError('%s: exit %d\n%r' % (' '.join(command), done.returncode, done.stdout + done.stderr))
+        return done.stdout.decode()
 
     def call(self, function):
         """The result of function(), run in a thread that is on this host: the sockets it makes stay there."""
@@ -94,6 +94,7 @@ class Net:
         self.hub, self.hosts, self.addresses = Host('hub'), {}, 0
         self.hub.run('ip', 'addr', 'add', HUB + '/32', 'dev', 'lo')
         self.hub.run('sysctl', '-qw', 'net.ipv4.ip_forward=1')
+        self.hub.run('sysctl', '-qw', 'net.ipv6.conf.all.forwarding=1')
         for number, name in enumerate(names, 1):
             self._join(number, name).resolver(HUB, directory)
 
