@@ -19,7 +19,7 @@ _ATOM_ENDS = frozenset(b' \t\r\n(["<>;:@,.')
 _ATOM_BYTES = bytes(c for c in range(33, 127) if c not in b'()[]<>;:@,."\\')
 _WORDS = frozenset((ATOM, QUOTE, LITERAL, COMMENT))
 _PHRASE = frozenset((COMMENT, ATOM, QUOTE, AT[0], DOT[0]))
-_ESCAPED = frozenset(b'"[]()\\\r\n')
+_ESCAPED = frozenset(b'"[]()\\')
 _BACKSLASH, _OPEN = ord('\\'), ord('(')
 
 
@@ -136,9 +136,10 @@ def _blank_between(left, right):
 
 
 def _written(kind, value):
-    """One token as text."""
+    """One token as text; a line end in it (a quoted one, or from a name in the environment) is left out."""
     if kind not in _WORDS:
         return kind
+    value = value.translate(None, b'\r\n')
     if not _ESCAPED.isdisjoint(value):
         value = b''.join(b'\\%c' % byte if byte in _ESCAPED else b'%c' % byte for byte in value)
     if kind == ATOM:
