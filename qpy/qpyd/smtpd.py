@@ -94,8 +94,6 @@ def serve(home, found, count):
     """Keep `count` workers until the chain ends."""
     from qpy import unix_kernel             # ctypes: one shot should not pay for it
     unix_kernel.set_dumpable(0)
-    from qpy import unix_kernel             # ctypes: what serves one client does not pay for it
-    unix_kernel.set_dumpable(0)
     Workers(home, found, count).run()
     return exits.OK
 

@@ -5,7 +5,7 @@ from qpy.lib import confine, program
 from qpy.root import look
 
 LOG = services.Service(b'log', b'qpyl', (), {}, (b'qpy-log',), 0)
-NO_NETWORK = (b'qpyd', b'qpyq', b'qpys')    # accounts whose programs live in an empty network namespace
+NO_NETWORK = (b'qpyd', b'qpyq', b'qpys', b'qpyl')   # accounts whose programs live in an empty network namespace
 PATH = b'%s/bin:/usr/local/bin:/usr/bin:/bin'
 HIGH = 500                  # descriptors are gathered above this number before they get their places
 GRACE = 10.0                # seconds from the end of send to the end of what has not ended by itself
@@ -26,13 +26,15 @@ class Chain:
     def start(self, table, handed, delivery):
         """Start the log, then every line in order.  Our own lines go into the log from here on."""
         logs = [(name, unix.pipe2(unix.O_CLOEXEC)) for name in [b'start'] + [service.name for service in table]]
+        self.network = None if self.house.rootless else confine.empty_network()
         self.spawn(LOG, [(name, read) for name, (read, _) in logs], None, LOG.words)
         for _, (read, write) in logs:
             unix.close(read)
             unix.set_blocking(write, False)
         writers = {name: write for name, (_, write) in logs}
         become_log(writers.pop(b'start'))
-        self.network = self.empty_network()
+        if self.network is None and not self.house.rootless:
+            program.warn(b'this system allows no network namespace: smtpd, queued, send and log keep the network')
         for service in table:
             given = [(name, sock.fileno()) for name, sock in handed[service.name]] + [(b'life', self.life_read)]
             words = [delivery if word == b'DEFAULTDELIVERY' else word for word in service.words]
@@ -43,20 +45,11 @@ class Chain:
         for fd in (*writers.values(), self.life_read):
             unix.close(fd)
 
-    def empty_network(self):
-        """A descriptor of the network where nothing is, or None, which is said once."""
-        if self.house.rootless:
-            return None
-        fd = confine.empty_network()
-        if fd is None:
-            program.warn(b'this system allows no network namespace: smtpd, queued and send keep the network')
-        return fd
-
     def spawn(self, service, given, log, words):
         """Start one program with the descriptors of given = [(name, fd)]."""
         path = words[0] if words[0][:1] == b'/' else self.house.home + b'/bin/' + words[0]
         look.refuse(not unix.access(path, unix.X_OK), b'unable to start %s: %s is missing or cannot be executed'
-               % (service.name, path))
+                    % (service.name, path))
         pid = unix.fork()
         if pid == 0:
             unix._exit(program.guarded(lambda: self.become(service, given, log, path, words)))

@@ -4,6 +4,7 @@ from qpy.core import accounts, controls as tables, exits, layout, services
 from qpy.lib import controls, program
 
 CODE_SUFFIX = b'.py'
+WRITTEN = (b'control', b'bin', b'users', b'lib/site')    # what only root (or DIR's owner) may change, besides the code
 
 
 def refuse(wrong, text):
@@ -87,14 +88,27 @@ def check_layout(house):
 
 
 def check_code(house):
-    """Refuse code and controls that others can change: they would be us."""
+    """Refuse code, controls and users that others can change: they would be us."""
     safe = {0, house.of(b'root')[0]}
     code = unix.fsencode(__file__).rsplit(b'/', 2)[0]
-    for top in (code, house.home + b'/control', house.home + b'/bin'):
-        for path in ways_to(top):
-            check_unwritable(path, safe)
+    for top in (code, *(house.home + b'/' + name for name in WRITTEN)):
+        if unix.access(top, 0):
+            for path in ways_to(top):
+                check_unwritable(path, safe)
     for path in files_below(code):
         check_unwritable(path, safe)
+    for name in (b'control', b'users'):
+        for path in entries(house.home + b'/' + name):
+            check_unwritable(path, safe)
+
+
+def entries(directory):
+    """The paths of what is in a directory, none if it is not there; links whose end is missing are left out."""
+    try:
+        paths = [directory + b'/' + name for name in unix.listdir(directory)]
+    except FileNotFoundError:
+        return []
+    return [path for path in paths if unix.access(path, 0)]
 
 
 def ways_to(path):

@@ -225,6 +225,15 @@ def test_a_control_file_others_can_write(house):
     assert 'chmod 0755' in house.refusal()
 
 
+@pytest.mark.parametrize('name', ['control/me', 'control/locals', 'users/cdb'])
+def test_a_file_others_can_write(house, name):
+    """A control file or a table of users open to others is refused with the remedy."""
+    os.makedirs(house.home + '/users', exist_ok=True)
+    house.write(name, 'me.test\n', 0o666)
+    out = house.refusal()
+    assert '%s has mode 0666' % name in out and 'chmod go-w' in out
+
+
 def test_a_program_that_is_missing(house):
     """Start names the path, and what was started before has ended."""
     os.unlink(house.home + '/bin/qpy-rspawn')
