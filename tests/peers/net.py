@@ -93,8 +93,7 @@ class Net:
     def __init__(self, names, directory):
         self.hub, self.hosts, self.addresses = Host('hub'), {}, 0
         self.hub.run('ip', 'addr', 'add', HUB + '/32', 'dev', 'lo')
-        self.hub.run('sysctl', '-qw', 'net.ipv4.ip_forward=1')
-        self.hub.run('sysctl', '-qw', 'net.ipv6.conf.all.forwarding=1')
+        self.hub.run('sh', '-c', 'echo 1 | tee /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding')
         for number, name in enumerate(names, 1):
             self._join(number, name).resolver(HUB, directory)
 
