@@ -32,8 +32,8 @@ ECHILD = _errno.ECHILD
 ENODATA = _errno.ENODATA
 
 # --- flags ---------------------------------------------------------------------------------------------------
-from os import (O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_PATH,  # noqa: F401
-                O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET, WNOHANG)
+from os import (O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK,  # noqa: F401
+                O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET, WNOHANG)
 from stat import S_ISDIR, S_ISFIFO, S_ISLNK, S_ISREG, S_ISSOCK  # noqa: F401  (bare arithmetic, loaded by os)
 
 # --- files ---------------------------------------------------------------------------------------------------
@@ -360,6 +360,19 @@ def socket_of(fd, blocking=False):
     sock = socket(fileno=fd)
     sock.setblocking(blocking)
     return sock
+
+
+def host_of(address):
+    """The host name (bytes) of a socket address, from whatever the system asks; None if it has none.
+
+    OSError when that cannot be said now.
+    """
+    try:
+        return _socket.getnameinfo(address, _socket.NI_NAMEREQD)[0].encode('ascii', 'replace')
+    except _socket.gaierror as problem:
+        if problem.errno == _socket.EAI_NONAME:
+            return None
+        raise
 
 
 def accept(sock):

@@ -25,7 +25,7 @@ def run(module, home=None):
     home: DIR as str, fixed by the installation; without it $QPYHOME counts, else /var/qpy.
     """
     global name
-    name = b'qpy-' + module.rpartition('.')[2].rstrip('_').encode()
+    name = b'qpy-' + module.rpartition('.')[2].rstrip('_').replace('_', '-').encode()
     unix._exit(guarded(lambda: call(module, home)))
 
 

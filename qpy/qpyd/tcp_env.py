@@ -8,7 +8,7 @@
 If PROTO is TCP already, it becomes the program at once.
 """
 from qpy import unix
-from qpy.core import exits, ident, ip, text
+from qpy.core import address as addresses, exits, ident, text
 from qpy.lib import program
 
 USAGE = b'usage: tcp-env [-rR] [-t seconds] program [argument ...]'
@@ -82,7 +82,7 @@ def facts(patience):
 
 def shown(address):
     """The IP address of a socket address; IPv4 as IPv4."""
-    return ip.normal(address[0].partition('%')[0].encode())
+    return addresses.normal_ip(address[0].partition('%')[0].encode())
 
 
 def host_name(address):

@@ -1,0 +1,57 @@
+"""Lines for syslog, as splogger writes them.
+
+    text in:    warning: disk is full
+    out:        (WARNING, b'1764036974.000001 warning: disk is full')
+
+A line longer than PIECE goes on in further messages, which have the first one's time and a `+` in place of the blank.
+"""
+
+PIECE = 799                 # bytes of one message's text
+ALERT, WARNING, INFO = 1, 4, 6
+LEVELS = ((b'warning:', WARNING), (b'alert:', ALERT))
+_SAFE = bytes(c if 32 <= c <= 126 else ord('?') for c in range(256))
+_MONTHS = (b'Jan', b'Feb', b'Mar', b'Apr', b'May', b'Jun', b'Jul', b'Aug', b'Sep', b'Oct', b'Nov', b'Dec')
+
+
+class Lines:
+    """Bytes in, messages out: feed(data, now) and, at the end of the input, end(now); now: seconds, a float."""
+
+    __slots__ = ('rest', 'head', 'level')
+
+    def __init__(self):
+        self.rest, self.head, self.level = b'', b'', INFO       # head: of a line that goes on
+
+    def feed(self, data, now):
+        """[(level, text)] of what is complete."""
+        *lines, self.rest = (self.rest + data).split(b'\n')
+        found = [message for line in lines for message in self.line(line, now, True)]
+        if len(self.rest) > PIECE:
+            keep = len(self.rest) % PIECE
+            found += self.line(self.rest[:len(self.rest) - keep], now, False)
+            self.rest = self.rest[len(self.rest) - keep:]
+        return found
+
+    def end(self, now):
+        """A last line without newline counts too."""
+        rest, self.rest = self.rest, b''
+        return self.line(rest, now, True)
+
+    def line(self, text, now, complete):
+        """The messages of one line, or of its beginning."""
+        found = []
+        while text:
+            if not self.head:
+                self.level = next((level for word, level in LEVELS if text.startswith(word)), INFO)
+                self.head = b'%d.%06d' % divmod(int(now * 1000000), 1000000)
+                found.append((self.level, self.head + b' ' + text[:PIECE].translate(_SAFE)))
+            else:
+                found.append((self.level, self.head + b'+' + text[:PIECE].translate(_SAFE)))
+            text = text[PIECE:]
+        if complete:
+            self.head = b''
+        return found
+
+
+def packet(facility, level, tag, text, t):
+    """One datagram for /dev/log (RFC 3164 section 4.1); t: broken-down local time."""
+    return b'<%d>%s %2d %02d:%02d:%02d %s: %s' % (facility << 3 | level, _MONTHS[t[1] - 1], t[2], t[3], t[4], t[5], tag, text)
