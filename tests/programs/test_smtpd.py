@@ -262,7 +262,7 @@ def test_systemd_accept(make):
 def test_rules_and_edits_act_at_the_next_connection(make):
     """A-08: an edited control file acts at the next connection; a broken one is said, and the old one
     stays."""
-    rig = make(tcp_smtp=':deny\n').warm()
+    rig = make(tcp_smtp=':deny\n').warm(workers=1)      # "the old one" is what this worker had
     assert rig.connect().reply()[:3] == b'554'
     rig.write('tcp.smtp', '127.:allow,RELAYCLIENT="",DATABYTES="77"\n')
     client = rig.connect()
