@@ -332,38 +332,41 @@ class Demo:
 
     def arrives(self, send, recipient, subject, *paths):
         """Send, and wait until a file under one of the paths holds the subject; that file's path or ''."""
+        subject = self.unique(subject)
         send(recipient, subject=subject)
-        found = []
+        return self.find(subject, *paths)
 
-        def look():
-            found[:] = [path for path in files(self.home, paths) if holds(path, subject)]
-            return found
-        self.wait(look)
-        return found[0] if found else ''
+    def unique(self, subject):
+        """A subject that no message of an earlier run in the same directory has."""
+        return '%s (%d)' % (subject, os.getpid())
 
     def bounces(self):
         """A message that cannot be delivered comes back."""
-        self.send_smtp('demo-fail@' + HERE, subject='comes back')
-        return self.find('home/Maildir/new', 'This address always fails')
+        subject = self.unique('comes back')
+        self.send_smtp('demo-fail@' + HERE, subject=subject)
+        return self.find(subject, 'home/Maildir/new')
 
-    def find(self, directory, text):
-        """Wait for a file with this text."""
+    def find(self, text, *paths):
+        """Wait for a file with this text at or under one of the paths; its path or ''."""
         found = []
 
         def look():
-            found[:] = [path for path in files(self.home, [directory]) if holds(path, text)]
+            found[:] = [path for path in files(self.home, paths) if holds(path, text)]
             return found
         self.wait(look)
         return found[0] if found else ''
 
     def deferred(self):
         """A message that is deferred first arrives after the queue was run."""
-        self.send_smtp('demo-later@' + HERE, subject='arrives later')
+        subject, tried = self.unique('arrives later'), os.path.join(self.user_home, 'tried')
+        if os.path.exists(tried):
+            os.unlink(tried)
+        self.send_smtp('demo-later@' + HERE, subject=subject)
         if not self.wait(lambda: any('later' in address and verdict == 'deferral'
                                      for _, _, address, verdict, _ in self.trace.results)):
             return ''
         subprocess.run([self.program('sendmail'), '-q'], check=True, timeout=PATIENCE, capture_output=True)
-        return self.find('home/Maildir/new', 'arrives later')
+        return self.find(subject, 'home/Maildir/new')
 
     def remote(self):
         """Mail for another host reaches the sink."""

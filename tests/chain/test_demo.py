@@ -15,8 +15,8 @@ CHECKS = ('SMTP in, Maildir', 'sendmail in, Maildir', 'mbox', 'program', 'alias 
 ENVIRONMENT = {'PATH': '/usr/bin:/bin'}
 
 
-def check(program, **more):
-    done = subprocess.run([program, '--check', '--port', '0'], capture_output=True, text=True, timeout=60, cwd='/',
+def check(program, words=(), **more):
+    done = subprocess.run([program, '--check', '--port', '0', *words], capture_output=True, text=True, timeout=60, cwd='/',
                           env=ENVIRONMENT, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     said = [line for line in done.stdout.split('\n') if line[:6].strip() in ('ok', 'FAILED')]
@@ -115,6 +115,18 @@ def wait_for_the_lock(home):
     import fcntl
     with open(home + '/queue/lock', 'r+') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def test_a_directory_that_stays_can_be_used_again(tmp_path):
+    """With --dir the sandbox stays, and a second round in it is as good as the first."""
+    for path in (tmp_path, *tmp_path.parents):
+        os.chmod(path, os.stat(path).st_mode | 1)
+    user = dict(user=PLAIN, group=PLAIN, extra_groups=[]) if os.geteuid() == 0 else {}
+    if user:
+        os.chown(tmp_path, PLAIN, PLAIN)
+    for _ in range(2):
+        check(SOURCE + '/bin/qpy-demo', words=('--dir', str(tmp_path / 'sandbox')), **user)
+    assert os.path.isdir(tmp_path / 'sandbox/home/Maildir')
 
 
 def test_a_port_that_is_taken_is_said():
