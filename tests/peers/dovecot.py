@@ -52,7 +52,7 @@ class Dovecot:
     """IMAP on 127.0.0.1:port; every name logs in with PASSWORD and sees the Maildir of home, which is uid's."""
 
     def __init__(self, port, uid, home):
-        self.root = debian.unpack(*PACKAGES)
+        self.port, self.root = port, debian.unpack(*PACKAGES)
         self.work = tempfile.mkdtemp(prefix='qpy-dovecot-', dir='/var/tmp')
         os.chmod(self.work, 0o755)
         for name in ('etc', 'run', 'state', 'upper'):

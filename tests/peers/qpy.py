@@ -1,5 +1,6 @@
 """qpy itself, installed as its README says into a directory of a test, and running."""
 import os
+import random
 import shutil
 import signal
 import socket
@@ -9,6 +10,17 @@ import time
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WORDS = {'success': 'K', 'deferral': 'Z', 'failure': 'D'}
 TICK = os.sysconf('SC_CLK_TCK')
+
+
+def free_port():
+    """A TCP port that nobody has now, and that the kernel gives to nobody by itself."""
+    while True:
+        port = random.randrange(20000, 32000)
+        try:
+            socket.create_server(('0.0.0.0', port)).close()
+            return port
+        except OSError:
+            pass
 
 
 def wait_for_port(port, patience=20, alive=lambda: True, greeting=b''):

@@ -9,7 +9,6 @@ import pytest
 from tests.peers import debian, net, qpy as peer
 
 UID = 64110                     # joe's; nobody else on the machine has it
-PORT = 26261
 PATIENCE = 20                   # seconds until mail that should have come has not
 
 
@@ -64,7 +63,7 @@ def server():
     host = net.Host('qpy', network=False)       # where joe has an account
     qpy = None
     try:
-        qpy = peer.Qpy(os.path.join(base, 'qpy'), PORT, users=[('joe', UID, UID, home)], host=host)
+        qpy = peer.Qpy(os.path.join(base, 'qpy'), peer.free_port(), users=[('joe', UID, UID, home)], host=host)
         qpy.mailbox = Mailbox(home)
         yield qpy
     finally:

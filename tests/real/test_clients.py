@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.real.conftest import PORT, UID, needs, program, unpacked
+from tests.real.conftest import UID, needs, program, unpacked
 
 BODY = 'line one\n.\n..two dots\nFrom the start\n\nlast line\n'
 
@@ -19,7 +19,7 @@ def run(*command, uid=None, **more):
 
 def test_smtplib(server, mailbox):
     """Python's smtplib: the body arrives byte for byte, with Return-Path and Delivered-To in front."""
-    with smtplib.SMTP('127.0.0.1', PORT) as client:
+    with smtplib.SMTP('127.0.0.1', server.port) as client:
         client.sendmail('a@client.test', ['joe@qpy.test'], 'Subject: one\n\n' + BODY)
     mail = mailbox.next(log=server.log)
     assert mail.endswith(('Subject: one\n\n' + BODY).encode())
@@ -28,7 +28,7 @@ def test_smtplib(server, mailbox):
 
 def test_smtplib_is_refused_for_an_unknown_user(server):
     """A recipient that does not exist is refused at RCPT with 550 5.1.1, and the session goes on."""
-    with smtplib.SMTP('127.0.0.1', PORT) as client:
+    with smtplib.SMTP('127.0.0.1', server.port) as client:
         with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
             client.sendmail('a@client.test', ['nobody-here@qpy.test'], b'Subject: x\n\n')
         assert refused.value.recipients['nobody-here@qpy.test'][0] == 550
@@ -38,7 +38,7 @@ def test_nothing_is_relayed_for_strangers(server):
     """A-03: without RELAYCLIENT a foreign domain is refused."""
     server.write('control/tcp.smtp', ':allow\n')
     try:
-        with smtplib.SMTP('127.0.0.1', PORT) as client:
+        with smtplib.SMTP('127.0.0.1', server.port) as client:
             client.helo('x')
             client.mail('a@client.test')
             assert client.rcpt('someone@elsewhere.test')[0] in (550, 553)
@@ -49,7 +49,7 @@ def test_nothing_is_relayed_for_strangers(server):
 @needs('swaks')
 def test_swaks(server, mailbox):
     """swaks, which checks each reply."""
-    run('swaks', '--server', '127.0.0.1', '--port', str(PORT), '--to', 'joe@qpy.test', '--from', 'a@client.test',
+    run('swaks', '--server', '127.0.0.1', '--port', str(server.port), '--to', 'joe@qpy.test', '--from', 'a@client.test',
         '--helo', 'client.test', '--body', 'hello from swaks')
     assert b'hello from swaks' in mailbox.next(log=server.log)
 
@@ -58,7 +58,7 @@ def test_swaks(server, mailbox):
 def test_curl(server, mailbox, tmp_path):
     """curl's smtp://."""
     (tmp_path / 'mail').write_text('Subject: curl\r\n\r\nhello from curl\r\n')
-    run('curl', '-sS', 'smtp://127.0.0.1:%d' % PORT, '--mail-from', 'a@client.test', '--mail-rcpt', 'joe@qpy.test',
+    run('curl', '-sS', 'smtp://127.0.0.1:%d' % server.port, '--mail-from', 'a@client.test', '--mail-rcpt', 'joe@qpy.test',
         '--upload-file', str(tmp_path / 'mail'))
     assert b'hello from curl' in mailbox.next(log=server.log)
 
@@ -66,7 +66,7 @@ def test_curl(server, mailbox, tmp_path):
 @needs('msmtp')
 def test_msmtp(server, mailbox):
     """msmtp."""
-    run('msmtp', '--host=127.0.0.1', '--port=%d' % PORT, '--from=a@client.test', '--tls=off', '--auth=off',
+    run('msmtp', '--host=127.0.0.1', '--port=%d' % server.port, '--from=a@client.test', '--tls=off', '--auth=off',
         'joe@qpy.test', input=b'Subject: msmtp\n\nhello from msmtp\n')
     assert b'hello from msmtp' in mailbox.next(log=server.log)
 

@@ -9,14 +9,14 @@ import time
 import pytest
 
 from tests.peers import dovecot
-from tests.real.conftest import PATIENCE, PORT, UID, program
+from tests.peers.qpy import free_port
+from tests.real.conftest import PATIENCE, UID, program
 
-IMAP = 26266                # Dovecot's port
 
 
-def send(recipient, text, sender='a@client.test'):
+def send(server, recipient, text, sender='a@client.test'):
     """One message by SMTP; text is bytes with LF line ends."""
-    with smtplib.SMTP('127.0.0.1', PORT, timeout=20) as client:
+    with smtplib.SMTP('127.0.0.1', server.port, timeout=20) as client:
         client.sendmail(sender, [recipient], text.replace(b'\n', b'\r\n'), mail_options=['BODY=8BITMIME'])
 
 
@@ -43,11 +43,11 @@ def outcome(server, recipient, count=1):
 def imap(server):
     """A session with Dovecot as joe, INBOX selected."""
     try:
-        there = dovecot.Dovecot(IMAP, UID, server.mailbox.home)
+        there = dovecot.Dovecot(free_port(), UID, server.mailbox.home)
     except RuntimeError as problem:
         pytest.skip('no Dovecot: %s' % problem)
     try:
-        with imaplib.IMAP4('127.0.0.1', IMAP, timeout=20) as session:
+        with imaplib.IMAP4('127.0.0.1', there.port, timeout=20) as session:
             session.login('joe', dovecot.PASSWORD)
             session.select()
             yield session
@@ -60,7 +60,7 @@ def test_dovecot(server, mailbox, imap):
     into cur."""
     texts = [b'Subject: imap %d\n\n8 bit: \xfc\xff\n.\n..\nFrom here\n%s\n\n' % (i, b'x' * 900 * i) for i in range(3)]
     for text in texts:
-        send('joe@qpy.test', text)
+        send(server, 'joe@qpy.test', text)
         file = mailbox.next(log=server.log)
         give_up = time.monotonic() + PATIENCE
         subject = text.partition(b'\n')[0].partition(b': ')[2].decode()
@@ -77,7 +77,7 @@ def test_procmail(server, mailbox):
     mailbox.write('.procmailrc', 'MAILDIR=$HOME\nDEFAULT=$HOME/procmail/\nLOGFILE=$HOME/procmail.log\nLINEBUF=8192\n'
                   ':0\n* ^Subject: defer\n{\n EXITCODE=75\n HOST\n}\n:0\n* ^Subject: refuse\n{\n EXITCODE=100\n HOST\n}\n')
     mailbox.dot_qmail('procmail', '|preline %s\n' % program('procmail'))
-    send('joe-procmail@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
+    send(server, 'joe-procmail@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
     text = first_file(mailbox.home + '/procmail/new', server.log)
     assert text.endswith(b'Subject: sort\n\n8 bit: \xfc\nlast\n') and b'\nDelivered-To: joe-procmail@qpy.test\n' in text
     assert outcome(server, 'joe-procmail@qpy.test')[0] == 'K'
@@ -87,7 +87,7 @@ def test_procmail_says_later_and_never(server, mailbox):
     """procmail's EXITCODE is our answer: 75 tries again, 100 bounces."""
     mailbox.dot_qmail('answers', '|preline %s ./answers.rc\n' % program('procmail'))
     mailbox.write('answers.rc', 'EXITCODE=75\nHOST\n')
-    send('joe-answers@qpy.test', b'Subject: x\n\n', sender='joe@qpy.test')
+    send(server, 'joe-answers@qpy.test', b'Subject: x\n\n', sender='joe@qpy.test')
     assert outcome(server, 'joe-answers@qpy.test')[0] == 'Z'
     mailbox.write('answers.rc', 'EXITCODE=100\nHOST\n')
     server.command(server.home + '/bin/qpy-ctl', 'run')
@@ -102,10 +102,10 @@ def test_maildrop(server, mailbox):
         os.chown(os.path.join(mailbox.home, name), UID, UID)
     mailbox.write('.mailfilter', 'if (/^Subject: defer/)\n{\n EXITCODE=75\n exit\n}\nto "$HOME/maildrop/"\n')
     mailbox.dot_qmail('maildrop', '|preline %s\n' % program('maildrop'))
-    send('joe-maildrop@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
+    send(server, 'joe-maildrop@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
     text = first_file(mailbox.home + '/maildrop/new', server.log)
     assert text.endswith(b'Subject: sort\n\n8 bit: \xfc\nlast\n') and b'\nDelivered-To: joe-maildrop@qpy.test\n' in text
-    send('joe-maildrop@qpy.test', b'Subject: defer\n\n')
+    send(server, 'joe-maildrop@qpy.test', b'Subject: defer\n\n')
     assert outcome(server, 'joe-maildrop@qpy.test', 2)[0] == 'Z'
     mailbox.write('.mailfilter', 'to "$HOME/maildrop/"\n')
     server.command(server.home + '/bin/qpy-ctl', 'run')

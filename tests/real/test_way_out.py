@@ -12,13 +12,12 @@ import time
 import pytest
 
 from tests.peers import net, postfix, qpy as peer
-from tests.peers.qpy import wait_for_port
+from tests.peers.qpy import free_port
 from tests.real.conftest import UID, Mailbox
 
 pytestmark = pytest.mark.root
-PORT, NEXT = 26271, 26272           # qpy's and Postfix's
+PORT, NEXT, SINK_PORT = free_port(), free_port(), free_port()      # qpy's, Postfix's, the sinks'
 SINK = '127.7.0.%d'                 # an address each: qpy remembers hosts, not ports
-SINK_PORT = 26273
 PATIENCE = 30                       # seconds for everything to have been tried
 
 # What the other side does, and what becomes of the mail: K delivered, D bounced, Z tried again.

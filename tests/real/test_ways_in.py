@@ -10,10 +10,10 @@ import time
 import pytest
 
 from tests.peers import postfix
-from tests.peers.qpy import wait_for_port
-from tests.real.conftest import PORT, needs
+from tests.peers.qpy import free_port, wait_for_port
+from tests.real.conftest import needs
 
-WAYS, UPSTREAM = 26263, 26264            # ports
+WAYS, UPSTREAM = free_port(), free_port()
 MESSAGES, SESSIONS = 200, 20
 
 
@@ -122,14 +122,14 @@ def test_smtp_source(server, mailbox):
     """smtp-source with many parallel sessions: each message it was told is accepted arrives, once."""
     source = postfix.tool('smtp-source')
     subprocess.run([*source, '-d', '-s', str(SESSIONS), '-m', str(MESSAGES), '-l', '4096', '-f', 'a@client.test',
-                    '-t', 'joe@qpy.test', '127.0.0.1:%d' % PORT], check=True, timeout=60)
+                    '-t', 'joe@qpy.test', '127.0.0.1:%d' % server.port], check=True, timeout=60)
     assert len(arrived(mailbox, MESSAGES, server)) == MESSAGES
 
 
 def test_pipelined_commands(server, mailbox):
     """RFC 2920: whole transactions in one packet, several after each other, are answered in order and all arrive."""
     one = b'MAIL FROM:<a@client.test>\r\nRCPT TO:<joe@qpy.test>\r\nRCPT TO:<no-such@qpy.test>\r\nDATA\r\n'
-    with socket.create_connection(('127.0.0.1', PORT), 20) as sock, sock.makefile('rb') as replies:
+    with socket.create_connection(('127.0.0.1', server.port), 20) as sock, sock.makefile('rb') as replies:
         assert replies.readline().startswith(b'220 ')
         sock.sendall(b'EHLO client.test\r\n')
         while (line := replies.readline()).startswith(b'250-'):
@@ -163,7 +163,7 @@ def arrived(mailbox, count, server, patience=40):
 def upstream(server):
     """A Postfix that sends all its mail to qpy."""
     try:
-        here = postfix.Postfix(UPSTREAM, more='relayhost = [127.0.0.1]:%d\ndisable_dns_lookups = yes\n' % PORT)
+        here = postfix.Postfix(UPSTREAM, more='relayhost = [127.0.0.1]:%d\ndisable_dns_lookups = yes\n' % server.port)
     except RuntimeError as problem:
         pytest.skip('no Postfix: %s' % problem)
     yield here
