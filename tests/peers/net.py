@@ -55,13 +55,14 @@ class Host:
             raise result[1]
         return result[0]
 
-    def etc(self, directory, **files):
-        """Let this host see these texts as files of its /etc ('_' in a name is '.'); directory: where they may lie."""
+    def etc(self, directory, files):
+        """Let this host see these as files of its /etc: {name: text}; directory: where they may lie."""
         self.files.update(files)
         top = os.path.join(directory, 'etc.' + self.name)
         os.makedirs(top, mode=0o755, exist_ok=True)
         for name, text in self.files.items():
-            with open(os.path.join(top, name.replace('_', '.')), 'w') as file:
+            os.makedirs(os.path.dirname(os.path.join(top, name)), exist_ok=True)
+            with open(os.path.join(top, name), 'w') as file:
                 file.write(text)
         # Over the directory: a mount on a file is lost when somebody outside replaces that file.
         if self.overlaid:
@@ -71,14 +72,18 @@ class Host:
 
     def resolver(self, address, directory):
         """Make `address` the DNS server of this host."""
-        self.etc(directory, resolv_conf='nameserver %s\noptions timeout:1 attempts:2\n' % address)
+        self.etc(directory, {'resolv.conf': 'nameserver %s\noptions timeout:1 attempts:2\n' % address})
 
     def accounts(self, users, directory):
         """Let users, (name, uid, home), be known on this host, beside those the machine has now."""
         with open('/etc/passwd') as known:
             lines = [known.read()]
-        lines += ['%s:x:%d:%d::%s:/bin/sh\n' % (name, uid, uid, home) for name, uid, home in users]
-        self.etc(directory, passwd=''.join(lines))
+        lines += ['%s:*:%d:%d::%s:/bin/sh\n' % (name, uid, uid, home) for name, uid, home in users]
+        self.etc(directory, {'passwd': ''.join(lines)})
+
+    def usr(self, *roots):
+        """Let this host see the files under these directories, the first of them first, beside those of its /usr."""
+        self.run('mount', '-t', 'overlay', 'overlay', '-o', 'lowerdir=%s:/usr' % ':'.join(roots), '/usr')
 
     def end(self):
         """Let the namespaces go."""
