@@ -89,10 +89,10 @@ class House:
 
     # --- the chain ---
 
-    def start(self, ready='status: local'):
-        """Start it and wait until qpy-send speaks."""
+    def start(self, ready='status: local', through=()):
+        """Start it (through another command) and wait until qpy-send speaks."""
         user = dict(user=self.uid, group=self.gid, extra_groups=[]) if os.geteuid() == 0 else {}
-        self.process = subprocess.Popen([self.home + '/bin/qpy-start'], stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen([*through, self.home + '/bin/qpy-start'], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd='/', env={},
                                         start_new_session=True, **user)
         self.lines.clear()

@@ -138,6 +138,40 @@ def test_nothing_installed_is_set_user_id(running):
     assert b'is in order' in done.stdout
 
 
+WITHOUT_NAMESPACES = """
+import os, struct, sys
+sys.path.insert(0, %r)
+from qpy import unix_kernel
+from qpy.core import seccomp as s
+UNSHARE = s.MACHINES[os.uname().machine][4]
+steps = [(s.LOAD, 0, 0, 0), (s.EQUAL, 0, 1, UNSHARE), (s.RETURN, 0, 0, s.EPERM), (s.RETURN, 0, 0, s.ALLOW)]
+unix_kernel.seccomp(b''.join(struct.pack('<HBBI', *step) for step in steps))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_where_namespaces_are_forbidden():
+    """As in many containers: it starts, says what is missing, delivers as each user, and still nobody becomes root."""
+    house = houses.Rooted(users={'ann': (ANN, ANN)})
+    try:
+        house.start(through=('/usr/bin/python3', '-IS', '-c', WITHOUT_NAMESPACES % houses.SOURCE))
+        assert any('allows no network namespace' in line for line in house.lines)
+        house.await_line('no user namespace')
+        house.recipe('ann', '.qmail', '|id -u > id; grep Cap /proc/self/status >> id\n')
+        house.smtp('ann@here.test', text='without')
+        house.await_line('success')
+        with open(os.path.join(house.user_homes['ann'], 'id')) as file:
+            lines = file.read().split()
+        assert lines[0] == str(ANN) and set(lines[2::2]) == {'0' * 16}
+        for pid in houses.descendants(house.process.pid):
+            assert '0' not in houses.status(pid)['Uid'].split()
+        seed = houses.status(house.daemons()['seed'])
+        assert int(seed['CapPrm'], 16) == 1 << 6 | 1 << 7 and seed['Seccomp'] == '2' and seed['NoNewPrivs'] == '1'
+        assert house.stop() == 0
+    finally:
+        house.remove()
+
+
 def test_a_killed_start_takes_everybody_with_it():
     """After SIGKILL of start, which cannot say goodbye, no process of the chain is left, whatever its account."""
     import signal
