@@ -278,7 +278,7 @@ def append(home_fd, path, head, message_fd):
     try:
         lock = Lock(home_fd, path, fd)
         try:
-            write_mbox(fd, path, head, message_fd, lock.held)
+            write_mbox(fd, home_fd, path, head, message_fd, lock.held)
         finally:
             lock.release()
     finally:
@@ -308,8 +308,13 @@ def open_mbox(home_fd, path):
 
 def is_shared(home_fd, path):
     """Whether others than the user and root may put files where path is."""
-    there = unix.stat(path.rpartition(b'/')[0] or (b'/' if path[:1] == b'/' else b'.'), dir_fd=home_fd)
+    there = unix.stat(directory_of(path), dir_fd=home_fd)
     return bool(there.st_mode & 0o002) or bool(there.st_mode & 0o020) and there.st_uid != unix.geteuid()
+
+
+def directory_of(path):
+    """The directory that holds the last name of path."""
+    return path.rpartition(b'/')[0] or (b'/' if path[:1] == b'/' else b'.')
 
 
 def not_ours(there, shared):
@@ -396,10 +401,12 @@ class Lock:
                 pass
 
 
-def write_mbox(fd, path, head, message_fd, locked):
+def write_mbox(fd, home_fd, path, head, message_fd, locked):
     """Append, sync; on an error take it back, which only he may who holds the lock."""
     try:
         size = unix.fstat(fd).st_size
+        if not size:
+            sync_name(home_fd, path)
         try:
             unix.write_all(fd, mbox.fresh_start(tail(fd, size)) + head)
             quoter = mbox.Quoter()
@@ -413,6 +420,16 @@ def write_mbox(fd, path, head, message_fd, locked):
             raise
     except unix.error as problem:
         raise Failed(exits.TEMP, b'Unable to write %s: %s. (#4.3.0)' % (path, why(problem))) from None
+
+
+def sync_name(home_fd, path):
+    """Make the name of an mbox that holds nothing yet durable, before anything is in it; fsync of the file alone
+    does not promise that.  A directory that one may not read cannot be synced, and most file systems need it not.
+    """
+    try:
+        unix.sync_directory(directory_of(path), home_fd)
+    except PermissionError:
+        pass
 
 
 def tail(fd, size):

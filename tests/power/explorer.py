@@ -1,0 +1,70 @@
+"""Every power cut that could happen now, and the recovery after each.
+
+STATES collects what distinct crash states were tried in this run of pytest; the number is said at its end.
+"""
+import random
+
+from tests.power import whole
+
+STATES = set()
+FIGURES = {'recoveries': 0, 'second cuts': 0, 'faults': 0, 'calls': 0}
+
+
+class Explorer:
+    """Watches a disk; before each change of it, and at the end, cuts the power in every way, and recovers.
+
+    depth: how many times the power is cut again while the programs recover.
+    most: of the choices at each point, try so many at random (None: all).
+    """
+
+    def __init__(self, seam, depth=0, most=None, seed=0):
+        self.seam, self.depth, self.most, self.seen = seam, depth, most, set()
+        self.chance, self.failed = random.Random(seed), False
+
+    def watch(self, disk):
+        """Look at every change from now on."""
+        disk.on_call = self.look
+
+    def pick(self, choices):
+        """All, or some."""
+        if self.most is None or len(choices) <= self.most:
+            return choices
+        return self.chance.sample(choices, self.most)
+
+    def look(self):
+        """Cut the power now, in every way."""
+        seam = self.seam
+        if self.failed:
+            return
+        if seam.system is not None:
+            seam.system.hear()
+        for picture in seam.disk.cuts(pick=self.pick):
+            state = picture.key, seam.world.key()
+            if state not in self.seen:
+                self.seen.add(state)
+                STATES.add(picture.key)
+                try:
+                    self.recover(picture)
+                except whole.Loss:
+                    self.failed = True
+                    raise
+
+    def recover(self, picture):
+        """Start again on what is left; everything that was promised must come true."""
+        FIGURES['recoveries'] += 1
+        world = self.seam.world.copy()
+        world.wall, world.mono = world.wall + 60, 100.0
+        with self.seam.on(picture.disk(), world):
+            if self.depth:
+                deeper = Explorer(self.seam, self.depth - 1, 1, self.chance.random())
+                deeper.watch(self.seam.disk)
+            system = whole.System(self.seam, recovering=True)
+            try:
+                system.run()
+                self.seam.disk.on_call = None
+                if self.depth:
+                    FIGURES['second cuts'] += len(deeper.seen)
+            finally:
+                self.seam.disk.on_call = None
+                system.stop()
+            whole.check(self.seam.disk, world)
