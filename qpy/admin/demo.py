@@ -123,9 +123,9 @@ class Demo:
         self.taken = []                              # what the sink got: (sender, recipients, message)
         self.quiet = True                            # until watch() has said what can be done
         self.stays = bool(options.dir)
+        self.port = free_port(options.port)
         self.home = os.path.abspath(options.dir) if options.dir else tempfile.mkdtemp(prefix='qpy-demo-')
         self.user_home = os.path.join(self.home, 'home')
-        self.port = free_port(options.port)
         self.trace = Trace(self.tell, self.where)
         try:
             self.sink = Sink(('127.0.0.2', 0), self.sink_took)
