@@ -9,8 +9,8 @@ PORT = 53
 LOCAL = [(b'127.0.0.1', PORT)]      # resolv.conf(5): without a nameserver line, this host's
 
 
-def parse_server(value):
-    """(address, port) of a line in control/resolvers; ValueError if it is none."""
+def parse_server(value, default=PORT):
+    """(address, port) of a line in control/resolvers or control/qmqpservers; ValueError if it is none."""
     address, port = value, b''
     if value[:1] == b'[':
         address, _, port = value[1:].partition(b']')
@@ -19,7 +19,7 @@ def parse_server(value):
         port = port[1:]
     elif value.count(b':') == 1:
         address, _, port = value.partition(b':')
-    number = text.parse_uint(port, 65535) if port or value[-1:] == b':' else PORT
+    number = text.parse_uint(port, 65535) if port or value[-1:] == b':' else default
     if ip.pack(address) is None or not number:
         raise ValueError('write an address, or ADDRESS:PORT, or [IPv6]:PORT')
     return address, number

@@ -1,0 +1,49 @@
+"""A message being gathered: in memory while it is short, then in a file without a name, gone when we are."""
+from qpy import unix
+
+IN_MEMORY = 1 << 20         # bytes
+PLACES = (b'/var/tmp', b'/tmp')
+
+
+class Spool:
+    """add(data)*, then content(). size: bytes so far. OSError if the disk does not take it."""
+
+    __slots__ = ('pieces', 'size', 'fd')
+
+    def __init__(self):
+        self.pieces, self.size, self.fd = [], 0, -1
+
+    def add(self, data: bytes) -> None:
+        """The next piece."""
+        self.size += len(data)
+        if self.fd >= 0:
+            return unix.write_all(self.fd, data)
+        self.pieces.append(data)
+        if self.size > IN_MEMORY:
+            self.fd = nameless()
+            for piece in self.pieces:
+                unix.write_all(self.fd, piece)
+            self.pieces = []
+
+    def content(self):
+        """All of it: bytes, or a descriptor at its beginning."""
+        if self.fd < 0:
+            return b''.join(self.pieces)
+        unix.lseek(self.fd, 0, unix.SEEK_SET)
+        return self.fd
+
+    def close(self) -> None:
+        """Forget it."""
+        if self.fd >= 0:
+            unix.close_quietly(self.fd)
+        self.pieces, self.size, self.fd = [], 0, -1
+
+
+def nameless():
+    """The descriptor of a new file that nobody else can open."""
+    for place in PLACES:
+        try:
+            return unix.open(place, unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+        except unix.error as problem:
+            refused = problem
+    raise refused
