@@ -1,7 +1,7 @@
 """Messages per second of qpy and of Postfix, in one run on one machine.
 
     sudo /usr/bin/python3 tests/bench/throughput.py [--rounds 3] [--messages 2000] [--sessions 20] [--size 4096]
-                                                    [--work local,relay] [--disk shared|own] [--cost]
+                                                    [--work local,relay] [--disk own|shared|machine] [--cost]
 
 Needs root and Debian's package archive (Postfix is unpacked, not installed, and runs in a mount namespace of its
 own, configured as Debian ships it but for Maildir delivery and the port).  Both servers get the same client
@@ -9,8 +9,11 @@ own, configured as Debian ships it but for Maildir delivery and the port).  Both
 
 What is measured: from the first connection until the last file stands in the Maildir (local), or until the next
 hop (Postfix's smtp-sink) has counted the last message (relay).  Absolute figures are moods of the machine; the
-ratio of one round is the result.  --disk own gives each server's queue a file system of its own (ext4 in a loop
-mount), which is how qpy is meant to be installed; shared is one directory on the machine's disk.
+ratio of one round is the result.  --disk own: each server's queue has a file system of its own, as qpy is meant to
+be installed, and the homes of both are on a third; shared: queues and homes are all on one, which is not the
+machine's root; machine: directories on the machine's own disk, whatever that is.  The first two are ext4 as
+mkfs.ext4 makes it, in loop mounts: an ext4 without a journal, as some virtual machines have for their root, looks
+at every inode deleted in the last seconds before it gives one out, and measures that and little else.
 """
 import argparse
 import os
@@ -69,8 +72,9 @@ class Maildir:
             return 0
 
     def empty(self):
-        """Remove what is there, so that directories do not grow from round to round."""
-        shutil.rmtree(os.path.dirname(self.new), ignore_errors=True)
+        """Have an empty one, so that directories do not grow from round to round; what was there goes at the end."""
+        home = os.path.dirname(os.path.dirname(self.new))
+        os.rename(home + '/Maildir', '%s/old.%d' % (home, time.monotonic_ns()))
 
 
 def send(port, options, recipient):
@@ -92,9 +96,9 @@ def timed(port, options, recipient, counter):
     return options.messages / (time.monotonic() - start)
 
 
-def own_disk(directory, megabytes=4096):
-    """Mount an ext4 of its own on directory; returns what undoes it."""
-    image = directory + '.image'
+def own_disk(directory, images, megabytes=4096):
+    """Mount an ext4 of its own, a file in images, on directory; returns what undoes it."""
+    image = os.path.join(images, os.path.basename(directory) + '.image')
     os.makedirs(directory, exist_ok=True)
     with open(image, 'wb') as file:
         file.truncate(megabytes << 20)
@@ -124,7 +128,7 @@ def main():
     parser.add_argument('--sessions', type=int, default=20)
     parser.add_argument('--size', type=int, default=4096)
     parser.add_argument('--work', default='local,relay')
-    parser.add_argument('--disk', choices=('shared', 'own'), default='shared')
+    parser.add_argument('--disk', choices=('own', 'shared', 'machine'), default='own')
     parser.add_argument('--cost', action='store_true', help='CPU seconds per message of each qpy process')
     options = parser.parse_args()
     base = tempfile.mkdtemp(prefix='qpy-bench-', dir='/var/tmp')
@@ -140,6 +144,10 @@ def main():
 
 def run(options, base, undo):
     """Start both servers and the sink, and let them take turns."""
+    images, base = base, os.path.join(base, 'disk')
+    os.makedirs(base)
+    if options.disk != 'machine':
+        undo.append(own_disk(base, images))
     homes = {name: os.path.join(base, 'home-' + name) for name in ('qpy', 'postfix')}
     for home in homes.values():
         os.makedirs(home)
@@ -148,7 +156,7 @@ def run(options, base, undo):
     for spool in spools.values():
         os.makedirs(spool)
         if options.disk == 'own':
-            undo.append(own_disk(spool))
+            undo.append(own_disk(spool, images))
     sink = Sink()
     undo.append(sink.stop)
     rival = postfix.Postfix(POSTFIX_PORT, work=os.path.join(spools['postfix'], 'postfix'), users=[('u', UID, homes['postfix'])],
