@@ -291,7 +291,8 @@ def debians(find, *arguments):
 
 def caller(words, tmp_path, **more):
     """Run somebody else's program."""
-    environ = {**os.environ, 'HOME': str(tmp_path), **more.pop('env', {})}
+    environ = {**os.environ, 'HOME': str(tmp_path), 'GIT_AUTHOR_NAME': 'joe', 'GIT_COMMITTER_NAME': 'joe',
+               **more.pop('env', {})}
     result = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=60, env=environ, **more)
     assert result.returncode == 0, result
 
