@@ -440,11 +440,26 @@ class Disk:
             gone = {id(steps) for steps, kept in zip(free, mask, strict=True) if not kept}
             yield [steps for _, steps in self.journal if id(steps) not in gone]
 
-    def cuts(self, interesting=lambda name: not name.endswith(b'.part'), pick=None):
+    def some_survivors(self, chance):
+        """One such choice, by a random.Random."""
+        if self.model == 'ordered':
+            lengths = {}
+            for volume, _ in self.journal:
+                lengths[volume] = lengths.get(volume, 0) + 1
+            left = {volume: chance.randint(0, length) for volume, length in lengths.items()}
+            kept = []
+            for volume, steps in self.journal:
+                left[volume] -= 1
+                if left[volume] >= 0:
+                    kept.append(steps)
+            return kept
+        return [steps for _, steps in self.journal if all(step[0].dull for step in steps) or chance.random() < 0.5]
+
+    def cuts(self, interesting=lambda name: not name.endswith(b'.part'), pick=None, survivors=None):
         """Every Picture of what a power cut now may leave.  The contents of files whose name (or every name) is not
         interesting, or in dull directories, stay as they are seen.  pick(list) may thin out the choices."""
         pick = pick or (lambda choices: choices)
-        for kept in pick(list(self.survivors())):
+        for kept in pick(list(self.survivors())) if survivors is None else survivors:
             entries = {}
             for _, steps in self.journal:
                 for directory, _, _ in steps:
@@ -458,6 +473,10 @@ class Disk:
                      if node.safe != node.seen and interesting(path.rpartition(b'/')[2])}
             for contents in itertools.product(*(pick(node.outcomes()) for node in dirty.values())):
                 yield Picture(self, for_directory, listing, dict(zip(dirty, contents, strict=True)))
+
+    def cut(self, chance):
+        """One Picture, chosen by a random.Random: of each operation and each file, anything that may be."""
+        return next(self.cuts(pick=lambda choices: [chance.choice(choices)], survivors=[self.some_survivors(chance)]))
 
     def crashes(self, interesting=lambda name: True):
         """Every {path: content} that a power cut now may leave; names that are not interesting keep what is seen."""

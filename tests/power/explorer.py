@@ -7,18 +7,22 @@ import random
 from tests.power import whole
 
 STATES = set()
+SCENES_TRIED = set()
 FIGURES = {'recoveries': 0, 'second cuts': 0, 'faults': 0, 'calls': 0}
+
+
+AGAIN = 0.06            # of the points of a recovery, the part at which the power is cut again
 
 
 class Explorer:
     """Watches a disk; before each change of it, and at the end, cuts the power in every way, and recovers.
 
     depth: how many times the power is cut again while the programs recover.
-    most: of the choices at each point, try so many at random (None: all).
+    most: of the choices at each point, try so many at random (None: all).  share: of the points, look at this part.
     """
 
-    def __init__(self, seam, depth=0, most=None, seed=0):
-        self.seam, self.depth, self.most, self.seen = seam, depth, most, set()
+    def __init__(self, seam, depth=0, most=None, seed=0, share=1.0):
+        self.seam, self.depth, self.most, self.share, self.seen = seam, depth, most, share, set()
         self.chance, self.failed = random.Random(seed), False
 
     def watch(self, disk):
@@ -34,7 +38,7 @@ class Explorer:
     def look(self):
         """Cut the power now, in every way."""
         seam = self.seam
-        if self.failed:
+        if self.failed or self.share < 1 and self.chance.random() > self.share:
             return
         if seam.system is not None:
             seam.system.hear()
@@ -56,7 +60,7 @@ class Explorer:
         world.wall, world.mono = world.wall + 60, 100.0
         with self.seam.on(picture.disk(), world):
             if self.depth:
-                deeper = Explorer(self.seam, self.depth - 1, 1, self.chance.random())
+                deeper = Explorer(self.seam, self.depth - 1, 1, self.chance.random(), AGAIN)
                 deeper.watch(self.seam.disk)
             system = whole.System(self.seam, recovering=True)
             try:
