@@ -128,6 +128,11 @@ def arguments():
     return [_os.fsencode(word) for word in _sys.argv[1:]]
 
 
+def code_directories():
+    """Where modules are looked for, as bytes."""
+    return [_os.fsencode(path) for path in _sys.path]
+
+
 def argv0():
     """The last part of the name this program was called by, as bytes."""
     return _os.fsencode(_sys.argv[0] if _sys.argv else '').rpartition(b'/')[2]
@@ -398,8 +403,20 @@ def peercred(sock):
     return tuple(int.from_bytes(word[i:i + 4], _sys.byteorder, signed=i == 0) for i in (0, 4, 8))
 
 
+_here = None        # the directory that stay_in() made current
+
+
+def stay_in(directory):
+    """Make directory the current one for good: connect_beneath then uses bare names, as confined programs must."""
+    global _here
+    chdir(directory)
+    _here = directory
+
+
 def connect_beneath(sock, directory, name):
     """Connect sock to the Unix socket `name` in `directory`, however long that path is (the limit is 107 bytes)."""
+    if directory == _here:
+        return sock.connect(name)
     path = directory + b'/' + name
     if len(path) <= 107:
         return sock.connect(path)

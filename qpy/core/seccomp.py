@@ -45,6 +45,11 @@ def identities(uids, gids, machine):
     program.append((RETURN, 0, 0, ALLOW))
     if len(program) > LIMIT:
         raise ValueError('too many ranges of ids')
+    return packed(program)
+
+
+def packed(program):
+    """Instructions (code, jump if true, jump if not, constant) as the kernel takes them."""
     return b''.join(struct.pack('<HBBI', *step) for step in program)
 
 

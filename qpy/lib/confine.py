@@ -1,5 +1,6 @@
 """Giving up privileges for good, and proving it.
 
+    confine(home, program)                       a program's line of core.manifest, before its first foreign byte
     drop(uid, gid)                               a daemon's account: nothing of root is left
     enter_mail_namespace(uids, gids, uid, gid)   the seed's: only mail users exist, and it may become them
     keep_two_capabilities(uid, gid)              the seed's where namespaces are forbidden
@@ -7,7 +8,7 @@
 Each leaves the process verified by system calls or raises; who calls it must not go on after an exception.
 """
 from qpy import unix, unix_kernel
-from qpy.core import idmap, seccomp
+from qpy.core import fence, idmap, manifest, seccomp
 from qpy.lib import program
 
 SEED_CAPABILITIES = 1 << unix_kernel.CAP_SETUID | 1 << unix_kernel.CAP_SETGID
@@ -166,3 +167,156 @@ def seed_filter(uids, gids):
     """Where namespaces are forbidden: from now on this process and its descendants become ids of these ranges only,
     have no supplementary groups and make no user namespace.  OSError where seccomp is missing (said in the log)."""
     unix_kernel.seccomp(seccomp.identities(uids, gids, unix.uname().machine))
+
+
+# --- a program's line of the manifest ------------------------------------------------------------------------
+
+NO_SUCH_CALL = (unix.ENOSYS, unix.ENOTSUP)       # how a kernel says that it does not have something
+
+
+def confine(home, name, ports=()):
+    """Take the line `name` of core.manifest on this process, and its children, for good.  ports: of TCP, for those
+    that connect to ports of mail.
+
+    Everything is imported, opened and listening by now; threads come later.  Returns what this kernel lacks, as
+    words: that is no error, and qpy-start says it for all.  NotDropped if the kernel claims what is not so.
+    """
+    row = manifest.row(name)
+    unix_kernel.set_dumpable(0)
+    unix_kernel.no_new_privs()
+    no_core()
+    if row.memory:
+        unix.lower_limit('AS', row.memory)
+    if not row.writes and not logs_to_a_file():
+        unix.lower_limit('FSIZE', 0)
+    if row.children == b'none':
+        unix.lower_limit('NPROC', 0)
+    if row.connects == b'run' and unix.access(home + b'/run', unix.X_OK):
+        unix.stay_in(home + b'/run')
+    lacking = [words for words, step in ((b'Landlock', lambda: landlock(home, row, ports)),
+                                         (b'no-exec memory (PR_SET_MDWE)', lambda: no_new_code(row)),
+                                         (b'seccomp', lambda: filtered(row))) if not possible(step)]
+    prove(row, lacking)
+    return lacking
+
+
+def logs_to_a_file():
+    """Whether descriptors 1 or 2 are regular files: a limit of the sizes of files would end the log."""
+    return any(unix.S_ISREG(unix.fstat(fd).st_mode) for fd in (1, 2))
+
+
+def possible(step):
+    """step(); False if this kernel does not have it."""
+    try:
+        step()
+    except ValueError:                      # a machine whose calls we have no numbers of
+        return False
+    except OSError as problem:
+        if problem.errno not in NO_SUCH_CALL:
+            raise
+        return False
+    return True
+
+
+def landlock(home, row, ports):
+    """Files, TCP, abstract sockets, signals: as far as this kernel's Landlock reaches."""
+    if row.files is None:
+        return
+    abi = unix_kernel.landlock_abi()
+    if not abi or abi < manifest.NEEDED_ABI.get(row.name, 1):
+        raise OSError(unix.ENOSYS, 'no Landlock')
+    tcp = manifest.TCP if abi >= manifest.NET_ABI else 0
+    if row.connects == b'any' and b'tcp' in row.sockets:
+        tcp &= ~manifest.CONNECT_TCP
+    if b'any' in row.sockets:
+        tcp = 0
+    scoped = 0 if abi < manifest.SCOPE_ABI else 0 if b'any' in row.sockets else manifest.SCOPE_SOCKETS
+    if abi >= manifest.SCOPE_ABI and not row.signals:
+        scoped |= manifest.SCOPE_SIGNALS
+    rules = unix_kernel.landlock_ruleset(manifest.handled(abi), tcp, scoped, abi)
+    try:
+        for path, letters in [*manifest.paths(home, row.files), *((path, b'rl') for path in unix.code_directories())]:
+            allow(rules, path, manifest.rights(letters, abi))
+            if path == home + b'/control':
+                follow_links(rules, path, manifest.rights(b'r', abi))
+        for port in ports if tcp & manifest.CONNECT_TCP else ():
+            unix_kernel.landlock_allow_port(rules, manifest.CONNECT_TCP, port)
+        unix_kernel.landlock_restrict(rules)
+    finally:
+        unix.close(rules)
+
+
+def allow(rules, path, rights):
+    """Let rights be used on path and beneath it; what is not there is not allowed."""
+    try:
+        fd = unix.open(path, unix.O_PATH | unix.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if not unix.S_ISDIR(unix.fstat(fd).st_mode):
+            rights &= manifest.OF_FILES
+        unix_kernel.landlock_allow_beneath(rules, rights, fd)
+    finally:
+        unix.close(fd)
+
+
+def follow_links(rules, directory, rights):
+    """Where a control file is a link, the directory that it leads into may be read too."""
+    for entry in unix.scandir(directory):
+        if entry.is_symlink():
+            target = unix.readlink(entry.path)
+            target = target if target[:1] == b'/' else directory + b'/' + target
+            allow(rules, target.rpartition(b'/')[0] or b'/', rights)
+
+
+def no_new_code(row):
+    """No page of memory that was written to is ever executed."""
+    if row.files is not None:
+        has(lambda: unix_kernel.prctl(unix_kernel.PR_SET_MDWE, unix_kernel.MDWE_REFUSE_EXEC_GAIN))
+
+
+def has(call):
+    """call(), where EINVAL means that the kernel has no such thing."""
+    try:
+        call()
+    except OSError as problem:
+        raise OSError(unix.ENOSYS, 'no such thing') if problem.errno == unix.EINVAL else problem from None
+
+
+def filtered(row):
+    """The filter of core.fence."""
+    has(lambda: unix_kernel.prctl(unix_kernel.PR_GET_SECCOMP))
+    unix_kernel.seccomp(fence.fence(row, unix.uname().machine))
+
+
+def prove(row, lacking):
+    """NotDropped unless what was taken away is away: by trying, because /proc may be closed by now."""
+    tries = []
+    if b'seccomp' not in lacking:
+        tries += [(b'mount', lambda: unix_kernel.unshare(unix_kernel.CLONE_NEWUSER))]
+        if row.children != b'programs':
+            tries += [(b'exec', lambda: unix.execve(b'', [b'x'], {}))]
+        if row.children == b'none':
+            tries += [(b'fork', fork_and_end)]
+    if row.files is not None and b'Landlock' not in lacking:
+        tries += [(b'list /', lambda: unix.close(unix.open(b'/', unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC)))]
+    for what, work in tries:
+        if not refused(work):
+            raise NotDropped(unix.EPERM, 'still possible: %s' % what.decode())
+
+
+def refused(work):
+    """Whether the kernel says no to it: not that something is missing, but no."""
+    try:
+        work()
+    except OSError as problem:
+        return problem.errno in (unix.EPERM, unix.EACCES, unix.EAGAIN)
+    return False
+
+
+def fork_and_end():
+    """A child that should not be."""
+    pid = unix.fork()
+    if pid == 0:
+        unix._exit(0)
+    unix.waitpid(pid, 0)

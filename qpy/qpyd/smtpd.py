@@ -11,7 +11,7 @@ Exit: one shot 0 after QUIT, else 1; 111 if it cannot work (said as 421). Warm 0
 from qpy import unix
 from qpy.core import cdb, exits, text
 from qpy.core import smtp_server as smtp
-from qpy.lib import controls, inherit, loop, master, program
+from qpy.lib import confine, controls, inherit, loop, master, program
 from qpy.qpyd import census, runner, server, settings
 from qpy.qpyd.conversation import Conversation, FileConversation
 
@@ -85,6 +85,7 @@ class Workers(master.Master):
         for name in list(found):
             for sock in inherit.sockets(found, name):
                 here.listen(sock)
+        confine.confine(self.home, b'smtpd')
         own_loop.run()
         here.farewell()
         return exits.OK
@@ -92,8 +93,7 @@ class Workers(master.Master):
 
 def serve(home, found, count):
     """Keep `count` workers until the chain ends."""
-    from qpy import unix_kernel             # ctypes: one shot should not pay for it
-    unix_kernel.set_dumpable(0)
+    confine.confine(home, b'smtpd-master')
     Workers(home, found, count).run()
     return exits.OK
 
@@ -134,6 +134,7 @@ def converse(home):
     here.ended = lambda conversation: own_loop.stop()
     kind = Conversation if can_be_watched(own_loop, 0) else FileConversation
     conversation = kind(here, watched.value, client, sock, 0, 0 if sock is not None and same_socket() else 1)
+    confine.confine(home, b'smtpd')
     here.serve(conversation)
     if conversation in here.clients:
         own_loop.run()

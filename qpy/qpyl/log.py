@@ -10,7 +10,7 @@ once and RATE a second for long; what is above is counted and the count is writt
 """
 from qpy import unix, unix_kernel
 from qpy.core import exits
-from qpy.lib import inherit, loop, program
+from qpy.lib import confine, inherit, loop, program
 
 BARE = b'send'
 BUFFER = 65536              # bytes read at a time
@@ -122,5 +122,6 @@ def main(home, args):
         unix.signal(number, unix.SIG_IGN)            # the last lines are the most wanted
     event_loop = loop.Loop()
     if Log(event_loop, found).open:
+        confine.confine(home, b'log')
         event_loop.run()
     return exits.OK

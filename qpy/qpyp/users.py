@@ -10,7 +10,7 @@ nothing, starts nothing but its own workers. Exit: 0 when the chain ends, 111 ot
 from qpy import unix, unix_kernel
 from qpy.core import channel, exits, localstatus, route
 from qpy.core.getpw import Trouble
-from qpy.lib import inherit, loop, master, packets, program
+from qpy.lib import confine, inherit, loop, master, packets, program
 from qpy.lib import route as routes
 from qpy.lib import users
 
@@ -81,6 +81,7 @@ def worker(home, found):
     inherit.life(server.loop, found)
     for sock in inherit.sockets(found, b'users'):
         packets.serve(server.loop, sock, server.accept)
+    confine.confine(home, b'users')
     server.loop.run()
     return exits.OK
 
@@ -94,4 +95,5 @@ def main(home, args):
         raise program.Fatal(exits.TEMP, b'unable to serve run/users: no socket called users was inherited')
     routes.load(home)                               # broken controls end us here
     users.Lookup(home).account(b'root')             # NSS loads its modules
+    confine.confine(home, b'users-master')
     return master.run(found, lambda found: worker(home, found), WORKERS)

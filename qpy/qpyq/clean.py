@@ -10,7 +10,7 @@ finished; only a file that is not whole is set aside.  mess/ID goes before state
 """
 from qpy import unix, unix_kernel
 from qpy.core import exits, mess, state
-from qpy.lib import inherit, loop, packets, program, queuefile
+from qpy.lib import confine, inherit, loop, packets, program, queuefile
 
 REQUEST_LIMIT = 18          # bytes: a verb, an ID, a NUL
 BUFFER = 18 * 1000
@@ -32,6 +32,7 @@ def main(home, args):
     for sock in inherit.sockets(found, b'clean'):
         packets.serve(event_loop, sock, lambda client, peer: connected(event_loop, clean, friends, client, peer))
     inherit.life(event_loop, found)
+    confine.confine(home, b'clean')
     event_loop.run()
     return exits.OK
 

@@ -15,7 +15,7 @@ from collections import deque
 
 from qpy import unix, unix_kernel
 from qpy.core import accounts, dates, exits, mess, submit
-from qpy.lib import controls, inherit, loop, packets, program
+from qpy.lib import confine, controls, inherit, loop, packets, program
 from qpy.qpyq import store
 
 RECEIVE = 65_536            # bytes taken from one client before the others have their turn; malloc maps what is larger
@@ -44,7 +44,7 @@ SO_PASSRIGHTS = 83          # Linux 6.16
 
 
 def main(home, args):
-    """The story: look at the queue, take its lock, find where it ended, say how syncing is done, serve."""
+    """The story: look at the queue, take its lock, find where it ended, say how syncing is done, be confined, serve."""
     unix.umask(0o027)
     for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGPIPE):
         unix.signal(number, unix.SIG_IGN)
@@ -57,8 +57,10 @@ def main(home, args):
     most = unix.raise_descriptor_limit() - SPARE_DESCRIPTORS
     program.complain(b'status: sync by ' + (b'syncfs, the queue has a file system of its own' if disk.own
                                             else b'fsync of each file and of the directory'))
+    submitters, readers = inherit.sockets(found, b'submit'), inherit.sockets(found, b'new')
+    confine.confine(home, b'queued')        # before the committer, a thread: each has its own fence
     queued = Queued(loop.Loop(), disk, who, most)
-    queued.serve(inherit.sockets(found, b'submit'), inherit.sockets(found, b'new'))
+    queued.serve(submitters, readers)
     inherit.life(queued.loop, found, queued.end)
     gc.freeze()
     queued.loop.run()

@@ -8,7 +8,7 @@ It knows no DNS: it asks qpy-resolve.
 """
 from qpy import unix
 from qpy.core import channel, exits, mx, remote_report, smtproutes, tcpto, text
-from qpy.lib import controls, packets, program
+from qpy.lib import confine, controls, packets, program
 from qpy.lib.loop import Loop
 from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Pool
@@ -32,6 +32,10 @@ class Settings:
         self.helo, self.routes = helo, routes
         self.connect_patience, self.patience, self.cap = connect_patience, patience, cap
         self.port, self.loopback = port, loopback
+
+    def ports(self):
+        """Every TCP port that mail may leave by."""
+        return {self.port} | {smtproutes.parse(value)[1] for value in self.routes.values() if value}
 
 
 def read_settings(home):
@@ -135,10 +139,20 @@ def split_recipients(lines):
 
 def serve(home, sock):
     """Do what comes on sock, until it is closed.  Returns the exit code."""
-    loop = Loop()
-    Server(Remote(loop, home, controls.Watched(home, CONTROLS, read_settings).get), sock)
+    loop, watched = Loop(), controls.Watched(home, CONTROLS, read_settings)
+    open_ports = watched.value.ports()
+    Server(Remote(loop, home, lambda: within(open_ports, watched.get())), sock)
+    confine.confine(home, b'remote', open_ports)
     loop.run()
     return exits.OK
+
+
+def within(open_ports, settings):
+    """The settings, if they name no port that was closed to this process when it began; else it ends, and qpy-rspawn
+    starts another one.  What is on its way waits for its next attempt: this happens once in years."""
+    if not settings.ports() <= open_ports:
+        raise program.Fatal(exits.TEMP, b'control/smtproutes names a new port: starting anew')
+    return settings
 
 
 # --- one shot -----------------------------------------------------------------------------------------------
@@ -165,6 +179,7 @@ def one_shot(home, args):
         ended.append(delivery.output())
         loop.stop()
     remote = Remote(loop, home, lambda: settings)
+    confine.confine(home, b'remote', settings.ports())
     loop.call_soon(lambda: remote.deliver(args[0], args[1], args[2:], b'', sources.of_descriptor(0), on_end))
     loop.run()
     remote.pool.close()

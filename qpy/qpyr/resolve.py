@@ -18,7 +18,7 @@ from _collections import deque
 
 from qpy import unix, unix_kernel
 from qpy.core import channel, dnsconf, exits, ip, text
-from qpy.lib import controls, inherit, master, packets, program
+from qpy.lib import confine, controls, inherit, master, packets, program
 from qpy.lib.loop import Loop
 from qpy.qpyr.dnsquery import ANSWER, IGNORE, NEXT, PLAIN, TRUNCATED, Query
 
@@ -449,15 +449,17 @@ def main(home, args):
         program.warn(trouble + b'; all mail that needs DNS waits')
     for number in IGNORED:
         unix.signal(number, unix.SIG_IGN)
-    return master.run(found, lambda found: work(found, servers, trouble))
+    confine.confine(home, b'resolve-master')
+    return master.run(found, lambda found: work(home, found, servers, trouble))
 
 
-def work(found, servers, trouble):
+def work(home, found, servers, trouble):
     """The one that reads what DNS says."""
     loop = Loop()
     inherit.life(loop, found)
     server = Server(loop, servers.get, trouble)
     for sock in inherit.sockets(found, b'resolve'):
         packets.serve(loop, sock, server.client)
+    confine.confine(home, b'resolve')
     loop.run()
     return exits.OK

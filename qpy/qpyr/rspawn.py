@@ -14,7 +14,7 @@ from zlib import crc32
 
 from qpy import unix, unix_kernel
 from qpy.core import channel, exits, remote_report, text
-from qpy.lib import inherit, packets, program
+from qpy.lib import confine, inherit, packets, program
 from qpy.lib.loop import Loop
 from qpy.qpyr import remote
 
@@ -303,6 +303,7 @@ def main(home, args):
     listening = inherit.sockets(found, b'rspawn')
     if not listening:
         raise program.Fatal(exits.TEMP, b'no socket called rspawn was handed over; qpy-start does that')
+    confine.confine(home, b'rspawn-programs' if path else b'rspawn')
     if path:
         master.runners.append(Programs(loop, master.jobs, path))
     else:

@@ -13,7 +13,7 @@ from _collections import deque
 
 from qpy import unix, unix_kernel
 from qpy.core import bounce, channel, exits, mess, route, state, submit as words, text
-from qpy.lib import controls, inherit, loop as loops, packets, program, queuefile, route as routing, submit
+from qpy.lib import confine, controls, inherit, loop as loops, packets, program, queuefile, route as routing, submit
 
 IN_FLIGHT = 1 << 20         # bytes that queued has not taken yet, beyond which no more is read
 REST = 0.05                 # seconds until it looks again whether queued goes on
@@ -34,6 +34,7 @@ def main(home, args):
     for listening in inherit.sockets(found, b'bounce'):
         packets.serve(loop, listening, bouncer.connected)
     inherit.life(loop, found)
+    confine.confine(home, b'bouncer')
     loop.run()
     return exits.OK
 

@@ -17,7 +17,7 @@ import gc
 
 from qpy import unix, unix_kernel
 from qpy.core import channel, dispatch, exits, mess, route, schedule, sendlog, text
-from qpy.lib import controls, inherit, loop as loops, packets, program, route as routing
+from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
 
 SCAN = 400              # names looked at per pass of the loop while the queue is searched
@@ -41,6 +41,7 @@ def main(home, args):
     send = Send(home, loop, log, settings, own_lock(home, log))
     send.connect()
     control.serve(send, inherit.sockets(found, b'control'))
+    confine.confine(home, b'send')
     send.keep_house()
     inherit.life(loop, found)
     loop.on_signal(unix.SIGTERM, send.terminate)

@@ -8,7 +8,7 @@ It holds no capability and looks at no message: it asks qpy-users whose an addre
 """
 from qpy import unix, unix_kernel
 from qpy.core import address, channel, exits, localstatus, text
-from qpy.lib import controls, inherit, loop, packets, program
+from qpy.lib import confine, controls, inherit, loop, packets, program
 from qpy.qpyu import lookup, pool
 
 CAPACITY = 500              # deliveries at a time: each holds a descriptor, some of them a process
@@ -139,5 +139,6 @@ def main(home, args):
     inherit.life(lspawn.loop, found)
     for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM):
         unix.signal(number, unix.SIG_IGN)           # the chain ends by its life pipe
+    confine.confine(home, b'lspawn')
     lspawn.loop.run()
     return exits.TEMP if lspawn.failed else exits.OK

@@ -10,7 +10,7 @@ In a DIR that does not belong to root everything runs under the account of DIR's
 Order: umask, directory, accounts, controls, lock, limits, sockets, programs, privileges, then the first signal.
 """
 from qpy import unix, unix_kernel
-from qpy.lib import confine, controls, loop
+from qpy.lib import confine, controls, loop, program
 from qpy.root import bind, chain, look
 
 
@@ -31,6 +31,8 @@ def main(home, args):
     programs = chain.Chain(house, loop.Loop())
     programs.start(table, handed, delivery)
     step_down(house)
+    for what in confine.confine(home, b'start'):
+        program.warn(b'this kernel has no %s: programs are confined without it' % what)
     code = programs.watch()
     unix.close(lock)
     return code

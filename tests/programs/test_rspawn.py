@@ -100,15 +100,31 @@ def test_a_worker_is_killed(home):
 
 def test_a_client_that_talks_nonsense(home):
     """P-01: a packet that no table allows ends that connection, not the program."""
-    with running(home, '1') as rspawn:
-        other = unix.socket_unix(unix.SOCK_SEQPACKET, blocking=True)
-        other.connect(bytes(home) + b'/run/rspawn')
-        other.send(b'Rjunk')
-        assert b''.join(iter(lambda: other.recv(100), b'')).startswith(b'C')
-        with Server(good()) as server:
-            route(home, server.port)
+    with Server(good()) as server:
+        route(home, server.port)
+        with running(home, '1') as rspawn:
+            other = unix.socket_unix(unix.SOCK_SEQPACKET, blocking=True)
+            other.connect(bytes(home) + b'/run/rspawn')
+            other.send(b'Rjunk')
+            assert b''.join(iter(lambda: other.recv(100), b'')).startswith(b'C')
             rspawn.send(1)
             rspawn.wait(lambda: 1 in rspawn.results)
+
+
+def test_a_new_port(home):
+    """A port that control/smtproutes names since qpy-remote began is closed to it: it begins anew, the delivery waits
+    for its next attempt, and that works."""
+    with running(home, '1', log=b'control/smtproutes names a new port: starting anew') as rspawn, Server(good()) as server:
+        route(home, server.port)
+        rspawn.send(1)
+        rspawn.wait(lambda: 1 in rspawn.results)
+        assert rspawn.results[1][0] == b'Z'
+        number = 2
+        while rspawn.results.get(number - 1, (b'Z',))[0] == b'Z' and number < 50:    # until the new one is there
+            rspawn.send(number)
+            rspawn.wait(lambda: number in rspawn.results)
+            number += 1
+        assert rspawn.results[number - 1][0] == b'K'
 
 
 def test_a_worker_that_lies(home, monkeypatch):

@@ -1,0 +1,109 @@
+"""Who may do what: one line per program.  lib.confine applies it, tests hold the kernel to it, the manual shows it.
+
+A program opens and connects what it needs, takes its line on itself for good, and then hears its first foreign byte.
+"""
+
+#  program         account  where  files                             children   signals  sockets   connects  memory
+TABLE = b"""\
+   start           qpys     host   -                                 none       yes      -         -         1000
+   log             qpyl     empty  -                                 none       no       -         -         500
+   queued          qpyq     empty  mess=wcd                          threads    no       -         -         4000
+   clean           qpyq     empty  mess=rdm,state=r,damaged=lcm      none       no       -         -         500
+   send            qpys     empty  mess=rl,state=rlwcd,control=rl    none       no       unix      run       8000
+   bouncer         qpys     empty  mess=r,state=r,control=rl         none       no       unix      run       2000
+   smtpd-master    qpyd     empty  any                               programs   yes      any       any       -
+   smtpd           qpyd     empty  control=rl,etc=r                  none       no       unix      run       4000
+   users-master    qpyp     host   control=rl,users=rl,etc=r,name=r  workers    no       any       any       2000
+   users           qpyp     host   control=rl,users=rl,etc=r,name=r  none       no       any       any       2000
+   resolve-master  qpyr     host   control=rl,etc=r,resolv=r,site=r  workers    no       tcp,udp   any       2000
+   resolve         qpyr     host   control=rl,etc=r,resolv=r,site=r  none       no       tcp,udp   any       2000
+   lspawn          qpyu     host   -                                 none       no       unix      run       2000
+   seed            qpyu     mail   any                               programs   yes      any       any       -
+   rspawn          qpyr     host   control=rl,etc=r,proc=r           workers    yes      unix,tcp  any       2000
+   rspawn-programs qpyr     host   any                               programs   yes      any       any       -
+   remote          qpyr     host   control=rl,etc=r,proc=r           none       no       unix,tcp  mail      2000
+"""
+# where       its namespace: host, empty (no network at all), mail (no users but those of mail)
+# files       PLACE=RIGHTS; r read, l list, w write, c create, d delete, m move from or to; any: as its account may.
+#             What may not write has a file size limit of 0.  Everybody reads the code and the system's libraries.
+# children    none; threads; workers (its own code, forked; each listens again and then has its own line); programs (other programs: nothing else is taken from
+#             these, because what they start would inherit it; see the notes in qpy-security.7)
+# signals     whether it may send any
+# sockets     what it may make: unix, tcp, udp, any
+# connects    to names in DIR/run, to ports of mail, to any
+# memory      address space in megabytes
+# The seed's line is here to be read: users' programs come from it, and what keeps them is their user.
+
+PLACES = {b'mess': (b'queue/mess',), b'state': (b'queue/state',), b'damaged': (b'queue/damaged',),
+          b'control': (b'control',), b'users': (b'users',), b'site': (b'lib/site',),
+          b'etc': (b'/etc',), b'proc': (b'/proc',),
+          b'resolv': (b'/run/systemd/resolve', b'/run/resolvconf', b'/run/NetworkManager', b'/run/connman'),
+          b'name': (b'/run/systemd/userdb', b'/var/lib/extrausers', b'/var/lib/misc', b'/var/db')}
+CODE = (b'lib', b'/lib', b'/lib64', b'/usr/lib', b'/usr/lib64', b'/usr/local/lib')      # read by everybody
+COLUMNS = 9
+
+# Landlock's rights by our letters, and the ABI that knows them (linux/landlock.h).
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = 1, 2, 4, 8, 16, 32
+MAKE_REG, REFER, TRUNCATE, IOCTL_DEV = 1 << 8, 1 << 13, 1 << 14, 1 << 15
+RIGHTS = {b'r': READ_FILE, b'l': READ_DIR, b'w': WRITE_FILE | TRUNCATE, b'c': MAKE_REG, b'd': REMOVE_FILE,
+          b'm': REFER}
+OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV       # what a rule about a single file may hold
+EVERYTHING = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
+TCP, CONNECT_TCP, NET_ABI = 3, 2, 4                 # bind and connect
+SCOPE_SOCKETS, SCOPE_SIGNALS, SCOPE_ABI = 1, 2, 6   # abstract sockets; signals to who is not below
+NEEDED_ABI = {b'clean': 2}                          # it moves files from one directory to another
+
+
+class Row:
+    """One line.  files: [(place, rights)] or None for any; sockets: [kinds]; memory: bytes, 0 for no limit."""
+
+    __slots__ = ('name', 'account', 'where', 'files', 'children', 'signals', 'sockets', 'connects', 'memory')
+
+    def __init__(self, words):
+        self.name, self.account, self.where, files, self.children, signals, sockets, self.connects, memory = words
+        self.files = None if files == b'any' else [tuple(pair.split(b'=')) for pair in files.split(b',') if pair != b'-']
+        self.signals = signals == b'yes'
+        self.sockets = () if sockets == b'-' else tuple(sockets.split(b','))
+        self.memory = 0 if memory == b'-' else int(memory) << 20
+
+    @property
+    def writes(self):
+        """Whether it may write to any file at all."""
+        return self.files is None or any(b'w' in rights for _, rights in self.files)
+
+    @property
+    def modes(self):
+        """Whether it may change the mode of an open file: who writes into the queue beside queued makes read-only
+        copies for deliveries."""
+        return self.name == b'send'
+
+
+def row(name):
+    """The Row of a program; KeyError if it has none."""
+    for line in TABLE.split(b'\n'):
+        words = line.split()
+        if words and words[0] == name:
+            return Row(words)
+    raise KeyError(name)
+
+
+def rows():
+    """Every Row."""
+    return [Row(line.split()) for line in TABLE.split(b'\n') if line.split()]
+
+
+def rights(letters, abi):
+    """Landlock's rights for our letters, as far as this ABI knows them."""
+    return sum(RIGHTS[letters[i:i + 1]] for i in range(len(letters))) & handled(abi)
+
+
+def handled(abi):
+    """All rights on files that this ABI knows: what no rule gives is refused."""
+    return EVERYTHING[min(abi, max(EVERYTHING))]
+
+
+def paths(home, files):
+    """[(path, letters)] of a Row's files, with the code."""
+    found = [(path if path[:1] == b'/' else home + b'/' + path, letters)
+             for place, letters in files for path in PLACES[place]]
+    return found + [(path if path[:1] == b'/' else home + b'/' + path, b'rl') for path in CODE]
