@@ -58,6 +58,8 @@ TABLE = (
     (b'defaultdomain', LINE, me_or(b'defaultdomain'), b'qpy-inject',
      b'domain added to a host name without a dot'),
     (b'defaulthost', LINE, me_or(b'defaulthost'), b'qpy-inject', b'host added to an address without one'),
+    (b'dotforward', LINE, b'no', b'qpy-local',
+     b'yes: ~/.forward counts for a user without a .qmail file'),
     (b'doublebouncehost', LINE, me_or(b'doublebouncehost'), b'qpy-bouncer',
      b'host that double bounces go to'),
     (b'doublebounceto', LINE, b'postmaster', b'qpy-bouncer',
@@ -108,7 +110,7 @@ LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000)
           b'queuelifetime': (0, 10 ** 9), b'timeoutconnect': (1, 86400), b'timeoutlocal': (1, 86400),
           b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
-CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end')}
+CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end'), b'dotforward': (b'no', b'yes')}
 
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name

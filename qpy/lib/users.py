@@ -8,7 +8,7 @@ Rootless (DIR belongs to a plain user): alias is that user with the home DIR/ali
 belongs to another uid is trouble, because nobody here can deliver as that.
 """
 from qpy import unix, unix_passwd
-from qpy.core import accounts, assign, dotqmail, exits, getpw, route
+from qpy.core import accounts, assign, dotqmail, exits, getpw, route, text
 from qpy.core.getpw import Trouble
 from qpy.lib import cdb
 
@@ -16,16 +16,18 @@ REMEMBER = 5.0              # seconds an answer of passwd is believed while /etc
 MOST = 5000                 # answers remembered
 GONE = (unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG)
 CLOSED = (unix.EACCES, unix.EPERM)
+ALIASES = b'../users/aliases.cdb'     # seen from DIR/alias
 
 
 class Lookup:
     """Look-ups in one DIR. Remembers what passwd said for a few seconds, and keeps users/cdb open."""
 
-    __slots__ = ('home', 'cdb', 'known', 'passwd', 'master')
+    __slots__ = ('home', 'cdb', 'aliases', 'known', 'passwd', 'master')
 
     def __init__(self, home):
         self.home = home
         self.cdb = cdb.Database(home + b'/users/cdb')
+        self.aliases = cdb.Database(home + b'/users/aliases.cdb')
         self.known, self.passwd = {}, None
         status = unix.stat(home)
         self.master = (status.st_uid, status.st_gid) if status.st_uid else None
@@ -109,7 +111,20 @@ class Lookup:
         """(verdict, .qmail file name or None) as core.route.resolve wants it."""
         if (user.dash or user.ext) and self.owner_if_seen(user.home) is None:
             raise Trouble(getpw.QLX_NFS, b'the home directory ' + user.home + b' is missing')
-        return route.look(user, (name for name, _ in dotqmail.candidates(user.dash, user.ext)), kind)
+        names = [name for name, _ in dotqmail.candidates(user.dash, user.ext)]
+        if self.aliased(user):
+            names.insert(1, ALIASES)
+        return route.look(user, names, kind)
+
+    def aliased(self, user):
+        """Has /etc/aliases an entry for this local part, which is no user's?"""
+        if user.user != b'alias' or user.dash != getpw.BREAK:
+            return False
+        try:
+            return self.aliases.ask(lambda db: db.get(text.lower(user.ext))) is not None
+        except cdb.CdbError as problem:
+            words = str(problem).encode('utf-8', 'replace')
+            raise Trouble(assign.QLX_CDB, b'Trouble reading users/aliases.cdb: ' + words) from problem
 
     @staticmethod
     def owner_if_seen(home):

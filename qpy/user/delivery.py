@@ -1,6 +1,6 @@
 """One local delivery: from a job to its .qmail lines, and the lines carried out.
 
-    plan = delivery.prepare(job)          looks at the home and its .qmail, decides; Failed if it ends here
+    plan = delivery.prepare(job, home)    looks at the home and its .qmail, decides; Failed if it ends here
     delivery.carry_out(plan, ...)         the lines, in order: (exit code, report)
 
 A plan of Maildir lines only may be handed to a mailbox.Batch instead.
@@ -8,7 +8,7 @@ A plan of Maildir lines only may be handed to a mailbox.Batch instead.
 from qpy import unix
 from qpy.core import address, dotqmail, exits
 from qpy.lib import submit
-from qpy.user import child, mailbox
+from qpy.user import child, elsewhere, mailbox
 from qpy.user.mailbox import Failed, why
 
 WHOLE = mailbox.CHUNK       # bytes of a message that is held in memory while it is delivered, if it has fewer
@@ -30,12 +30,12 @@ class Job:
 class Plan:
     """A job and what its user wants done with it."""
 
-    __slots__ = ('job', 'home_fd', 'body', 'delivered_to', 'instructions', 'is_default', 'tail')
+    __slots__ = ('job', 'home_fd', 'body', 'delivered_to', 'instructions', 'is_default', 'tail', 'owner')
 
     def __init__(self, job):
         self.job, self.home_fd, self.body = job, -1, None
         self.delivered_to = dotqmail.delivered_to(job.local, job.host)
-        self.instructions, self.is_default, self.tail = (), False, None
+        self.instructions, self.is_default, self.tail, self.owner = (), False, None, b''
 
     def close(self):
         """Let go of the home."""
@@ -53,15 +53,14 @@ class Plan:
         return paths if paths and len(paths) == len(self.instructions) else None
 
 
-def prepare(job, real=True):
-    """A Plan; Failed if the delivery ends here.  real=False: only to be described (no check for loops)."""
+def prepare(job, home, real=True):
+    """A Plan; Failed if the delivery ends here.  home: DIR.  real=False: only to be described (no check for loops)."""
     plan = Plan(job)
     try:
         plan.home_fd = open_home(job.home, real)
         if real:
             plan.body = look_for_loop(job.fd, plan.delivered_to)
-        fd, plan.tail, forward_only = find(plan.home_fd, job.dash, job.ext)
-        choose(plan, fd, forward_only)
+        decide(plan, home)
     except Failed:
         plan.close()
         raise
@@ -112,9 +111,29 @@ def chain(first, rest):
 
 # --- .qmail --------------------------------------------------------------------------------------------------
 
-def find(home_fd, dash, ext):
+def decide(plan, home):
+    """The instructions: of the very .qmail file of the address, of /etc/aliases, of a -default file, of .forward, or the
+    default ones."""
+    job = plan.job
+    exact, *defaults = dotqmail.candidates(job.dash, job.ext)
+    fd, plan.tail, forward_only = find(plan.home_fd, [exact])
+    if fd < 0:
+        found = elsewhere.aliases(home, job)
+        if found is not None:
+            plan.owner, plan.instructions = found
+            return
+        fd, plan.tail, forward_only = find(plan.home_fd, defaults)
+    if fd < 0:
+        found = elsewhere.dot_forward(home, job, plan.home_fd)
+        if found is not None:
+            plan.instructions, plan.is_default = found, True
+            return
+    choose(plan, fd, forward_only)
+
+
+def find(home_fd, candidates):
     """(descriptor of the .qmail file or -1, what DEFAULT holds or None, whether it may only forward)."""
-    for name, tail in dotqmail.candidates(dash, ext):
+    for name, tail in candidates:
         try:
             fd = unix.open(name, unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, dir_fd=home_fd)
         except unix.error as problem:
@@ -160,6 +179,8 @@ def new_sender(plan):
     job = plan.job
     if not dotqmail.has_owner(job.sender):
         return job.sender
+    if plan.owner:
+        return plan.owner + b'@' + job.host
     owner, owner_default = dotqmail.owner_names(job.dash, job.ext)
     there = is_there(plan.home_fd, owner)
     return dotqmail.new_sender(job.sender, job.local, job.host, there, there and is_there(plan.home_fd, owner_default))

@@ -34,7 +34,7 @@ def main(home, args):
         raise program.Fatal(exits.PERM, USAGE)
     job = delivery.Job(*words, b'', 0)
     if not real:
-        return describe(job)
+        return describe(home, job)
     code, report = one(job, home, hostname(), controls.number(home, TIME_LIMIT))
     unix.write_all(1 if code == exits.OK else 2, localstatus.cut(report))
     return code
@@ -53,10 +53,10 @@ def options(args):
     return real, args[i:]
 
 
-def describe(job):
+def describe(home, job):
     """Say what would be done (-n)."""
     try:
-        plan = delivery.prepare(job, real=False)
+        plan = delivery.prepare(job, home, real=False)
     except Failed as end:
         unix.write_all(2, end.text + b'\n')
         return end.code
@@ -70,7 +70,7 @@ def describe(job):
 def one(job, home, host, limit):
     """Deliver one message from start to end: (exit code, report)."""
     try:
-        plan = delivery.prepare(job)
+        plan = delivery.prepare(job, home)
     except Failed as end:
         return end.code, end.text + b'\n'
     child.adopt()
@@ -142,7 +142,7 @@ class Worker:
         batch, plans = mailbox.Batch(self.host), {}
         for n, job in jobs:
             try:
-                plan = delivery.prepare(job)
+                plan = delivery.prepare(job, self.home)
             except Failed as end:
                 unix.close_quietly(job.fd)
                 self.say(n, end.code, end.text + b'\n')

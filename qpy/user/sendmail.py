@@ -10,7 +10,6 @@ from qpy.user import injection
 
 VERSION = b'qpy sendmail'
 USAGE = b'usage: sendmail [-t] [-i] [-f sender] [-F name] [-bm|-bs|-bp|-bi|-bv|-bt] [-q] [recipient ...]'
-ALIASES = b'/etc/aliases'
 
 # Who speaks SMTP on descriptors 0 and 1, unless the environment says that already.
 SMTP_CLIENT = ((b'PROTO', b'TCP'), (b'RELAYCLIENT', b''), (b'DATABYTES', b'0'), (b'TCPLOCALIP', b'127.0.0.1'),
@@ -157,14 +156,13 @@ def ask_for_run(home):
 
 
 def aliases(home, plan):
-    """-bi, newaliases: nothing has to be rebuilt.  Who keeps aliases where they are not read is told."""
+    """-bi, newaliases: make users/aliases.cdb of /etc/aliases."""
+    from qpy.user import aliases as files
     try:
-        lines = unix.read_file(ALIASES).split(b'\n')
-    except unix.error:
-        return exits.OK
-    if any(line.strip() and line[:1] != b'#' for line in lines):
-        unix.write_all(1, b'%s is not read by qpy: the alias NAME is the file %s/alias/.qmail-NAME\n' % (ALIASES, home))
-    return exits.OK
+        return files.rebuild(home)
+    except unix.error as problem:
+        program.complain(b'fatal: unable to read aliases: ' + program.reason(problem))
+        return exits.EX_TEMPFAIL
 
 
 def verify(home, plan):

@@ -27,6 +27,7 @@ VARIABLES = [b'QMAILUSER', b'MAILUSER', b'USER', b'LOGNAME', b'QMAILHOST', b'MAI
 @pytest.fixture
 def home(tmp_path):
     (tmp_path / 'control').mkdir()
+    (tmp_path / 'users').mkdir()
     (tmp_path / 'control/me').write_text('host.example.com\n')
     return bytes(tmp_path)
 
@@ -467,15 +468,14 @@ def test_smtp_missing(send, monkeypatch, capfd):
 
 
 def test_aliases(send, monkeypatch, tmp_path, capfd):
-    """newaliases and -bi succeed; whoever has aliases in a file that is not read is told where they live."""
-    monkeypatch.setattr(sendmail, 'ALIASES', bytes(tmp_path / 'aliases'))
+    """newaliases, -bi and -I make users/aliases.cdb; without a source there is nothing to do, and nothing is said."""
+    from qpy.user import aliases
+    monkeypatch.setattr(aliases, 'SYSTEM', bytes(tmp_path / 'aliases'))
     assert send(b'', name=b'newaliases') == 0 and send(b'-bi') == 0 and send(b'-I') == 0
-    (tmp_path / 'aliases').write_text('# nothing\n\n')
-    assert send(b'-bi') == 0 and capfd.readouterr() == ('', '')
-    (tmp_path / 'aliases').write_text('root: joe\n')
+    assert capfd.readouterr() == ('', '')
+    (tmp_path / 'users/aliases').write_text('nobody-has-this: joe\n')
     assert send(b'', name=b'newaliases') == 0
-    out, err = capfd.readouterr()
-    assert 'alias/.qmail-NAME' in out and out.count('\n') == 1 and err == ''
+    assert capfd.readouterr().out.endswith('users/aliases: 1 aliases\n') and (tmp_path / 'users/aliases.cdb').exists()
 
 
 @pytest.mark.parametrize('args,name', [(b'-q', b'sendmail'), (b'-qf', b'sendmail'), (b'', b'runq'),
@@ -538,8 +538,7 @@ def test_questions(send, capfd, args, word):
 
 def test_verify(send, home, capfd):
     """-bv and -bt print where each operand goes, and why; 0 if each can be delivered, else 1."""
-    for name in ('users', 'alias'):
-        pathlib.Path(os.fsdecode(home), name).mkdir()
+    pathlib.Path(os.fsdecode(home), 'alias').mkdir()
     assert send(b'-bv joe@elsewhere.example') == 0
     assert 'deliverable, remote: ' in capfd.readouterr().out
     assert send([b'-bt', b'no-such-user-here', b'a: b', b'x@elsewhere.example']) == 1
@@ -686,8 +685,7 @@ def test_terminated_while_reading(home):
                                    'yes x | PROGRAM -n a'])
 def test_reader_that_stops(home, shell):
     """12: who prints into a pipe that nobody reads is ended by SIGPIPE, quietly, as `mailq | head` expects."""
-    for name in ('users', 'alias'):
-        pathlib.Path(os.fsdecode(home), name).mkdir()
+    pathlib.Path(os.fsdecode(home), 'alias').mkdir()
     name = 'qpy-sendmail' if '-bt' in shell else 'qpy-inject'
     shell = '(%s; echo $? >&2) | head -1' % shell
     result = launch(home, name, shell=shell)

@@ -1,0 +1,69 @@
+"""newaliases: makes DIR/users/aliases.cdb of /etc/aliases; called by qpy.user.sendmail.
+
+The source is DIR/users/aliases if there is such a file, else /etc/aliases; in a rootless DIR only the former.
+Exit: 0 also when there is no source; 65 an entry has no meaning (mail for it waits, the others are in use), 73 the cdb
+cannot be written, 75 the source cannot be read.
+"""
+from qpy import unix
+from qpy.core import aliases as language, cdb, dotqmail, exits
+from qpy.core.getpw import Trouble
+from qpy.lib import cdb as files, program, users
+
+SYSTEM = b'/etc/aliases'
+OWN = b'/users/aliases'
+LIMIT = 64 << 20
+
+
+def rebuild(home):
+    """Read, compile, replace, and say what will not do what it seems to do."""
+    source, data = read(home)
+    if data is None:
+        return exits.OK
+    table, wrong = language.compile(data)
+    try:
+        files.replace(home + OWN + b'.cdb', cdb.build(table.items()))
+    except unix.error as problem:
+        program.complain(b'fatal: unable to write %s%s.cdb: %s' % (home, OWN, program.reason(problem)))
+        return exits.EX_CANTCREAT
+    for line, name, why in wrong:
+        where = b', line %d' % line if line else b''
+        program.warn(b'%s%s: %s: %s' % (source, where, name, why))
+    lookup = users.Lookup(home)
+    for name in table:
+        reason = hidden(lookup, name)
+        if reason:
+            program.warn(b'%s: %s is not used: %s' % (source, name, reason))
+    unix.write_all(1, b'%s: %d aliases\n' % (source, len(table)))
+    return exits.EX_DATAERR if any(value_waits(table, name) for _, name, _ in wrong) else exits.OK
+
+
+def read(home):
+    """(path, bytes) of the source; bytes None if there is none."""
+    own = home + OWN
+    for path in (own, SYSTEM) if unix.stat(home).st_uid == 0 else (own,):
+        try:
+            return path, unix.read_file(path, limit=LIMIT)
+        except FileNotFoundError:
+            pass
+    return own, None
+
+
+def value_waits(table, name):
+    """Does mail for this name wait, or was its line not understood at all?"""
+    return name not in table or b'\n!' in b'\n' + table[name]
+
+
+def hidden(lookup, name):
+    """Why an alias has no effect, b'' if it has: users and .qmail files come first, as they do with qmail."""
+    try:
+        user = lookup.find(name)
+    except Trouble:
+        return b''
+    if user.user != b'alias':
+        return b'it belongs to the user ' + user.user
+    file = b'%s/.qmail-%s' % (user.home, dotqmail.safe(name))
+    try:
+        unix.stat(file)
+    except unix.error:
+        return b''
+    return file + b' comes first'

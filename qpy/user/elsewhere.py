@@ -1,0 +1,106 @@
+"""Where instructions may stand for which there is no .qmail file: DIR/users/aliases.cdb, and ~/.forward.
+
+    aliases(home, job)                  for mail that belongs to no user: (owner or b'', instructions), or None
+    dot_forward(home, job, home_fd)     for a user, if control/dotforward says yes: instructions, or None
+
+The alias account reads what newaliases has made, and the files that :include: names, with its own rights and at each
+delivery: a list that its owner edits needs no newaliases, and what alias cannot read is not a list.
+"""
+from qpy import unix
+from qpy.core import aliases as language, dotforward, dotqmail, exits
+from qpy.lib import cdb, controls
+from qpy.user.mailbox import Failed, why
+
+ACCOUNT, DASH = b'alias', b'-'
+FORWARD = b'.forward'
+NOT_THERE = (unix.ENOENT, unix.ENOTDIR)
+
+
+def aliases(home, job):
+    """What /etc/aliases says about the whole local part of a job."""
+    if job.user != ACCOUNT or job.dash != DASH:
+        return None
+    database = cdb.Database(home + b'/users/aliases.cdb')
+    try:
+        value = database.ask(lambda db: db.get(dotqmail.text.lower(job.ext)))
+    except cdb.CdbError as problem:
+        raise Failed(exits.TEMP, b'Unable to read aliases.cdb: %s. (#4.3.0)' % str(problem).encode()) from None
+    finally:
+        database.close()
+    if value is None:
+        return None
+    owner, items = language.parse_value(value)
+    return owner, [each for kind, word in items for each in instructions(kind, word)]
+
+
+def instructions(kind, word):
+    """One line of the cdb, in the words of .qmail."""
+    if kind == language.ADDRESS:
+        return [(dotqmail.FORWARD, word)]
+    if kind == language.PROGRAM:
+        return [(dotqmail.PROGRAM, dotforward.preline(word))]
+    if kind == language.INCLUDE:
+        return [(dotqmail.FORWARD, address) for address in included(word)]
+    return [(dotqmail.FAIL, b'Uh-oh: this alias cannot be used: %s. (#4.2.1)' % word)]
+
+
+def included(path):
+    """The addresses in a file."""
+    try:
+        fd = unix.open(path, unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC)
+        try:
+            check(fd, path)
+            return language.listed(unix.read_all(fd, dotqmail.FILE_LIMIT))
+        finally:
+            unix.close(fd)
+    except unix.error as problem:
+        raise Failed(exits.TEMP, b'Unable to read %s: %s. (#4.3.0)' % (path, why(problem))) from None
+    except language.Problem as problem:
+        raise Failed(exits.TEMP, b'Uh-oh: %s: %s. (#4.2.1)' % (path, problem.args[0])) from None
+
+
+def check(fd, path):
+    """Failed unless it is a file that not everybody can write."""
+    mode = unix.fstat(fd).st_mode
+    if not unix.S_ISREG(mode) or mode & dotqmail.WRITABLE_BY_OTHERS:
+        raise Failed(exits.TEMP, b'Uh-oh: %s is writable by others, or not a file. (#4.7.0)' % path)
+
+
+def dot_forward(home, job, home_fd):
+    """What the user's .forward asks for; None if it asks for nothing, is not there, or is not to be looked at."""
+    if job.dash or job.ext or not wanted(home):
+        return None
+    try:
+        fd = unix.open(FORWARD, unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, dir_fd=home_fd)
+    except unix.error as problem:
+        if problem.errno in NOT_THERE:
+            return None
+        raise Failed(exits.TEMP, b'Unable to open .forward: %s. (#4.3.0)' % why(problem)) from None
+    try:
+        check(fd, FORWARD)
+        data = unix.read_all(fd, dotforward.FILE_LIMIT)
+    except unix.error as problem:
+        raise Failed(exits.TEMP, b'Unable to read .forward: %s. (#4.3.0)' % why(problem)) from None
+    finally:
+        unix.close(fd)
+    found = dotforward.parse(data, job.user, job.local, job.host)
+    return found if found is None else with_default(found, job.default)
+
+
+def with_default(found, default):
+    """The instructions with the default ones in the place of the first SELF."""
+    done, own = [], dotqmail.parse(default)
+    for kind, word in found:
+        if kind is not dotforward.SELF:
+            done.append((kind, word))
+        else:
+            done, own = done + own, []
+    return done
+
+
+def wanted(home):
+    """Does the site have .forward files?"""
+    try:
+        return controls.line(home, b'dotforward') == b'yes'
+    except controls.Broken as problem:
+        raise Failed(exits.TEMP, b'Unable to use control/dotforward: %s. (#4.3.0)' % problem.why) from None

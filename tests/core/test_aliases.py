@@ -1,0 +1,87 @@
+"""/etc/aliases and .forward: what their lines mean."""
+import pytest
+from hypothesis import given, strategies as st
+
+from qpy.core import aliases, dotforward, dotqmail
+
+FILE = rb'''# comment
+Root: joe, mary@example.org
+staff: joe, "Mary M." <mary@x>,
+  # a line that goes on
+	\bob, "o'neil \"x\""@x
+owner-staff: joe
+all: staff, root, ann
+teams: dev, ops
+dev: ann, bob
+ops: bob, carl
+tickets: "|/usr/bin/gate -q 'a, b'"
+gate2: |"/usr/bin/gate two", ann
+nobody: /dev/null
+null2: /dev/null, ann
+news: :include:/etc/news.list, ann
+"quoted": ann
+'''
+
+
+def test_the_file():
+    """Names in lower case; folded lines; quotes; nested names once; a list with an owner is not expanded."""
+    table, wrong = aliases.compile(FILE)
+    assert wrong == [] and table[b'root'] == b'&joe\n&mary@example.org\n'
+    assert table[b'staff'] == b'?owner-staff\n&joe\n&mary@x\n&bob\n&o\'neil "x"@x\n'
+    assert table[b'all'] == b'&staff\n&joe\n&mary@example.org\n&ann\n'
+    assert table[b'teams'] == b'&ann\n&bob\n&carl\n'
+    assert table[b'tickets'] == b"|/usr/bin/gate -q 'a, b'\n" and table[b'gate2'] == b'|/usr/bin/gate two\n&ann\n'
+    assert table[b'nobody'] == b'#\n' and table[b'null2'] == b'&ann\n' and table[b'quoted'] == b'&ann\n'
+    assert table[b'news'] == b':/etc/news.list\n&ann\n' and table[b'owner-staff'] == b'&joe\n'
+
+
+@pytest.mark.parametrize('rest', [b'/var/mail/x', b'ann, /var/mail/x', b'', b'|', b':include:x', b':fail:', b'"ann', b'a@b@(', b'<>'])
+def test_what_cannot_be_is_kept_waiting(rest):
+    """A senseless entry is named with its line, and mail for it waits: nothing of it is lost or done by halves."""
+    table, wrong = aliases.compile(b'good: ann\nbad: ' + rest + b'\n')
+    assert [(line, name) for line, name, _ in wrong] == [(2, b'bad')] and table[b'good'] == b'&ann\n'
+    assert table[b'bad'].startswith(b'!') and table[b'bad'].count(b'\n') == 1
+
+
+def test_circles_and_doubles():
+    """Names that lead to themselves only wait; a circle with a way out ends there; of two entries the first counts."""
+    table, wrong = aliases.compile(b'a: b\nb: a\nc: d\nd: c, ann\nann: x\nann: y\nsenseless\n')
+    assert table[b'a'] == table[b'b'] == b'!it leads to itself only\n'
+    assert table[b'c'] == table[b'd'] == b'&x\n' and len(wrong) == 4
+
+
+def test_values():
+    """What was written is read."""
+    assert aliases.parse_value(b'?owner-l\n&a@x\n|cmd\n:/f\n') == (b'owner-l', [(b'&', b'a@x'), (b'|', b'cmd'), (b':', b'/f')])
+    assert aliases.parse_value(b'#\n') == (b'', [])
+
+
+def test_lists():
+    """An :include: file holds addresses, by comma or line, and nothing else."""
+    assert aliases.listed(b'# staff\nann@x, bob\n\nCarl <c@x>\n') == [b'ann@x', b'bob', b'c@x']
+    for data in (b'|rm -rf /\n', b'/etc/passwd\n', b'a\0b\n', b':include:/x\n'):
+        with pytest.raises(aliases.Problem):
+            aliases.listed(data)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes(data):
+    """Any file compiles, and no value has a line that is not one of the six."""
+    table, _ = aliases.compile(b'x:' + data)
+    for value in table.values():
+        assert all(line[:1] in (b'?', b'&', b'|', b':', b'#', b'!') for line in value.split(b'\n')[:-1]), value
+    dotforward.parse(data, b'joe', b'joe', b'here')
+
+
+@pytest.mark.parametrize('data, wanted', [
+    (b'', None), (b'# only\n\n', None), (b'/dev/null\n', []),
+    (b'a@x, b\n', [(dotqmail.FORWARD, b'a@x'), (dotqmail.FORWARD, b'b')]),
+    (b'\\joe, a@x', [(dotforward.SELF, b''), (dotqmail.FORWARD, b'a@x')]), (b'Joe@HERE', [(dotforward.SELF, b'')]),
+    (b'"|vacation joe"', [(dotqmail.PROGRAM, b"exec preline /bin/sh -c 'vacation joe'")]),
+    (b"|a 'b'", [(dotqmail.PROGRAM, b"exec preline /bin/sh -c 'a '\\''b'\\'''")]),
+    (b'/home/joe/mbox\n/home/joe/M/\n', [(dotqmail.MBOX, b'/home/joe/mbox'), (dotqmail.MAILDIR, b'/home/joe/M/')]),
+    (b':include:/x', [(dotqmail.FAIL, dotforward.NO_INCLUDE)]), (b'"x', [(dotqmail.FAIL, dotforward.SENSELESS)]),
+    (b'a\0b', [(dotqmail.FAIL, dotforward.SENSELESS)])])
+def test_dot_forward(data, wanted):
+    """Forwards, programs, files, oneself; nothing at all is None, and /dev/null is not nothing."""
+    assert dotforward.parse(data, b'joe', b'joe', b'here') == wanted

@@ -1,0 +1,244 @@
+"""newaliases, the alias account's deliveries by users/aliases.cdb, ~/.forward, dot-forward, as real processes."""
+import os
+import subprocess
+
+import pytest
+
+from qpy import unix_passwd
+from qpy.core import route
+from qpy.lib import route as routes
+from qpy.lib import users
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+MESSAGE = b'A: b\n\nbody\n'
+LINES = {'UFLINE': 'From s@y Thu Nov 05 02:16:14 2026\n', 'RPLINE': 'Return-Path: <s@y>\n',
+         'DTLINE': 'Delivered-To: joe@x\n', 'SENDER': 's@y', 'NEWSENDER': 'new@y', 'USER': 'joe', 'LOCAL': 'joe',
+         'HOST': 'x'}
+
+
+class House:
+    """A DIR that is rootless, with a user joe, a filter in the queue's place, and the tools."""
+
+    def __init__(self, path):
+        self.path, self.home = path, str(path)
+        for name in ('control', 'users', 'alias', 'joe', 'bin'):
+            (path / name).mkdir()
+        (path / 'control/me').write_text('x.example\n')
+        os.symlink(SOURCE + '/bin/qpy-preline', path / 'bin/preline')
+        queue = path / 'queue'
+        queue.write_text('#!/bin/sh\nexec 3<&1 >/dev/null; cat > "%s/message"; cat <&3 | tr "\\0" "|" > "%s/envelope"; '
+                         'exit ${CODE:-0}\n' % (path, path))
+        queue.chmod(0o755)
+        if os.geteuid() == 0:
+            os.chown(path, 1234, 1234)
+
+    def run(self, name, *words, **env):
+        """The finished program."""
+        (self.path / 'input').write_bytes(MESSAGE)
+        with open(self.path / 'input', 'rb') as stdin:
+            return subprocess.run([SOURCE + '/bin/qpy-' + name, *words], stdin=stdin, capture_output=True, timeout=30, env={
+                'PATH': self.home + '/bin:/usr/bin:/bin', 'QPYHOME': self.home, 'QMAILQUEUE': self.home + '/queue', **env})
+
+    def aliases(self, text):
+        """newaliases of this text."""
+        (self.path / 'users/aliases').write_text(text)
+        return self.run('newaliases')
+
+    def alias(self, name, *options):
+        """qpy-local for an address that is no user's."""
+        return self.run('local', *options, '--', 'alias', self.home + '/alias', name, '-', name, 'x.example', 's@y', './Maildir/')
+
+    def joe(self, *options, ext=''):
+        """qpy-local for joe."""
+        dash = '-' if ext else ''
+        return self.run('local', *options, '--', 'joe', self.home + '/joe', 'joe' + dash + ext, dash, ext, 'x.example',
+                        's@y', './Maildir/')
+
+    def envelope(self):
+        """What was queued; '' if nothing."""
+        try:
+            return (self.path / 'envelope').read_text()
+        except FileNotFoundError:
+            return ''
+
+
+@pytest.fixture
+def house(tmp_path):
+    (tmp_path / 'dir').mkdir()
+    return House(tmp_path / 'dir')
+
+
+# --- /etc/aliases -------------------------------------------------------------------------------------------------
+
+def test_forwards_and_owner(house):
+    """One submission to all, nested names expanded; in the name of owner-LIST where there is one."""
+    done = house.aliases('root: ann@far, staff2\nstaff2: bob\nlist: carl@far\nowner-list: ann\n')
+    assert (done.returncode, done.stderr) == (0, b'') and done.stdout.endswith(b'4 aliases\n')
+    assert house.alias('Root').returncode == 0 and house.envelope() == 'Fs@y|Tann@far|Tbob||'
+    assert (house.path / 'message').read_bytes() == b'Delivered-To: Root@x.example\n' + MESSAGE
+    assert house.alias('list').returncode == 0 and house.envelope() == 'Fowner-list@x.example|Tcarl@far||'
+
+
+def test_who_comes_first(house):
+    """.qmail-NAME before the alias before .qmail-default; newaliases says which aliases are not used."""
+    (house.path / 'alias/.qmail-root').write_text('file@far\n')
+    (house.path / 'alias/.qmail-default').write_text('catchall@far\n')
+    done = house.aliases('root: alias@far\nweb: alias@far\n')
+    assert done.returncode == 0 and b'root is not used: ' in done.stderr and b'web' not in done.stderr
+    for name, wanted in (('root', 'file'), ('web', 'alias'), ('other', 'catchall')):
+        assert house.alias(name).returncode == 0 and house.envelope() == 'Fs@y|T%s@far||' % wanted
+
+
+def test_programs_and_nothing(house):
+    """A program gets the three lines and the message; its exit code counts; /dev/null takes everything."""
+    house.aliases('prog: "|cat > %s/out; exit $CODE"\nnull: /dev/null\n' % house.home)
+    assert house.alias('null').stdout == b'did 0+0+0\n'
+    assert house.alias('prog').returncode == 0
+    out = (house.path / 'out').read_bytes().split(b'\n')
+    assert out[0].startswith(b'From s@y ') and out[1:3] == [b'Return-Path: <s@y>', b'Delivered-To: prog@x.example']
+    assert out[3:] == MESSAGE.split(b'\n')
+    house.aliases('prog: "|exit 67"\nlater: "|exit 75"\n')
+    assert house.alias('later').returncode == 111
+
+
+def test_lists_in_files(house):
+    """:include: is read at each delivery; what is no address, missing, or writable by all defers the mail."""
+    path = house.path / 'list'
+    house.aliases('news: :include:%s\n' % path)
+    assert house.alias('news').returncode == 111
+    path.write_text('# readers\nann@far, bob@far\n')
+    path.chmod(0o644)
+    assert house.alias('news').returncode == 0 and house.envelope() == 'Fs@y|Tann@far|Tbob@far||'
+    path.write_text('ann@far\n|touch /tmp/owned\n')
+    done = house.alias('news')
+    assert done.returncode == 111 and b'only addresses' in done.stderr
+    path.write_text('ann@far\n')
+    path.chmod(0o666)
+    assert house.alias('news').returncode == 111
+
+
+def test_senseless_aliases(house):
+    """What cannot be done is said with its line, exit 65; mail for it waits, the other aliases work."""
+    done = house.aliases('good: ann@far\nbad: /var/mail/x\n')
+    assert done.returncode == 65 and b'users/aliases, line 2: bad: ' in done.stderr
+    assert house.alias('good').returncode == 0
+    done = house.alias('bad')
+    assert done.returncode == 111 and b'this alias cannot be used' in done.stderr
+
+
+def test_unknown_names_and_damage(house):
+    """No alias: no mailbox, for good. A damaged cdb: later. Extensions of an alias are not it."""
+    assert house.alias('nobody').returncode == 100
+    house.aliases('root: ann@far\n')
+    assert house.alias('nobody').returncode == house.alias('root-x').returncode == 100
+    (house.path / 'users/aliases.cdb').write_bytes(b'junk')
+    done = house.alias('root')
+    assert done.returncode == 111 and b'aliases.cdb' in done.stderr
+
+
+def test_newaliases_that_cannot_write(house):
+    """No directory for the cdb: 73, one line."""
+    (house.path / 'users/aliases').write_text('root: ann@far\n')
+    (house.path / 'users/aliases.cdb').mkdir()
+    done = house.run('newaliases')
+    assert done.returncode == 73 and done.stderr.count(b'\n') == 1
+
+
+def test_rcpt_knows_aliases(house, monkeypatch):
+    """An address that only /etc/aliases knows exists; the reason names the file."""
+    monkeypatch.setattr(unix_passwd, 'getpwnam', lambda name: None)
+    house.aliases('root: ann@far\n')
+    lookup, controls = users.Lookup(os.fsencode(house.home)), routes.load(os.fsencode(house.home))
+    way = lookup.resolve(b'ROOT@x.example', controls)
+    assert way.verdict == route.YES and way.file.endswith(b'users/aliases.cdb') and b'aliases.cdb' in way.reason
+    assert lookup.resolve(b'nobody@x.example', controls).verdict == route.NO
+    (house.path / 'users/aliases.cdb').write_bytes(b'junk')
+    assert lookup.resolve(b'root@x.example', controls).verdict == route.TEMP
+
+
+# --- .forward -----------------------------------------------------------------------------------------------------
+
+def switch_on(house, text='yes\n'):
+    (house.path / 'control/dotforward').write_text(text)
+
+
+def test_dot_forward_switch(house):
+    """Only with control/dotforward at yes, only without .qmail, only without extension."""
+    (house.path / 'joe/.forward').write_text('ann@far\n')
+    assert house.joe('-n').stdout.startswith(b'maildir ./Maildir/')
+    switch_on(house)
+    assert house.joe().returncode == 0 and house.envelope() == 'Fs@y|Tann@far||'
+    assert house.joe(ext='x').returncode == 100
+    (house.path / 'joe/.qmail').write_text('bob@far\n')
+    assert house.joe('-n').stdout == b'forward bob@far\ndid 0+1+0\n'
+    (house.path / 'joe/.qmail').unlink()
+    switch_on(house, 'perhaps\n')
+    assert house.joe().returncode == 111
+
+
+@pytest.mark.parametrize('text, wanted', [
+    ('\\joe, ann@far\n', b'maildir ./Maildir/\nforward ann@far\ndid 1+1+0\n'),
+    ('joe\njoe@X.example\n', b'maildir ./Maildir/\ndid 1+0+0\n'), ('# nothing\n', b'maildir ./Maildir/\ndid 1+0+0\n'),
+    ('/dev/null\n', b'did 0+0+0\n'), ('/a/mbox\n', b'mbox /a/mbox\ndid 1+0+0\n'),
+    ('"|vacation"\n', b"program exec preline /bin/sh -c 'vacation'\ndid 0+0+1\n")])
+def test_dot_forward_lines(house, text, wanted):
+    """Oneself is the default delivery, once; the rest is as in .qmail."""
+    switch_on(house)
+    (house.path / 'joe/.forward').write_text(text)
+    assert house.joe('-n').stdout == wanted
+
+
+def test_dot_forward_to_oneself(house):
+    """\\joe makes the Maildir if need be, and the copy is forwarded too."""
+    switch_on(house)
+    (house.path / 'joe/.forward').write_text('\\joe, ann@far')
+    assert house.joe().returncode == 0 and house.envelope() == 'Fs@y|Tann@far||'
+    assert len(os.listdir(house.path / 'joe/Maildir/new')) == 1
+
+
+def test_dot_forward_that_is_not_obeyed(house):
+    """Writable by all, senseless, unreadable: later, and nothing is done."""
+    switch_on(house)
+    path = house.path / 'joe/.forward'
+    path.write_text('ann@far\n"x\n')
+    assert house.joe().returncode == 111
+    path.write_text('ann@far\n')
+    path.chmod(0o666)
+    assert house.joe().returncode == 111 and house.envelope() == ''
+    path.unlink()
+    path.mkdir()
+    assert house.joe().returncode == 111
+
+
+# --- dot-forward the program --------------------------------------------------------------------------------------
+
+def dot_forward(house, text, *options, without=(), **env):
+    (house.path / 'f').write_text(text)
+    lines = {name: value for name, value in LINES.items() if name not in without}
+    return house.run('dot-forward', *options, house.home + '/absent', house.home + '/f', **lines, **env)
+
+
+def test_dot_forward_program(house):
+    """Forwards go out from NEWSENDER with DTLINE; 99 ends the .qmail file."""
+    assert dot_forward(house, 'ann@far, bob@far\n').returncode == 99
+    assert house.envelope() == 'Fnew@y|Tann@far|Tbob@far||'
+    assert (house.path / 'message').read_bytes() == b'Delivered-To: joe@x\n' + MESSAGE
+
+
+@pytest.mark.parametrize('text, code', [('', 0), ('# x\n', 0), ('\\joe, ann@far\n', 0), ('/dev/null\n', 99), ('/a/mbox\n', 111),
+                                        (':include:/x\n', 111), ('"x\n', 111), ('|exit 0\n', 99), ('|exit 68\n', 111),
+                                        ('|exit 100\n', 100), ('|exit 1\n', 111), ('|kill -9 $$\n', 111)])
+def test_dot_forward_program_codes(house, text, code):
+    """0 goes on to the rest of .qmail, 99 does not; a program's code counts as in .qmail; files are not done here."""
+    assert dot_forward(house, text).returncode == code
+
+
+def test_dot_forward_program_refuses(house):
+    """Wrong use and missing variables are 100; the queue's answer decides; -n only describes."""
+    assert dot_forward(house, 'ann@far', '-x').returncode == house.run('dot-forward', **LINES).returncode == 100
+    assert dot_forward(house, 'ann@far', without=['DTLINE']).returncode == 100
+    assert dot_forward(house, 'ann@far', CODE='31').returncode == 100
+    assert dot_forward(house, 'ann@far', CODE='53').returncode == 111
+    os.unlink(house.path / 'envelope')
+    done = dot_forward(house, 'ann@far, \\joe', '-n')
+    assert (done.returncode, done.stdout, house.envelope()) == (0, b'forward ann@far\nself\n', '')
