@@ -33,6 +33,10 @@ class Loss(AssertionError):
     """A promise was broken."""
 
 
+class Undrained(Loss):
+    """Something stays in the queue."""
+
+
 class Message:
     """One that a client sends."""
 
@@ -418,7 +422,7 @@ class System:
             if self.at_rest():
                 return
             self.to_the_next_event()
-        raise Loss('the queue does not drain: %r' % self.seam.disk.tree(HOME + b'/queue'))
+        raise Undrained('the queue does not drain: %r' % self.seam.disk.tree(HOME + b'/queue'))
 
     def to_the_next_event(self):
         """Jump to whatever timer is due next that matters."""
