@@ -51,8 +51,7 @@ def main(home, args):
         options = parse([os.fsdecode(word) for word in args])
     except SystemExit as end:
         return OK if not end.code else WRONG
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)    # whatever ends us, the chain and the sandbox go too
+    ending = end_on_signals()
     note = step_down()
     if note:
         say(note)
@@ -61,13 +60,30 @@ def main(home, args):
         demo = Demo(options)
         return demo.check() if options.check else demo.watch()
     except (install.Trouble, OSError) as problem:
-        print('qpy-demo: fatal: %s' % problem, file=sys.stderr, flush=True)
-        return TEMP
+        if not ending:
+            print('qpy-demo: fatal: %s' % problem, file=sys.stderr, flush=True)
+            return TEMP
     except KeyboardInterrupt:
-        return OK if demo and not options.check else TEMP
+        pass
     finally:
         if demo:
             demo.close()
+    return OK if demo and not options.check else TEMP
+
+
+def end_on_signals():
+    """Whatever ends us, the chain and the sandbox go too: the first of INT, TERM and HUP is a KeyboardInterrupt.
+
+    Returns a list that is not empty from then on: what was interrupted may turn it into an error of its own."""
+    ending = []
+
+    def end(number, _):
+        if not ending:
+            ending.append(number)
+            raise KeyboardInterrupt
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    return ending
 
 
 def parse(words):

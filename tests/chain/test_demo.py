@@ -5,6 +5,7 @@ import shutil
 import signal
 import smtplib
 import subprocess
+import tempfile
 
 import pytest
 
@@ -117,16 +118,19 @@ def wait_for_the_lock(home):
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def test_a_directory_that_stays_can_be_used_again(tmp_path):
+def test_a_directory_that_stays_can_be_used_again():
     """With --dir the sandbox stays, and a second round in it is as good as the first."""
-    user = dict(user=PLAIN, group=PLAIN, extra_groups=[]) if os.geteuid() == 0 else {}
-    if user:
-        for path in (tmp_path, *tmp_path.parents):
-            os.chmod(path, os.stat(path).st_mode | 1)
-        os.chown(tmp_path, PLAIN, PLAIN)
-    for _ in range(2):
-        check(SOURCE + '/bin/qpy-demo', words=('--dir', str(tmp_path / 'sandbox')), **user)
-    assert os.path.isdir(tmp_path / 'sandbox/home/Maildir')
+    top = tempfile.mkdtemp(prefix='qpy-test-')
+    try:
+        user = dict(user=PLAIN, group=PLAIN, extra_groups=[]) if os.geteuid() == 0 else {}
+        if user:
+            os.chown(top, PLAIN, PLAIN)
+        for _ in range(2):
+            check(SOURCE + '/bin/qpy-demo', words=('--dir', top + '/sandbox'), **user)
+        assert os.path.isdir(top + '/sandbox/home/Maildir')
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+
 
 
 def test_a_port_that_is_taken_is_said():
