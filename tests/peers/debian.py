@@ -5,7 +5,8 @@ import shutil
 import subprocess
 
 NEEDS = {'maildrop': ('courier-authlib', 'libcourier-unicode4', 'libgdbm6', 'libpcre3'),
-         'bsd-mailx': ('liblockfile1', 'libbsd0', 'libmd0')}
+         'bsd-mailx': ('liblockfile1', 'libbsd0', 'libmd0'),
+         'mutt': ('libgpgme11', 'libgsasl18', 'libtokyocabinet9', 'libassuan0', 'libgssglue1', 'libntlm0', 'libidn12')}
 CACHE = os.environ.get('QPY_TEST_CACHE', '/tmp/qpy-test-packages')
 
 

@@ -116,3 +116,42 @@ def test_bsd_mailx(server, mailbox, tmp_path):
     for _ in range(2):
         mail = mailbox.next(log=server.log)
         assert b'hello from mailx' in mail and b'Bcc' not in mail
+
+
+def test_mutt(server, mailbox, tmp_path):
+    """mutt with an attachment, a Bcc and DSN options: both get it, the Bcc is not seen, sendmail takes the options."""
+    server.mailbox.dot_qmail('bcc', './Maildir/\n')
+    (tmp_path / 'rc').write_text('set sendmail="%s -oem -oi"\nset dsn_notify="failure,delay"\nset dsn_return=hdrs\n'
+                                 'set use_envelope_from\nset envelope_from_address="joe@qpy.test"\n' % sendmail(server))
+    (tmp_path / 'file').write_bytes(bytes(range(256)))
+    run(program('mutt'), '-F', str(tmp_path / 'rc'), '-n', '-s', 'from mutt', '-b', 'joe-bcc@qpy.test', '-a',
+        str(tmp_path / 'file'), '--', 'joe@qpy.test', input=b'hello from mutt\n', cwd=tmp_path,
+        env={'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin', 'TERM': 'dumb'})
+    for _ in range(2):
+        mail = mailbox.next(log=server.log)
+        assert b'hello from mutt' in mail and b'joe-bcc@qpy.test' not in mail.partition(b'Delivered-To: joe-bcc')[2]
+        assert mail.startswith(b'Return-Path: <joe@qpy.test>\n') and b'AAECAwQFBgcICQoL' in mail
+
+
+def test_s_nail(server, mailbox, tmp_path):
+    """s-nail through sendmail."""
+    run(program('s-nail'), '-n', '-s', 'from s-nail', '-S', 'sendmail=' + sendmail(server), 'joe@qpy.test',
+        input=b'hello from s-nail\n', env={'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin'})
+    assert b'hello from s-nail' in mailbox.next(log=server.log)
+
+
+def test_mailutils_calls_sendmail(server, mailbox):
+    """GNU mailutils' call: descriptors 1 and 2 are closed, no From, the recipient in angle brackets."""
+    run('sh', '-c', 'exec "$0" -oi -t >&- 2>&-', sendmail(server), input=b'To: <joe@qpy.test>\nSubject: closed\n\nhello\n')
+    assert mailbox.next(log=server.log).endswith(b'Subject: closed\n\nhello\n')
+
+
+@needs('curl')
+def test_curl_to_many(server, mailbox, tmp_path):
+    """curl with two recipients, one unknown: curl gives up by default, and goes on where it is told to."""
+    (tmp_path / 'mail').write_text('Subject: curl\r\n\r\nto two\r\n')
+    words = ['curl', '-sS', 'smtp://127.0.0.1:%d' % server.port, '--mail-from', 'a@client.test', '--mail-rcpt', 'joe@qpy.test',
+             '--mail-rcpt', 'no-such@qpy.test', '--upload-file', str(tmp_path / 'mail')]
+    assert subprocess.run(words, capture_output=True).returncode == 55
+    run(*words, '--mail-rcpt-allowfails')
+    assert b'to two' in mailbox.next(log=server.log) and not mailbox.names() - mailbox.seen

@@ -178,6 +178,19 @@ def test_only_what_is_refused_for_good_is_bounced(tried, house):
     assert bounced == refused and not here.mailbox.names() - here.mailbox.seen
 
 
+def test_a_kept_connection_that_died(tried, house):
+    """A next hop that restarts between two messages has closed our kept connection: the second message goes by a new
+    one, at its first attempt."""
+    here, sinks = house
+    for text in ('before', 'after'):
+        sinks.start(1, ('-e',))
+        wait(SINK % 1)
+        with smtplib.SMTP('127.0.0.1', PORT, timeout=20) as client:
+            client.sendmail('joe@qpy.test', ['%s@%s' % (text, domain(1))], 'Subject: kept\n\n%s\n' % text)
+        until(lambda text=text: '%s@%s' % (text, domain(1)) in here.outcomes(), here.log)
+        assert here.outcomes()['%s@%s' % (text, domain(1))][0][0] == 'K'
+
+
 @pytest.fixture
 def next_hop(house):
     """start(): a Postfix with user sue as the next hop; it ends with the test."""
