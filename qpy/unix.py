@@ -191,6 +191,23 @@ def read_file(path, limit=16 << 20, dir_fd=None):
         close(fd)
 
 
+def fsync_all(fds):
+    """fsync each in turn: [None or the OSError], in their order; of several, the disk is told of all before."""
+    found = [None] * len(fds)
+    for step in (_start_writing, fsync) if len(fds) > 1 else (fsync,):
+        for n, fd in enumerate(fds):
+            try:
+                if found[n] is None:
+                    step(fd)
+            except OSError as problem:
+                found[n] = problem
+    return found
+
+
+def _start_writing(fd):
+    posix_fadvise(fd, 0, 0, 4)              # POSIX_FADV_DONTNEED: dirty pages begin to be written, and none is dropped
+
+
 def sync_directory(path, dir_fd=None):
     """Make the entries of a directory durable."""
     fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, dir_fd=dir_fd)

@@ -3,7 +3,7 @@
 A message is safe when its file, whole, and its name in queue/mess are on disk; in either order, because of the
 checksum (core.mess).  Two ways to make a group safe:
 
-    portable    write all, push all (sync_file_range), fsync each, fsync the directory once
+    portable    write all, fsync each (the kernel does them together), fsync the directory once
     syncfs      write all, then one syncfs: where the queue has a file system of its own
 
 A sync that failed is final: nobody knows what is on disk, and asking again returns success over lost data.  The
@@ -98,18 +98,30 @@ class Store:
         """The second half, which does nothing but wait."""
         if self.own:
             return self._sync_all(written, unix_kernel.syncfs)
-        if len(written) > 1:
-            written = [entry for entry in written if self._attempt(entry, _push)]
-        self._sync_all([entry for entry in written if self._attempt(entry, _sync)], unix.fsync)
+        self._sync_all(self._sync_each(written), unix.fsync)
+
+    def _sync_each(self, written):
+        """Those whose bytes are on disk, closed."""
+        try:
+            problems = unix_kernel.fsync_together([entry.fd for entry in written])
+        except (OSError, MemoryError) as problem:
+            problems = [problem] * len(written)
+        for entry, problem in zip(written, problems):
+            if problem is not None:
+                self._failed(entry, problem)
+        return [entry for entry in written if entry.failure is None and self._attempt(entry, _close)]
 
     def _attempt(self, entry, step):
         try:
             step(self, entry)
             return True
         except (OSError, MemoryError) as problem:
-            self.complain(b'write queue/mess/%b' % entry.ident, problem)
-            self._give_up(entry)
+            self._failed(entry, problem)
             return False
+
+    def _failed(self, entry, problem):
+        self.complain(b'write queue/mess/%b' % entry.ident, problem)
+        self._give_up(entry)
 
     def _sync_all(self, written, sync):
         """One call that makes the names (and with syncfs the bytes) of all of them durable."""
@@ -154,7 +166,7 @@ def _write(store, entry):
         entry.named = True
         unix.write_all(entry.fd, data + tail)
     if store.own:
-        _close(entry)
+        _close(store, entry)
 
 
 def _finish_part(store, entry):
@@ -168,16 +180,7 @@ def _finish_part(store, entry):
     unix.unlink(part.name, dir_fd=store.mess)
 
 
-def _push(store, entry):
-    push(entry.fd, 0, 0)
-
-
-def _sync(store, entry):
-    unix.fsync(entry.fd)
-    _close(entry)
-
-
-def _close(entry):
+def _close(store, entry):
     fd, entry.fd = entry.fd, -1
     unix.close(fd)
 

@@ -8,7 +8,7 @@ answers on the socket it was born with.  Everything it needs is imported before.
 """
 import gc
 
-from qpy import unix
+from qpy import unix, unix_kernel
 from qpy.core import channel, exits, text
 from qpy.lib import confine, inherit, loop, packets, program
 from qpy.user import local
@@ -91,7 +91,7 @@ class Seed:
         if self.ids.uids is not None:
             confine.become_user(uid, gid)
         program.name = b'qpy-local'
-        return local.serve(unix.socket_of(SOCKET), self.home, self.host, self.limit)
+        return local.serve(unix.socket_of(SOCKET), self.home, self.host, self.limit, unix_kernel.fsync_together)
 
     def gone(self, reason):
         """lspawn is gone, and with it our purpose."""

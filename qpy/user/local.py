@@ -84,13 +84,14 @@ def hostname():
 
 # --- warm ----------------------------------------------------------------------------------------------------
 
-def serve(sock, home, host, limit):
+def serve(sock, home, host, limit, fsync_all=None):
     """Serve jobs from lspawn until it closes the socket and the last child has ended.
 
-    home: DIR.  host: of hostname().  limit: seconds that one delivery's programs may take.
+    home: DIR.  host: of hostname().  limit: seconds that one delivery's programs may take.  fsync_all: as that of
+    unix, and perhaps better.
     """
     child.adopt()
-    worker = Worker(sock, home, host, limit)
+    worker = Worker(sock, home, host, limit, fsync_all)
     while worker.open or worker.children:
         worker.turn()
     return exits.OK
@@ -99,10 +100,10 @@ def serve(sock, home, host, limit):
 class Worker:
     """One user's warm qpy-local."""
 
-    __slots__ = ('sock', 'home', 'host', 'limit', 'ready', 'open', 'children', 'waiting', 'said')
+    __slots__ = ('sock', 'home', 'host', 'limit', 'fsync_all', 'ready', 'open', 'children', 'waiting', 'said')
 
-    def __init__(self, sock, home, host, limit):
-        self.sock, self.home, self.host, self.limit = sock, home, host, limit
+    def __init__(self, sock, home, host, limit, fsync_all=None):
+        self.sock, self.home, self.host, self.limit, self.fsync_all = sock, home, host, limit, fsync_all
         self.ready, self.open = unix.epoll(), True
         self.children, self.waiting = {}, deque()       # {pidfd: (pid, n, its report's pipe)}; (n, plan) to come
         self.said = []
@@ -139,7 +140,7 @@ class Worker:
 
     def deliver(self, jobs):
         """Maildirs together and now; children for the rest."""
-        batch, plans = mailbox.Batch(self.host), {}
+        batch, plans = mailbox.Batch(self.host, self.fsync_all), {}
         for n, job in jobs:
             try:
                 plan = delivery.prepare(job, self.home)

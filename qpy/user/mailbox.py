@@ -146,9 +146,8 @@ class Drop:
         """Ask the disk to begin; nothing waits."""
         unix.posix_fadvise(self.fd, 0, 0, START_WRITING)
 
-    def sync(self):
-        """Wait until every byte is on disk."""
-        unix.fsync(self.fd)
+    def close(self):
+        """No more will be written."""
         fd, self.fd = self.fd, -1
         unix.close(fd)
 
@@ -193,10 +192,12 @@ class Batch:
     """Messages for Maildirs that are made durable together.
 
     put() each (Failed: that delivery is off), then commit(): {key: None or the OSError that took it}.
+    fsync_all: as unix.fsync_all.
     """
 
-    def __init__(self, host):
+    def __init__(self, host, fsync_all=None):
         self.host, self.boxes, self.drops, self.failed = host, {}, [], {}
+        self.fsync_all = fsync_all or unix.fsync_all
 
     def put(self, key, home_fd, home, paths, create, head, body, fd):
         """Write one message for every path.  key: what commit() answers for; all or, if one fails, none."""
@@ -230,15 +231,19 @@ class Batch:
     def commit(self):
         """Bytes to disk, all of them; then the names; then the names to disk."""
         try:
-            if len(self.drops) > 1:
-                self.each(Drop.push)
-            self.each(Drop.sync)
+            self.sync_bytes()
+            self.each(Drop.close)
             self.each(Drop.appear)
             self.sync_names()
             return self.failed
         finally:
             for box in self.boxes.values():
                 box.close()
+
+    def sync_bytes(self):
+        """Wait until every byte is on disk; a message with a file that cannot be synced has failed."""
+        problems = self.fsync_all([drop.fd for _, drop in self.drops])
+        self.failed.update((key, problem) for (key, _), problem in zip(self.drops, problems) if problem is not None)
 
     def each(self, step):
         """Do a step for every message that is still well."""

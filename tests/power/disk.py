@@ -554,6 +554,7 @@ def attach(monkeypatch, disk, unix, unix_kernel, mounted=b''):
         monkeypatch.setattr(unix, name, route(name, getattr(unix, name)))
     for name in ('syncfs', 'sync_file_range'):
         monkeypatch.setattr(unix_kernel, name, route(name, getattr(unix_kernel, name)))
+    monkeypatch.setattr(unix_kernel, 'fsync_together', lambda fds: unix.fsync_all(fds))     # one by one, each routed
 
 
 def _reopening(path):

@@ -189,7 +189,7 @@ def test_ids_rise_whatever_the_clock_does(monkeypatch):
 
 def broken(monkeypatch, name, replacement):
     """Play 'one' with one part of the commit replaced; the rig must report a loss."""
-    monkeypatch.setattr(store, name, replacement) if isinstance(name, str) else None
+    monkeypatch.setattr(store.Store, name, replacement) if isinstance(name, str) else None
     run = Run(monkeypatch, 'bare', False)
     with pytest.raises(Loss):
         play(run, 'one')
@@ -203,18 +203,26 @@ def test_control_without_the_directorys_sync_mail_is_lost(monkeypatch):
 
 def test_control_without_the_files_sync_mail_is_lost(monkeypatch):
     """The rig reports a loss if the file is not synced before the answer."""
-    broken(monkeypatch, '_sync', lambda place, entry: store._close(entry))
+    broken(monkeypatch, '_sync_each', closed)
+
+
+def closed(place, written):
+    """In place of Store._sync_each: nothing is synced."""
+    for entry in written:
+        store._close(place, entry)
+    return written
 
 
 def test_control_asking_fsync_again_loses_mail(monkeypatch):
     """The rig reports a loss if a failed fsync is tried again and believed."""
-    def stubborn(place, entry):
-        try:
-            unix.fsync(entry.fd)
-        except OSError:
-            unix.fsync(entry.fd)
-        store._close(entry)
-    monkeypatch.setattr(store, '_sync', stubborn)
+    def stubborn(place, written):
+        for entry in written:
+            try:
+                unix.fsync(entry.fd)
+            except OSError:
+                unix.fsync(entry.fd)
+        return closed(place, written)
+    monkeypatch.setattr(store.Store, '_sync_each', stubborn)
     run = Run(monkeypatch, 'bare', False, (3, errno.EIO))
     with pytest.raises(Loss):
         play(run, 'one')

@@ -102,7 +102,7 @@ def test_control_name_before_data(monkeypatch, kind, scene):
     lost."""
     def commit(batch):
         batch.each(mailbox.Drop.appear)
-        batch.each(mailbox.Drop.sync)
+        batch.sync_bytes()
         batch.sync_names()
         return batch.failed
     monkeypatch.setattr(mailbox.Batch, 'commit', commit)

@@ -244,7 +244,7 @@ class Worker(local.Worker):
     __slots__ = ('results',)
 
     def __init__(self):
-        self.home, self.host, self.limit = HOME, b'here.example', 1000
+        self.home, self.host, self.limit, self.fsync_all = HOME, b'here.example', 1000, None
         self.results = []
 
     def start(self, n, plan):

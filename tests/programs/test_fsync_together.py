@@ -1,0 +1,72 @@
+"""unix_kernel.fsync_together: many files made durable at once, each with its own answer."""
+import errno
+import os
+
+from qpy import unix, unix_kernel
+
+
+def files(directory, count):
+    """So many descriptors of files that have been written to."""
+    fds = [os.open(os.path.join(directory, '%d' % n), os.O_CREAT | os.O_WRONLY) for n in range(count)]
+    for fd in fds:
+        os.write(fd, b'x' * 5000)
+    return fds
+
+
+def test_none_for_each_that_is_on_disk(tmp_path):
+    """No file, one, some, and more than the kernel takes at once: None for each."""
+    for count in (0, 1, 2, 17, 2 * unix_kernel._AIO_DEPTH + 3):
+        fds = files(tmp_path, count)
+        assert unix_kernel.fsync_together(fds) == [None] * count
+        for fd in fds:
+            os.close(fd)
+
+
+def test_each_has_its_own_answer(tmp_path):
+    """Descriptors that cannot be synced are named by their place, whether the kernel refuses them at once or later."""
+    good, (out, into) = files(tmp_path, 2), os.pipe()
+    found = unix_kernel.fsync_together([good[0], out, 1_000_000, good[1], into])
+    assert [problem is None for problem in found] == [True, False, False, True, False]
+    assert found[2].errno == errno.EBADF
+    for fd in (*good, out, into):
+        os.close(fd)
+
+
+def test_a_child_has_a_context_of_its_own(tmp_path):
+    """After a fork the child's files are synced too, and the parent's go on."""
+    fds = files(tmp_path, 3)
+    assert unix_kernel.fsync_together(fds) == [None] * 3
+    pid = os.fork()
+    if not pid:
+        os._exit(unix_kernel.fsync_together(fds) != [None] * 3)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert unix_kernel.fsync_together(fds) == [None] * 3
+    for fd in fds:
+        os.close(fd)
+
+
+def test_without_aio_it_is_done_in_turn(tmp_path, monkeypatch):
+    """On a machine whose calls are not known, or where the kernel has no more contexts, fsync is asked for each."""
+    asked = []
+    monkeypatch.setattr(unix_kernel, '_aio', (0, None))
+    monkeypatch.setattr(unix_kernel, '_AIO_CALLS', {})
+    monkeypatch.setattr(unix, 'fsync', asked.append)
+    fds = files(tmp_path, 3)
+    assert unix_kernel.fsync_together(fds) == [None] * 3
+    assert asked == fds
+    for fd in fds:
+        os.close(fd)
+
+
+def test_what_the_kernel_does_not_take_is_done_in_turn(tmp_path, monkeypatch):
+    """A context that refuses everything is no loss: each is synced by fsync, and answers for itself."""
+    asked = []
+    calls = unix_kernel._AIO_CALLS.get(os.uname().machine)
+    broken = (*calls[1:], unix_kernel._ctypes.c_ulong(12345)) if calls else None
+    monkeypatch.setattr(unix_kernel, '_aio', (os.getpid(), broken))
+    monkeypatch.setattr(unix, 'fsync', asked.append)
+    fds = files(tmp_path, 3)
+    assert unix_kernel.fsync_together(fds) == [None] * 3
+    assert asked == fds
+    for fd in fds:
+        os.close(fd)
