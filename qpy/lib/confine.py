@@ -117,7 +117,21 @@ def enter_mail_namespace(uids, gids, uid, gid):
     if status:
         raise NotDropped(unix.EPERM, 'the maps of the user namespace were refused')
     unix_kernel.set_dumpable(0)
+    _no_further_namespaces()
     keep_two_capabilities(uid, gid)
+
+
+def _no_further_namespaces():
+    """Nobody in this user namespace makes another one in it.  Where /proc is read-only they may: with ids of its maps
+    only, so that nothing is gained by it."""
+    try:
+        fd = unix.open(b'/proc/sys/user/max_user_namespaces', unix.O_WRONLY | unix.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        unix.write(fd, b'0')
+    finally:
+        unix.close(fd)
 
 
 def _write_maps(answer, ask, parent, maps):
