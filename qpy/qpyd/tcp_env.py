@@ -9,14 +9,13 @@ If PROTO is TCP already, it becomes the program at once.
 """
 from qpy import unix
 from qpy.core import address as addresses, exits, ident, text
-from qpy.lib import program
+from qpy.lib import execute, program
 
 USAGE = b'usage: tcp-env [-rR] [-t seconds] program [argument ...]'
 PATIENCE = 30               # seconds for the ident server
 MOST_PATIENCE = 86400
 IDENT_PORT = 113
 NO_ANSWER = b'softdnserror'
-KNOWN_PATH = b'/usr/local/bin:/usr/bin:/bin'
 VARIABLES = (b'LOCALIP', b'LOCALPORT', b'LOCALHOST', b'REMOTEIP', b'REMOTEPORT', b'REMOTEHOST', b'REMOTEINFO')
 
 
@@ -30,9 +29,7 @@ def main(home, args):
             environ.pop(b'TCP' + name, None)
         environ[b'PROTO'] = b'TCP'
         environ.update(facts(patience))
-    for number in (unix.SIGPIPE, unix.SIGXFSZ):
-        unix.signal(number, unix.SIG_DFL)
-    raise program.Fatal(exits.TEMP, b'unable to run %s: %s' % (words[0], program.reason(become(words, environ))))
+    raise program.Fatal(exits.TEMP, b'unable to run %s: %s' % (words[0], program.reason(execute.along_path(words, environ))))
 
 
 def options(args):
@@ -115,17 +112,3 @@ def asked(family, local, remote, patience):
         return b''
     finally:
         sock.close()
-
-
-def become(words, environ):
-    """exec along PATH; returns the OSError if it fails."""
-    places = [b''] if b'/' in words[0] else [p + b'/' for p in environ.get(b'PATH', KNOWN_PATH).split(b':')]
-    problem = FileNotFoundError(unix.ENOENT, 'no such program')
-    for place in places:
-        try:
-            unix.execve(place + words[0], words, environ)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except unix.error as refused:
-            problem = refused
-    return problem

@@ -1,0 +1,79 @@
+"""qpy-passwd, as root: sets or removes the password of a mail user in DIR/users/passwd.
+
+    qpy-passwd [-d] NAME        the password: typed twice, or the first line of descriptor 0 if that is no terminal
+    exit    0; 100 wrong use, or not a password; 111 the file cannot be read or written
+"""
+import fcntl
+import getpass
+import os
+import sys
+
+from qpy.core import passwords
+from qpy.core.getpw import Trouble
+from qpy.lib import cdb, users
+
+OK, WRONG, TEMP = 0, 100, 111
+USAGE = 'usage: qpy-passwd [-d] NAME'
+
+
+class Refused(Exception):
+    """Not done, and why."""
+
+
+def main(home, args):
+    """Read the password, write the file."""
+    remove = args[:1] == [b'-d']
+    words = args[1:] if remove else args
+    if len(words) != 1 or words[0][:1] == b'-':
+        return complain(USAGE, WRONG)
+    name, path = words[0], home + b'/users/passwd'
+    try:
+        line = None if remove else passwords.entry(name, ask(), os.urandom(passwords.SALT))
+        warn_of_strangers(home, name)
+        replace(path, name, line)
+    except passwords.BadFile as problem:
+        return complain('users/passwd, line %d: %s' % (problem.args[0], problem.args[1].decode()), TEMP)
+    except (ValueError, Refused) as problem:
+        return complain(problem, WRONG)
+    except OSError as problem:
+        return complain(problem, TEMP)
+    return OK
+
+
+def complain(problem, code):
+    """One line."""
+    print('qpy-passwd: fatal: %s' % problem, file=sys.stderr)
+    return code
+
+
+def ask():
+    """The password."""
+    if not sys.stdin.isatty():
+        return sys.stdin.buffer.readline().rstrip(b'\n')
+    first = getpass.getpass('Password: ')
+    if getpass.getpass('Again: ') != first:
+        raise Refused('the two are not the same')
+    return os.fsencode(first)
+
+
+def warn_of_strangers(home, name):
+    """A name that no mail user has is kept, but cannot log in."""
+    try:
+        user = users.Lookup(home).find(name)
+    except Trouble:
+        return
+    if user.dash or user.ext:
+        print('qpy-passwd: warning: no mail user has the name %s' % os.fsdecode(name), file=sys.stderr)
+
+
+def replace(path, name, line):
+    """Change one line of the file, which only its owner can read."""
+    with open(path + b'.lock', 'wb', opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            with open(path, 'rb') as file:
+                data = file.read()
+        except FileNotFoundError:
+            data = b''
+        passwords.parse(data)           # a file that is broken is not written anew
+        cdb.replace(path, passwords.replaced(data, name, line), 0o600)
