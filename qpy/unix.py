@@ -88,20 +88,15 @@ def epoll():
 
 # --- clocks --------------------------------------------------------------------------------------------------
 
-def time():
-    """Wall clock, seconds since 1970 as float: for headers, IDs and expiry only."""
-    return _time.time()
+# time(): wall clock, seconds since 1970 as float: for headers, IDs and expiry only.
+# monotonic(): seconds of a clock that never jumps: for every kind of waiting.
+from time import monotonic, time  # noqa: F401
 
 
 def localtime(seconds):
     """(broken-down time, seconds east of UTC) of a wall-clock time in the zone of the caller."""
     there = _time.localtime(seconds)
     return there, there.tm_gmtoff
-
-
-def monotonic():
-    """Seconds of a clock that never jumps: for every kind of waiting."""
-    return _time.monotonic()
 
 
 def sleep(seconds):

@@ -166,7 +166,7 @@ class Session:
         """Obey one command line."""
         end = self.input.find(b'\n', self.at)
         if end < 0:
-            return self.incomplete()
+            return self.incomplete() if self.at < len(self.input) else _NEED
         line, self.at = self.input[self.at:end + 1], end + 1
         if self.skipping:
             self.skipping = False

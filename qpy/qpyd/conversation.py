@@ -78,11 +78,10 @@ class Conversation:
     def run(self):
         """Obey what has come, and answer."""
         session = self.session
-        while True:
-            event = session.next()
-            if event is None:
-                break
+        event = session.next()
+        while event is not None:
             _EVENTS[event[0]](self, event[1])
+            event = session.next()
         if session.notes:
             self.log_refusals()
         self.flush()

@@ -22,7 +22,7 @@ class Server:
 
     def __init__(self, home, loop, watched, census=None, runner=None, environ=None):
         self.home, self.loop, self.watched, self.census, self.runner = home, loop, watched, census, runner
-        self.environ = unix.environ if environ is None else environ
+        self.environ = dict(unix.environ if environ is None else environ)
         self.pid = unix.getpid()
         self.queue, self.recipients = queue_line.Queue(loop, home), Recipients(loop, home)
         self.clients, self.lines, self.timer = set(), [], None
@@ -39,7 +39,8 @@ class Server:
         self.loop.watch_shared(sock.fileno(), lambda: self.accept(sock))
 
     def accept(self, listening):
-        """Take the clients that wait."""
+        """Take the clients that wait, with one look at the control files for them all."""
+        settings = None
         for _ in range(ACCEPTS):
             try:
                 found = unix.accept(listening)
@@ -47,7 +48,8 @@ class Server:
                 return self.pause(listening, problem)
             if found is None:
                 return
-            self.arrived(found[0], settings_.ip_text(found[1]))
+            settings = settings or self.watched.get()
+            self.arrived(found[0], settings_.ip_text(found[1]), settings)
 
     def pause(self, listening, problem):
         """Do not accept for a moment."""
@@ -55,9 +57,8 @@ class Server:
         self.loop.forget(listening.fileno())
         self.loop.after(PAUSE, lambda: self.listen(listening))
 
-    def arrived(self, sock, ip):
+    def arrived(self, sock, ip, settings):
         """A client: serve it, or say why not."""
-        settings = self.watched.get()
         try:
             here = settings_.ip_text(sock.getsockname())
             client = settings_.client_of_peer(settings, self.environ, ip, here)
