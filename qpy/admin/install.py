@@ -1,6 +1,7 @@
 """qpy-install, as root or as a plain user: makes DIR, or brings it up to date, or checks it.
 
-    arguments   DIR [--smtp PORT] [--me NAME] [--admin ADDRESS] [--sendmail] [--check] [--python PATH] [--offline]
+    arguments   DIR [--smtp PORT] [--me NAME] [--admin ADDRESS] [--sendmail] [--qmail-names] [--check] [--python PATH]
+                [--offline]
     exit        0; 100 when called wrongly or --check found something; 111 when something cannot be done
 
 As root: accounts, directories, code, launchers, manual, first control files, units.  As a plain user the same in a
@@ -26,9 +27,12 @@ CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 LEFT_OUT = ('qpy-test',)                    # needs the source tree
 BARE_NAMES = ('sendmail', 'mailq', 'newaliases', 'forward', 'preline', 'condredirect', 'bouncesaying', 'except',
               'maildirmake', 'maildir2mbox', 'predate', 'datemail', 'mailsubj', 'qbiff', 'qreceipt', 'splogger',
-              'tcp-env')                    # recipes in .qmail files and run scripts call them so
+              'tcp-env', 'dot-forward')     # recipes in .qmail files and run scripts call them so
 QMAIL_NAMES = tuple('qmail-' + name for name in (
     'inject', 'queue', 'smtpd', 'qread', 'qstat', 'tcpto', 'tcpok', 'showctl', 'newu', 'newmrh', 'pw2u', 'getpw'))
+ALL_QMAIL_NAMES = tuple('qmail-' + name for name in (          # the others, made by --qmail-names
+    'start', 'send', 'clean', 'lspawn', 'rspawn', 'local', 'remote', 'qmtpd', 'qmqpd', 'qmqpc', 'popup', 'pop3d'))
+QMAIL_HOME = '/var/qmail'
 SYSTEM_LINKS = (('/usr/sbin/sendmail', 'qpy-sendmail'), ('/usr/lib/sendmail', 'qpy-sendmail'),
                 ('/usr/bin/mailq', 'qpy-mailq'), ('/usr/bin/newaliases', 'qpy-newaliases'))
 PACKAGES = (('dns', 'dnspython'), ('click', 'click'))
@@ -98,6 +102,7 @@ def parse(words):
     parser.add_argument('--me', metavar='NAME', help='full name of this host')
     parser.add_argument('--admin', metavar='ADDRESS', help='who gets mail for root and postmaster')
     parser.add_argument('--sendmail', action='store_true', help='be this machine\'s sendmail, mailq and newaliases')
+    parser.add_argument('--qmail-names', action='store_true', help='all programs by qmail\'s names too, and /var/qmail')
     parser.add_argument('--check', action='store_true', help='only compare owners and modes; say what is wrong')
     parser.add_argument('--python', metavar='PATH', default=PYTHON, help='interpreter (default %(default)s)')
     parser.add_argument('--offline', action='store_true', help='download nothing')
@@ -120,6 +125,8 @@ def install(options):
     copy_code(home, options.python)
     find_packages(home, options)
     write_launchers(home, options.python)
+    if options.qmail_names:
+        be_qmail(home, options.rootless)
     copy_pages(home)
     first_controls(home, options.me, listen)
     first_aliases(home, options.admin, options.rootless)
@@ -371,11 +378,26 @@ def write_launchers(home, python):
     for name, module in found:
         write(os.path.join(home, 'bin', name),
               LAUNCHER % {'python': python, 'code': os.path.join(home, 'lib'), 'module': module, 'home': home}, 0o755)
-    ours = {name for name, _ in found}
-    for name in BARE_NAMES + QMAIL_NAMES:
+    link_names(home, BARE_NAMES + QMAIL_NAMES)
+
+
+def link_names(home, names):
+    """Other names for launchers that are there."""
+    for name in names:
         target = 'qpy-' + name.removeprefix('qmail-')
-        if target in ours:
+        if os.path.exists(os.path.join(home, 'bin', target)):
             link(os.path.join(home, 'bin', name), target)
+
+
+def be_qmail(home, rootless):
+    """Everything by qmail's names, also where scripts and list managers have its home built in."""
+    link_names(home, ALL_QMAIL_NAMES)
+    if rootless or os.path.realpath(QMAIL_HOME) == os.path.realpath(home):
+        return
+    if os.path.lexists(QMAIL_HOME):
+        say('%s is there already and stays as it is' % QMAIL_HOME)
+    else:
+        link(QMAIL_HOME, home)
 
 
 def write(path, content, mode=0o644):

@@ -153,6 +153,24 @@ def test_being_sendmail_keeps_what_was_there(tmp_path, monkeypatch, capsys):
         install.be_sendmail('/var/qpy', rootless=True)
 
 
+def test_being_qmail(tmp_path, monkeypatch, capsys):
+    """--qmail-names links every program of qmail that qpy has, and its home if there is none; what is there stays."""
+    home = tmp_path / 'qpy'
+    (home / 'bin').mkdir(parents=True)
+    for name, _ in install.launchers():
+        (home / 'bin' / name).write_text('')
+    monkeypatch.setattr(install, 'QMAIL_HOME', str(tmp_path / 'qmail'))
+    install.be_qmail(str(home), rootless=False)
+    assert {name for name in os.listdir(home / 'bin') if name.startswith('qmail-')} == set(install.ALL_QMAIL_NAMES)
+    assert os.readlink(home / 'bin/qmail-send') == 'qpy-send' and (tmp_path / 'qmail/bin/qmail-pop3d').exists()
+    install.be_qmail(str(home), rootless=False)
+    assert capsys.readouterr().out == ''
+    (tmp_path / 'qmail').unlink()
+    (tmp_path / 'qmail').mkdir()
+    install.be_qmail(str(home), rootless=False)
+    assert 'stays as it is' in capsys.readouterr().out
+
+
 def test_an_address_or_a_port_for_smtp():
     """--smtp takes a port (loopback when rootless, every address as root) or ADDRESS:PORT."""
     assert install.smtp_line('2525', rootless=True) == 'smtpd qpyd tcp:127.0.0.1:2525 qpy-smtpd\n'
