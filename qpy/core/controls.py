@@ -28,9 +28,14 @@ def me_or(literal: bytes) -> tuple:
     return (b'me', literal)
 
 
+def dotted_me_or(literal: bytes) -> tuple:
+    """The same, but a name without a dot counts as none: b'' then. Nobody's host is vm.vm."""
+    return (b'me', literal, b'.')
+
+
 # name, kind, default, readers, meaning.
-# default: None = absent (the meaning says what follows from that), bytes or int, ME, me_or(literal);
-# for a list ME means a list of that one name.
+# default: None = absent (the meaning says what follows from that), bytes or int, ME, me_or(literal),
+# dotted_me_or(literal); for a list ME means a list of that one name.
 TABLE = (
     (b'me', LINE, None, b'all', b'full name of this host, the default of many others; required'),
     (b'accounts', MAP, None, b'qpy-start qpy-install', b'other names for the accounts: qpyd:NAME and so on'),
@@ -55,8 +60,8 @@ TABLE = (
      b'longest message accepted from the network, in bytes; 0: no limit'),
     (b'defaultdelivery', TEXT, b'./Maildir/', b'qpy-start qpy-lspawn',
      b'delivery instructions, as in .qmail, for a user without a .qmail file'),
-    (b'defaultdomain', LINE, me_or(b'defaultdomain'), b'qpy-inject',
-     b'domain added to a host name without a dot'),
+    (b'defaultdomain', LINE, dotted_me_or(b'defaultdomain'), b'qpy-inject',
+     b'domain added to a host name without a dot that is not in locals'),
     (b'defaulthost', LINE, me_or(b'defaulthost'), b'qpy-inject', b'host added to an address without one'),
     (b'dotforward', LINE, b'no', b'qpy-local',
      b'yes: ~/.forward counts for a user without a .qmail file'),
@@ -69,7 +74,7 @@ TABLE = (
     (b'helohost', LINE, ME, b'qpy-remote', b'name this host gives itself when it sends by SMTP'),
     (b'idhost', LINE, me_or(b'idhost'), b'qpy-inject', b'right side of the Message-ID of new messages'),
     (b'localiphost', LINE, ME, b'qpy-smtpd', b'name that stands for user@[address of this host]'),
-    (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd',
+    (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd qpy-inject',
      b'domains delivered here, to users of this machine'),
     (b'maxrcpt', NUMBER, 1000, b'qpy-smtpd', b'recipients that one SMTP message may have'),
     (b'mindatarate', NUMBER, 30, b'qpy-smtpd',

@@ -39,15 +39,19 @@ class Refused(Exception):
 # --- settings ------------------------------------------------------------------------------------------------
 
 class Settings:
-    """The hosts and domains of control/, or of the environment where that says otherwise, ready to be appended."""
-    __slots__ = ('defaulthost', 'defaultdomain', 'plusdomain', 'idhost', 'host_tokens', 'domain_tokens',
-                 'plus_tokens')
+    """The hosts and domains of control/, or of the environment where that says otherwise, ready to be appended.
 
-    def __init__(self, defaulthost, defaultdomain, plusdomain, idhost):
+    An empty defaultdomain is never appended. is_local(host in lower case): is that a domain of this machine,
+    which stays as it is even without a dot?
+    """
+    __slots__ = ('defaulthost', 'defaultdomain', 'plusdomain', 'idhost', 'is_local', 'host_tokens',
+                 'domain_tokens', 'plus_tokens')
+
+    def __init__(self, defaulthost, defaultdomain, plusdomain, idhost, is_local=lambda host: False):
         self.defaulthost, self.defaultdomain = defaulthost, defaultdomain
-        self.plusdomain, self.idhost = plusdomain, idhost
+        self.plusdomain, self.idhost, self.is_local = plusdomain, idhost, is_local
         self.host_tokens = _setting(b'@', defaulthost)
-        self.domain_tokens = _setting(b'.', defaultdomain)
+        self.domain_tokens = _setting(b'.', defaultdomain) if defaultdomain else []
         self.plus_tokens = _setting(b'.', plusdomain)
 
 
@@ -56,10 +60,10 @@ SETTINGS = ((b'QMAILDEFAULTHOST', b'defaulthost'), (b'QMAILDEFAULTDOMAIN', b'def
             (b'QMAILPLUSDOMAIN', b'plusdomain'), (b'QMAILIDHOST', b'idhost'))
 
 
-def settings(environ, control_line):
-    """Settings from the environment and control_line(name) -> value."""
+def settings(environ, control_line, is_local):
+    """Settings from the environment and control_line(name) -> value; is_local as in Settings."""
     return Settings(*(environ[variable] if variable in environ else control_line(file)
-                      for variable, file in SETTINGS))
+                      for variable, file in SETTINGS), is_local)
 
 
 def _setting(mark, name):
@@ -129,17 +133,21 @@ def rewrite(tokens, hosts):
     kind, value = tokens[-1]
     if kind == token822.ATOM and value.endswith(b'+'):
         tokens = tokens[:-1] + [(token822.ATOM, value[:-1])] + hosts.plus_tokens
-    return tokens if _has_domain(tokens) else tokens + hosts.domain_tokens
+    return tokens if _is_whole(tokens, hosts) else tokens + hosts.domain_tokens
 
 
-def _has_domain(tokens):
-    """Whether the host of an address has a dot or is a literal."""
-    for token in reversed(tokens):
-        if token == token822.AT:
-            return False
-        if token == token822.DOT or token[0] == token822.LITERAL:
+def _is_whole(tokens, hosts):
+    """Whether nothing is to be added to the host of an address: it has a dot, is a literal, or is this machine.
+
+    localhost is nobody else's name either (RFC 6761 section 6.3).
+    """
+    at = len(tokens)
+    while at and tokens[at - 1] != token822.AT:
+        at -= 1
+        if tokens[at] == token822.DOT or tokens[at][0] == token822.LITERAL:
             return True
-    return False
+    host = text.lower(token822.unquote(tokens[at:]))
+    return host == b'localhost' or hosts.is_local(host)
 
 
 def envelope_address(tokens):

@@ -56,7 +56,10 @@ def default(home: bytes, name: bytes):
     if found is None:
         raise ValueError('no control file of that name: %r' % name)
     value = found[2]
-    return me(home, value[1]) if isinstance(value, tuple) else value
+    if not isinstance(value, tuple):
+        return value
+    name = me(home, value[1])
+    return name if value[2:] != (b'.',) or b'.' in name or name == value[1] else b''
 
 
 def me(home: bytes, literal: bytes | None = None) -> bytes:

@@ -44,7 +44,14 @@ def quiet_signals():
 
 def settings(home):
     """The hosts and domains for addresses, from the environment and DIR/control."""
-    return inject.settings(unix.environ, lambda name: controls.line(home, name))
+    known = []
+
+    def is_local(host):
+        """Is it in control/locals?  Read for a host without a dot only: most messages cost no look there."""
+        if not known:
+            known.append(controls.lookup(home, b'locals') or ())
+        return host in known[0]
+    return inject.settings(unix.environ, lambda name: controls.line(home, name), is_local)
 
 
 def login():

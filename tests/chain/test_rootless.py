@@ -106,6 +106,24 @@ def test_mail_for_another_user_waits(running):
                        'deferral with a reason')
 
 
+def test_a_host_without_a_dot():
+    """On a machine called vm, local mail and its bounce stay here, to plain names, root@vm and root@localhost."""
+    house = houses.House(me='vm')
+    try:
+        house.write('control/locals', 'vm\nlocalhost\n')
+        house.recipe('user', '.qmail-no', "|echo 'will not do'; exit 100\n")
+        house.start()
+        for number, address in enumerate(('user', 'user@vm', 'user@localhost')):
+            house.sendmail(address, text='To: user\n\nnumber %d\n' % number)
+            house.await_message('user/Maildir', 'number %d' % number)
+        house.sendmail('-f', 'user', 'user-no')
+        message = house.await_message('user/Maildir', 'will not do')
+        assert message.startswith(b'Return-Path: <>\nDelivered-To: user@vm\n')
+        house.stop()
+    finally:
+        house.remove()
+
+
 def test_hup_and_alrm(running):
     """HUP and ALRM to start reach send and end nothing."""
     running.process.send_signal(signal.SIGHUP)

@@ -105,7 +105,7 @@ def test_settings_from_environment():
     """The environment overrides the control files, one by one, and only the others are read."""
     read = []
     found = inject.settings({b'QMAILDEFAULTHOST': b'dh', b'QMAILIDHOST': b'id', b'QMAILPLUSDOMAIN': b'p'},
-                            lambda name: read.append(name) or b'file')
+                            lambda name: read.append(name) or b'file', lambda host: False)
     assert (found.defaulthost, found.defaultdomain, found.plusdomain, found.idhost) == (b'dh', b'file', b'p',
                                                                                         b'id')
     assert read == [b'defaultdomain']
@@ -187,6 +187,23 @@ def test_rewriting(given_, rewritten):
     """Route, dot, at, default host, plus domain, default domain: in that order."""
     from qpy.core import token822
     assert inject.envelope_address(inject.rewrite(token822.parse(given_), HOSTS)) == rewritten
+
+
+@pytest.mark.parametrize('given_,rewritten', [
+    (b'root', b'root@vm'), (b'root@vm', b'root@vm'), (b'root@VM', b'root@VM'), (b'root@vm.', b'root@vm'),
+    (b'root@localhost', b'root@localhost'), (b'Joe <root@LocalHost>', b'root@LocalHost'),
+    (b'joe@other', b'joe@other.example.com'), (b'joe@vm@other', b'joe@vm@other.example.com'),
+    (b'joe@other.vm', b'joe@other.vm')])
+def test_names_of_this_machine(given_, rewritten):
+    """A host without a dot that is this machine, or localhost, gets no domain: mail for it stays here."""
+    hosts = inject.Settings(b'vm', b'example.com', b'com', b'vm', lambda host: host == b'vm')
+    assert inject.listed(given_, hosts) == [rewritten]
+
+
+def test_no_default_domain():
+    """Without a default domain nothing is added to any name."""
+    hosts = inject.Settings(b'vm', b'', b'com', b'vm')
+    assert inject.listed(b'root, joe@other, joe@a.b', hosts) == [b'root@vm', b'joe@other', b'joe@a.b']
 
 
 @pytest.mark.parametrize('raw,form', [(b'joe', b'joe@host.example.com'), (b'a b@c', b'a b@c.example.com'),

@@ -208,6 +208,29 @@ def test_operands(send, queue):
                                 b'm@h.host.example.com']
 
 
+@pytest.mark.parametrize('locals_', [None, 'vm\nlocalhost\n'])
+@pytest.mark.parametrize('program', ['send', 'inject_'])
+def test_host_without_a_dot(request, home, queue, program, locals_):
+    """On a machine whose whole name is vm, mail for root goes to root@vm from joe@vm: both are here."""
+    with open(home + b'/control/me', 'w') as file:
+        file.write('vm\n')
+    if locals_:
+        with open(home + b'/control/locals', 'w') as file:
+            file.write(locals_)
+    request.getfixturevalue(program)([b'root', b'root@localhost', b'x@elsewhere'], b'To: root\n\n')
+    assert queue.recipients == [b'root@vm', b'root@localhost', b'x@elsewhere']
+    assert queue.sender == b'joe@vm' and queue.field(b'To') == b'root@vm'
+
+
+def test_default_domain_of_a_host_without_a_dot(send, home, queue):
+    """A default domain that is written down counts there too, but for the names of the machine itself."""
+    for name, value in ((b'me', 'vm\n'), (b'defaultdomain', 'example.net\n')):
+        with open(home + b'/control/' + name, 'w') as file:
+            file.write(value)
+    send(b'root x@elsewhere')
+    assert queue.recipients == [b'root@vm', b'x@elsewhere.example.net']
+
+
 @pytest.mark.parametrize('args,data,code,word', [
     (b'', b'To: a\n\n', 64, '-t'), (b'-i', b'', 64, '-t'), ([b''], b'', 64, '-t'), ([b'<>'], b'', 64, '-t'),
     (b'-t', b'Subject: s\n\n', 65, '-t'), (b'-t', b'', 65, '-t'), (b'-t', b'To: list:;\n\n', 65, '-t'),

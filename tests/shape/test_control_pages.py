@@ -21,7 +21,8 @@ def default(row):
     if value is None:
         return 'none'
     if isinstance(value, tuple):
-        return 'the name in me' + (', else ' + value[1].decode() if value[1] else '')
+        dotted = ' if that has a dot' if value[2:] else ''
+        return 'the name in me' + dotted + (', else ' + value[1].decode() if value[1] and not dotted else '')
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
