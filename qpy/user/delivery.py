@@ -26,6 +26,10 @@ class Job:
         self.user, self.home, self.local, self.dash, self.ext = user, home, local, dash, ext
         self.host, self.sender, self.default, self.options, self.fd = host, sender, default, options, fd
 
+    def address(self):
+        """All that decides what is done with it, but for its sender and the message itself."""
+        return self.user, self.home, self.local, self.dash, self.ext, self.host, self.default
+
 
 class Plan:
     """A job and what its user wants done with it."""
@@ -68,6 +72,18 @@ def prepare(job, home, real=True):
         plan.close()
         raise unforeseen(problem) from None
     return plan
+
+
+def again(job, plan):
+    """A Plan for one more message to the same address at the same moment: what the files said holds for it too.
+
+    Only for a Batch that has the Maildirs of plan open: the home is not opened again.  Failed if it ends here.
+    """
+    other = Plan(job)
+    other.instructions, other.is_default, other.tail, other.owner = (plan.instructions, plan.is_default, plan.tail,
+                                                                     plan.owner)
+    other.body = look_for_loop(job.fd, other.delivered_to)
+    return other
 
 
 def unforeseen(problem):

@@ -140,10 +140,11 @@ class Worker:
 
     def deliver(self, jobs):
         """Maildirs together and now; children for the rest."""
-        batch, plans = mailbox.Batch(self.host, self.fsync_all), {}
+        batch, plans, known = mailbox.Batch(self.host, self.fsync_all), {}, {}
         for n, job in jobs:
             try:
-                plan = delivery.prepare(job, self.home)
+                alike = known.get(job.address())
+                plan = delivery.prepare(job, self.home) if alike is None else delivery.again(job, alike)
             except Failed as end:
                 unix.close_quietly(job.fd)
                 self.say(n, end.code, end.text + b'\n')
@@ -152,19 +153,20 @@ class Worker:
                 plan.body = None
                 self.waiting.append((n, plan))
             else:
-                self.put(batch, n, plan, plans)
+                self.put(batch, n, plan, plans, known)
         for n, problem in batch.commit().items():
             if problem is None:
                 self.say(n, exits.OK, dotqmail.did(plans[n], 0, 0))
             else:
                 self.say(n, exits.TEMP, mailbox.trouble(problem) + b'\n')
 
-    def put(self, batch, n, plan, plans):
-        """One message into the batch; plans[n] = how many Maildirs it has."""
+    def put(self, batch, n, plan, plans, known):
+        """One message into the batch; plans[n] = how many Maildirs it has; known[its address] = it, if it went well."""
         paths = plan.maildirs()
         try:
             delivery.put(batch, n, plan, paths)
             plans[n] = len(paths)
+            known[plan.job.address()] = plan
         except Failed as end:
             self.say(n, end.code, end.text + b'\n')
         finally:
