@@ -101,7 +101,7 @@ class Probe:
     def others(self, claim):
         """Other processes: our parent, which has our account or another."""
         parent = os.getppid()
-        self.attempt(claim, 'ptrace-attach', lambda: call('ptrace', 16, parent, 0, 0))
+        self.attempt(claim, 'ptrace-attach', lambda: (call('ptrace', 16, parent, 0, 0), os.kill(parent, 18)))
         self.attempt(claim, 'ptrace-seize', lambda: call('ptrace', 0x4206, parent, 0, 0))
         self.attempt(claim, 'kill', lambda: os.kill(parent, 0))
         self.attempt(claim, 'memory', lambda: open('/proc/%d/mem' % parent, 'rb').close())

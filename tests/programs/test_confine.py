@@ -161,3 +161,75 @@ def test_an_empty_network_has_nowhere_to_go():
     assert answer[:2] == (True, True)
 
 
+
+
+# --- a program's line of the manifest ----------------------------------------------------------------------------
+
+def lacking(name, **missing):
+    """What confine says of a kernel whose calls fail so, and whether the process may still list /."""
+    def probe():
+        for call, number in missing.items():
+            def fail(*_, number=number):
+                raise OSError(number, 'no')
+            setattr(unix_kernel, call, (lambda: 0) if call == 'landlock_abi' else fail)
+        return confine.confine(b'/nonexistent', name), refused(os.listdir, '/'), refused(os.execve, '/', ['x'], {})
+    return in_child(probe)
+
+
+def test_a_line_is_taken_whole():
+    """Where the kernel has all of it nothing is lacking: no file but the code, no exec."""
+    if not unix_kernel.landlock_abi():
+        pytest.skip('no Landlock here')
+    assert lacking(b'lspawn') == ([], True, True)
+
+
+def test_what_the_kernel_lacks_is_named_and_no_error():
+    """Without Landlock, seccomp, or no-exec memory the program starts with what there is; all of it is named."""
+    import errno
+    assert lacking(b'lspawn', landlock_abi=0)[0] == [b'Landlock']
+    assert lacking(b'lspawn', seccomp=errno.ENOSYS)[0] == [b'seccomp']
+
+
+def test_clean_needs_a_landlock_that_can_move_files(monkeypatch):
+    """Landlock before ABI 2 forbids every move between directories: clean does without it, the others do not."""
+    monkeypatch.setattr(unix_kernel, 'landlock_abi', lambda: 1)
+    assert in_child(lambda: confine.confine(b'/nonexistent', b'clean')) == [b'Landlock']
+    assert in_child(lambda: confine.confine(b'/nonexistent', b'lspawn')) == []
+
+
+def test_what_the_kernel_claims_is_tried():
+    """A kernel that says yes and does nothing is found out: NotDropped."""
+    def probe():
+        unix_kernel.seccomp = lambda program: None
+        try:
+            confine.confine(b'/nonexistent', b'start')
+        except confine.NotDropped:
+            return 'found out'
+        return 'believed'
+    assert in_child(probe) == 'found out'
+
+
+def test_links_of_control_files_are_followed(tmp_path):
+    """A control file that is a link may lead anywhere; what lies elsewhere is closed."""
+    if not unix_kernel.landlock_abi():
+        pytest.skip('no Landlock here')
+    for name in ('control', 'elsewhere', 'third', 'run'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'elsewhere/me').write_text('here.test\n')
+    (tmp_path / 'third/me').write_text('here.test\n')
+    (tmp_path / 'control/me').symlink_to(tmp_path / 'elsewhere/me')
+
+    def probe():
+        confine.confine(os.fsencode(str(tmp_path)), b'bouncer')
+        return open(str(tmp_path / 'control/me')).read(), refused(os.open, str(tmp_path / 'third/me'), os.O_RDONLY)
+    assert in_child(probe) == ('here.test\n', True)
+
+
+def test_a_log_that_is_a_file_can_be_written_on(tmp_path):
+    """The limit on sizes of files is not put on a program whose descriptor 2 is a file."""
+    def probe():
+        fd = os.open(str(tmp_path / 'log'), os.O_CREAT | os.O_WRONLY, 0o600)
+        os.dup2(fd, 2)
+        confine.confine(b'/nonexistent', b'lspawn')
+        return os.write(2, b'a line\n')
+    assert in_child(probe) == 7
