@@ -25,6 +25,7 @@ class Server:
         self.environ = dict(unix.environ if environ is None else environ)
         self.pid = unix.getpid()
         self.queue, self.recipients = queue_line.Queue(loop, home), Recipients(loop, home)
+        self.quiet = self.environ.get(b'QPYLOCALBS') == b'1'    # descriptor 2 is the caller's terminal or mail
         self.clients, self.lines, self.timer = set(), [], None
         self.stamp, self.written = 0, b''
         self.ended = None               # called when the last client has gone (one shot)
@@ -39,17 +40,19 @@ class Server:
         self.loop.watch_shared(sock.fileno(), lambda: self.accept(sock))
 
     def accept(self, listening):
-        """Take the clients that wait, with one look at the control files for them all."""
-        settings = None
-        for _ in range(ACCEPTS):
-            try:
-                found = unix.accept(listening)
-            except unix.error as problem:
-                return self.pause(listening, problem)
-            if found is None:
-                return
-            settings = settings or self.watched.get()
-            self.arrived(found[0], settings_.ip_text(found[1]), settings)
+        """Take the clients that wait; all of them connected before this looks at the control files."""
+        taken, problem = [], None
+        try:
+            while len(taken) < ACCEPTS and (found := unix.accept(listening)) is not None:
+                taken.append(found)
+        except unix.error as trouble:
+            problem = trouble
+        if taken:
+            settings = self.watched.get()
+            for sock, address in taken:
+                self.arrived(sock, settings_.ip_text(address), settings)
+        if problem is not None:
+            self.pause(listening, problem)
 
     def pause(self, listening, problem):
         """Do not accept for a moment."""
@@ -146,7 +149,12 @@ class Server:
         return text.logsafe(value[:1000])
 
     def log(self, words):
-        """One line, written at the end of this pass of the loop together with the others."""
+        """One line, written at the end of this pass of the loop together with the others.
+
+        sendmail -bs has no log: its caller reads the replies, and trouble comes as warnings.
+        """
+        if self.quiet:
+            return
         if not self.lines:
             self.loop.call_soon(self.write_log)
         self.lines.append(b'%s: %s' % (program.name, words))

@@ -221,12 +221,12 @@ def test_descriptors_that_are_no_sockets(make, through):
     with open(path, 'rb') as file:
         source = subprocess.PIPE if through == 'pipe' else file
         done = subprocess.run(PYTHON + [SOURCE + '/bin/qpy-smtpd'], stdin=file if through == 'file' else None,
-                              input=None if through == 'file' else file.read(), stdout=subprocess.PIPE,
+                              input=None if through == 'file' else file.read(), capture_output=True,
                               env=env, timeout=30) \
             if source else None
     assert [line[:3] for line in done.stdout.split(b'\r\n')] == [b'220', b'250', b'250', b'354', b'250',
         b'221', b'']
-    assert done.returncode == 0
+    assert done.returncode == 0 and done.stderr == b''      # mutt and cron would show it
     body, envelope = rig.queued.messages[0]
     assert body.startswith(b'Received: from localhost (sendmail-bs@127.0.0.1)\n  by localhost with SMTP; ')
     assert body.endswith(b'\nSubject: x\n\n.\n') and envelope.recipients == [b'joe@elsewhere.example']
