@@ -246,6 +246,7 @@ cat > message; cat <&1 > envelope; echo "$ERROR_FD" > error_fd
     ('QMAILQUEUE', b'exit 0', (0, b'')), ('QPYQUEUE', b'exit 0', (0, b'')),
     ('QMAILQUEUE', b'exit 31', (31, b'Dmail server permanently rejected message (#5.3.0)')),
     ('QMAILQUEUE', b'echo "Dspam, no thanks (#5.7.1)" >&6; exit 82', (82, b'Dspam, no thanks (#5.7.1)\n')),
+    ('QMAILQUEUE', b'exit 1', (1, b'Zqq temporary problem (#4.3.0)')),
     ('QMAILQUEUE', b'exit 82', (82, b'Zqq temporary problem (#4.3.0)')),
     ('QMAILQUEUE', b'kill -9 $$', (81, b'Zqq crashed (#4.3.0)')),
     ('QMAILQUEUE', b'exit 40', (40, b'Dqq permanent problem (#5.3.0)')),

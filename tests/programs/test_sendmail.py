@@ -656,16 +656,20 @@ def test_closed_descriptors(home, tmp_path, shell):
 
 
 def test_closed_input(home):
-    """S-05: no descriptor 0 at all is a read error, not an empty message.
-
-    (Of a directory Python itself says that it cannot go on, and exits 1: nothing is queued.)
-    """
+    """S-05: no descriptor 0 at all is a read error, not an empty message."""
     result = launch(home, 'qpy-inject', shell='exec PROGRAM -n a <&-')
     assert result.returncode == 111 and b'read error' in result.stderr
-    result = launch(home, 'qpy-sendmail', shell='exec PROGRAM a </')
-    assert result.returncode == 1
     result = launch(home, 'qpy-sendmail', shell='exec PROGRAM a <&- >&- 2>&-')
     assert result.returncode == 74
+
+
+@pytest.mark.parametrize('name', ['qpy-queue', 'qpy-inject', 'qpy-sendmail'])
+def test_directory_as_input(home, name):
+    """Of a directory Python itself says that it cannot go on, and exits 1: the pages say so, our callers try later."""
+    assert launch(home, name, shell='exec PROGRAM a </').returncode == 1
+    with open('%s/man/%s.8' % (ROOT, name)) as page:
+        assert 'descriptor 0 is a directory' in page.read().partition('.Sh EXIT STATUS')[2]
+    assert exits.queue_text(1).startswith(b'Z')
 
 
 def test_deleted_directory(home, tmp_path):

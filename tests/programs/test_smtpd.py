@@ -438,6 +438,7 @@ def test_filter(make, variable, whole, face):
 
 @pytest.mark.parametrize('code, say, reply', [(31, '', b'554 5.3.0 mail server permanently rejected message'),
                                               (82, 'Dno spam (#5.7.1)', b'554 5.7.1 no spam'),
+                                              (1, '', b'451 4.3.0'),
                                               (71, '', b'451 4.3.0 '),
                                               (77, '', b'451 4.3.0 qq temporary problem')])
 def test_filter_refuses(make, code, say, reply):
