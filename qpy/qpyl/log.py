@@ -1,7 +1,7 @@
 """qpy-log, as qpyl: brings the lines of all programs of the chain together on descriptor 1.
 
-    descriptors   1 the log; from 3 on one pipe per program, named in LISTEN_FDNAMES
-    exit          0 when every pipe has ended, 111 if the log cannot be started
+    descriptors   1 the log; from 3 on one pipe per program, named in LISTEN_FDNAMES, and `life`
+    exit          0 when every pipe has ended, or LINGER seconds after life; 111 if the log cannot be started
 
 Lines of `send` are written as they are, because other programs parse them.  Every other line is marked with the name
 of the pipe it came on, `name: `, unless it begins with `qpy-name: ` already: no program can speak as another.
@@ -14,6 +14,7 @@ from qpy.lib import confine, inherit, loop, program
 
 BARE = b'send'
 BUFFER = 65536              # bytes read at a time
+LINGER = 12.0               # seconds that a pipe may stay open when the chain has ended: a user's process may hold one
 LINE_LIMIT = 65536          # bytes of one line; longer ones are broken
 BURST, RATE = 5000, 1000    # lines; lines a second
 
@@ -80,6 +81,13 @@ class Log:
             for fd in fds:
                 self.add(Source(name, fd, unix.monotonic()))
 
+    def follow(self, life):
+        """Stay no longer than LINGER when the chain has ended."""
+        def ended():
+            self.loop.forget(life)
+            self.loop.after(LINGER, self.loop.stop)
+        self.loop.watch(life, ended)
+
     def add(self, source):
         """Read from one pipe until it ends."""
         self.open += 1
@@ -121,7 +129,11 @@ def main(home, args):
     for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP):
         unix.signal(number, unix.SIG_IGN)            # the last lines are the most wanted
     event_loop = loop.Loop()
-    if Log(event_loop, found).open:
+    life = found.pop(b'life', [])
+    log = Log(event_loop, found)
+    for fd in life:
+        log.follow(fd)
+    if log.open:
         confine.confine(home, b'log')
         event_loop.run()
     return exits.OK

@@ -4,30 +4,31 @@ from qpy.core import exits, services
 from qpy.lib import confine, program
 from qpy.root import look
 
-LOG = services.Service(b'log', b'qpyl', (), {}, (b'qpy-log',), 0)
+LOG = services.Service(b'log', b'qpyl', (), {}, (b'qpy-log',), 0)   # its linger is longer than our GRACE
 NO_NETWORK = (b'qpyd', b'qpyq', b'qpys', b'qpyl')   # accounts whose programs live in an empty network namespace
 PATH = b'%s/bin:/usr/local/bin:/usr/bin:/bin'
 HIGH = 500                  # descriptors are gathered above this number before they get their places
 GRACE = 10.0                # seconds from the end of send to the end of what has not ended by itself
+LAST_WORDS = 5.0            # seconds more for the log; somebody may hold a pipe to it who does not answer to us
 
 
 class Chain:
     """The programs that run: {pid: name}, the life pipe, and the end."""
 
-    __slots__ = ('house', 'loop', 'running', 'life', 'life_read', 'ending', 'code', 'network')
+    __slots__ = ('house', 'loop', 'running', 'life', 'life_read', 'ending', 'listening', 'code', 'network')
 
     def __init__(self, house, event_loop):
         self.house, self.loop = house, event_loop
         self.running = {}
         self.life_read, self.life = unix.pipe2(unix.O_CLOEXEC)
-        self.ending, self.code = False, exits.TEMP
+        self.ending, self.listening, self.code = False, False, exits.TEMP
         self.network = None
 
     def start(self, table, handed, delivery):
         """Start the log, then every line in order.  Our own lines go into the log from here on."""
         logs = [(name, unix.pipe2(unix.O_CLOEXEC)) for name in [b'start'] + [service.name for service in table]]
         self.network = None if self.house.rootless else confine.empty_network()
-        self.spawn(LOG, [(name, read) for name, (read, _) in logs], None, LOG.words)
+        self.spawn(LOG, [(name, read) for name, (read, _) in logs] + [(b'life', self.life_read)], None, LOG.words)
         for _, (read, write) in logs:
             unix.close(read)
             unix.set_blocking(write, False)
@@ -89,14 +90,14 @@ class Chain:
         self.loop.on_signal(unix.SIGCHLD, self.reap)
         self.loop.call_soon(self.reap)               # who ended before we listened
         self.loop.run()
-        self.last_words()
         return self.code
 
     def last_words(self):
-        """Let the log write what it has; it ends with the last pipe.  If something is left, the kernel ends that."""
-        if list(self.running.values()) == [LOG.name]:
+        """Let the log write what it has; it ends with the last pipe, or soon after the life pipe."""
+        if not self.listening:
+            self.listening = True
             unix.close(2)
-            unix.waitpid(*self.running, 0)
+            self.loop.after(LAST_WORDS, self.loop.stop)
 
     def tell_send(self, number):
         """Pass a signal on to send."""
@@ -105,7 +106,10 @@ class Chain:
                 unix.kill(pid, number)
 
     def asked_to_end(self):
-        """TERM or INT: send finishes what is under way and ends, and then all end.  The second time: now."""
+        """TERM or INT: send finishes what is under way and ends, and then all end.  The second time: now.  Once it
+        is ending, without waiting: the kernel ends who is left when we are gone."""
+        if self.ending:
+            return self.loop.stop()
         if self.code == exits.OK or b'send' not in self.running.values():
             return self.end()
         self.code = exits.OK
@@ -126,8 +130,10 @@ class Chain:
                 gone.append((unix.waitstatus_to_exitcode(status), self.running.pop(pid)))
         for status, name in sorted(gone):
             self.ended(name, status)
-        if not set(self.running.values()) - {LOG.name}:
+        if not self.running:
             self.loop.stop()
+        elif set(self.running.values()) == {LOG.name}:
+            self.last_words()
 
     def ended(self, name, status):
         """One program of the chain has ended: say so, unless it was wanted, and end the rest."""

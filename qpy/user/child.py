@@ -21,16 +21,20 @@ class Overstayed(Exception):
     """The program did not end in time; it and its children are gone."""
 
 
+class Forsaken(Exception):
+    """Nobody waits for the program any more; it and its children are gone."""
+
+
 def adopt():
     """Become the parent of every orphan below this process."""
     unix_kernel.set_subreaper()
 
 
-def run(words, message, home_fd, environment, deadline):
+def run(words, message, home_fd, environment, deadline, life=-1):
     """Run a program to its end: (exit code, or minus the signal; the first OUTPUT_KEPT bytes it printed).
 
     words: path and arguments.  message: descriptor of the message.  deadline: of unix.monotonic(); after it
-    Overstayed.  OSError if it could not be started.
+    Overstayed.  life: a pipe nobody writes to, or -1; Forsaken when it ends.  OSError if it could not be started.
     """
     out, into = unix.pipe2(unix.O_CLOEXEC)
     try:
@@ -43,7 +47,7 @@ def run(words, message, home_fd, environment, deadline):
         become(words, message, into, home_fd, environment)
     unix.close(into)
     try:
-        return watch(pid, out, deadline)
+        return watch(pid, out, deadline, life)
     except BaseException:
         end_tree(pid)
         raise
@@ -51,7 +55,7 @@ def run(words, message, home_fd, environment, deadline):
         unix.close(out)
 
 
-def watch(pid, out, deadline):
+def watch(pid, out, deadline, life):
     """Collect output until the program has ended; then end its children."""
     unix.set_blocking(out, False)
     pidfd, ready = unix.pidfd_open(pid), unix.epoll()
@@ -59,6 +63,8 @@ def watch(pid, out, deadline):
     try:
         ready.register(pidfd, unix.EPOLLIN)
         ready.register(out, unix.EPOLLIN)
+        if life >= 0:
+            ready.register(life, unix.EPOLLIN)
         while True:
             events = ready.poll(max(0.0, deadline - unix.monotonic()))
             fds = [fd for fd, _ in events]
@@ -66,6 +72,8 @@ def watch(pid, out, deadline):
                 ready.unregister(out)
             if pidfd in fds:
                 break
+            if life in fds:
+                raise Forsaken
             if not events and unix.monotonic() >= deadline:
                 raise Overstayed
     finally:

@@ -218,10 +218,10 @@ def is_there(home_fd, name):
 class Course:
     """A plan being carried out: what has been done, and what is still to be said."""
 
-    __slots__ = ('plan', 'home', 'host', 'deadline', 'said', 'counts', 'forwards', 'sender', 'variables')
+    __slots__ = ('plan', 'home', 'host', 'deadline', 'life', 'said', 'counts', 'forwards', 'sender', 'variables')
 
-    def __init__(self, plan, home, host, deadline):
-        self.plan, self.home, self.host, self.deadline = plan, home, host, deadline
+    def __init__(self, plan, home, host, deadline, life=-1):
+        self.plan, self.home, self.host, self.deadline, self.life = plan, home, host, deadline, life
         self.said, self.counts, self.forwards = [], {b'files': 0, b'programs': 0}, []
         self.sender, self.variables = None, None
 
@@ -265,9 +265,12 @@ class Course:
         """One program line; True if it said 99."""
         words = [child.SHELL, b'-c', command]
         try:
-            code, printed = child.run(words, self.plan.job.fd, self.plan.home_fd, self.environment(), self.deadline)
+            code, printed = child.run(words, self.plan.job.fd, self.plan.home_fd, self.environment(), self.deadline,
+                                      self.life)
         except child.Overstayed:
             raise Failed(exits.TEMP, b'Program ran out of time and was stopped. (#4.3.0)') from None
+        except child.Forsaken:
+            raise Failed(exits.TEMP, b'Program was stopped with the mail system. (#4.3.2)') from None
         except unix.error as problem:
             raise Failed(exits.TEMP, b'Unable to fork: %s. (#4.3.0)' % why(problem)) from None
         self.said.append(printed)
@@ -310,12 +313,13 @@ def put(batch, key, plan, paths):
               plan.body, plan.job.fd)
 
 
-def carry_out(plan, home, host, deadline):
+def carry_out(plan, home, host, deadline, life=-1):
     """All lines in order, then the forwards: (exit code, report).
 
     home: DIR.  host: this machine's name, as maildir.host_part gives it.  deadline: of unix.monotonic().
+    life: a pipe whose end ends programs too, or -1.
     """
-    course = Course(plan, home, host, deadline)
+    course = Course(plan, home, host, deadline, life)
     try:
         last = course.follow()
         code = exits.OK

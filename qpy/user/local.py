@@ -21,6 +21,7 @@ TIME_LIMIT = b'timeoutlocal'
 BATCH = 64                  # jobs made durable together at most
 CHILDREN = 20               # programs, mboxes and forwards of one user at a time
 REPORTS = 50                # records in one packet to lspawn
+LEAVING = 5.0               # seconds that what is not a program (an mbox, a forward) may still take when lspawn is gone
 GENERATIONS = 1000          # orphans buried after one delivery whose guardian did not see to it
 
 
@@ -85,33 +86,36 @@ def hostname():
 # --- warm ----------------------------------------------------------------------------------------------------
 
 def serve(sock, home, host, limit, fsync_all=None):
-    """Serve jobs from lspawn until it closes the socket and the last child has ended.
+    """Serve jobs from lspawn until it closes the socket, which means: nobody waits for what is still under way.
 
     home: DIR.  host: of hostname().  limit: seconds that one delivery's programs may take.  fsync_all: as that of
     unix, and perhaps better.
     """
     child.adopt()
     worker = Worker(sock, home, host, limit, fsync_all)
-    while worker.open or worker.children:
+    while worker.open:
         worker.turn()
+    worker.leave()
     return exits.OK
 
 
 class Worker:
     """One user's warm qpy-local."""
 
-    __slots__ = ('sock', 'home', 'host', 'limit', 'fsync_all', 'ready', 'open', 'children', 'waiting', 'said')
+    __slots__ = ('sock', 'home', 'host', 'limit', 'fsync_all', 'ready', 'open', 'children', 'waiting', 'said',
+                 'life', 'life_read')
 
     def __init__(self, sock, home, host, limit, fsync_all=None):
         self.sock, self.home, self.host, self.limit, self.fsync_all = sock, home, host, limit, fsync_all
         self.ready, self.open = unix.epoll(), True
         self.children, self.waiting = {}, deque()       # {pidfd: (pid, n, its report's pipe)}; (n, plan) to come
         self.said = []
+        self.life_read, self.life = unix.pipe2(unix.O_CLOEXEC)      # its end tells the children that we are gone
         self.ready.register(sock.fileno(), unix.EPOLLIN)
 
-    def turn(self):
+    def turn(self, patience=None):
         """Wait for something to happen, and see to it."""
-        fds = [fd for fd, _ in self.ready.poll()]
+        fds = [fd for fd, _ in self.ready.poll(patience)]
         for fd in fds:
             if fd in self.children:
                 self.ended(fd)
@@ -122,7 +126,7 @@ class Worker:
         self.report()
 
     def jobs(self):
-        """[(n, Job)]: what has come, up to a batch."""
+        """[(n, Job)]: what has come, up to a batch; nothing when lspawn is gone, who would try it again."""
         found = []
         while self.open and len(found) < BATCH:
             packet = unix.recv_packet(self.sock, maxfds=unix.PACKET_FDS)
@@ -135,6 +139,9 @@ class Worker:
             if not data:
                 self.ready.unregister(self.sock.fileno())
                 self.open = False
+                for _, job in found:
+                    unix.close_quietly(job.fd)
+                return []
             found += [(fields[0], delivery.Job(*fields[1:], fd)) for (_, fields), fd in zip(records, fds)]
         return found
 
@@ -203,8 +210,10 @@ class Worker:
     def alone(self, plan, into):
         """In the child: carry out the plan, report, end.  lspawn's socket is the parent's alone: it tells his death."""
         self.sock.close()
+        unix.close(self.life)
         child.adopt()                   # fork does not inherit it
-        code, report = delivery.carry_out(plan, self.home, self.host, unix.monotonic() + self.limit)
+        deadline = unix.monotonic() + self.limit
+        code, report = delivery.carry_out(plan, self.home, self.host, deadline, self.life_read)
         unix.write_all(into, localstatus.cut(report))
         return code
 
@@ -226,6 +235,15 @@ class Worker:
             if not strays or not child.kill_all(strays):
                 return
             unix.waitpid(strays[0], 0)
+
+    def leave(self):
+        """lspawn is gone: programs are ended by who runs them, the rest may finish what it writes, but not for long."""
+        unix.close(self.life)
+        self.waiting.clear()
+        deadline = unix.monotonic() + LEAVING
+        while self.children and unix.monotonic() < deadline:
+            self.turn(max(0.0, deadline - unix.monotonic()))
+        child.end_tree(0)
 
     # --- reports ---
 
