@@ -3,7 +3,7 @@
 A message is safe when its file, whole, and its name in queue/mess are on disk; in either order, because of the
 checksum (core.mess).  Two ways to make a group safe:
 
-    portable    write all, fsync each (the kernel does them together), fsync the directory once
+    portable    write all, then fsync each file and the directory (the kernel does them together)
     syncfs      write all, then one syncfs: where the queue has a file system of its own
 
 A sync that failed is final: nobody knows what is on disk, and asking again returns success over lost data.  The
@@ -96,20 +96,34 @@ class Store:
 
     def sync(self, written):
         """The second half, which does nothing but wait."""
+        if not written:
+            return
         if self.own:
-            return self._sync_all(written, unix_kernel.syncfs)
-        self._sync_all(self._sync_each(written), unix.fsync)
+            names = self._syncfs()
+        else:
+            *problems, names = self._fsync([entry.fd for entry in written] + [self.mess])
+            for entry, problem in zip(written, problems):
+                if problem is not None:
+                    self._failed(entry, problem)
+            written = [entry for entry in written if entry.failure is None and self._attempt(entry, _close)]
+        if names is not None:
+            self.complain(b'sync queue/mess', names)
+            for entry in written:
+                self._give_up(entry)
 
-    def _sync_each(self, written):
-        """Those whose bytes are on disk, closed."""
+    def _syncfs(self):
+        """Names and bytes of all: None or the problem."""
         try:
-            problems = unix_kernel.fsync_together([entry.fd for entry in written])
+            unix_kernel.syncfs(self.mess)
         except (OSError, MemoryError) as problem:
-            problems = [problem] * len(written)
-        for entry, problem in zip(written, problems):
-            if problem is not None:
-                self._failed(entry, problem)
-        return [entry for entry in written if entry.failure is None and self._attempt(entry, _close)]
+            return problem
+
+    def _fsync(self, fds):
+        """[None or the problem] of each; the last one is the directory, whose names may come before or after the bytes."""
+        try:
+            return unix_kernel.fsync_together(fds)
+        except (OSError, MemoryError) as problem:
+            return [problem] * len(fds)
 
     def _attempt(self, entry, step):
         try:
@@ -122,17 +136,6 @@ class Store:
     def _failed(self, entry, problem):
         self.complain(b'write queue/mess/%b' % entry.ident, problem)
         self._give_up(entry)
-
-    def _sync_all(self, written, sync):
-        """One call that makes the names (and with syncfs the bytes) of all of them durable."""
-        if not written:
-            return
-        try:
-            sync(self.mess)
-        except OSError as problem:
-            self.complain(b'sync queue/mess', problem)
-            for entry in written:
-                self._give_up(entry)
 
     def _give_up(self, entry):
         entry.failure = (exits.QQ_WRITE, None)

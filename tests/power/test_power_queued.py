@@ -155,7 +155,7 @@ def test_a_disk_that_stays_broken_is_survived(monkeypatch, kind, own):
 def test_a_failed_fsync_is_final(monkeypatch):
     """Q-05: the message whose fsync failed is refused and unlinked; it is not asked again."""
     run = Run(monkeypatch, 'bare', False)
-    run.disk.fault = (3, errno.EIO)                     # open, write, fsync
+    run.disk.fault = (5, errno.EIO)                     # open, write, twice posix_fadvise, fsync
     run.commit([1])
     assert run.refused and not run.acknowledged and not run.disk.names
 
@@ -187,9 +187,12 @@ def test_ids_rise_whatever_the_clock_does(monkeypatch):
 
 # --- standing controls: the rig must see what it is there to see ---
 
-def broken(monkeypatch, name, replacement):
-    """Play 'one' with one part of the commit replaced; the rig must report a loss."""
-    monkeypatch.setattr(store.Store, name, replacement) if isinstance(name, str) else None
+fsync = store.Store._fsync
+
+
+def broken(monkeypatch, replacement):
+    """Play 'one' with another Store._fsync; the rig must report a loss."""
+    monkeypatch.setattr(store.Store, '_fsync', replacement)
     run = Run(monkeypatch, 'bare', False)
     with pytest.raises(Loss):
         play(run, 'one')
@@ -197,33 +200,20 @@ def broken(monkeypatch, name, replacement):
 
 def test_control_without_the_directorys_sync_mail_is_lost(monkeypatch):
     """The rig reports a loss if the directory is not synced before the answer."""
-    monkeypatch.setattr(store.Store, '_sync_all', lambda self, written, sync: None)
-    broken(monkeypatch, None, None)
+    broken(monkeypatch, lambda place, fds: fsync(place, fds[:-1]) + [None])
 
 
 def test_control_without_the_files_sync_mail_is_lost(monkeypatch):
     """The rig reports a loss if the file is not synced before the answer."""
-    broken(monkeypatch, '_sync_each', closed)
-
-
-def closed(place, written):
-    """In place of Store._sync_each: nothing is synced."""
-    for entry in written:
-        store._close(place, entry)
-    return written
+    broken(monkeypatch, lambda place, fds: [None] * (len(fds) - 1) + fsync(place, fds[-1:]))
 
 
 def test_control_asking_fsync_again_loses_mail(monkeypatch):
     """The rig reports a loss if a failed fsync is tried again and believed."""
-    def stubborn(place, written):
-        for entry in written:
-            try:
-                unix.fsync(entry.fd)
-            except OSError:
-                unix.fsync(entry.fd)
-        return closed(place, written)
-    monkeypatch.setattr(store.Store, '_sync_each', stubborn)
-    run = Run(monkeypatch, 'bare', False, (3, errno.EIO))
+    def stubborn(place, fds):
+        return [problem and fsync(place, [fd])[0] for fd, problem in zip(fds, fsync(place, fds))]
+    monkeypatch.setattr(store.Store, '_fsync', stubborn)
+    run = Run(monkeypatch, 'bare', False, (5, errno.EIO))
     with pytest.raises(Loss):
         play(run, 'one')
 
