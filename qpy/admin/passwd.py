@@ -1,6 +1,6 @@
 """qpy-passwd, as root: sets or removes the password of a mail user in DIR/users/passwd.
 
-    qpy-passwd [-d] NAME        the password: typed twice, or the first line of descriptor 0 if that is no terminal
+    qpy-passwd [-d] NAME        the password: typed twice, or of descriptor 0 its first line
     exit    0; 100 wrong use, or not a password; 111 the file cannot be read or written
 """
 import fcntl

@@ -10,8 +10,8 @@ r"""/etc/aliases: Sendmail's list of names and where their mail goes, and the fo
     old: /var/mail/old                   a file: refused, says so
 
 In users/aliases.cdb the key is the name in lower case, the value is lines: `?owner`, `&address`, `|command`,
-`:include file`, `#` nothing, `!why mail for it waits`.  Names that stand for other names of the file are expanded
-there, so that whoever is on two lists gets one copy; a name with an owner of its own is not.
+`:include file`, `#` nothing, `!why mail for it waits`.  Names that stand for other names of the file are
+expanded there, so that whoever is on two lists gets one copy; a name with an owner of its own is not.
 """
 from qpy.core import text, token822
 
@@ -27,7 +27,7 @@ class Problem(ValueError):
     """An entry that has no meaning; args[0]: why, as bytes."""
 
 
-# --- the text -----------------------------------------------------------------------------------------------------
+# --- the text -----------------------------------------------------------------------------------------------
 
 def entries(data):
     """(line number, name, right side) of each entry; Problem as the name for a line that is none."""
@@ -87,8 +87,8 @@ def pieces(data):
 
 def item(piece):
     """[(kind, value)] of one item."""
-    word = unquoted(piece) if piece[:1] == b'"' and piece[-1:] == b'"' and b'"' not in piece[1:-1].replace(b'\\"', b'') \
-        else piece
+    whole = piece[:1] == b'"' and b'"' not in piece[1:-1].replace(b'\\"', b'')
+    word = unquoted(piece) if whole else piece
     if word[:1] == b'|':
         command = word[1:].strip(b' \t')
         command = unquoted(command) if command[:1] == b'"' and command[-1:] == b'"' else command
@@ -127,7 +127,7 @@ def addresses(piece):
     return found
 
 
-# --- all of it ----------------------------------------------------------------------------------------------------
+# --- all of it ----------------------------------------------------------------------------------------------
 
 def compile(data):
     """({name: value}, [(line, name, why)]) of the bytes of an aliases file: what is kept, and what is wrong.
@@ -166,7 +166,8 @@ def value(table, name):
     """The lines of one name."""
     found = dict.fromkeys(expanded(table, name, {name}, 0))
     lines = [b'?owner-' + name] if b'owner-' + name in table and not name.startswith(b'owner-') else []
-    lines += [kind + word for kind, word in found if kind != NOTHING] or [NOTHING if found else WAITS + CIRCLE]
+    words = [kind + word for kind, word in found if kind != NOTHING]
+    lines += words or [NOTHING if found else WAITS + CIRCLE]
     return b'\n'.join(lines) + b'\n'
 
 

@@ -1,6 +1,6 @@
 r""".forward: what it asks for, in the words of .qmail.
 
-    joe@example.org, mary      forward            \me, me, me@here     deliver to me as if there were no .forward
+    joe@example.org, mary      forward            \me, me, me@here     deliver as without a .forward
     "|vacation me"             program            /home/me/mbox        mbox; with / at its end a Maildir
     # a comment                                   /dev/null            nothing
 
@@ -15,7 +15,8 @@ FILE_LIMIT = 1 << 20
 
 
 def parse(data, user, local, host):
-    """[(kind, argument)] as dotqmail.parse, with SELF among the kinds; None if nothing is asked for, [] if the message is to be thrown away.
+    """[(kind, argument)] as dotqmail.parse, with SELF among the kinds; None if nothing is asked for, [] if
+    the message is to be thrown away.
 
     user: his account; local@host: the address the message is for."""
     if b'\0' in data:

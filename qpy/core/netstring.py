@@ -24,7 +24,8 @@ def encode(data: bytes) -> bytes:
 
 
 class Netstring:
-    """One netstring being read. take(data) -> (part of its bytes, what follows it); done: its comma was there."""
+    """One netstring being read. take(data) -> (part of its bytes, what follows it); done: its comma was
+    there."""
 
     __slots__ = ('most', 'size', 'left', 'done')
 

@@ -1,4 +1,5 @@
-"""users/passwd: who may log in, and a hash of his password by scrypt (RFC 7914), in a line that says how it was made.
+"""users/passwd: who may log in, and a hash of his password by scrypt (RFC 7914), in a line that says how it
+was made.
 
     joe:$scrypt$ln=15,r=8,p=1$SALT$HASH         salt and hash in base64 without padding
 
@@ -53,9 +54,9 @@ def parse_hash(value):
 
 def entry(name, password, salt):
     """The line of a user, without its end. salt: SALT random bytes. ValueError for what cannot be one."""
-    if not name or len(name) > NAME_MAX or name[:1] == b'#' or any(byte < 33 or byte in b':\x7f' for byte in name):
+    if not 0 < len(name) <= NAME_MAX or name[:1] == b'#' or any(c < 33 or c in b':\x7f' for c in name):
         raise ValueError('not a name')
-    if not password or len(password) > PASSWORD_MAX or b'\0' in password or b'\n' in password or b'\r' in password:
+    if not 0 < len(password) <= PASSWORD_MAX or not {0, 10, 13}.isdisjoint(password):
         raise ValueError('not a password: from 1 to %d bytes in one line' % PASSWORD_MAX)
     digest = hashed(password, LN, R, P, salt)
     return b'%b:$scrypt$ln=%d,r=%d,p=%d$%b$%b' % (text.lower(name), LN, R, P, base64(salt), base64(digest))

@@ -2,13 +2,13 @@
 
     session = Session([(size, name), ...]);  session.receive(data);  event = session.next();  session.output()
 
-    (SEND, (number, lines))     message `number` (from 0) is wanted, its header and that many lines, None: all of it
-                                answer: sending() or unable(); then the driver writes what an Encoder makes of it
+    (SEND, (number, lines))     message `number` (from 0) is wanted, its header and so many lines, None: all;
+                                answer: sending() or unable(); then the driver writes what an Encoder makes
     (QUIT, numbers)             the client leaves, these are to be removed: answer: removed(all of them?)
     None                        more input, please
 
-Messages keep their numbers.  The texts are qmail-pop3d's; STAT does not count what is deleted (RFC 1939 section 5), and a
-message that ends in a line end has no empty line more.
+Messages keep their numbers.  The texts are qmail-pop3d's; STAT does not count what is deleted (RFC 1939
+section 5), and a message that ends in a line end has no empty line more.
 """
 from hashlib import sha256
 
@@ -31,7 +31,8 @@ LONG = b'-ERR line too long'
 
 
 class Reader:
-    """Lines from bytes: receive(data), line() -> (verb in upper case, the rest) or None; LONG lines are (b'', None)."""
+    """Lines from bytes: receive(data), line() -> (verb in upper case, the rest) or None; LONG lines are (b'',
+    None)."""
 
     __slots__ = ('input', 'skipping')
 
@@ -131,18 +132,22 @@ class Session:
                 self.replies.append(b'+OK %d %b' % (n + 1, shown(n)))
             return
         self.replies.append(OK)
-        self.replies += [b'%d %b' % (n + 1, shown(n)) for n in range(len(self.messages)) if n not in self.deleted]
+        left = [n for n in range(len(self.messages)) if n not in self.deleted]
+        self.replies += [b'%d %b' % (n + 1, shown(n)) for n in left]
         self.replies.append(b'.')
 
     def number(self, argument):
         """The message that an argument names, None after an error."""
         digits = argument.lstrip(b' ').partition(b' ')[0]
         number = text.parse_uint(digits, 10 ** 9)
-        wrong = SYNTAX if number is None else FROM_ONE if number == 0 else NOT_SO_MANY if number > len(self.messages) \
-            else DELETED if number - 1 in self.deleted else None
-        if wrong:
-            self.replies.append(wrong)
-            return None
+        if number is None:
+            return self.replies.append(SYNTAX)
+        if number == 0:
+            return self.replies.append(FROM_ONE)
+        if number > len(self.messages):
+            return self.replies.append(NOT_SO_MANY)
+        if number - 1 in self.deleted:
+            return self.replies.append(DELETED)
         return number - 1
 
     def retr(self, argument):
@@ -182,13 +187,15 @@ class Session:
         return QUIT, sorted(self.deleted)
 
 
-COMMANDS = {b'STAT': Session.stat, b'LIST': Session.list, b'UIDL': Session.uidl, b'RETR': Session.retr, b'TOP': Session.retr,
-            b'DELE': Session.dele, b'LAST': Session.lastly, b'RSET': Session.rset, b'NOOP': Session.noop,
+COMMANDS = {b'STAT': Session.stat, b'LIST': Session.list, b'UIDL': Session.uidl, b'RETR': Session.retr,
+            b'TOP': Session.retr, b'DELE': Session.dele, b'LAST': Session.lastly, b'RSET': Session.rset,
+            b'NOOP': Session.noop,
             b'CAPA': Session.capa, b'QUIT': Session.quit}
 
 
 def unique(name):
-    """The unique ID of a file name: what stands before its first colon, or a hash of it where that may not be one."""
+    """The unique ID of a file name: what stands before its first colon, or a hash of it where that may not be
+    one."""
     name = name.partition(b':')[0]
     if 0 < len(name) <= UID_MAX and all(33 <= byte <= 126 for byte in name):
         return name
@@ -230,8 +237,8 @@ class Encoder:
 
     def end(self) -> bytes:
         """A last line without its end, and the dot."""
-        rest = b'' if self.done or not self.rest or not self.in_header and self.lines == 0 else encoded(self.rest)
-        return rest + b'.\r\n'
+        unwanted = self.done or not self.rest or not self.in_header and self.lines == 0
+        return (b'' if unwanted else encoded(self.rest)) + b'.\r\n'
 
 
 def encoded(line):

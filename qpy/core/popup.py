@@ -1,6 +1,8 @@
-"""A POP3 session before the login (RFC 1939 section 4): bytes in, replies out, until somebody has said who he is.
+"""A POP3 session before the login (RFC 1939 section 4): bytes in, replies out, until somebody has said who he
+is.
 
-    session = Session(banner, apop);  session.receive(data);  session.next() -> (LOGIN, (user, secret)), (QUIT, None), None
+    session = Session(banner, apop);  session.receive(data);  session.next() -> (LOGIN, (user, secret)),
+    (QUIT, None), None
 
 apop: whether the banner (`<PID.TIME@HOST>`) is shown and APOP is taken, with the digest as the secret.
 """
@@ -41,7 +43,10 @@ class Session:
             if found is None:
                 return None
             verb, argument = found
-            event = self.error(pop3.LONG) if argument is None else COMMANDS.get(verb, Session.other)(self, argument)
+            if argument is None:
+                event = self.error(pop3.LONG)
+            else:
+                event = COMMANDS.get(verb, Session.other)(self, argument)
             if event is not None:
                 self.over = True
                 return event

@@ -53,7 +53,8 @@ class Session:
 
 
 def head(size, addresses):
-    """(what is sent before a message of that size, what after it): addresses are the sender and the recipients."""
+    """(what is sent before a message of that size, what after it): addresses are the sender and the
+    recipients."""
     before, after = b'%d:' % size, b',' + b''.join(map(netstring.encode, addresses))
     return b'%d:%b' % (len(before) + size + len(after), before), after + b','
 

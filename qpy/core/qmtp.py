@@ -1,6 +1,6 @@
 r"""One QMTP session, seen from the server (https://cr.yp.to/proto/qmtp.txt): bytes in, messages out.
 
-    client:  netstring of \n or \r and the message; netstring of the sender; netstring of netstrings of recipients
+    client:  netstring of \n or \r and the message; one of the sender; one of the recipients' netstrings
     server:  one netstring per recipient: K, Z or D and a sentence
 
 Any number of messages may come without waiting.  next() gives

@@ -3,7 +3,8 @@
     text in:    warning: disk is full
     out:        (WARNING, b'1764036974.000001 warning: disk is full')
 
-A line longer than PIECE goes on in further messages, which have the first one's time and a `+` in place of the blank.
+A line longer than PIECE goes on in further messages, which have the first one's time and a `+` in place of
+the blank.
 """
 
 PIECE = 799                 # bytes of one message's text
@@ -14,7 +15,8 @@ _MONTHS = (b'Jan', b'Feb', b'Mar', b'Apr', b'May', b'Jun', b'Jul', b'Aug', b'Sep
 
 
 class Lines:
-    """Bytes in, messages out: feed(data, now) and, at the end of the input, end(now); now: seconds, a float."""
+    """Bytes in, messages out: feed(data, now) and, at the end of the input, end(now); now: seconds, a
+    float."""
 
     __slots__ = ('rest', 'head', 'level')
 
@@ -54,4 +56,5 @@ class Lines:
 
 def packet(facility, level, tag, text, t):
     """One datagram for /dev/log (RFC 3164 section 4.1); t: broken-down local time."""
-    return b'<%d>%s %2d %02d:%02d:%02d %s: %s' % (facility << 3 | level, _MONTHS[t[1] - 1], t[2], t[3], t[4], t[5], tag, text)
+    head = facility << 3 | level, _MONTHS[t[1] - 1], t[2], t[3], t[4], t[5]
+    return b'<%d>%s %2d %02d:%02d:%02d ' % head + tag + b': ' + text

@@ -5,7 +5,8 @@ KNOWN_PATH = b'/usr/local/bin:/usr/bin:/bin'
 
 
 def along_path(words, environ):
-    """exec words[0] with default signals; returns only if that fails: the OSError, the first that is not mere absence."""
+    """exec words[0] with default signals; returns only if that fails: the OSError, the first that is not mere
+    absence."""
     for number in (unix.SIGPIPE, unix.SIGXFSZ):      # Python ignores them, and exec would keep that
         unix.signal(number, unix.SIG_DFL)
     places = [b''] if b'/' in words[0] else [p + b'/' for p in environ.get(b'PATH', KNOWN_PATH).split(b':')]

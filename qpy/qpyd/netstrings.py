@@ -1,8 +1,9 @@
-"""What qmtpd and qmqpd share: who is connected, the message gathered and handed to the queue, a process per client.
+"""What qmtpd and qmqpd share: who is connected, the message gathered and handed to the queue, a process per
+client.
 
-One shot: the client is on descriptors 0 and 1.  Warm: a master that reads nothing foreign keeps a process that only
-accepts, and forks one for each client: these protocols are for few, known clients, and a process that serves one may
-wait for it.
+One shot: the client is on descriptors 0 and 1.  Warm: a master that reads nothing foreign keeps a process
+that only accepts, and forks one for each client: these protocols are for few, known clients, and a process
+that serves one may wait for it.
 
     Conversation.hear(session) -> events of core.qmtp or core.qmqp, until the client has gone
     Conversation.queue(sender, recipients) -> the report on the message gathered
@@ -62,7 +63,8 @@ class Conversation:
     def received(self):
         """Our Received line."""
         c = self.client
-        return received.line(c.name, b'', c.info, c.ip, c.local, self.protocol, dates.header_date(unix.time()))
+        date = dates.header_date(unix.time())
+        return received.line(c.name, b'', c.info, c.ip, c.local, self.protocol, date)
 
     def queue(self, sender, recipients):
         """Queue what was gathered: K, Z or D and words. It is forgotten then."""
@@ -106,10 +108,11 @@ def safe(value):
     return text.logsafe(value[:1000])
 
 
-# --- who is there -------------------------------------------------------------------------------------------------
+# --- who is there -------------------------------------------------------------------------------------------
 
 def main(home, args, found, protocol, talk, needs_relay):
-    """The program: talk(Conversation) serves one client. needs_relay: serve only whom the rules give RELAYCLIENT."""
+    """The program: talk(Conversation) serves one client. needs_relay: serve only whom the rules give
+    RELAYCLIENT."""
     unix.umask(0o077)
     unix.signal(unix.SIGPIPE, unix.SIG_IGN)
     if args:
@@ -117,8 +120,8 @@ def main(home, args, found, protocol, talk, needs_relay):
     client = smtpd.accepted(found)
     if client is None and set(found) - {b'life'}:
         watched = settings_.watched(home)
-        serve = lambda found: Acceptor(home, watched, found, protocol, talk, needs_relay).run()     # noqa: E731
-        return master.run(found, serve, 1)
+        words = protocol, talk, needs_relay
+        return master.run(found, lambda found: Acceptor(home, watched, found, *words).run(), 1)
     if client is not None:
         unix.dup2(client, 0)
         unix.dup2(client, 1)
@@ -140,9 +143,11 @@ def one(home, settings, protocol, talk, needs_relay):
     except settings_.Denied:
         return exits.PERM
     except cdb.CdbError as problem:
-        raise program.Fatal(exits.TEMP, b'unable to read control/tcp.smtp: ' + str(problem).encode()) from None
+        words = b'unable to read control/tcp.smtp: ' + str(problem).encode()
+        raise program.Fatal(exits.TEMP, words) from None
     if needs_relay and client.relay is None and b'PROTO' not in unix.environ:
-        program.complain(b'refused connection ip %s: no RELAYCLIENT in control/tcp.smtp' % safe(client.ip or b'-'))
+        ip = safe(client.ip or b'unknown')
+        program.complain(b'refused connection ip %s: no RELAYCLIENT in control/tcp.smtp' % ip)
         return exits.PERM
     for name, value in client.env:
         if name in settings_.FILTERS:
@@ -159,7 +164,7 @@ def one(home, settings, protocol, talk, needs_relay):
         return exits.OK             # reading or writing failed: the client has gone
 
 
-# --- warm ---------------------------------------------------------------------------------------------------------
+# --- warm ---------------------------------------------------------------------------------------------------
 
 class Acceptor:
     """The process that accepts, and has a child for each client."""

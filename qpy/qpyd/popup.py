@@ -1,12 +1,13 @@
 """qpy-popup, as root and then qpyd: asks a POP3 client for its name and password, and lets a program judge.
 
     qpy-popup hostname program [argument ...]
-    descriptors   0 and 1 the client, as under tcpserver; program finds on 3: name NUL secret NUL <PID.TIME@HOST> NUL
+    descriptors   0 and 1 the client, as under tcpserver
+                  3 for program: name NUL secret NUL <PID.TIME@HOST> NUL
     exit          1, always
 
-The program is checkpassword-like: it becomes the user and then its own arguments, which serve him.  It is started by a
-process that reads nothing: that one waits, with the rights we were started with, until there is something on the pipe.
-What listens to the client has become qpyd before.  One attempt per connection.
+The program is checkpassword-like: it becomes the user and then its own arguments, which serve him.  It is
+started by a process that reads nothing: that one waits, with the rights we were started with, until there is
+something on the pipe. What listens to the client has become qpyd before.  One attempt per connection.
 """
 from qpy import unix
 from qpy.core import accounts, popup, text

@@ -1,9 +1,9 @@
 """qpy-qmtpd, as qpyd: hears QMTP.
 
-One shot: the client is on descriptors 0 and 1, as under tcpserver.  Warm: listening sockets come by LISTEN_FDS.
+One shot: the client is on descriptors 0 and 1, as under tcpserver.  Warm: sockets come by LISTEN_FDS.
 Asks: DIR/run/submit (qpy-queued), DIR/run/users (qpy-users).  Reads: control/.  Log: descriptor 2.
-Exit: one shot 0 when the client has left, 100 if what it sent is no QMTP or it is not served, 111 trouble, too much, or
-an hour is over.  Warm 0 when the chain ends, else 111.
+Exit: one shot 0 when the client has left, 100 if what it sent is no QMTP or it is not served, 111 trouble,
+too much, or an hour is over.  Warm 0 when the chain ends, else 111.
 """
 from qpy.core import cdb, exits, netstring, qmtp, smtp_server
 from qpy.lib import inherit, loop

@@ -1,8 +1,9 @@
-"""qpy-tcp-env, as whoever inetd starts it: finds out who is on descriptor 0, and becomes the program that serves him.
+"""qpy-tcp-env, as whoever inetd starts it: finds out who is on descriptor 0, and becomes the program that
+serves him.
 
     tcp-env [-rR] [-t seconds] program [argument ...]
-    environment   sets PROTO, TCPLOCALIP, TCPLOCALPORT, TCPLOCALHOST, TCPREMOTEIP, TCPREMOTEPORT, TCPREMOTEHOST, and
-                  TCPREMOTEINFO by asking the client's ident server (-R: does not)
+    environment   sets PROTO, TCPLOCALIP, TCPLOCALPORT, TCPLOCALHOST, TCPREMOTEIP, TCPREMOTEPORT,
+                  TCPREMOTEHOST, and TCPREMOTEINFO by asking the client's ident server (-R: does not)
     exit          the program's; 100 wrong use; 111 trouble
 
 If PROTO is TCP already, it becomes the program at once.
@@ -29,7 +30,8 @@ def main(home, args):
             environ.pop(b'TCP' + name, None)
         environ[b'PROTO'] = b'TCP'
         environ.update(facts(patience))
-    raise program.Fatal(exits.TEMP, b'unable to run %s: %s' % (words[0], program.reason(execute.along_path(words, environ))))
+    problem = execute.along_path(words, environ)
+    raise program.Fatal(exits.TEMP, b'unable to run %s: %s' % (words[0], program.reason(problem)))
 
 
 def options(args):
@@ -63,8 +65,8 @@ def facts(patience):
         local, remote = sock.getsockname(), sock.getpeername()
         if sock.family not in (unix.AF_INET, unix.AF_INET6):
             return {}
-        found = {b'TCPLOCALIP': shown(local), b'TCPLOCALPORT': b'%d' % local[1], b'TCPREMOTEIP': shown(remote),
-                 b'TCPREMOTEPORT': b'%d' % remote[1]}
+        found = {b'TCPLOCALIP': shown(local), b'TCPLOCALPORT': b'%d' % local[1],
+                 b'TCPREMOTEIP': shown(remote), b'TCPREMOTEPORT': b'%d' % remote[1]}
         for name, address in ((b'TCPLOCALHOST', local), (b'TCPREMOTEHOST', remote)):
             host = host_name(address)
             if host:

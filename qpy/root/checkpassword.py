@@ -1,4 +1,5 @@
-"""qpy-checkpassword, as root: looks whether a password is right, becomes its user, and then the program that serves him.
+"""qpy-checkpassword, as root: looks whether a password is right, becomes its user, and then the program that
+serves him.
 
     qpy-checkpassword program [argument ...]
     descriptors   3: name NUL password NUL timestamp NUL, 512 bytes at most, to its end
@@ -31,7 +32,8 @@ def main(home, args):
     user = account(home, name)
     become(user)
     environ = {**unix.environ, b'USER': user.user, b'HOME': user.home, b'SHELL': SHELL}
-    raise program.Fatal(exits.TEMP, b'unable to run %s: %s' % (args[0], program.reason(execute.along_path(args, environ))))
+    problem = execute.along_path(args, environ)
+    raise program.Fatal(exits.TEMP, b'unable to run %s: %s' % (args[0], program.reason(problem)))
 
 
 def read_credentials():
@@ -60,7 +62,8 @@ def entries(home):
 
 
 def account(home, name):
-    """The user of a name: it must be a whole mailbox, not an address with an extension or one that nobody has."""
+    """The user of a name: it must be a whole mailbox, not an address with an extension or one that nobody
+    has."""
     try:
         user = users.Lookup(home).find(name)
     except Trouble as trouble:

@@ -1,8 +1,8 @@
 """newaliases: makes DIR/users/aliases.cdb of /etc/aliases; called by qpy.user.sendmail.
 
 The source is DIR/users/aliases if there is such a file, else /etc/aliases; in a rootless DIR only the former.
-Exit: 0 also when there is no source; 65 an entry has no meaning (mail for it waits, the others are in use), 73 the cdb
-cannot be written, 75 the source cannot be read.
+Exit: 0 also when there is no source; 65 an entry has no meaning (mail for it waits, the others are in use),
+73 the cdb cannot be written, 75 the source cannot be read.
 """
 from qpy import unix
 from qpy.core import aliases as language, cdb, dotqmail, exits

@@ -3,9 +3,10 @@
     | dot-forward [-nN] file ...
     environment   NEWSENDER DTLINE UFLINE RPLINE USER LOCAL HOST
     descriptors   0 the message
-    exit          99 obeyed: the rest of .qmail is not wanted; 0 there is no such file, it asks for nothing, or also for
-                  delivery to the user himself, which .qmail goes on to do; 100 wrong use, a program or the queue refused for
-                  good; 111 later, also for what this program does not do: files and :include:
+    exit          99 obeyed: the rest of .qmail is not wanted; 0 there is no such file, it asks for nothing,
+                  or also for delivery to the user himself, which .qmail goes on to do; 100 wrong use, a
+                  program or the queue refused for good; 111 later, also for what this program does not do:
+                  files and :include:
 """
 from qpy import unix
 from qpy.core import dotforward, dotqmail, exits
@@ -14,14 +15,14 @@ from qpy.user import forward, wrapped
 
 USAGE = b'usage: dot-forward [-nN] file ...'
 SHELL = b'/bin/sh'
+NEEDED = (b'NEWSENDER', b'DTLINE', b'USER', b'LOCAL', b'HOST', b'UFLINE', b'RPLINE')
 
 
 def main(home, args):
     """The first file that is there and not empty."""
     program.name = b'dot-forward'
     show, names = options(args)
-    sender, line, user, local, host, *_ = wrapped.need(b'NEWSENDER', b'DTLINE', b'USER', b'LOCAL', b'HOST', b'UFLINE',
-                                                      b'RPLINE')
+    sender, line, user, local, host, *_ = wrapped.need(*NEEDED)
     data = first(names)
     found = dotforward.parse(data, user, local, host) if data else None
     if found is None:
@@ -55,7 +56,8 @@ def first(names):
         except FileNotFoundError:
             continue
         except unix.error as problem:
-            raise program.Fatal(exits.TEMP, b'unable to read %s: %s' % (name, program.reason(problem))) from None
+            why = program.reason(problem)
+            raise program.Fatal(exits.TEMP, b'unable to read %s: %s' % (name, why)) from None
         if data:
             return data
     return b''

@@ -1,10 +1,10 @@
 """Where instructions may stand for which there is no .qmail file: DIR/users/aliases.cdb, and ~/.forward.
 
-    aliases(home, job)                  for mail that belongs to no user: (owner or b'', instructions), or None
-    dot_forward(home, job, home_fd)     for a user, if control/dotforward says yes: instructions, or None
+    aliases(home, job)                  for mail that belongs to no user: (owner or b'', instructions) or None
+    dot_forward(home, job, home_fd)     for a user, if control/dotforward says yes: instructions or None
 
-The alias account reads what newaliases has made, and the files that :include: names, with its own rights and at each
-delivery: a list that its owner edits needs no newaliases, and what alias cannot read is not a list.
+The alias account reads what newaliases has made, and the files that :include: names, with its own rights and
+at each delivery: a list that its owner edits needs no newaliases, and what alias cannot read is not a list.
 """
 from qpy import unix
 from qpy.core import aliases as language, dotforward, dotqmail, exits
@@ -24,7 +24,8 @@ def aliases(home, job):
     try:
         value = database.ask(lambda db: db.get(dotqmail.text.lower(job.ext)))
     except cdb.CdbError as problem:
-        raise Failed(exits.TEMP, b'Unable to read aliases.cdb: %s. (#4.3.0)' % str(problem).encode()) from None
+        reason = str(problem).encode()
+        raise Failed(exits.TEMP, b'Unable to read aliases.cdb: %s. (#4.3.0)' % reason) from None
     finally:
         database.close()
     if value is None:
@@ -67,7 +68,8 @@ def check(fd, path):
 
 
 def dot_forward(home, job, home_fd):
-    """What the user's .forward asks for; None if it asks for nothing, is not there, or is not to be looked at."""
+    """What the user's .forward asks for; None if it asks for nothing, is not there, or is not to be looked
+    at."""
     if job.dash or job.ext or not wanted(home):
         return None
     try:

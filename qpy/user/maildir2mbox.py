@@ -1,10 +1,11 @@
 """qpy-maildir2mbox, as the user: moves the messages of a Maildir to the end of an mbox.
 
     environment   MAILDIR the Maildir, MAIL the mbox; MAILTMP must be set and is not used
-    exit          0; 100 a variable is missing; 111 trouble, and then each message is in one of the two, or in both
+    exit          0; 100 a variable is missing; 111 trouble, and then each message is in one of the two, or in
+                  both
 
-qmail's program writes the whole mbox anew beside it: what another writer appends to the old one meanwhile is lost.
-This one appends under the locks that qpy-local uses, message by message, and removes what is on disk.
+qmail's program writes the whole mbox anew beside it: what another writer appends to the old one meanwhile is
+lost. This one appends under the locks that qpy-local uses, message by message, and removes what is on disk.
 """
 from qpy import unix
 from qpy.core import dotqmail, exits
@@ -31,7 +32,8 @@ def main(home, args):
     except mailbox.Failed as failed:
         raise program.Fatal(exits.TEMP, failed.text) from None
     except unix.error as problem:
-        raise program.Fatal(exits.TEMP, b'unable to read %s: %s' % (maildir, program.reason(problem))) from None
+        why = program.reason(problem)
+        raise program.Fatal(exits.TEMP, b'unable to read %s: %s' % (maildir, why)) from None
     return exits.OK
 
 

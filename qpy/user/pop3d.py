@@ -95,7 +95,7 @@ def send(session, box, number, lines):
     say(encoder.end())
 
 
-# --- the Maildir --------------------------------------------------------------------------------------------------
+# --- the Maildir --------------------------------------------------------------------------------------------
 
 def sweep(now):
     """Remove what writers that died have left in tmp."""
@@ -109,8 +109,8 @@ def sweep(now):
 
 
 def scan(now):
-    """[(time, path, size)] of the messages, the oldest first; not those of this very second: more may follow them, and
-    numbers must not change."""
+    """[(time, path, size)] of the messages, the oldest first; not those of this very second: more may follow
+    them, and numbers must not change."""
     found = []
     for part in (b'new', b'cur'):
         for name in unix.listdir(part):

@@ -5,8 +5,8 @@
     descriptors   0 the message
     exit          0, whatever happens
 
-Only terminals that are the user's own and have their owner's x bit (`biff y`).  What comes from outside is made
-printable: a terminal obeys control characters.
+Only terminals that are the user's own and have their owner's x bit (`biff y`).  What comes from outside is
+made printable: a terminal obeys control characters.
 """
 from qpy import unix
 from qpy.core import exits, header, text, utmp
@@ -15,6 +15,7 @@ from qpy.user import wrapped
 
 UTMP = b'/run/utmp'
 DEVICES = b'/dev/'
+FLAGS = unix.O_WRONLY | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NOCTTY
 WANTS = 0o100               # the mode bit that biff(1) sets
 SHOWN = 74                  # bytes of subject and body
 LOOKED_AT = 65536           # bytes of the message
@@ -38,7 +39,8 @@ def announcement(sender, local, message):
     splitter = header.Splitter()
     if not splitter.feed(message):
         splitter.end()
-    subject = b' '.join(header.value(field).strip() for field in splitter.fields if header.name(field) == b'subject')
+    fields = [field for field in splitter.fields if header.name(field) == b'subject']
+    subject = b' '.join(header.value(field).strip() for field in fields)
     shown = b' '.join((subject + b' ' + splitter.body[:1000]).split())[:SHOWN]
     return b'\r\n\a*** TO <%s> FROM <%s>\r\n    %s\r\n' % tuple(map(text.printable, (local, sender, shown)))
 
@@ -46,7 +48,7 @@ def announcement(sender, local, message):
 def tell(path, words):
     """Write to one terminal, if it is his and he wants it; never wait for it."""
     try:
-        fd = unix.open(path, unix.O_WRONLY | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NOCTTY)
+        fd = unix.open(path, FLAGS)
     except unix.error:
         return
     try:

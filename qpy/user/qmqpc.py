@@ -2,10 +2,12 @@
 
     descriptors   0 the message, to its end; then 1 the envelope: Fsender NUL, (Trecipient NUL)*, NUL
     reads         control/qmqpservers: ADDRESS or ADDRESS:PORT, tried in order
-    exit          0 that host has it; 31 it refuses, 71 not now; 73 no host takes a connection, 72 none answers, 55 there is
-                  no usable list; 74 the connection was lost; 11 51 53 54 56 61 91 as qpy-queue
+    exit          0 that host has it; 31 it refuses, 71 not now; 73 no host takes a connection, 72 none
+                  answers, 55 there is no usable list; 74 the connection was lost; 11 51 53 54 56 61 91 as
+                  qpy-queue
 
-It prints nothing.  Once a host has taken the connection no other one is tried: the first may have the message.
+It prints nothing.  Once a host has taken the connection no other one is tried: the first may have the
+message.
 """
 from qpy import unix
 from qpy.core import dnsconf, exits, mess, netstring, qmqp, submit
@@ -65,7 +67,8 @@ def read(fd):
 
 
 def read_envelope():
-    """[sender, recipient, ...] from descriptor 1.  QMQP carries nothing else, so other known records are dropped."""
+    """[sender, recipient, ...] from descriptor 1.  QMQP carries nothing else, so other known records are
+    dropped."""
     data = b''
     while b'\0\0' not in data:
         piece = read(1)

@@ -1,4 +1,5 @@
-"""qpy-qreceipt, as the recipient, from a .qmail line: tells a sender who asks for it that his message has come.
+"""qpy-qreceipt, as the recipient, from a .qmail line: tells a sender who asks for it that his message has
+come.
 
     | qreceipt deliveryaddress
     environment   SENDER, who gets the notice

@@ -1,6 +1,7 @@
 """qpy-tcpto, as whoever calls it: which destinations are left alone for a while, because they did not answer.
 
-Asks DIR/run/control.  Descriptor 1: a line per destination.  Exit: 0; 111 if send cannot be asked, or says no.
+Asks DIR/run/control.  Descriptor 1: a line per destination.  Exit: 0; 111 if send cannot be asked, or says
+no.
 """
 from qpy import unix
 from qpy.core import exits
@@ -32,4 +33,5 @@ def answers(home, *words):
 def line(record):
     """One destination for a person: from HOST TAB failures TAB seconds left TAB reason."""
     host, failures, left, reason = record.split(b'\t')[:4]
-    return b'%s timed out, left alone for %s seconds; # recent timeouts: %s (%s)\n' % (host, left, failures, reason)
+    words = b'%s timed out, left alone for %s seconds; # recent timeouts: %s (%s)\n'
+    return words % (host, left, failures, reason)

@@ -30,21 +30,25 @@ def test_the_file():
     assert table[b'staff'] == b'?owner-staff\n&joe\n&mary@x\n&bob\n&o\'neil "x"@x\n'
     assert table[b'all'] == b'&staff\n&joe\n&mary@example.org\n&ann\n'
     assert table[b'teams'] == b'&ann\n&bob\n&carl\n'
-    assert table[b'tickets'] == b"|/usr/bin/gate -q 'a, b'\n" and table[b'gate2'] == b'|/usr/bin/gate two\n&ann\n'
+    assert table[b'tickets'] == b"|/usr/bin/gate -q 'a, b'\n"
+    assert table[b'gate2'] == b'|/usr/bin/gate two\n&ann\n'
     assert table[b'nobody'] == b'#\n' and table[b'null2'] == b'&ann\n' and table[b'quoted'] == b'&ann\n'
     assert table[b'news'] == b':/etc/news.list\n&ann\n' and table[b'owner-staff'] == b'&joe\n'
 
 
-@pytest.mark.parametrize('rest', [b'/var/mail/x', b'ann, /var/mail/x', b'', b'|', b':include:x', b':fail:', b'"ann', b'a@b@(', b'<>'])
+@pytest.mark.parametrize('rest', [b'/var/mail/x', b'ann, /var/mail/x', b'', b'|', b':include:x', b':fail:',
+                                  b'"ann', b'a@b@(', b'<>'])
 def test_what_cannot_be_is_kept_waiting(rest):
-    """A senseless entry is named with its line, and mail for it waits: nothing of it is lost or done by halves."""
+    """A senseless entry is named with its line, and mail for it waits: nothing of it is lost or done by
+    halves."""
     table, wrong = aliases.compile(b'good: ann\nbad: ' + rest + b'\n')
     assert [(line, name) for line, name, _ in wrong] == [(2, b'bad')] and table[b'good'] == b'&ann\n'
     assert table[b'bad'].startswith(b'!') and table[b'bad'].count(b'\n') == 1
 
 
 def test_circles_and_doubles():
-    """Names that lead to themselves only wait; a circle with a way out ends there; of two entries the first counts."""
+    """Names that lead to themselves only wait; a circle with a way out ends there; of two entries the first
+    counts."""
     table, wrong = aliases.compile(b'a: b\nb: a\nc: d\nd: c, ann\nann: x\nann: y\nsenseless\n')
     assert table[b'a'] == table[b'b'] == b'!it leads to itself only\n'
     assert table[b'c'] == table[b'd'] == b'&x\n' and len(wrong) == 4
@@ -52,7 +56,8 @@ def test_circles_and_doubles():
 
 def test_values():
     """What was written is read."""
-    assert aliases.parse_value(b'?owner-l\n&a@x\n|cmd\n:/f\n') == (b'owner-l', [(b'&', b'a@x'), (b'|', b'cmd'), (b':', b'/f')])
+    items = [(b'&', b'a@x'), (b'|', b'cmd'), (b':', b'/f')]
+    assert aliases.parse_value(b'?owner-l\n&a@x\n|cmd\n:/f\n') == (b'owner-l', items)
     assert aliases.parse_value(b'#\n') == (b'', [])
 
 
@@ -69,18 +74,21 @@ def test_any_bytes(data):
     """Any file compiles, and no value has a line that is not one of the six."""
     table, _ = aliases.compile(b'x:' + data)
     for value in table.values():
-        assert all(line[:1] in (b'?', b'&', b'|', b':', b'#', b'!') for line in value.split(b'\n')[:-1]), value
+        assert {line[:1] for line in value.split(b'\n')[:-1]} <= {b'?', b'&', b'|', b':', b'#', b'!'}, value
     dotforward.parse(data, b'joe', b'joe', b'here')
 
 
 @pytest.mark.parametrize('data, wanted', [
     (b'', None), (b'# only\n\n', None), (b'/dev/null\n', []),
     (b'a@x, b\n', [(dotqmail.FORWARD, b'a@x'), (dotqmail.FORWARD, b'b')]),
-    (b'\\joe, a@x', [(dotforward.SELF, b''), (dotqmail.FORWARD, b'a@x')]), (b'Joe@HERE', [(dotforward.SELF, b'')]),
+    (b'\\joe, a@x', [(dotforward.SELF, b''), (dotqmail.FORWARD, b'a@x')]),
+    (b'Joe@HERE', [(dotforward.SELF, b'')]),
     (b'"|vacation joe"', [(dotqmail.PROGRAM, b"exec preline /bin/sh -c 'vacation joe'")]),
     (b"|a 'b'", [(dotqmail.PROGRAM, b"exec preline /bin/sh -c 'a '\\''b'\\'''")]),
-    (b'/home/joe/mbox\n/home/joe/M/\n', [(dotqmail.MBOX, b'/home/joe/mbox'), (dotqmail.MAILDIR, b'/home/joe/M/')]),
-    (b':include:/x', [(dotqmail.FAIL, dotforward.NO_INCLUDE)]), (b'"x', [(dotqmail.FAIL, dotforward.SENSELESS)]),
+    (b'/home/joe/mbox\n/home/joe/M/\n', [(dotqmail.MBOX, b'/home/joe/mbox'),
+                                         (dotqmail.MAILDIR, b'/home/joe/M/')]),
+    (b':include:/x', [(dotqmail.FAIL, dotforward.NO_INCLUDE)]),
+    (b'"x', [(dotqmail.FAIL, dotforward.SENSELESS)]),
     (b'a\0b', [(dotqmail.FAIL, dotforward.SENSELESS)])])
 def test_dot_forward(data, wanted):
     """Forwards, programs, files, oneself; nothing at all is None, and /dev/null is not nothing."""

@@ -35,13 +35,16 @@ def test_list_stat_uidl():
     assert replies(b'dele 1', b'Stat', b'LIST', b'LAST', b'RSET', b'STAT', b'LAST') == [
         b'+OK ', b'+OK 2 23', b'+OK ', b'2 20', b'3 3', b'.', b'+OK 1', b'+OK ', b'+OK 3 123', b'+OK 0']
     hashed = hashlib.sha256(b'x' * 80).hexdigest().encode()
-    assert replies(b'UIDL', b'UIDL 2', b'LIST 3') == [b'+OK ', b'1 1.M1P1.host', b'2 2.M2P2.host', b'3 ' + hashed, b'.',
+    assert replies(b'UIDL', b'UIDL 2', b'LIST 3') == [b'+OK ', b'1 1.M1P1.host', b'2 2.M2P2.host',
+                                                      b'3 ' + hashed, b'.',
                                                       b'+OK 2 2.M2P2.host', b'+OK 3 3']
 
 
 @pytest.mark.parametrize('line, reply', [
-    (b'RETR', pop3.SYNTAX), (b'RETR x', pop3.SYNTAX), (b'DELE 0', pop3.FROM_ONE), (b'LIST 4', pop3.NOT_SO_MANY),
-    (b'RETR 99999999999999999999', pop3.SYNTAX), (b'TOP 1 x', pop3.SYNTAX), (b'HELO', pop3.UNIMPLEMENTED), (b'', pop3.UNIMPLEMENTED),
+    (b'RETR', pop3.SYNTAX), (b'RETR x', pop3.SYNTAX), (b'DELE 0', pop3.FROM_ONE),
+    (b'LIST 4', pop3.NOT_SO_MANY),
+    (b'RETR 99999999999999999999', pop3.SYNTAX), (b'TOP 1 x', pop3.SYNTAX), (b'HELO', pop3.UNIMPLEMENTED),
+    (b'', pop3.UNIMPLEMENTED),
     (b'STLS', pop3.UNIMPLEMENTED), (b'x' * 600, pop3.LONG), (b'NOOP', b'+OK ')])
 def test_single_replies(line, reply):
     """qmail's words for each mistake."""
@@ -101,7 +104,8 @@ TEXT = b'A: b\nC: d\n\n.one\n..two\nthree\n'
 def test_messages_on_the_wire():
     """CR LF, dots doubled, no empty line added; a last line without end gets one."""
     assert encoded(TEXT) == b'A: b\r\nC: d\r\n\r\n..one\r\n...two\r\nthree\r\n.\r\n'
-    assert encoded(b'x') == b'x\r\n.\r\n' and encoded(b'') == b'.\r\n' and encoded(b'a\r\nb\rc\n') == b'a\r\nb\rc\r\n.\r\n'
+    assert encoded(b'x') == b'x\r\n.\r\n' and encoded(b'') == b'.\r\n'
+    assert encoded(b'a\r\nb\rc\n') == b'a\r\nb\rc\r\n.\r\n'
 
 
 @pytest.mark.parametrize('lines, wanted', [(0, b''), (1, b'..one\r\n'), (2, b'..one\r\n...two\r\n'),
@@ -111,18 +115,20 @@ def test_top(lines, wanted):
     assert encoded(TEXT, lines) == b'A: b\r\nC: d\r\n\r\n' + wanted + b'.\r\n'
 
 
-@given(st.binary(max_size=200), st.one_of(st.none(), st.integers(0, 5)), st.lists(st.integers(1, 30), max_size=10))
+@given(st.binary(max_size=200), st.one_of(st.none(), st.integers(0, 5)),
+       st.lists(st.integers(1, 30), max_size=10))
 def test_pieces_of_messages(data, lines, sizes):
     """However a message is read, the wire is the same; undone it is the message, with its line ends."""
     wire = encoded(data, lines, sizes)
-    assert wire == encoded(data, lines) and wire.endswith(b'.\r\n') and b'\r\n.\r\n' not in wire[:-3].removesuffix(b'\r\n')
+    assert wire == encoded(data, lines) and wire.endswith(b'.\r\n')
+    assert b'\r\n.\r\n' not in wire[:-3].removesuffix(b'\r\n')
     if lines is None:
         body = b''.join(line.removeprefix(b'.') + b'\n' for line in wire[:-3].split(b'\r\n')[:-1])
         whole = data if data.endswith(b'\n') or not data else data + b'\n'
         assert body == whole.replace(b'\r\n', b'\n')
 
 
-# --- the login ----------------------------------------------------------------------------------------------------
+# --- the login ----------------------------------------------------------------------------------------------
 
 def login(*lines, apop=True):
     session = popup.Session(b'<1.2@host>', apop)
@@ -145,7 +151,8 @@ def test_apop():
 
 
 @pytest.mark.parametrize('lines, last', [
-    ([b'USER'], pop3.SYNTAX), ([b'PASS x'], popup.USER_FIRST), ([b'USER a', b'PASS'], pop3.SYNTAX), ([b'APOP a'], pop3.SYNTAX),
+    ([b'USER'], pop3.SYNTAX), ([b'PASS x'], popup.USER_FIRST), ([b'USER a', b'PASS'], pop3.SYNTAX),
+    ([b'APOP a'], pop3.SYNTAX),
     ([b'STAT'], popup.FIRST), ([b'USER a\0b'], pop3.SYNTAX), ([b'x' * 600], pop3.LONG)])
 def test_mistakes_before_the_login(lines, last):
     """qmail's words, and the session goes on."""
@@ -160,7 +167,7 @@ def test_the_end_before_the_login():
     assert event == (popup.QUIT, None) and len(said) == 21
 
 
-# --- passwords ----------------------------------------------------------------------------------------------------
+# --- passwords ----------------------------------------------------------------------------------------------
 
 def test_passwords():
     """What is written is verified, whatever the case of the name; another password or name is not."""
@@ -176,12 +183,15 @@ def test_a_known_vector():
     """RFC 7914, section 12: what others have written by scrypt is verified."""
     digest = bytes.fromhex('7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2')
     line = b'joe:$scrypt$ln=14,r=8,p=1$' + passwords.base64(b'SodiumChloride') + b'$' + passwords.base64(digest)
-    full = hashlib.scrypt(b'pleaseletmein', salt=b'SodiumChloride', n=16384, r=8, p=1, maxmem=64 << 20, dklen=64)
+    full = hashlib.scrypt(b'pleaseletmein', salt=b'SodiumChloride', n=16384, r=8, p=1, maxmem=64 << 20,
+                          dklen=64)
     assert full[:32] == digest and passwords.verify(passwords.parse(line), b'joe', b'pleaseletmein')
 
 
-@pytest.mark.parametrize('line', [b'joe', b'joe:', b':$scrypt$ln=15,r=8,p=1$c2FsdA$', b'joe:$6$x$y', b'joe:$scrypt$ln=99,r=8,p=1$c2FsdA$c2FsdA',
-                                  b'joe:$scrypt$ln=0,r=8,p=1$c2FsdA$c2FsdA', b'joe:$scrypt$r=8$c2FsdA$c2FsdA'])
+@pytest.mark.parametrize('line', [b'joe', b'joe:', b':$scrypt$ln=15,r=8,p=1$c2FsdA$', b'joe:$6$x$y',
+                                  b'joe:$scrypt$ln=99,r=8,p=1$c2FsdA$c2FsdA',
+                                  b'joe:$scrypt$ln=0,r=8,p=1$c2FsdA$c2FsdA',
+                                  b'joe:$scrypt$r=8$c2FsdA$c2FsdA'])
 def test_broken_lines(line):
     """A line that is no entry is an error with its number: never a user without a password."""
     with pytest.raises(passwords.BadFile) as caught:
@@ -189,7 +199,8 @@ def test_broken_lines(line):
     assert caught.value.args[0] == 2
 
 
-@pytest.mark.parametrize('name, password', [(b'', b'x'), (b'a:b', b'x'), (b'a b', b'x'), (b'#a', b'x'), (b'a\n', b'x'), (b'a', b''),
+@pytest.mark.parametrize('name, password', [(b'', b'x'), (b'a:b', b'x'), (b'a b', b'x'), (b'#a', b'x'),
+                                            (b'a\n', b'x'), (b'a', b''),
                                             (b'a', b'x' * 401), (b'a', b'x\ny'), (b'a', b'x\0y')])
 def test_what_no_entry_can_be(name, password):
     """Names and passwords that the file or the interface cannot hold."""
@@ -203,4 +214,5 @@ def test_replaced():
     assert passwords.replaced(data, b'Joe', b'joe:9') == b'# x\nann:1\njoe:9\n'
     assert passwords.replaced(data, b'joe', None) == b'# x\nann:1\n'
     assert passwords.replaced(b'ann:1', b'joe', b'joe:9') == b'ann:1\njoe:9\n'
-    assert passwords.replaced(b'', b'joe', b'joe:9') == b'joe:9\n' and passwords.replaced(b'', b'joe', None) == b''
+    assert passwords.replaced(b'', b'joe', b'joe:9') == b'joe:9\n'
+    assert passwords.replaced(b'', b'joe', None) == b''

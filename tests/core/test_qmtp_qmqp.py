@@ -54,7 +54,8 @@ def test_line_ends(text, sizes):
     assert found == [(text.replace(b'\r\n', b'\n'), b's', [b'r'])]
 
 
-@pytest.mark.parametrize('data', [b'x', b':', b'3:abc;', b'1:X,', b'0:,', b'-1:', b' 1:', b'1 :', b'2:\na,1:s,3:1:a,',
+@pytest.mark.parametrize('data', [b'x', b':', b'3:abc;', b'1:X,', b'0:,', b'-1:', b' 1:', b'1 :',
+                                  b'2:\na,1:s,3:1:a,',
                                   b'2:\na,1:s,2:1:,', b'2:\na,1:s,5:1:a;,'])
 def test_qmtp_malformed(data):
     """What is no QMTP is refused at once."""
@@ -81,7 +82,8 @@ def test_limits():
 
 def test_unusable_addresses():
     """An address that is too long or has a NUL, CR or LF is None; its neighbours stay."""
-    found = heard(qmtp.Session(), qmtp_message(b'm', b's' * 1000, [b'a', b'b' * 1000, b'c\0d', b'e\nf', b'g' * 999]))
+    found = heard(qmtp.Session(), qmtp_message(b'm', b's' * 1000,
+                                               [b'a', b'b' * 1000, b'c\0d', b'e\nf', b'g' * 999]))
     assert found == [(b'm', None, [b'a', None, None, None, b'g' * 999])]
 
 

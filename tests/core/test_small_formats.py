@@ -15,10 +15,11 @@ def fed(*pieces):
 
 
 def test_lines_for_syslog():
-    """The time stands first; the first word gives the level; odd bytes become ?, empty lines go, a last line without
-    newline counts."""
+    """The time stands first; the first word gives the level; odd bytes become ?, empty lines go, a last line
+    without newline counts."""
     assert fed(b'a\xe9b\n\nwarning: x\nalert: y\nlast') == [
-        (6, b'1764036974.000001 a?b'), (4, b'1764036974.000001 warning: x'), (1, b'1764036974.000001 alert: y'),
+        (6, b'1764036974.000001 a?b'), (4, b'1764036974.000001 warning: x'),
+        (1, b'1764036974.000001 alert: y'),
         (6, b'1764036974.000001 last')]
 
 
@@ -42,7 +43,8 @@ def test_pieces_do_not_matter(data, sizes):
 
 def test_the_datagram():
     """RFC 3164: facility and level, local time, tag."""
-    assert syslines.packet(2, 6, b'splogger', b'x', (2026, 11, 5, 2, 6, 14)) == b'<22>Nov  5 02:06:14 splogger: x'
+    there = (2026, 11, 5, 2, 6, 14)
+    assert syslines.packet(2, 6, b'splogger', b'x', there) == b'<22>Nov  5 02:06:14 splogger: x'
 
 
 def record(kind, line, user):
@@ -50,8 +52,8 @@ def record(kind, line, user):
 
 
 def test_utmp():
-    """The terminals of one user's logins, each once; other kinds, other users, odd names and a torn record do not
-    count."""
+    """The terminals of one user's logins, each once; other kinds, other users, odd names and a torn record do
+    not count."""
     data = (record(7, b'pts/1', b'joe') + record(7, b'pts/2', b'ann') + record(8, b'pts/3', b'joe')
             + record(7, b'tty1', b'joe') + record(7, b'pts/1', b'joe') + record(7, b'../etc/x', b'joe')
             + record(7, b'/etc/x', b'joe') + record(7, b'pts/9', b'joe')[:100])
@@ -63,5 +65,6 @@ def test_ident():
     assert ident.question(6191, 23) == b'6191, 23\r\n'
     assert ident.user(b'6191, 23 : USERID : UNIX : stjohns\r\n', 6191, 23) == b'stjohns'
     assert ident.user(b'6191,23:USERID:UNIX,US-ASCII:a:b\n', 6191, 23) == b'a:b'
-    for answer in (b'6191, 24 : USERID : UNIX : x\r\n', b'6191, 23 : ERROR : NO-USER\r\n', b'', b'junk\n', b'6191, 23 : USERID : U : x'):
+    for answer in (b'6191, 24 : USERID : UNIX : x\r\n', b'6191, 23 : ERROR : NO-USER\r\n', b'', b'junk\n',
+                   b'6191, 23 : USERID : U : x'):
         assert ident.user(answer, 6191, 23) == b''

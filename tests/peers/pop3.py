@@ -15,13 +15,15 @@ PASSWORD = b'secret word'
 
 
 class House:
-    """A DIR with joe, his Maildir and his password. rooted: popup is started as root and the programs change accounts."""
+    """A DIR with joe, his Maildir and his password. rooted: popup is started as root and the programs change
+    accounts."""
 
     def __init__(self, rooted=False):
         self.rooted, self.top = rooted, tempfile.mkdtemp(prefix='qpy-pop3-')
         os.chmod(self.top, 0o755)
         self.home, self.uid = self.top + '/dir', OWNER if os.geteuid() == 0 else os.getuid()
-        for name in ('', '/control', '/users', '/alias', '/joe', '/joe/Maildir', '/joe/Maildir/new', '/joe/Maildir/cur',
+        for name in ('', '/control', '/users', '/alias', '/joe', '/joe/Maildir', '/joe/Maildir/new',
+                     '/joe/Maildir/cur',
                      '/joe/Maildir/tmp'):
             os.mkdir(self.home + name, 0o755)
         self.write('control/me', 'pop.example\n')
@@ -64,8 +66,10 @@ class House:
 
     def start(self, *words, stdin, stdout=None, **more):
         """A program of qpy in this DIR, as who runs it."""
-        account = {'user': OWNER, 'group': OWNER, 'extra_groups': []} if os.geteuid() == 0 and not self.rooted else {}
-        process = subprocess.Popen([SOURCE + '/bin/qpy-' + words[0], *words[1:]], stdin=stdin, stdout=stdout or stdin,
+        account = {'user': OWNER, 'group': OWNER,
+                   'extra_groups': []} if os.geteuid() == 0 and not self.rooted else {}
+        process = subprocess.Popen([SOURCE + '/bin/qpy-' + words[0], *words[1:]], stdin=stdin,
+                                   stdout=stdout or stdin,
                                    env={'PATH': SOURCE + '/bin:/usr/bin:/bin', 'QPYHOME': self.home,
                                         'TCPREMOTEIP': '192.0.2.7'}, **account, **more)
         self.processes.append(process)

@@ -1,4 +1,5 @@
-"""newaliases, the alias account's deliveries by users/aliases.cdb, ~/.forward, dot-forward, as real processes."""
+"""newaliases, the alias account's deliveries by users/aliases.cdb, ~/.forward, dot-forward, as real
+processes."""
 import os
 import subprocess
 
@@ -12,7 +13,8 @@ from qpy.lib import users
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MESSAGE = b'A: b\n\nbody\n'
 LINES = {'UFLINE': 'From s@y Thu Nov 05 02:16:14 2026\n', 'RPLINE': 'Return-Path: <s@y>\n',
-         'DTLINE': 'Delivered-To: joe@x\n', 'SENDER': 's@y', 'NEWSENDER': 'new@y', 'USER': 'joe', 'LOCAL': 'joe',
+         'DTLINE': 'Delivered-To: joe@x\n', 'SENDER': 's@y', 'NEWSENDER': 'new@y', 'USER': 'joe',
+         'LOCAL': 'joe',
          'HOST': 'x'}
 
 
@@ -36,8 +38,10 @@ class House:
         """The finished program."""
         (self.path / 'input').write_bytes(MESSAGE)
         with open(self.path / 'input', 'rb') as stdin:
-            return subprocess.run([SOURCE + '/bin/qpy-' + name, *words], stdin=stdin, capture_output=True, timeout=30, env={
-                'PATH': self.home + '/bin:/usr/bin:/bin', 'QPYHOME': self.home, 'QMAILQUEUE': self.home + '/queue', **env})
+            return subprocess.run([SOURCE + '/bin/qpy-' + name, *words], stdin=stdin, capture_output=True,
+                                  timeout=30, env={
+                'PATH': self.home + '/bin:/usr/bin:/bin', 'QPYHOME': self.home,
+                'QMAILQUEUE': self.home + '/queue', **env})
 
     def aliases(self, text):
         """newaliases of this text."""
@@ -46,12 +50,14 @@ class House:
 
     def alias(self, name, *options):
         """qpy-local for an address that is no user's."""
-        return self.run('local', *options, '--', 'alias', self.home + '/alias', name, '-', name, 'x.example', 's@y', './Maildir/')
+        return self.run('local', *options, '--', 'alias', self.home + '/alias', name, '-', name, 'x.example',
+                        's@y', './Maildir/')
 
     def joe(self, *options, ext=''):
         """qpy-local for joe."""
         dash = '-' if ext else ''
-        return self.run('local', *options, '--', 'joe', self.home + '/joe', 'joe' + dash + ext, dash, ext, 'x.example',
+        return self.run('local', *options, '--', 'joe', self.home + '/joe', 'joe' + dash + ext, dash, ext,
+                        'x.example',
                         's@y', './Maildir/')
 
     def envelope(self):
@@ -68,7 +74,7 @@ def house(tmp_path):
     return House(tmp_path / 'dir')
 
 
-# --- /etc/aliases -------------------------------------------------------------------------------------------------
+# --- /etc/aliases -------------------------------------------------------------------------------------------
 
 def test_forwards_and_owner(house):
     """One submission to all, nested names expanded; in the name of owner-LIST where there is one."""
@@ -95,7 +101,8 @@ def test_programs_and_nothing(house):
     assert house.alias('null').stdout == b'did 0+0+0\n'
     assert house.alias('prog').returncode == 0
     out = (house.path / 'out').read_bytes().split(b'\n')
-    assert out[0].startswith(b'From s@y ') and out[1:3] == [b'Return-Path: <s@y>', b'Delivered-To: prog@x.example']
+    assert out[0].startswith(b'From s@y ') and out[1:3] == [b'Return-Path: <s@y>',
+                                                            b'Delivered-To: prog@x.example']
     assert out[3:] == MESSAGE.split(b'\n')
     house.aliases('prog: "|exit 67"\nlater: "|exit 75"\n')
     assert house.alias('later').returncode == 111
@@ -156,7 +163,7 @@ def test_rcpt_knows_aliases(house, monkeypatch):
     assert lookup.resolve(b'root@x.example', controls).verdict == route.TEMP
 
 
-# --- .forward -----------------------------------------------------------------------------------------------------
+# --- .forward -----------------------------------------------------------------------------------------------
 
 def switch_on(house, text='yes\n'):
     (house.path / 'control/dotforward').write_text(text)
@@ -178,7 +185,8 @@ def test_dot_forward_switch(house):
 
 @pytest.mark.parametrize('text, wanted', [
     ('\\joe, ann@far\n', b'maildir ./Maildir/\nforward ann@far\ndid 1+1+0\n'),
-    ('joe\njoe@X.example\n', b'maildir ./Maildir/\ndid 1+0+0\n'), ('# nothing\n', b'maildir ./Maildir/\ndid 1+0+0\n'),
+    ('joe\njoe@X.example\n', b'maildir ./Maildir/\ndid 1+0+0\n'),
+    ('# nothing\n', b'maildir ./Maildir/\ndid 1+0+0\n'),
     ('/dev/null\n', b'did 0+0+0\n'), ('/a/mbox\n', b'mbox /a/mbox\ndid 1+0+0\n'),
     ('"|vacation"\n', b"program exec preline /bin/sh -c 'vacation'\ndid 0+0+1\n")])
 def test_dot_forward_lines(house, text, wanted):
@@ -210,7 +218,7 @@ def test_dot_forward_that_is_not_obeyed(house):
     assert house.joe().returncode == 111
 
 
-# --- dot-forward the program --------------------------------------------------------------------------------------
+# --- dot-forward the program --------------------------------------------------------------------------------
 
 def dot_forward(house, text, *options, without=(), **env):
     (house.path / 'f').write_text(text)
@@ -225,11 +233,14 @@ def test_dot_forward_program(house):
     assert (house.path / 'message').read_bytes() == b'Delivered-To: joe@x\n' + MESSAGE
 
 
-@pytest.mark.parametrize('text, code', [('', 0), ('# x\n', 0), ('\\joe, ann@far\n', 0), ('/dev/null\n', 99), ('/a/mbox\n', 111),
-                                        (':include:/x\n', 111), ('"x\n', 111), ('|exit 0\n', 99), ('|exit 68\n', 111),
+@pytest.mark.parametrize('text, code', [('', 0), ('# x\n', 0), ('\\joe, ann@far\n', 0), ('/dev/null\n', 99),
+                                        ('/a/mbox\n', 111),
+                                        (':include:/x\n', 111), ('"x\n', 111), ('|exit 0\n', 99),
+                                        ('|exit 68\n', 111),
                                         ('|exit 100\n', 100), ('|exit 1\n', 111), ('|kill -9 $$\n', 111)])
 def test_dot_forward_program_codes(house, text, code):
-    """0 goes on to the rest of .qmail, 99 does not; a program's code counts as in .qmail; files are not done here."""
+    """0 goes on to the rest of .qmail, 99 does not; a program's code counts as in .qmail; files are not done
+    here."""
     assert dot_forward(house, text).returncode == code
 
 

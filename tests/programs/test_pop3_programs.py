@@ -1,4 +1,5 @@
-"""qpy-popup, qpy-checkpassword, qpy-pop3d and qpy-passwd as real processes, with Python's poplib as the client."""
+"""qpy-popup, qpy-checkpassword, qpy-pop3d and qpy-passwd as real processes, with Python's poplib as the
+client."""
 import os
 import poplib
 import re
@@ -61,9 +62,11 @@ def test_a_connection_that_breaks(house, tmp_path):
     assert house.names('new') == ['2.b.host', '3.c.host'] and house.names('cur') == ['1.a.host:2,S']
 
 
-@pytest.mark.parametrize('user, password', [('joe', 'wrong'), ('nobody', 'secret word'), ('joe-x', 'secret word')])
+@pytest.mark.parametrize('user, password', [('joe', 'wrong'), ('nobody', 'secret word'),
+                                            ('joe-x', 'secret word')])
 def test_refusals(house, tmp_path, user, password):
-    """A wrong password and a name that nobody has: the same words, after a pause; one attempt per connection; logged."""
+    """A wrong password and a name that nobody has: the same words, after a pause; one attempt per connection;
+    logged."""
     with open(tmp_path / 'log', 'wb') as log:
         pop = poplib.POP3('127.0.0.1', house.serve(log), timeout=30)
         pop.user(user)
@@ -101,7 +104,8 @@ def test_the_checkpassword_interface(house):
         assert file.read() == b'joe|0123|' + banner[4:-2] + b'|'
 
 
-@pytest.mark.parametrize('script, words', [('exit 1', b'authorization failed'), ('exit 111', b'authorization failed'),
+@pytest.mark.parametrize('script, words', [('exit 1', b'authorization failed'),
+                                           ('exit 111', b'authorization failed'),
                                            ('kill -9 $$', b'aack, child crashed')])
 def test_what_the_program_says(house, script, words):
     """Any exit but 0 is a refusal, a signal a crash."""
@@ -123,7 +127,8 @@ def test_a_client_that_does_not_log_in(house, tmp_path):
 
 
 def test_a_message_that_moves(house):
-    """Read or marked by another program meanwhile, it is found again; removed, it is an error, and QUIT is content."""
+    """Read or marked by another program meanwhile, it is found again; removed, it is an error, and QUIT is
+    content."""
     process, file, sock = pop3d(house)
     assert file.readline() == b'+OK \r\n'
     os.rename(house.home + '/joe/Maildir/new/2.b.host', house.home + '/joe/Maildir/cur/2.b.host:2,S')
@@ -150,7 +155,8 @@ def test_what_is_not_listed(house):
 
 def test_no_maildir(house):
     """A directory that is not there, or is no Maildir."""
-    for path, words in (('/joe/absent', b'-ERR this user has no $HOME/Maildir\r\n'), ('/joe', b'-ERR unable to scan $HOME/Maildir\r\n')):
+    for path, words in (('/joe/absent', b'-ERR this user has no $HOME/Maildir\r\n'),
+                        ('/joe', b'-ERR unable to scan $HOME/Maildir\r\n')):
         process, sock = house.session('pop3d', house.home + path)
         assert sock.makefile('rb').read() == words and process.wait(20) == 0
 
@@ -167,7 +173,7 @@ def test_unlink_that_fails(house):
     os.chmod(house.home + '/joe/Maildir/cur', 0o755)
 
 
-# --- checkpassword and passwd -------------------------------------------------------------------------------------
+# --- checkpassword and passwd -------------------------------------------------------------------------------
 
 def check(house, data, *words):
     """The finished qpy-checkpassword with these bytes on descriptor 3."""
@@ -175,9 +181,12 @@ def check(house, data, *words):
     os.write(write, data)
     os.close(write)
     script = 'exec 3<&%d %d<&-; exec "$@"' % (read, read) if read != 3 else 'exec "$@"'
-    account = {'user': OWNER, 'group': OWNER, 'extra_groups': []} if os.geteuid() == 0 and not house.rooted else {}
-    done = subprocess.run(['bash', '-c', script, 'sh', SOURCE + '/bin/qpy-checkpassword', *words], pass_fds=[read], timeout=30,
-                          capture_output=True, env={'PATH': '/usr/bin:/bin', 'QPYHOME': house.home}, **account)
+    account = {'user': OWNER, 'group': OWNER,
+               'extra_groups': []} if os.geteuid() == 0 and not house.rooted else {}
+    done = subprocess.run(['bash', '-c', script, 'sh', SOURCE + '/bin/qpy-checkpassword', *words],
+                          pass_fds=[read], timeout=30,
+                          capture_output=True, env={'PATH': '/usr/bin:/bin', 'QPYHOME': house.home},
+                          **account)
     os.close(read)
     return done
 
@@ -192,7 +201,8 @@ def test_checkpassword(house):
     assert done.returncode == 7 and done.stdout.decode().split() == ['joe', home, '/bin/sh', home]
 
 
-@pytest.mark.parametrize('data, code', [(b'joe\0wrong\0x\0', 1), (b'ann\0x\0x\0', 1), (b'', 2), (b'joe\0x', 2), (b'x' * 600, 2)])
+@pytest.mark.parametrize('data, code', [(b'joe\0wrong\0x\0', 1), (b'ann\0x\0x\0', 1), (b'', 2),
+                                        (b'joe\0x', 2), (b'x' * 600, 2)])
 def test_checkpassword_refuses(house, data, code):
     """1: not his password, or nobody's; 2: not the interface."""
     done = check(house, data, 'true')
@@ -226,9 +236,11 @@ def passwd(house, *words, stdin=b''):
 
 
 def test_passwd(house):
-    """Sets, changes and removes an entry, in a file that only its owner can read; a strange name gets a warning."""
+    """Sets, changes and removes an entry, in a file that only its owner can read; a strange name gets a
+    warning."""
     assert passwd(house, 'joe', stdin=b'new one\n').returncode == 0
-    assert check(house, b'joe\0new one\0x\0', 'true').returncode == 0 and check(house, GOOD, 'true').returncode == 1
+    assert check(house, b'joe\0new one\0x\0', 'true').returncode == 0
+    assert check(house, GOOD, 'true').returncode == 1
     assert os.stat(house.home + '/users/passwd').st_mode & 0o777 == 0o600
     done = passwd(house, 'stranger', stdin=b'x\n')
     assert done.returncode == 0 or b'warning' in done.stderr
@@ -237,10 +249,12 @@ def test_passwd(house):
 
 
 def test_passwd_refuses(house):
-    """Wrong use, no password, an impossible name: 100, and the file stays; a broken file is not written anew."""
+    """Wrong use, no password, an impossible name: 100, and the file stays; a broken file is not written
+    anew."""
     with open(house.home + '/users/passwd', 'rb') as file:
         before = file.read()
-    for words, stdin in (((), b''), (('-x', 'joe'), b'x\n'), (('joe',), b'\n'), (('a:b',), b'x\n'), (('a', 'b'), b'x\n')):
+    for words, stdin in (((), b''), (('-x', 'joe'), b'x\n'), (('joe',), b'\n'), (('a:b',), b'x\n'),
+                         (('a', 'b'), b'x\n')):
         assert passwd(house, *words, stdin=stdin).returncode == 100
     with open(house.home + '/users/passwd', 'rb') as file:
         assert file.read() == before
@@ -248,15 +262,17 @@ def test_passwd_refuses(house):
     assert passwd(house, 'joe', stdin=b'x\n').returncode == 111
 
 
-# --- as root ------------------------------------------------------------------------------------------------------
+# --- as root ------------------------------------------------------------------------------------------------
 
 @pytest.mark.root
 def test_started_as_root(tmp_path):
-    """What reads the network is no longer root, and who is served is the user with his group alone; pop3d refuses root."""
+    """What reads the network is no longer root, and who is served is the user with his group alone; pop3d
+    refuses root."""
     house = House(rooted=True)
     try:
         script = 'id -u; id -G; grep NoNewPrivs /proc/self/status'
-        process, sock = house.session('popup', 'h', 'qpy-checkpassword', 'sh', '-c', script, stderr=subprocess.PIPE)
+        process, sock = house.session('popup', 'h', 'qpy-checkpassword', 'sh', '-c', script,
+                                      stderr=subprocess.PIPE)
         file = sock.makefile('rwb', buffering=0)
         assert file.readline() == b'+OK \r\n'
         with open('/proc/%d/status' % process.pid) as status:

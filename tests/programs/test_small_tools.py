@@ -26,7 +26,8 @@ def box(tmp_path):
     """A Maildir with three messages, and where they are to go."""
     for part in ('new', 'cur', 'tmp'):
         (tmp_path / 'Maildir' / part).mkdir(parents=True)
-    texts = (('new/2', b'Return-Path: <s@y>\nSubject: two\n\nFrom here\n'), ('cur/1:2,S', b'Subject: one\n\nno newline'),
+    texts = (('new/2', b'Return-Path: <s@y>\nSubject: two\n\nFrom here\n'),
+             ('cur/1:2,S', b'Subject: one\n\nno newline'),
              ('new/3', b'Return-Path: <>\nSubject: three\n\n'), ('new/.hidden', b'x'))
     for at, (name, content) in enumerate(texts):
         (tmp_path / 'Maildir' / name).write_bytes(content)
@@ -39,7 +40,8 @@ def variables(path):
 
 
 def test_maildir2mbox(box):
-    """The messages are in the mbox, the oldest first, whole, also one without a last newline; then they are gone."""
+    """The messages are in the mbox, the oldest first, whole, also one without a last newline; then they are
+    gone."""
     (box / 'mbox').write_bytes(b'From a Thu Nov 05 02:16:14 2026\nSubject: old\n\n\n')
     done = run('maildir2mbox', **variables(box))
     assert (done.returncode, done.stderr) == (0, b'')
@@ -84,7 +86,8 @@ def test_qreceipt(queue, tmp_path):
 
 
 @pytest.mark.parametrize('target, sender, message', [
-    ('Joe@x', 's@y', ASKING), ('joe@x', '', ASKING), ('joe@x', '#@[]', ASKING), ('joe@x', 's@y', b'A: b\n\nbody\n'),
+    ('Joe@x', 's@y', ASKING), ('joe@x', '', ASKING), ('joe@x', '#@[]', ASKING),
+    ('joe@x', 's@y', b'A: b\n\nbody\n'),
     ('joe@x', 's@y', b'Notice-Requested-Upon-Delivery-To: "joe@x\n\n'),
     ('joe@x', 's@y', b'A: b\n\nNotice-Requested-Upon-Delivery-To: joe@x\n')])
 def test_qreceipt_that_is_not_wanted(queue, tmp_path, target, sender, message):
@@ -113,12 +116,14 @@ def test_qbiff(monkeypatch, tmp_path):
         os.chmod(name, mode)
     (tmp_path / 'utmp').write_bytes(b''.join(record(7, name[5:].encode(), b'joe') for name in names))
     monkeypatch.setattr(qbiff, 'UTMP', os.fsencode(tmp_path / 'utmp'))
-    monkeypatch.setattr(unix, 'read', lambda fd, size: b'Subject: \x1b[2Jhi\n\nthere\n' if fd == 0 else os.read(fd, size))
+    monkeypatch.setattr(unix, 'read', lambda fd,
+                        size: b'Subject: \x1b[2Jhi\n\nthere\n' if fd == 0 else os.read(fd, size))
     for name, value in ((b'USER', b'joe'), (b'SENDER', b's@y'), (b'LOCAL', b'joe')):
         monkeypatch.setitem(unix.environ, name, value)
     assert qbiff.main(b'/', []) == 0
     os.set_blocking(ends[0][0], False), os.set_blocking(ends[1][0], False)
-    assert os.read(ends[0][0], 1000).replace(b'\r\r', b'\r') == b'\r\n\a*** TO <joe> FROM <s@y>\r\n    ?[2Jhi there\r\n'
+    said = os.read(ends[0][0], 1000).replace(b'\r\r', b'\r')
+    assert said == b'\r\n\a*** TO <joe> FROM <s@y>\r\n    ?[2Jhi there\r\n'
     with pytest.raises(BlockingIOError):
         os.read(ends[1][0], 1000)
     for pair in ends:
@@ -170,7 +175,8 @@ def test_tcp_env(connection):
     """The program finds PROTO and who is there; the exit code is its own."""
     client, server = connection
     done = subprocess.run([SOURCE + '/bin/qpy-tcp-env', '-R', 'sh', '-c', 'env >&2; exit 7'], stdin=server,
-                          capture_output=True, env={'PATH': '/usr/bin:/bin', 'TCPREMOTEINFO': 'lie'}, timeout=30)
+                          capture_output=True, env={'PATH': '/usr/bin:/bin', 'TCPREMOTEINFO': 'lie'},
+                          timeout=30)
     found = dict(line.split('=', 1) for line in done.stderr.decode().splitlines() if '=' in line)
     assert done.returncode == 7 and found['PROTO'] == 'TCP' and 'TCPREMOTEINFO' not in found
     assert found['TCPREMOTEIP'] == found['TCPLOCALIP'] == '127.0.0.1'

@@ -1,4 +1,5 @@
-"""/etc/aliases and ~/.forward in an installed qpy, from SMTP to the mailbox, with all accounts and boundaries."""
+"""/etc/aliases and ~/.forward in an installed qpy, from SMTP to the mailbox, with all accounts and
+boundaries."""
 import os
 import smtplib
 import subprocess
@@ -21,7 +22,8 @@ def send(server, recipient):
 
 
 def test_aliases(server, mailbox):
-    """An alias is accepted at RCPT, goes its way as alias, and arrives; what is no alias is refused at RCPT."""
+    """An alias is accepted at RCPT, goes its way as alias, and arrives; what is no alias is refused at
+    RCPT."""
     path = server.home + '/users/list'
     server.write('users/list', 'joe@qpy.test\n')
     os.chmod(path, 0o644)
@@ -44,7 +46,8 @@ def test_an_alias_with_a_users_name(server, mailbox):
     assert 'joe is not used: it belongs to the user joe' in newaliases(server, 'joe: nobody@qpy.test\nw: joe\n')
     send(server, 'joe@qpy.test')
     mailbox.next(log=server.log)
-    done = subprocess.run([server.home + '/bin/sendmail', '-bv', 'w@qpy.test'], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([server.home + '/bin/sendmail', '-bv', 'w@qpy.test'], capture_output=True,
+                          text=True, timeout=30)
     assert done.returncode == 0 and 'users/aliases.cdb' in done.stdout
 
 

@@ -30,7 +30,8 @@ def test_qmqp_source(rig):
     """qmqp-source's messages, ten connections at a time, are all queued with both recipients."""
     rig.write('tcp.smtp', '127.:allow,RELAYCLIENT=""\n')
     host, port = rig.serve('qmqpd')
-    subprocess.run([*tool('qmqp-source'), '-m', '50', '-s', '10', '-l', '4000', '-r', '2', '-f', 'a@client.test', '-t',
+    subprocess.run([*tool('qmqp-source'), '-m', '50', '-s', '10', '-l', '4000', '-r', '2', '-f',
+                    'a@client.test', '-t',
                     'joe@far.test', '%s:%d' % (host, port)], check=True, timeout=60)
     found = rig.queued.wait(50)
     assert len(found) == 50 and all(len(envelope.recipients) == 2 for _, envelope in found)
@@ -40,7 +41,8 @@ def test_qmqp_source(rig):
 def test_qmqp_sink(rig):
     """qmqp-sink takes what qpy-qmqpc sends, short and long."""
     port = free_port()
-    sink = subprocess.Popen([*tool('qmqp-sink'), '-c', '127.0.0.1:%d' % port, '10'], stdout=subprocess.DEVNULL,
+    sink = subprocess.Popen([*tool('qmqp-sink'), '-c', '127.0.0.1:%d' % port, '10'],
+                            stdout=subprocess.DEVNULL,
                             start_new_session=True)
     try:
         wait_for_port(port, alive=lambda: sink.poll() is None)
@@ -57,6 +59,7 @@ def test_a_host_without_a_queue(rig):
     host, port = rig.serve('qmqpd')
     rig.write('qmqpservers', '%s:%d\n' % (host, port))
     done = subprocess.run(PYTHON + [SOURCE + '/bin/qpy-sendmail', 'joe@far.test'], input=b'Subject: x\n\ny\n',
-                          env=rig.environment({'QMAILQUEUE': SOURCE + '/bin/qpy-qmqpc'}), capture_output=True, timeout=60)
+                          env=rig.environment({'QMAILQUEUE': SOURCE + '/bin/qpy-qmqpc'}), capture_output=True,
+                          timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b'', b'')
     assert rig.queued.wait()[0][1].recipients == [b'joe@far.test']
