@@ -120,18 +120,21 @@ class Place:
 
 
 class Channel:
-    """Local or remote: how many transactions there are and may be, and whose turn it is."""
+    """Local or remote: how many transactions there are and may be, and whose turn it is.
+
+    capacity: what the spawner says that it can; None until it has said so.
+    """
 
     __slots__ = ('name', 'wanted', 'capacity', 'active', 'ring', 'places')
 
     def __init__(self, name, wanted):
-        self.name, self.wanted, self.capacity = name, wanted, 0
+        self.name, self.wanted, self.capacity = name, wanted, None
         self.active, self.ring, self.places = 0, deque(), {}
 
     @property
     def limit(self):
         """The lesser of what the administrator wants and what the spawner can."""
-        return min(self.wanted, self.capacity)
+        return min(self.wanted, self.capacity or 0)
 
 
 class Dispatch:
@@ -401,8 +404,10 @@ class Dispatch:
         return number
 
     def status(self):
-        """Put the status line into the log."""
+        """Put the status line into the log, once both limits are known."""
         local, remote = self.local, self.remote
+        if local.capacity is None or remote.capacity is None:
+            return
         self.lines.append(sendlog.status(local.active, local.limit, remote.active, remote.limit,
                                          self.exiting))
 

@@ -13,8 +13,6 @@ What to do is decided in core.dispatch; this is what does it: each action there 
 the loop gathers what came, asks for the actions, and leaves one packet per neighbour and one write to the
 log.
 """
-import gc
-
 from qpy import unix, unix_kernel
 from qpy.core import channel, dispatch, exits, mess, route, schedule, sendlog, text
 from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
@@ -48,8 +46,6 @@ def main(home, args):
     loop.on_signal(unix.SIGINT, send.terminate)
     loop.on_signal(unix.SIGHUP, send.reread)
     loop.on_signal(unix.SIGALRM, send.run_all)
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
     loop.run()
     return send.code
 
@@ -501,7 +497,7 @@ class Send:
 
     def capacity(self, which, number):
         """A spawner tells how much it can do at a time."""
-        self.spawners += not which.capacity
+        self.spawners += which.capacity is None
         which.capacity = text.parse_uint(number, 1_000_000) or 0
         if self.spawners == 2:
             self.dispatch.status()

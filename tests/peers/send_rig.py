@@ -56,7 +56,8 @@ class Rig:
             end.setblocking(False)
         self.clean_rest = b''
         self.ends[b'lspawn'].send(channel.pack(b'C', b'%d' % self.capacity[0]))
-        self.ends[b'rspawn'].send(channel.pack(b'C', b'%d' % self.capacity[1]))
+        if self.capacity[1] is not None:
+            self.ends[b'rspawn'].send(channel.pack(b'C', b'%d' % self.capacity[1]))
         if below is not None:
             self.ends[b'new'].send(b'<%016d\0' % below)
         self.step()

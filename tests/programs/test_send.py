@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from qpy import unix
-from qpy.core import mess
+from qpy.core import channel, mess
 from qpy.lib import program
 from qpy.qpys import send
 from tests.peers import queued
@@ -130,6 +130,19 @@ def test_bounce_later(rig):
     assert rig.bounce_jobs and not rig.jobs
     rig.bounced()
     assert rig.cleaned == [b'r' + ident] and there(rig, b'state') == []
+
+
+def test_status_waits_for_both_spawners(rig):
+    """Mail starts with the first spawner that is there; no status line shows a limit that is not known yet."""
+    rig.crash()
+    rig.lines()
+    rig.capacity = (10, None)
+    rig.start(rig.last + 1)
+    rig.put(b'a@here.example')
+    assert len(rig.jobs) == 1 and not any(line.startswith(b'status:') for line in rig.lines())
+    rig.ends[b'rspawn'].send(channel.pack(b'C', b'20'))
+    rig.step()
+    assert rig.lines() == [b'status: local 1/10 remote 0/20']
 
 
 def test_restart(rig):
