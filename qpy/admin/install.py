@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 
-from qpy.core import accounts, controls as tables, layout, services
+from qpy.core import accounts, aliases, controls as tables, layout, services
 
 OK, WRONG, TEMP = 0, 100, 111
 DEFAULT_DIR = '/var/qpy'
@@ -32,6 +32,7 @@ QMAIL_NAMES = tuple('qmail-' + name for name in (
     'inject', 'queue', 'smtpd', 'qread', 'qstat', 'tcpto', 'tcpok', 'showctl', 'newu', 'newmrh', 'pw2u', 'getpw'))
 ALL_QMAIL_NAMES = tuple('qmail-' + name for name in (          # the others, made by --qmail-names
     'start', 'send', 'clean', 'lspawn', 'rspawn', 'local', 'remote', 'qmtpd', 'qmqpd', 'qmqpc', 'popup', 'pop3d'))
+SYSTEM_ALIASES = '/etc/aliases'
 QMAIL_HOME = '/var/qmail'
 SYSTEM_LINKS = (('/usr/sbin/sendmail', 'qpy-sendmail'), ('/usr/lib/sendmail', 'qpy-sendmail'),
                 ('/usr/bin/mailq', 'qpy-mailq'), ('/usr/bin/newaliases', 'qpy-newaliases'))
@@ -129,10 +130,12 @@ def install(options):
         be_qmail(home, options.rootless)
     copy_pages(home)
     first_controls(home, options.me, listen)
-    first_aliases(home, options.admin, options.rootless)
+    known = {} if options.admin or not options.sendmail else system_aliases()
+    first_aliases(home, options.admin, options.rootless, known)
     write_units(home)
     if options.sendmail:
         be_sendmail(home, options.rootless)
+        new_aliases(home)
     wrong = complaints(home, options.rootless)
     for line in wrong:
         say(line)
@@ -550,11 +553,31 @@ def has_ipv6():
         return False
 
 
-def first_aliases(home, admin, rootless):
-    """~alias/.qmail-root, -postmaster, -mailer-daemon; into ~alias/Maildir/ unless an address is given."""
+def system_aliases():
+    """What /etc/aliases says, where this machine's sendmail is to go by it."""
+    try:
+        with open(SYSTEM_ALIASES, 'rb') as file:
+            return aliases.compile(file.read())[0]
+    except FileNotFoundError:
+        return {}
+
+
+def new_aliases(home):
+    """users/aliases.cdb of /etc/aliases; what it has to say about it is for the administrator."""
+    done = subprocess.run([os.path.join(home, 'bin/qpy-newaliases')], capture_output=True, text=True)
+    for line in (done.stdout + done.stderr).splitlines():
+        say(line)
+
+
+def first_aliases(home, admin, rootless, known=()):
+    """~alias/.qmail-root, -postmaster, -mailer-daemon; into ~alias/Maildir/ unless an address is given.
+
+    known: names that /etc/aliases has, which a file here would hide."""
     alias = os.path.join(home, 'alias')
     to_maildir = False
     for name in FIRST_ALIASES:
+        if name.encode() in known:
+            continue
         to_maildir |= first(os.path.join(alias, '.qmail-' + name), '&%s\n' % admin if admin else './Maildir/\n') \
             and not admin
     if to_maildir:

@@ -153,6 +153,19 @@ def test_being_sendmail_keeps_what_was_there(tmp_path, monkeypatch, capsys):
         install.be_sendmail('/var/qpy', rootless=True)
 
 
+def test_etc_aliases_is_not_hidden(tmp_path, monkeypatch):
+    """Who becomes sendmail obeys /etc/aliases: for the names it has no .qmail file is made."""
+    (tmp_path / 'aliases').write_text('root: ann@far.test\nhostmaster: root\n')
+    (tmp_path / 'qpy/alias').mkdir(parents=True)
+    monkeypatch.setattr(install, 'SYSTEM_ALIASES', str(tmp_path / 'aliases'))
+    monkeypatch.setattr(install, 'make_maildir', lambda path, owner: None)
+    known = install.system_aliases()
+    install.first_aliases(str(tmp_path / 'qpy'), None, True, known)
+    assert sorted(os.listdir(tmp_path / 'qpy/alias')) == ['.qmail-mailer-daemon', '.qmail-postmaster']
+    monkeypatch.setattr(install, 'SYSTEM_ALIASES', str(tmp_path / 'absent'))
+    assert install.system_aliases() == {}
+
+
 def test_being_qmail(tmp_path, monkeypatch, capsys):
     """--qmail-names links every program of qmail that qpy has, and its home if there is none; what is there stays."""
     home = tmp_path / 'qpy'
