@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from tests.peers import debian
 from tests.peers.pop3 import PASSWORD, House
 
 TEXT = b'Subject: real\n\n.dot\nFrom here\nbody\n'
@@ -39,3 +40,37 @@ def test_curl(port):
 def test_curl_with_a_wrong_password(port):
     """It is told so (67)."""
     assert curl(port, '', '-u', 'joe:wrong').returncode == 67
+
+
+def program(name):
+    """A client of Debian; skips where it cannot be had."""
+    try:
+        return debian.program(name, name)
+    except RuntimeError as problem:
+        pytest.skip('no %s: %s' % (name, problem))
+
+
+def test_mpop(port, tmp_path):
+    """mpop fetches all into an mbox and deletes them, pipelining nothing that CAPA does not offer."""
+    words = ['--host=127.0.0.1', '--port=%d' % port, '--user=joe', '--auth=user', '--tls=off', '--half-quiet',
+             '--passwordeval=echo ' + PASSWORD.decode(), '--uidls-file=%s/uidls' % tmp_path,
+             '--delivery=mbox,%s/mbox' % tmp_path]
+    done = subprocess.run([program('mpop'), *words], capture_output=True, timeout=60,
+                          env={'PATH': '/usr/bin:/bin', 'HOME': str(tmp_path)})
+    assert done.returncode == 0, done
+    assert (tmp_path / 'mbox').read_bytes().count(TEXT.replace(b'\nFrom ', b'\n>From ')) == 3
+    assert curl(port).stdout == b''
+
+
+def test_fetchmail(port, tmp_path):
+    """fetchmail hands each message on, whole, and deletes it; it asks LAST and TOP."""
+    rc = tmp_path / 'rc'
+    rc.write_text("poll 127.0.0.1 protocol pop3 port %d user joe password '%s' sslproto '' mda 'cat >> %s/got'\n"
+                  % (port, PASSWORD.decode(), tmp_path))
+    rc.chmod(0o600)
+    done = subprocess.run([program('fetchmail'), '-f', str(rc), '--nodetach', '--pidfile', str(tmp_path / 'pid')],
+                          capture_output=True, timeout=60, env={'PATH': '/usr/bin:/bin', 'HOME': str(tmp_path),
+                                                                'FETCHMAILHOME': str(tmp_path)})
+    assert done.returncode == 0, done
+    assert (tmp_path / 'got').read_bytes().count(TEXT) == 3
+    assert curl(port).stdout == b''
