@@ -59,7 +59,7 @@ def test_mpop(port, tmp_path):
                           env={'PATH': '/usr/bin:/bin', 'HOME': str(tmp_path)})
     assert done.returncode == 0, done
     assert (tmp_path / 'mbox').read_bytes().count(TEXT.replace(b'\nFrom ', b'\n>From ')) == 3
-    assert curl(port).stdout == b''
+    assert curl(port).stdout.strip() == b''
 
 
 def test_fetchmail(port, tmp_path):
@@ -73,4 +73,4 @@ def test_fetchmail(port, tmp_path):
                                                                 'FETCHMAILHOME': str(tmp_path)})
     assert done.returncode == 0, done
     assert (tmp_path / 'got').read_bytes().count(TEXT) == 3
-    assert curl(port).stdout == b''
+    assert curl(port).stdout.strip() == b''
