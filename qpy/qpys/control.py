@@ -156,7 +156,7 @@ class Desk:
             now = unix.monotonic()
             if uid in self.trusted or self.last_run is None or now - self.last_run >= RUN_EVERY:
                 self.last_run = now
-                self.send.dispatch.run_all()
+                self.send.run_all()
         self.send.wake()
         return iter(())
 

@@ -125,6 +125,8 @@ class Send:
         self.read = {}                      # messages read in this pass, open until its end
         self.routes, self.warned = {}, set()
         self.scan = self.names = None
+        self.searched = False               # is the whole queue known?
+        self.hurry = False                  # what the search still finds is due: somebody has asked for a run
         self.overdue = 0                    # messages found past their time
         self.spawners = 0                   # that have told their capacity
         self.do = {dispatch.LOAD: self.load, dispatch.LOCAL: self.start_local,
@@ -263,6 +265,7 @@ class Send:
             self.loop.after(0, self.search_on)
         else:
             self.scan = self.names = None
+            self.searched, self.hurry = True, False
         self.wake()
 
     def found_message(self, name):
@@ -272,7 +275,7 @@ class Send:
         except (unix.error, MemoryError) as problem:
             self.warn(b'trouble reading state/' + name + b'; will try again later', problem)
             return self.dispatch.found(int(name), self.clock.now + schedule.TROUBLE)
-        if view is None:
+        if view is None or self.hurry and view.held is None:
             return self.dispatch.found(int(name))
         if view.held is not None:
             return self.dispatch.found(int(name), dispatch.HELD)
@@ -612,7 +615,8 @@ class Send:
         self.wake()
 
     def run_all(self):
-        """ALRM: everything is due."""
+        """ALRM: everything is due, also what is not found yet."""
+        self.hurry = self.scan is not None or not self.searched
         self.dispatch.run_all()
         self.wake()
 

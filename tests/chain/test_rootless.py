@@ -145,7 +145,7 @@ def test_a_killed_neighbour_ends_the_chain_and_nothing_is_lost(house, name):
     assert len([n for n in os.listdir(house.home + '/queue/mess')]) == 1
     house.recipe('user', 'go', '')
     house.start()
-    house.await_that(lambda: house.sendmail('-q') and house.messages('user/Maildir'), 'message')  # when it is found
+    house.sendmail('-q')        # whether send has found it already or not
     house.await_message('user/Maildir', 'kept')
     house.await_line('end msg')
     house.await_that(lambda: house.queue() == [], 'empty queue')

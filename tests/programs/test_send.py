@@ -395,6 +395,36 @@ def test_alarm(rig):
     assert rig.jobs
 
 
+@pytest.mark.parametrize('when', ['before the search', 'during it'])
+def test_alarm_during_the_search(rig, when):
+    """ALRM before the queue is searched through counts for what is found later; it does not for a later start."""
+    idents = [rig.put(b'%c@x.example' % c) for c in b'abc']
+    for job in list(rig.jobs):
+        rig.report(job, b'Z')
+    rig.crash()
+    rig.start()
+    if when == 'before the search':
+        rig.send.run_all()
+    else:
+        find = rig.send.found_message
+
+        def found(name):
+            find(name)
+            rig.send.found_message = find
+            rig.send.scan[0] = find
+            rig.send.run_all()
+        rig.send.found_message = found
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(20)
+    assert sorted(job[1] for job in rig.jobs) == idents
+    for job in list(rig.jobs):
+        rig.report(job, b'Z')
+    rig.crash()
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert not rig.jobs
+
+
 def test_verp(rig):
     """A sender that ends in -@[] is expanded for each recipient; the log shows it as it is."""
     ident = rig.put(b'a@x.example', b'b@here.example', sender=b'l-return-@here.example-@[]')
