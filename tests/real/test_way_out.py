@@ -45,7 +45,8 @@ class Sinks:
     def start(self, number, options):
         """Start a sink; what ran at its address ends."""
         if number in self.running:
-            self.running.pop(number).kill()
+            self.running[number].kill()
+            self.running.pop(number).wait()
         if options is None:
             return
         place = os.path.join(self.directory, str(number))
@@ -199,7 +200,8 @@ def test_a_kept_connection_that_died(tried, house):
         with smtplib.SMTP('127.0.0.1', PORT, timeout=20) as client:
             client.sendmail('joe@qpy.test', ['%s@%s' % (text, domain(1))], 'Subject: kept\n\n%s\n' % text)
         until(lambda text=text: '%s@%s' % (text, domain(1)) in here.outcomes(), here.log)
-        assert here.outcomes()['%s@%s' % (text, domain(1))][0][0] == 'K'
+        outcome = here.outcomes()['%s@%s' % (text, domain(1))][0]
+        assert outcome[0] == 'K', outcome
 
 
 @pytest.fixture
