@@ -84,12 +84,14 @@ def passwd_users():
 
 def assigned(home):
     """[(uid, gid)] named in users/cdb."""
-    found = []
+    found, database = [], cdb.Database(home + b'/users/cdb')
     try:
-        values = cdb.Database(home + b'/users/cdb').ask(lambda db: [value for _, value in db.records()], absent=[])
+        values = database.ask(lambda db: [value for _, value in db.records()], absent=[])
     except CdbError as problem:
         program.warn(b'unable to read users/cdb: only ordinary users get mail: ' + str(problem).encode())
         return found
+    finally:
+        database.close()                # the seed and its children hold no file that names users
     for value in values:
         fields = value.split(b'\0')
         ids = [assign.number(field) for field in fields[1:3]]

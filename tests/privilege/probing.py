@@ -454,16 +454,16 @@ def swap_client(home, facts):
     from qpy.qpyd import server
     arrived, seen = server.Server.arrived, []
 
-    def first(self, sock, ip):
+    def first(self, sock, *more):
         if not seen:
-            seen.append(ip)
+            seen.append(sock)
             probe = Probe('smtpd', home, facts)
             old = socket.socket(fileno=os.dup(sock.fileno()))
             probe.ways_out('P09', old, 'client')
             old.close()
             probe.say('end of client')
             return sock.close()
-        return arrived(self, sock, ip)
+        return arrived(self, sock, *more)
     server.Server.arrived = first
 
 
