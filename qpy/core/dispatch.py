@@ -177,6 +177,10 @@ class Dispatch:
         if due == DUE:
             self.backlog.append(id)
 
+    def claimed(self, id):
+        """A message that was found and is being set aside: known, until not_loaded() says how that went."""
+        self.loading[id] = False
+
     def count(self):
         """Messages in the queue, as far as they are known."""
         return len(self.asleep) + len(self.jobs) + len(self.loading) + len(self.leaving)

@@ -269,7 +269,26 @@ class Send:
         self.wake()
 
     def found_message(self, name):
-        """A message that was in the queue before this run: when is it due?"""
+        """A message that was in the queue before this run: is its file as long as it says, and when is it due?
+
+        Nothing long is read here, so that the search is quick; load() reads the file to its last byte.
+        """
+        try:
+            self.store.check_footer(name)
+        except FileNotFoundError:
+            return None
+        except mess.Damaged as problem:
+            self.dispatch.claimed(int(name))
+            return self.set_aside(int(name), name, problem)
+        except mess.Newer as problem:
+            self.leave_alone(name, problem)
+            return self.dispatch.found(int(name), self.clock.now + LATER)
+        except (unix.error, MemoryError):
+            pass                            # load() will say so, when it is due
+        self.found_whole(name)
+
+    def found_whole(self, name):
+        """The same, once the footer is known to be good."""
         try:
             view = self.store.view(name, 0)
         except (unix.error, MemoryError) as problem:
@@ -306,7 +325,7 @@ class Send:
         except mess.Damaged as problem:
             return self.set_aside(id, name, problem)
         except mess.Newer as problem:
-            self.warn(b'mess/' + name + b' is left alone: ' + str(problem).encode(), once=name)
+            self.leave_alone(name, problem)
             return self.dispatch.not_loaded(id, self.clock.now + LATER)
         except (unix.error, MemoryError) as problem:
             if message is not None:
@@ -360,6 +379,10 @@ class Send:
                 place = text.lower(found.domain)
             known = self.routes[recipient] = (found.channel, found.recipient, place)
         return known
+
+    def leave_alone(self, name, problem):
+        """A file of a version that is newer than this program."""
+        self.warn(b'mess/' + name + b' is left alone: ' + str(problem).encode(), once=name)
 
     def set_aside(self, id, name, problem):
         """A file that is no whole message: it was never acknowledged, or the disk has lost it.  Keep it

@@ -37,6 +37,10 @@ class Store:
         """
         return queuefile.open_mess(self.mess, name, check)
 
+    def check_footer(self, name):
+        """Is the file of its right length?  Raises as load."""
+        queuefile.check_footer(self.mess, name)
+
     def open(self, name):
         """A descriptor of the queue file itself, for rspawn."""
         return unix.open(name, READ, dir_fd=self.mess)

@@ -191,6 +191,45 @@ def test_damaged(rig, damage):
     assert rig.send.dispatch.count() == 0
 
 
+@pytest.mark.parametrize('size', [10, 300_000])
+def test_cut_short_while_it_waits(rig, size):
+    """What is cut short is found by the search itself, not when its next attempt is due; its state goes too."""
+    ident = rig.put(b'a@x.example', body=b'x' * size)
+    rig.report(rig.jobs[0], b'Z')
+    rig.crash()
+    os.truncate(rig.home + b'/queue/mess/' + ident, size // 2)
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert rig.cleaned == [b's' + ident] and rig.send.dispatch.count() == 0 and there(rig, b'state') == []
+
+
+def test_changed_while_it_waits(rig):
+    """A changed byte is found before the next attempt: the whole file is read then."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    rig.crash()
+    with open(rig.home + b'/queue/mess/' + ident, 'r+b') as file:
+        file.write(b'Y')
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert rig.cleaned == [] and rig.send.dispatch.count() == 1
+    rig.wait(500)
+    assert rig.cleaned == [b's' + ident] and not rig.jobs
+
+
+def test_set_aside_later(rig):
+    """A damaged file that clean cannot set aside now is looked at again, and is never delivered meanwhile."""
+    ident = rig.put(b'a@here.example', announce=False)
+    os.truncate(rig.home + b'/queue/mess/' + ident, 20)
+    rig.clean_answer = b'!'
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(10)
+    assert rig.cleaned == [b's' + ident] and not rig.jobs and rig.send.dispatch.count() == 1
+    rig.clean_answer = b'+'
+    rig.wait(130)
+    assert rig.cleaned == [b's' + ident] * 2 and not rig.jobs and rig.send.dispatch.count() == 0
+
+
 def test_long_damaged(rig):
     """A flipped byte in the middle of a long message is found, too."""
     ident = rig.put(b'a@here.example', announce=False, body=b'x' * 300_000)
