@@ -223,19 +223,22 @@ def close_quietly(fd):
 # --- files that are not there --------------------------------------------------------------------------------
 
 def memfd(data):
-    """A read-only, sealed, seekable descriptor holding data, which nobody can write to or reopen for writing.
+    """A sealed, seekable descriptor holding data, at its start, which nobody can write to or reopen for writing.
 
-    The descriptor is a fresh read-only open description of a memory file of mode 0444 with all seals set.
+    It is a memory file of mode 0444 with all seals set: a write, ftruncate or shared mapping to write fails (EPERM)
+    for everybody, whatever way the descriptor was opened.
     """
     fd = _os.memfd_create('mail', _os.MFD_CLOEXEC | _os.MFD_ALLOW_SEALING)
     try:
-        write_all(fd, data)
+        if pwrite(fd, data, 0) != len(data):
+            pwrite_all(fd, data, 0)
         fchmod(fd, 0o444)
         _fcntl.fcntl(fd, _fcntl.F_ADD_SEALS, _fcntl.F_SEAL_SEAL | _fcntl.F_SEAL_SHRINK | _fcntl.F_SEAL_GROW
                      | _fcntl.F_SEAL_WRITE)
-        return reopen(fd)
-    finally:
+        return fd
+    except BaseException:
         close(fd)
+        raise
 
 
 def memory_copy(fd, length):

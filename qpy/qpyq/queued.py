@@ -10,7 +10,6 @@ messages, the loop gathers the next.  What arrived together is written, synced a
 never waits.
 The kernel says who a client is (SO_PEERCRED); descriptors it sends along are never taken.
 """
-import gc
 from collections import deque
 
 from qpy import unix, unix_kernel
@@ -62,7 +61,6 @@ def main(home, args):
     queued = Queued(loop.Loop(), disk, who, most)
     queued.serve(submitters, readers)
     inherit.life(queued.loop, found, queued.end)
-    gc.freeze()
     queued.loop.run()
     return exits.OK
 
