@@ -46,7 +46,7 @@ def program(name):
     """A client of Debian; skips where it cannot be had."""
     try:
         return debian.program(name, name)
-    except RuntimeError as problem:
+    except (RuntimeError, OSError) as problem:
         pytest.skip('no %s: %s' % (name, problem))
 
 
