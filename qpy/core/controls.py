@@ -6,13 +6,12 @@ raise ControlError for what an administrator must mend. Rules (qmail's):
 
     line, number    only the first line counts; blanks and tabs at its end are dropped, one in front is kept
     list            one entry per line; empty lines and lines that start with # are skipped
-    map             a list of  KEY:VALUE  lines; keys ignore case, lines without a colon are skipped,
-                    the last line with a key wins
+    map             a list of  KEY:VALUE  lines; keys ignore case, the last line with a key wins
     text, cdb       the reader named in the table has its own grammar
 
-Stricter than qmail: a NUL, a carriage return, a byte order mark, or a non-ASCII byte where mail could not
-use it, is an error that says what to do, because each of them is silently fatal to the comparison it takes
-part in.
+Stricter than qmail: a NUL, a carriage return, a byte order mark, a non-ASCII byte where mail could not use it,
+a map's line without a colon, an entry that no domain or address can ever be equal to, is an error that says what to
+do, because each of them is silently fatal to the comparison it takes part in.
 """
 
 from qpy.core import text
@@ -119,10 +118,12 @@ CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'e
 
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
+LOCAL_PARTS = (b'bouncefrom', b'doublebounceto')    # line files that hold what stands before an @
 EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery')    # UTF-8 occurs here
 
 BOM = b'\xef\xbb\xbf'
 BLANKS = b' \t'
+HOST_NAME = b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.'
 HOST_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.[]:')
 
 
@@ -200,7 +201,73 @@ def lines(data: bytes, name: bytes) -> list:
     if not clean(data, name):
         for n, entry in entries:
             checked(entry, name, n)
+    fault = FAULTS.get(name)
+    if fault:
+        for n, entry in entries:
+            wrong = fault(entry)
+            if wrong:
+                raise ControlError(name, n, entry, wrong)
     return entries
+
+
+# What is wrong with an entry, with the remedy; b'' when nothing is.
+
+def fault_of_domain(entry: bytes) -> bytes:
+    """An entry that mail's domains are compared with."""
+    if entry.translate(None, HOST_NAME) and not is_literal(entry):
+        return b'not a domain; write one domain per line, letters, digits, dots and hyphens only'
+    return b'a dot too many' if entry[-1:] == b'.' or b'..' in entry else b''
+
+
+def fault_of_own_domain(entry: bytes) -> bytes:
+    """The same where .domain does not stand for what is below it."""
+    if entry[:1] == b'.':
+        return b'no domain begins with a dot; write each domain, or .domain:user into virtualdomains'
+    return fault_of_domain(entry)
+
+
+def is_literal(entry: bytes) -> bool:
+    """[192.0.2.1] and its like."""
+    return entry[:1] == b'[' and entry[-1:] == b']' and HOST_BYTES.issuperset(entry)
+
+
+def fault_of_address(entry: bytes) -> bytes:
+    """An address, or @host."""
+    return b'' if b'@' in entry else b'no address has no @; write user@host, or @host for all of a host'
+
+
+def fault_of_account(entry: bytes) -> bytes:
+    """role:name."""
+    return b'' if entry.partition(b':')[2] else b'write role:name, as in qpyd:maild'
+
+
+def fault_of_route(entry: bytes) -> bytes:
+    """host:relay."""
+    key, colon, _ = entry.partition(b':')
+    if not colon:
+        return b'no colon; write domain:relay or domain:relay:port, :relay for all other domains'
+    return fault_of_domain(key) if key and not key.startswith(b'[') else b''
+
+
+def fault_of_virtual(entry: bytes) -> bytes:
+    """domain:user and its relatives."""
+    key, colon, user = entry.partition(b':') if entry[:1] != b'[' else partition_literal(entry)
+    if not colon:
+        return b'no colon; write domain:user'
+    if b'@' in user or b' ' in user or b'\t' in user:
+        return b'after the colon stands a user of this machine; forward in his .qmail-default'
+    return fault_of_domain(key.rpartition(b'@')[2])
+
+
+def partition_literal(entry: bytes) -> tuple:
+    """As partition at the colon after a bracket."""
+    literal, bracket, rest = entry.partition(b']')
+    return literal + bracket, rest[:1], rest[1:]
+
+
+FAULTS = {b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
+          b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
+          b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'virtualdomains': fault_of_virtual}
 
 
 # --- values -------------------------------------------------------------------------------------------------
@@ -210,6 +277,8 @@ def parse_line(data: bytes, name: bytes) -> bytes:
     value = first_line(data, name)
     if name in HOSTS:
         return check_host(value, name)
+    if name in LOCAL_PARTS and (b'@' in value or b' ' in value or b'\t' in value):
+        raise ControlError(name, 1, value, b'write only what stands before the @; the host has a file of its own')
     choices = CHOICES.get(name)
     if choices and text.lower(value) not in choices:
         raise ControlError(name, 1, value, b'write one of: ' + b' '.join(choices))
@@ -267,8 +336,9 @@ def parse_map_lines(data: bytes, name: bytes) -> dict:
     result = {}
     for n, entry in lines(data, name):
         key, colon, value = entry.partition(b':')
-        if colon:
-            result[text.lower(key)] = (value, n)
+        if not colon:
+            raise ControlError(name, n, entry, b'no colon; write key:value')
+        result[text.lower(key)] = (value, n)
     return result
 
 
@@ -277,7 +347,20 @@ def parse_text(data: bytes, name: bytes) -> bytes:
     for n, line in enumerate(data.split(b'\n'), 1):
         if line[:1] != b'#':
             checked(line, name, n)
+    if name == b'defaultdelivery':
+        check_delivery(data, name)
     return data.rstrip(b'\n')
+
+
+def check_delivery(data: bytes, name: bytes) -> None:
+    """ControlError unless every line is a delivery instruction that says by its first byte what it is."""
+    lines = data.rstrip(b'\n').split(b'\n')
+    for n, line in enumerate(lines, 1):
+        if n == 1 and not line.rstrip(BLANKS):
+            raise ControlError(name, n, b'', b'empty; write ./Maildir/ to deliver into everybody\'s Maildir')
+        if line.rstrip(BLANKS) and not line.startswith((b'./', b'/', b'|', b'&', b'#')):
+            raise ControlError(name, n, line, b'write ./Maildir/ for a Maildir, ./Mailbox for an mbox, |command or '
+                               b'&address')
 
 
 # --- names --------------------------------------------------------------------------------------------------

@@ -58,6 +58,11 @@ class Listen:
         self.mode, self.owner, self.group = mode, owner, group
 
 
+def path(service, home):
+    """The path of a service's program."""
+    return service.words[0] if service.words[0][:1] == b'/' else home + b'/bin/' + service.words[0]
+
+
 def table(data):
     """[Service] in the order of starting, from the bytes of control/services (None: there is none).
 

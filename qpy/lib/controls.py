@@ -28,15 +28,24 @@ class Broken(program.Fatal):
 
 
 def raw(home: bytes, name: bytes) -> bytes | None:
-    """The bytes of DIR/control/NAME, None if there is no such file. OSError; Broken if it is too long."""
+    """The bytes of DIR/control/NAME, None if there is no such file. Broken if it cannot be had."""
     try:
         return unix.read_file(home + b'/control/' + name, limit=tables.FILE_LIMIT)
     except FileNotFoundError:
         return None
     except unix.error as problem:
-        if problem.errno != unix.EFBIG:
-            raise
-        raise Broken(name, 0, b'', b'longer than %d bytes' % tables.FILE_LIMIT) from None
+        raise Broken(name, 0, b'', unreadable(home + b'/control/' + name, problem)) from None
+
+
+def unreadable(path: bytes, problem) -> bytes:
+    """Why a control file cannot be read, with the remedy if one is known."""
+    if problem.errno == unix.EFBIG:
+        return b'longer than %d bytes' % tables.FILE_LIMIT
+    if problem.errno == unix.EISDIR:
+        return b'this is a directory, and must be a file; rmdir %s' % path
+    if problem.errno == unix.EACCES:
+        return b'uid %d may not read it; chmod 0644 %s' % (unix.geteuid(), path)
+    return b'unable to read it: ' + program.reason(problem)
 
 
 def parsed(parse, home: bytes, name: bytes):
@@ -98,6 +107,11 @@ def listing(home: bytes, name: bytes) -> list | None:
         return value
     value = default(home, name)
     return value if value is None else [value]
+
+
+def numbered(home: bytes, name: bytes) -> list:
+    """[(line number, entry)] of a list file; [] if it is absent."""
+    return parsed(tables.lines, home, name) or []
 
 
 def lookup(home: bytes, name: bytes) -> dict | None:

@@ -417,14 +417,14 @@ class Servers:
 
 def read_servers(home, resolv_conf):
     """[(address, port)]; Broken if control/resolvers has a line that names none."""
-    lines = controls.listing(home, b'resolvers')
+    lines = controls.numbered(home, b'resolvers')
     if not lines:
         try:
             return dnsconf.parse_resolv_conf(unix.read_file(resolv_conf))
         except FileNotFoundError:
             return dnsconf.LOCAL
     servers = []
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         try:
             servers.append(dnsconf.parse_server(line))
         except ValueError as problem:

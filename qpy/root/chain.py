@@ -25,6 +25,17 @@ class Chain:
         self.network = None
 
     def start(self, table, handed, delivery):
+        """Start all; if that fails it is said in the log, which runs by then, and watch() ends what was started."""
+        try:
+            self.start_all(table, handed, delivery)
+        except (program.Fatal, OSError) as problem:
+            if not self.running:
+                raise
+            program.complain(b'fatal: ' + (problem.text if isinstance(problem, program.Fatal)
+                                           else b'unable to start: ' + program.reason(problem)))
+            self.end()
+
+    def start_all(self, table, handed, delivery):
         """Start the log, then every line in order.  Our own lines go into the log from here on."""
         logs = [(name, unix.pipe2(unix.O_CLOEXEC)) for name in [b'start'] + [service.name for service in table]]
         self.network = None if self.house.rootless else confine.empty_network()
@@ -48,9 +59,7 @@ class Chain:
 
     def spawn(self, service, given, log, words):
         """Start one program with the descriptors of given = [(name, fd)]."""
-        path = words[0] if words[0][:1] == b'/' else self.house.home + b'/bin/' + words[0]
-        look.refuse(not unix.access(path, unix.X_OK), b'unable to start %s: %s is missing or cannot be executed'
-                    % (service.name, path))
+        path = services.path(service, self.house.home)
         pid = unix.fork()
         if pid == 0:
             unix._exit(program.guarded(lambda: self.become(service, given, log, path, words)))

@@ -1,8 +1,11 @@
 """What qpy-start looks at before it binds or starts anything; whatever is wrong is said with its remedy, and ends it."""
 from qpy import unix
-from qpy.core import accounts, controls as tables, exits, layout, services
+from qpy.core import accounts, controls as tables, exits, grammar, layout, services
 from qpy.lib import controls, program
 
+ANYBODY = b'anybody'
+STARTED_BY = {b'all': ANYBODY, b'qpy-local': ANYBODY, b'qpy-inject': ANYBODY, b'qpy-qmqpc': ANYBODY,
+              b'qpy-remote': b'qpyr'}               # readers that are no line of control/services
 CODE_SUFFIX = b'.py'
 WRITTEN = (b'control', b'bin', b'users', b'lib/site')    # what only root (or DIR's owner) may change, besides the code
 
@@ -55,11 +58,8 @@ def become_owner(home, there):
 
 def look_up_accounts(home):
     """{role: (uid, gid)} with root."""
-    try:
-        names = accounts.names(controls.listing(home, b'accounts') or [])
-    except ValueError as problem:
-        raise program.Fatal(exits.TEMP, b'unable to use control/accounts: line "%s": write role:name, one of the roles '
-                            % problem.args[0] + b' '.join(accounts.ROLES)) from None
+    controls.parsed(grammar.check, home, b'accounts')
+    names = accounts.names(controls.listing(home, b'accounts') or [])
     found = {b'root': (0, 0)}
     for role, group, _ in accounts.TABLE:
         try:
@@ -147,9 +147,51 @@ def read_controls(home):
     """[Service] after every control file has been read once; the broken one is named."""
     controls.check_directory(home)
     for name, kind, _, _, _ in tables.TABLE:
-        if kind in READ:
+        if name in grammar.CHECKS:
+            controls.parsed(grammar.check, home, name)
+        elif kind in READ:
             READ[kind](home, name)
+    return services.table(controls.raw(home, services.FILE))
+
+
+def check_readers(house, table):
+    """Refuse control files that an account which needs them may not read: we, who look, may be root."""
+    if house.rootless:
+        return                                       # we have just read them as who needs them
+    accounts_of = {service.words[0].rpartition(b'/')[2]: service.account for service in table} | STARTED_BY
+    for name, _, _, readers, _ in tables.TABLE:
+        path = house.home + b'/control/' + name
+        try:
+            there = unix.stat(path)
+        except FileNotFoundError:
+            continue
+        for reader in readers.split():
+            role = accounts_of.get(reader)
+            refuse(role and not readable(there, None if role == ANYBODY else house.of(role)),
+                   b'unable to start: %s has mode %04o, %s may not read it; chmod 0644 %s'
+                   % (path, there.st_mode & 0o7777, reader if reader != b'all' else b'its readers', path))
+
+
+def readable(there, ids):
+    """Whether (uid, gid), or None for anybody, may read a file by its mode."""
+    if ids is not None and (ids[0] == 0 or there.st_uid == ids[0]):
+        return ids[0] == 0 or there.st_mode & 0o400
+    return there.st_mode & (0o040 if ids is not None and there.st_gid == ids[1] else 0o004)
+
+
+def check_programs(house, table):
+    """Refuse programs that are not there, before any is started."""
+    for service in table:
+        path = services.path(service, house.home)
+        refuse(not unix.access(path, unix.X_OK) or unix.S_ISDIR(unix.stat(path).st_mode),
+               b'unable to start %s: %s is missing or cannot be executed%s' % (
+                   service.name, path, b' (control/services, line %d)' % service.line if service.line else b''))
+
+
+def check_delivery(words):
+    """Refuse an instruction that would be taken for something else than it looks like."""
     try:
-        return services.table(controls.raw(home, services.FILE))
+        tables.check_delivery(words, b'defaultdelivery')
     except tables.ControlError as wrong:
-        raise program.Fatal(exits.TEMP, b'unable to use ' + wrong.text) from None
+        raise program.Fatal(exits.TEMP, b'unable to deliver by "%s": %s' % (tables.show(wrong.value), wrong.remedy)) \
+            from None

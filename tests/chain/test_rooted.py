@@ -193,6 +193,20 @@ def test_a_killed_start_takes_everybody_with_it():
         house.remove()
 
 
+@pytest.mark.parametrize('name, mode', [('me', 0), ('smtproutes', 0o600)])
+def test_a_control_file_its_readers_may_not_read(name, mode):
+    """Start reads as root, and still refuses what its daemons could not read, with the remedy."""
+    house = houses.Rooted()
+    try:
+        os.chmod(house.home + '/control/' + name, mode)
+        refused = house.as_owner(house.home + '/bin/qpy-start', check=False)
+        path = os.fsencode(house.home) + b'/control/' + name.encode()
+        assert refused.returncode == 111 and refused.stderr.count(b'\n') == 1
+        assert path + b' has mode %04o, ' % mode in refused.stderr and b'chmod 0644 ' + path in refused.stderr
+    finally:
+        house.remove()
+
+
 def test_accounts_may_have_other_names():
     """With other names in control/accounts the installer makes those, everything runs under them, and mail arrives."""
     import grp

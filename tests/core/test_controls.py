@@ -2,7 +2,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from qpy.core import controls
+from qpy.core import controls, grammar
 
 
 @pytest.mark.parametrize('data, value', [
@@ -70,9 +70,9 @@ def test_choices():
 
 def test_lists():
     """Comments and empty lines go, blanks at the end go, blanks in front stay, order stays."""
-    data = '# Ümlaut\nA.example \t\n\n  \n b.example\n#c\nc.example'.encode()
-    assert controls.parse_list(data, b'locals') == [b'A.example', b' b.example', b'c.example']
-    assert controls.parse_set(data, b'locals') == {b'a.example': 2, b' b.example': 5, b'c.example': 7}
+    data = '# Ümlaut\nA@example \t\n\n  \n b@example\n#c\nc@example'.encode()
+    assert controls.parse_list(data, b'badmailfrom') == [b'A@example', b' b@example', b'c@example']
+    assert controls.parse_set(data, b'badmailfrom') == {b'a@example': 2, b' b@example': 5, b'c@example': 7}
 
 
 @pytest.mark.parametrize('bad', [b'x\r', b'x\0y', '\xfc.example'.encode(), b'\xef\xbb\xbfx'])
@@ -89,13 +89,70 @@ def test_eight_bit_local_parts():
 
 
 def test_maps():
-    """Keys ignore case, values do not; last duplicate wins; lines without colon are ignored; `:` is a key too."""
-    data = b'a.example:one\nA.EXAMPLE:Two\nnothing\n.b.example:\n:rest:25\njoe@c.example:j:k\n'
+    """Keys ignore case, values do not; last duplicate wins; the empty key is one too."""
+    data = b'a.example:one\nA.EXAMPLE:Two\n\n.b.example:\n:rest:25\njoe@c.example:j:k\n'
     assert controls.parse_map(data, b'virtualdomains') == {
         b'a.example': b'Two', b'.b.example': b'', b'': b'rest:25', b'joe@c.example': b'j:k'}
     assert controls.parse_map_lines(data, b'virtualdomains')[b'a.example'] == (b'Two', 2)
 
 
+SILENT = [          # file, bytes, line, a word of the remedy: what could never match, or would mean something else
+    (b'virtualdomains', b'a.example:bob\nb.example\n', 2, 'domain:user'),
+    (b'virtualdomains', b'a.example:bob@c.example\n', 1, 'user of this machine'),
+    (b'virtualdomains', b'a example:bob\n', 1, 'not a domain'),
+    (b'virtualdomains', b'joe@a..example:bob\n', 1, 'a dot too many'),
+    (b'locals', b'# ours\na b\n', 2, 'one domain per line'),
+    (b'locals', b'me.test, you.test\n', 1, 'one domain per line'),
+    (b'locals', b'.me.test\n', 1, 'begins with a dot'),
+    (b'percenthack', b'joe@me.test\n', 1, 'not a domain'),
+    (b'rcpthosts', b'me.test.\n', 1, 'a dot too many'),
+    (b'morercpthosts', b'a:b\n', 1, 'not a domain'),
+    (b'badmailfrom', b'spam.example\n', 1, '@host'),
+    (b'badrcptto', b'a@b\nspam\n', 2, '@host'),
+    (b'doublebounceto', b'@\n', 1, 'before the @'),
+    (b'doublebounceto', b'root@me.test\n', 1, 'before the @'),
+    (b'bouncefrom', b'mailer daemon\n', 1, 'before the @'),
+    (b'smtproutes', b':relay.test\nrelay.test\n', 2, 'no colon'),
+    (b'smtproutes', b'a b:relay.test\n', 1, 'not a domain'),
+    (b'smtproutes', b'a.test:relay.test:smtp\n', 1, 'port number'),
+    (b'accounts', b'qpyd:maild\nqpyx:y\n', 2, 'one of the roles qpyd'),
+    (b'accounts', b'qpyd\n', 1, 'role:name'),
+    (b'resolvers', b'# two\n127.0.0.1\nns.example\n', 3, 'ADDRESS:PORT'),
+    (b'qmqpservers', b'mail.example\n', 1, 'ADDRESS:PORT'),
+    (b'defaultdelivery', b'Maildir\n', 1, './Maildir/'),
+    (b'defaultdelivery', b'|preline procmail\njoe@a.test\n', 2, '&address'),
+    (b'defaultdelivery', b'\n', 1, 'empty'),
+    (b'defaultdelivery', b'', 1, 'empty'),
+    (b'tcp.smtp', b'127.:allow\n10.:maybe\n', 2, 'allow or deny'),
+    (b'tcp.smtp', b'\0not a cdb', 0, 'cdb'),
+    (b'services', b'smtpd qpyd tcp:25 qpy-smtpd\n', 1, 'tcp:ADDRESS:PORT'),
+    (b'morercpthosts.cdb', b'short', 0, 'cdb'),
+]
+
+
+@pytest.mark.parametrize('name, data, line, words', SILENT)
+def test_what_would_silently_not_work_is_an_error(name, data, line, words):
+    """Entries that could never match, and lines that would mean something else, are named with line and remedy."""
+    kind = controls.row(name)[1]
+    with pytest.raises(controls.ControlError) as found:
+        (grammar.check if name in grammar.CHECKS else PARSER[kind])(data, name)
+    assert found.value.line == line and words in str(found.value)
+
+
+@pytest.mark.parametrize('name, data', [
+    (b'virtualdomains', b'joe@a.test:joe\na.test:\n.b.test:bob\n:rest\n[192.0.2.1]:lit\nx@[192.0.2.1]:lit\n[IPv6:::1]:six\n'),
+    (b'locals', b'me.test\nlocalhost\n[127.0.0.1]\n[IPv6:::1]\nA_b.test\n'), (b'rcpthosts', b'.me.test\nxn--a.test\n'),
+    (b'smtproutes', b':relay.test:26\n.a.test:[::1]:25\nb.test:\n[192.0.2.1]:127.0.0.1\n'), (b'doublebounceto', b'\n'),
+    (b'defaultdelivery', b'# nothing\n|a\n./b\n/c/d/\n&e@f\n\n'), (b'badmailfrom', b'@a.test\n"a b"@c.test\n'),
+    (b'resolvers', b'127.0.0.1:53\n::1\n'), (b'accounts', b'qpyd:maild\n'), (b'tcp.smtp', b':allow\n')])
+def test_what_is_right_is_taken(name, data):
+    """Every form the manual names is accepted."""
+    kind = controls.row(name)[1]
+    (grammar.check if name in grammar.CHECKS else PARSER[kind])(data, name)
+
+
+PARSER = {controls.LINE: controls.parse_line, controls.NUMBER: controls.parse_number, controls.LIST: controls.parse_list,
+          controls.MAP: controls.parse_map, controls.TEXT: controls.parse_text}
 PARSERS = (controls.parse_line, controls.parse_number, controls.parse_list, controls.parse_set, controls.parse_map,
            controls.parse_map_lines, controls.parse_text)
 

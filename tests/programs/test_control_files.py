@@ -66,10 +66,25 @@ def test_broken_is_fatal_by_itself(home):
 
 
 def test_unreadable_is_not_missing(home):
-    """Any trouble but absence is an OSError, never a default."""
+    """Any trouble but absence names the file and the remedy, and is never a default; on HUP the old value stays."""
+    put(home, b'locals', b'a.test\n')
+    watched = controls.Watched(home, (b'locals',), lambda home: controls.listing(home, b'locals'))
+    os.unlink(os.path.join(home, b'control', b'locals'))
     os.mkdir(os.path.join(home, b'control', b'locals'))
-    with pytest.raises(OSError):
+    with pytest.raises(controls.Broken) as found:
         controls.listing(home, b'locals')
+    assert b'control/locals: this is a directory, and must be a file; rmdir ' + home in found.value.text
+    assert not watched.reload() and watched.value == [b'a.test']
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
+def test_a_file_closed_to_us(home):
+    """One that may not be read names the account and the remedy."""
+    put(home, b'locals', b'a.test\n')
+    os.chmod(os.path.join(home, b'control', b'locals'), 0)
+    with pytest.raises(controls.Broken) as found:
+        controls.listing(home, b'locals')
+    assert b'uid %d may not read it; chmod 0644 ' % os.geteuid() in found.value.text
 
 
 def test_out_of_range_is_forced_and_said(home, monkeypatch):

@@ -52,14 +52,15 @@ class House:
             file.write(text)
         os.chmod(path, mode)
 
-    def start(self, *arguments):
+    def start(self, *arguments, log=None):
+        """Start it; its log goes into a pipe that is read here, or into a file."""
         user = {}
         if os.geteuid() == 0:
             for directory, directories, files in os.walk(self.home):
                 for name in ['.'] + directories + files:
                     os.chown(os.path.join(directory, name), 54321, 54321)
         self.process = subprocess.Popen([SOURCE + '/bin/qpy-start', *arguments], stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/',
+                                        stdout=open(log, 'w') if log else subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/',
                                         env={'QPYHOME': self.home, 'SECRET': 'x', 'PATH': '/bin'}, **user)
         return self.process
 
@@ -77,7 +78,8 @@ class House:
         if self.process and self.process.poll() is None:
             self.process.kill()
         if self.process:
-            self.process.stdout.close()
+            if self.process.stdout:
+                self.process.stdout.close()
             self.process.wait()
 
     def refusal(self):
@@ -197,6 +199,15 @@ def test_a_port_that_is_taken(house):
     ('control/me', '\n', 'control/me'),
     ('control/services', 'smtpd qpyd tcp:25 qpy-smtpd\n', 'control/services, line 1, "tcp:25": write tcp:ADDRESS:PORT'),
     ('control/locals', 'a\r\n', 'control/locals, line 1'),
+    ('control/locals', 'here.test\na b\n', 'control/locals, line 2, "a b": not a domain; write one domain per line'),
+    ('control/virtualdomains', 'a.test:a\nb.test\n', 'control/virtualdomains, line 2, "b.test": no colon; write domain:user'),
+    ('control/doublebounceto', '@\n', 'control/doublebounceto, line 1, "@": write only what stands before the @'),
+    ('control/smtproutes', 'relay.test\n', 'control/smtproutes, line 1, "relay.test": no colon; write domain:relay'),
+    ('control/smtproutes', ':relay:smtp\n', 'control/smtproutes, line 1, "relay:smtp": not a port number'),
+    ('control/tcp.smtp', ':allow\n10.:no\n', 'control/tcp.smtp, line 2, "10.:no": after the colon, write allow or deny'),
+    ('control/resolvers', 'ns.test\n', 'control/resolvers, line 1, "ns.test": write an address'),
+    ('control/accounts', '#\nqpyx:y\n', 'control/accounts, line 2, "qpyx:y": write role:name, one of the roles qpyd'),
+    ('control/defaultdelivery', 'Maildir\n', 'control/defaultdelivery, line 1, "Maildir": write ./Maildir/'),
 ])
 def test_a_broken_control_file_is_named(house, file, text, words):
     """Start refuses with file, line, value and remedy."""
@@ -211,6 +222,35 @@ def test_a_directory_of_wrong_mode_is_named_with_the_remedy(house, name, mode):
     os.chmod(path, mode)
     out = house.refusal()
     assert 'has mode %04o, must have' % mode in out and 'chmod' in out and path in out
+
+
+def test_a_directory_in_place_of_a_control_file(house):
+    """It is named with what to type."""
+    os.mkdir(house.home + '/control/percenthack')
+    assert ('control/percenthack: this is a directory, and must be a file; rmdir %s/control/percenthack' % house.home
+            in house.refusal())
+
+
+def test_a_control_file_closed_to_its_reader(house):
+    """Rootless: DIR's owner may not read it."""
+    os.chmod(house.home + '/control/me', 0)
+    assert 'may not read it; chmod 0644 %s/control/me' % house.home in house.refusal()
+
+
+def test_a_delivery_instruction_that_is_none(house):
+    """`Maildir` would be an address to forward to: refused, with what was meant."""
+    out, _ = house.start('Maildir').communicate()
+    assert house.process.returncode == 111
+    assert 'unable to deliver by "Maildir": write ./Maildir/ for a Maildir' in out
+
+
+def test_rules_may_be_a_cdb(house):
+    """control/tcp.smtp as tcprules makes it is taken."""
+    from qpy.core import cdb
+    with open(house.home + '/control/tcp.smtp', 'wb') as file:
+        file.write(cdb.build([(b'', b'')]))
+    house.start()
+    house.read_until('hello', len(DAEMONS))
 
 
 def test_a_directory_that_is_missing(house):
@@ -235,11 +275,25 @@ def test_a_file_others_can_write(house, name):
 
 
 def test_a_program_that_is_missing(house):
-    """Start names the path, and what was started before has ended."""
+    """Start names path and line before anything is started."""
     os.unlink(house.home + '/bin/qpy-rspawn')
-    out, _ = house.start().communicate()
-    assert 'unable to start rspawn: %s/bin/qpy-rspawn is missing' % house.home in out
-    assert house.process.returncode == 111
+    assert 'unable to start rspawn: %s/bin/qpy-rspawn is missing' % house.home in house.refusal()
+    house.write('bin/qpy-rspawn', STAND_IN, 0o755)
+    house.write('control/services', 'filter qpyd - /nonexistent/filter\n')
+    assert ('unable to start filter: /nonexistent/filter is missing or cannot be executed (control/services, line 1)'
+            in house.refusal())
+
+
+def test_the_reason_of_a_failed_start_is_there_before_it_returns(house):
+    """A program whose interpreter is missing: what stands in the log when start has returned says why."""
+    house.write('bin/qpy-users', '#!/nonexistent/python\n', 0o755)
+    log = house.home + '/log'
+    house.start(log=log)
+    assert house.process.wait(60) == 111
+    with open(log) as file:
+        said = file.read()
+    assert 'users has ended with exit code 111; ending the chain' in said
+    assert 'unable to run %s/bin/qpy-users: No such file or directory' % house.home in said
 
 
 def test_too_many_words(house):

@@ -1,0 +1,67 @@
+"""The grammar of those control files that have one of their own, for the check before anything is started.
+
+A check takes the bytes of a file and returns nothing; it raises ControlError for what must be mended.
+"""
+from qpy.core import accounts, cdb, controls, dnsconf, services, smtproutes, tcprules
+from qpy.core.controls import ControlError
+from qpy.core.qmqp import PORT as QMQP_PORT
+
+
+def check(data: bytes, name: bytes) -> None:
+    """ControlError if the grammar of a file that is named in CHECKS finds something wrong."""
+    CHECKS[name](data, name)
+
+
+def check_accounts(data, name):
+    """role:name, of known roles."""
+    for number, line in controls.lines(data, name):
+        try:
+            accounts.names([line])
+        except ValueError:
+            raise ControlError(name, number, line, b'write role:name, one of the roles '
+                               + b' '.join(accounts.ROLES)) from None
+
+
+def check_routes(data, name):
+    """domain:relay and domain:relay:port."""
+    routes = controls.parse_map_lines(data, name)
+    for key, reason in smtproutes.faults({key: value for key, (value, _) in routes.items()}):
+        value, line = routes[key]
+        raise ControlError(name, line, value, reason + b'; write host, host:port or [IPv6]:port')
+
+
+def check_servers(data, name):
+    """ADDRESS and ADDRESS:PORT."""
+    for number, line in controls.lines(data, name):
+        try:
+            dnsconf.parse_server(line, QMQP_PORT)
+        except ValueError as problem:
+            raise ControlError(name, number, line, str(problem).encode()) from None
+
+
+def check_rules(data, name):
+    """tcprules' text or cdb."""
+    if b'\0' in data:
+        return check_cdb(data, name)
+    try:
+        tcprules.parse(data)
+    except tcprules.RulesError as problem:
+        raise ControlError(name, problem.number, problem.line, problem.remedy) from None
+
+
+def check_cdb(data, name):
+    """A cdb whose tables can be read."""
+    try:
+        cdb.over(data).get(b'')
+    except cdb.CdbError as problem:
+        raise ControlError(name, 0, b'', b'not a whole cdb: %s; make it anew' % str(problem).encode()) from None
+
+
+def check_services(data, name):
+    """The process table."""
+    services.table(data)
+
+
+CHECKS = {b'accounts': check_accounts, b'smtproutes': check_routes, b'resolvers': check_servers,
+          b'qmqpservers': check_servers, b'tcp.smtp': check_rules, b'morercpthosts.cdb': check_cdb,
+          b'services': check_services}
