@@ -13,6 +13,7 @@ TABLE = b"""\
    bouncer         qpys     empty  mess=r,state=r,control=rl         none       no       unix      run       2000
    smtpd-master    qpyd     empty  any                               programs   yes      any       any       -
    smtpd           qpyd     empty  control=rl,etc=r                  none       no       unix      run       4000
+   qmtpd           qpyd     empty  control=rl,etc=r,tmp=rw           none       no       unix      run       1000
    users-master    qpyp     host   control=rl,users=rl,etc=r,name=r  workers    no       any       any       2000
    users           qpyp     host   control=rl,users=rl,etc=r,name=r  none       no       any       any       2000
    resolve-master  qpyr     host   control=rl,etc=r,resolv=r,site=r  workers    no       tcp,udp   any       2000
@@ -32,11 +33,12 @@ TABLE = b"""\
 # sockets     what it may make: unix, tcp, udp, any
 # connects    to names in DIR/run, to ports of mail, to any
 # memory      address space in megabytes
-# The seed's line is here to be read: users' programs come from it, and what keeps them is their user.
+# smtpd-master's line is also that of qmtpd's and qmqpd's masters, and of those of their children that run a filter;
+# qmtpd's also qmqpd's.  The seed's line is here to be read: users' programs come from it, and what keeps them is their user.
 
 PLACES = {b'mess': (b'queue/mess',), b'state': (b'queue/state',), b'damaged': (b'queue/damaged',),
           b'control': (b'control',), b'users': (b'users',), b'site': (b'lib/site',),
-          b'etc': (b'/etc',), b'proc': (b'/proc',),
+          b'etc': (b'/etc',), b'tmp': (b'/var/tmp', b'/tmp'), b'proc': (b'/proc',),
           b'resolv': (b'/run/systemd/resolve', b'/run/resolvconf', b'/run/NetworkManager', b'/run/connman'),
           b'name': (b'/run/systemd/userdb', b'/var/lib/extrausers', b'/var/lib/misc', b'/var/db')}
 CODE = (b'lib', b'/lib', b'/lib64', b'/usr/lib', b'/usr/lib64', b'/usr/local/lib')      # read by everybody

@@ -10,7 +10,7 @@ that serves one may wait for it.
 """
 from qpy import unix
 from qpy.core import cdb, dates, exits, netstring, qmtp, received, text
-from qpy.lib import controls, inherit, loop, master, program, spool, submit
+from qpy.lib import confine, controls, inherit, loop, master, program, spool, submit
 from qpy.qpyd import settings as settings_, smtpd
 
 PATIENCE = 3600             # seconds for a whole connection, as in qmail
@@ -121,6 +121,7 @@ def main(home, args, found, protocol, talk, needs_relay):
     if client is None and set(found) - {b'life'}:
         watched = settings_.watched(home)
         words = protocol, talk, needs_relay
+        confine.confine(home, b'smtpd-master')
         return master.run(found, lambda found: Acceptor(home, watched, found, *words).run(), 1)
     if client is not None:
         unix.dup2(client, 0)
@@ -152,6 +153,8 @@ def one(home, settings, protocol, talk, needs_relay):
     for name, value in client.env:
         if name in settings_.FILTERS:
             unix.environ[name] = value
+    filtered = any(name in unix.environ for name in settings_.FILTERS)
+    confine.confine(home, b'smtpd-master' if filtered else b'qmtpd')
     try:
         return talk(Conversation(home, settings, client, protocol))
     except Gone:
