@@ -24,12 +24,14 @@ class Site:
         os.makedirs(home)
         os.chown(home, UID, UID)
         self.mailbox = Mailbox(home)
-        self.qpy = peer.Qpy(os.path.join(base, host.name), 25, users=[(user, UID, UID, home)], me=host.name + '.test',
+        self.qpy = peer.Qpy(os.path.join(base, host.name), 25, users=[(user, UID, UID, home)],
+                            me=host.name + '.test',
                             host=host, controls={'timeoutconnect': '2\n', 'timeoutremote': '5\n'})
 
     def send(self, recipients, text, sender=None):
         """Hand a message to this host's sendmail; text is the whole message as bytes."""
-        self.host.run(self.qpy.home + '/bin/qpy-sendmail', '-i', '-f', self.address if sender is None else sender, '--',
+        self.host.run(self.qpy.home + '/bin/qpy-sendmail', '-i', '-f',
+                      self.address if sender is None else sender, '--',
                       *recipients, data=text)
 
     def next(self):

@@ -1,11 +1,12 @@
-"""Where mail goes by what the DNS says, through a whole qpy: to whom, when again, and what its sender hears."""
+"""Where mail goes by what the DNS says, through a whole qpy: to whom, when again, and what its sender
+hears."""
 import pytest
 
 from tests.peers import dns_script
 from tests.peers.smtp_script import Server, good
 
-# Domains whose mail arrives at once, and how their zone is written: {n} are addresses with a server, dead ones refuse,
-# holes swallow.
+# Domains whose mail arrives at once, and how their zone is written: {n} are addresses with a server, dead
+# ones refuse, holes swallow.
 ARRIVES = {
     'plain': {('plain.test', 'MX'): ['10 mx.plain.test'], ('mx.plain.test', 'A'): ['{live}']},
     'implicit': {('implicit.test', 'A'): ['{live}']},
@@ -13,17 +14,22 @@ ARRIVES = {
     'only-six': {('only-six.test', 'AAAA'): ['{live6}']},
     'best-refuses': {('best-refuses.test', 'MX'): ['10 one.best-refuses.test', '20 two.best-refuses.test'],
                      ('one.best-refuses.test', 'A'): ['{dead}'], ('two.best-refuses.test', 'A'): ['{live}']},
-    'best-is-silent': {('best-is-silent.test', 'MX'): ['10 one.best-is-silent.test', '20 two.best-is-silent.test'],
-                       ('one.best-is-silent.test', 'A'): ['{hole}'], ('two.best-is-silent.test', 'A'): ['{live}']},
-    'best-is-unknown': {('best-is-unknown.test', 'MX'): ['10 one.best-is-unknown.test', '20 two.best-is-unknown.test'],
+    'best-is-silent': {('best-is-silent.test', 'MX'): ['10 one.best-is-silent.test',
+                                                       '20 two.best-is-silent.test'],
+                       ('one.best-is-silent.test', 'A'): ['{hole}'],
+                       ('two.best-is-silent.test', 'A'): ['{live}']},
+    'best-is-unknown': {('best-is-unknown.test', 'MX'): ['10 one.best-is-unknown.test',
+                                                         '20 two.best-is-unknown.test'],
                         ('two.best-is-unknown.test', 'A'): ['{live}']},
     'second-address': {('second-address.test', 'MX'): ['10 mx.second-address.test'],
                        ('mx.second-address.test', 'A'): ['{dead}', '{live}']},
     'alias': {('alias.test', 'CNAME'): ['real.alias.test'], ('real.alias.test', 'MX'): ['10 mx.alias.test'],
               ('mx.alias.test', 'A'): ['{live}']},
     'mx-is-alias': {('mx-is-alias.test', 'MX'): ['10 mx.mx-is-alias.test'],
-                    ('mx.mx-is-alias.test', 'CNAME'): ['host.mx-is-alias.test'], ('host.mx-is-alias.test', 'A'): ['{live}']},
-    'truncated': {('truncated.test', 'MX'): dns_script.TRUNCATED, ('truncated.test', 'MX/tcp'): ['10 mx.truncated.test'],
+                    ('mx.mx-is-alias.test', 'CNAME'): ['host.mx-is-alias.test'],
+                    ('host.mx-is-alias.test', 'A'): ['{live}']},
+    'truncated': {('truncated.test', 'MX'): dns_script.TRUNCATED,
+                  ('truncated.test', 'MX/tcp'): ['10 mx.truncated.test'],
                   ('mx.truncated.test', 'A'): ['{live}']},
 }
 # Domains to which mail can never go, and what the bounce says.
@@ -38,9 +44,11 @@ LATER = {
     'servfail': {('servfail.test', 'MX'): dns_script.SERVFAIL},
     'refused': {('refused.test', 'MX'): dns_script.REFUSED},
     'silent': {('silent.test', 'MX'): dns_script.SILENT},
-    'mx-servfail': {('mx-servfail.test', 'MX'): ['10 mx.mx-servfail.test'], ('mx.mx-servfail.test', 'A'): dns_script.SERVFAIL},
+    'mx-servfail': {('mx-servfail.test', 'MX'): ['10 mx.mx-servfail.test'],
+                    ('mx.mx-servfail.test', 'A'): dns_script.SERVFAIL},
     'all-dead': {('all-dead.test', 'MX'): ['10 mx.all-dead.test'], ('mx.all-dead.test', 'A'): ['{dead}']},
-    'all-silent': {('all-silent.test', 'MX'): ['10 mx.all-silent.test'], ('mx.all-silent.test', 'A'): ['{hole}']},
+    'all-silent': {('all-silent.test', 'MX'): ['10 mx.all-silent.test'],
+                   ('mx.all-silent.test', 'A'): ['{hole}']},
 }
 
 
@@ -57,7 +65,9 @@ def places(world):
 def publish(world, words, zone):
     """Put a zone into the DNS."""
     for key, records in zone.items():
-        world.zone[key] = [record.format(**words) for record in records] if isinstance(records, list) else records
+        if isinstance(records, list):
+            records = [record.format(**words) for record in records]
+        world.zone[key] = records
 
 
 def bodies(servers):
@@ -71,8 +81,8 @@ def bodies(servers):
 
 
 def test_it_arrives(world, sites, places):
-    """MX by preference with the best one refusing, silent or unknown; A and AAAA without MX; aliases; TCP: each
-    message arrives at its first attempt, once."""
+    """MX by preference with the best one refusing, silent or unknown; A and AAAA without MX; aliases; TCP:
+    each message arrives at its first attempt, once."""
     a, _ = sites
     words, servers = places
     for zone in ARRIVES.values():
@@ -91,8 +101,8 @@ def test_it_arrives(world, sites, places):
 
 
 def test_it_never_goes(world, sites, places):
-    """Null MX, a domain that does not exist, one without addresses, one that only we are said to serve: a bounce each,
-    at once, with the reason's code."""
+    """Null MX, a domain that does not exist, one without addresses, one that only we are said to serve: a
+    bounce each, at once, with the reason's code."""
     a, _ = sites
     for name, (zone, _) in NEVER.items():
         publish(world, places[0], zone)
@@ -105,7 +115,8 @@ def test_it_never_goes(world, sites, places):
 
 
 def test_it_goes_later(world, sites, places):
-    """Whatever the DNS or the network withholds is temporary: the mail waits, and goes when the trouble is over."""
+    """Whatever the DNS or the network withholds is temporary: the mail waits, and goes when the trouble is
+    over."""
     a, _ = sites
     words, servers = places
     for name, zone in LATER.items():
@@ -116,10 +127,12 @@ def test_it_goes_later(world, sites, places):
             if a.qpy.outcomes()['x@%s.test' % name][0][0] != 'Z'} == {}
     assert len(a.qpy.waiting()) == len(LATER) and not a.mailbox.names() - a.mailbox.seen
     for name in LATER:
-        publish(world, words, {(name + '.test', 'MX'): ['10 mx.%s.test' % name], ('mx.%s.test' % name, 'A'): ['{live}']})
+        publish(world, words, {(name + '.test', 'MX'): ['10 mx.%s.test' % name],
+                               ('mx.%s.test' % name, 'A'): ['{live}']})
     a.qpy.command(a.qpy.home + '/bin/qpy-ctl', 'tcpok')
     a.qpy.command(a.qpy.home + '/bin/qpy-ctl', 'run')
-    a.until(lambda: not a.qpy.waiting(), lambda: str({name: a.qpy.outcomes()['x@%s.test' % name] for name in LATER}))
+    a.until(lambda: not a.qpy.waiting(),
+            lambda: str({name: a.qpy.outcomes()['x@%s.test' % name] for name in LATER}))
     assert all(bodies(servers)['x@%s.test' % name] == [b'for %s\r\n' % name.encode()] for name in LATER)
     assert not a.mailbox.names() - a.mailbox.seen
 

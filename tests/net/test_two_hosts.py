@@ -17,11 +17,13 @@ def test_there_and_back(sites):
     a, b = sites
     a.send([b.address], b'Subject: hello\n\nhow are you?\n')
     text = b.next()
-    assert body(text) == b'how are you?\n' and text.startswith(b'Return-Path: <joe@a.test>\nDelivered-To: sue@b.test\n')
+    assert text.startswith(b'Return-Path: <joe@a.test>\nDelivered-To: sue@b.test\n')
+    assert body(text) == b'how are you?\n'
     assert b'(HELO a.test) (%s)\n' % a.host.address.encode() in text, text
     b.send([a.address], b'Subject: Re: hello\n\nfine\n')
     text = a.next()
-    assert body(text) == b'fine\n' and text.startswith(b'Return-Path: <sue@b.test>\nDelivered-To: joe@a.test\n')
+    assert text.startswith(b'Return-Path: <sue@b.test>\nDelivered-To: joe@a.test\n')
+    assert body(text) == b'fine\n'
 
 
 def test_bytes_survive_the_way(sites):
@@ -32,8 +34,8 @@ def test_bytes_survive_the_way(sites):
 
 
 def test_a_bounce_comes_home(sites):
-    """b refuses an unknown recipient at RCPT; the bounce that a makes says so, in joe's Maildir, once, and the other
-    recipient has the message.
+    """b refuses an unknown recipient at RCPT; the bounce that a makes says so, in joe's Maildir, once, and
+    the other recipient has the message.
     """
     a, b = sites
     a.send(['nobody-here@b.test', b.address], b'Subject: x\n\ntext\n')
@@ -46,7 +48,8 @@ def test_a_bounce_comes_home(sites):
 
 
 def test_forward(sites):
-    """A forward in sue's .qmail, made by a program in her namespace without privileges, goes back out to a."""
+    """A forward in sue's .qmail, made by a program in her namespace without privileges, goes back out to
+    a."""
     a, b = sites
     b.mailbox.dot_qmail('away', '&joe@a.test\n')
     a.send(['sue-away@b.test'], b'Subject: on\n\nround trip\n')
@@ -56,7 +59,8 @@ def test_forward(sites):
 
 
 def test_a_loop_ends(sites):
-    """Two users who forward to each other across hosts: the loop is seen by its Delivered-To, and the sender is told."""
+    """Two users who forward to each other across hosts: the loop is seen by its Delivered-To, and the sender
+    is told."""
     a, b = sites
     a.mailbox.dot_qmail('loop', '&sue-loop@b.test\n')
     b.mailbox.dot_qmail('loop', '&joe-loop@a.test\n')
@@ -76,7 +80,8 @@ def test_no_relay_for_the_other_host(sites):
         with smtplib.SMTP(b.host.address, 25, timeout=10) as client:
             client.ehlo('a.test')
             client.mail('joe@a.test')
-            return [client.rcpt(name)[0] for name in ('x@elsewhere.test', 'sue@b.test', 'sue%elsewhere.test@b.test')]
+            return [client.rcpt(name)[0]
+                    for name in ('x@elsewhere.test', 'sue@b.test', 'sue%elsewhere.test@b.test')]
     assert a.host.call(codes) == [553, 250, 550]
 
 

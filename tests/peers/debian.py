@@ -6,7 +6,8 @@ import subprocess
 
 NEEDS = {'maildrop': ('courier-authlib', 'libcourier-unicode4', 'libgdbm6', 'libpcre3'),
          'bsd-mailx': ('liblockfile1', 'libbsd0', 'libmd0'),
-         'mutt': ('libgpgme11', 'libgsasl18', 'libtokyocabinet9', 'libassuan0', 'libgssglue1', 'libntlm0', 'libidn12')}
+         'mutt': ('libgpgme11', 'libgsasl18', 'libtokyocabinet9', 'libassuan0', 'libgssglue1', 'libntlm0',
+                  'libidn12')}
 CACHE = os.environ.get('QPY_TEST_CACHE', '/tmp/qpy-test-packages')
 
 
@@ -38,7 +39,8 @@ def unpack(*packages):
 
 
 def merge(root):
-    """Put what some packages still have in /bin, /lib and /sbin under /usr, where it is in an installed system."""
+    """Put what some packages still have in /bin, /lib and /sbin under /usr, where it is in an installed
+    system."""
     for name in ('bin', 'lib', 'sbin'):
         top = os.path.join(root, name)
         if os.path.isdir(top):
@@ -54,13 +56,15 @@ def libraries(root):
 def program(name, *packages):
     """The path of a program: the installed one, else a wrapper around that of the unpacked packages.
 
-    RuntimeError if it cannot be had.  Libraries that a fresh Debian has not are added to the packages (NEEDS).
+    RuntimeError if it cannot be had.  Libraries that a fresh Debian has not are added to the packages
+    (NEEDS).
     """
     installed = shutil.which(name, path=os.environ.get('PATH', '') + ':/usr/sbin:/sbin')
     if installed:
         return installed
     root = unpack(*packages, *NEEDS.get(name, ()))
-    path = next((p for p in (root + '/usr/bin/' + name, root + '/usr/sbin/' + name) if os.path.exists(p)), None)
+    path = next((p for p in (root + '/usr/bin/' + name, root + '/usr/sbin/' + name) if os.path.exists(p)),
+                None)
     if not path:
         raise RuntimeError('%s is not in %s' % (name, ' '.join(packages)))
     wrapper = os.path.join(root, name)
@@ -73,5 +77,6 @@ def program(name, *packages):
 
 def libicu():
     """The name under which this Debian has the library that Postfix needs."""
-    found = subprocess.run(['apt-cache', 'search', '--names-only', '^libicu[0-9]+$'], capture_output=True, text=True)
+    found = subprocess.run(['apt-cache', 'search', '--names-only', '^libicu[0-9]+$'], capture_output=True,
+                           text=True)
     return found.stdout.split()[0] if found.stdout else 'libicu72'

@@ -1,4 +1,5 @@
-"""A real Dovecot, as Debian ships it, in a mount namespace of its own, serving IMAP on loopback from Maildirs.
+"""A real Dovecot, as Debian ships it, in a mount namespace of its own, serving IMAP on loopback from
+Maildirs.
 
 Needs root, overlayfs, and the packages (tests.peers.debian).
 """
@@ -11,7 +12,8 @@ import tempfile
 from tests.peers import debian
 from tests.peers.qpy import wait_for_port
 
-PACKAGES = ('dovecot-core', 'dovecot-imapd', 'libexttextcat-2.0-0', 'libexttextcat-data', 'liblua5.4-0', 'libwrap0',
+PACKAGES = ('dovecot-core', 'dovecot-imapd', 'libexttextcat-2.0-0', 'libexttextcat-data', 'liblua5.4-0',
+            'libwrap0',
             'libicu', 'libsodium23', 'libstemmer0d', 'libtirpc3', 'libunwind8')
 UID, LOGIN_UID = 64011, 64012           # its accounts exist in its own /etc only
 PASSWORD = 'secret'
@@ -49,7 +51,8 @@ userdb {{
 
 
 class Dovecot:
-    """IMAP on 127.0.0.1:port; every name logs in with PASSWORD and sees the Maildir of home, which is uid's."""
+    """IMAP on 127.0.0.1:port; every name logs in with PASSWORD and sees the Maildir of home, which is
+    uid's."""
 
     def __init__(self, port, uid, home):
         self.port, self.root = port, debian.unpack(*PACKAGES)
@@ -80,7 +83,8 @@ class Dovecot:
                   'mount -t overlay overlay -o lowerdir={work}/etc:/etc /etc; '
                   'exec dovecot -F -c {conf}').format(root=self.root, work=self.work, conf=self.conf)
         with open(os.path.join(self.work, 'output'), 'wb') as output:
-            return subprocess.Popen(['unshare', '-m', 'sh', '-c', script], stdin=subprocess.DEVNULL, stdout=output,
+            return subprocess.Popen(['unshare', '-m', 'sh', '-c', script], stdin=subprocess.DEVNULL,
+                                    stdout=output,
                                     stderr=output, start_new_session=True)
 
     def log(self):

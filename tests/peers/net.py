@@ -1,8 +1,10 @@
-"""Hosts on a network of their own: namespaces joined by veth, with real ports 25 and 53.  Needs root and iproute2.
+"""Hosts on a network of their own: namespaces joined by veth, with real ports 25 and 53.  Needs root and
+iproute2.
 
     with Net(('a', 'b')) as net: net.hub, net.hosts['a'] ...
-The hub routes: it has HUB, and any address under WORLD that is asked for (Net.world).  Host number n has 10.99.n.2
-and fd99:n::2.  Nothing of it is visible outside, and all of it goes when its holders end: with the test's process.
+The hub routes: it has HUB, and any address under WORLD that is asked for (Net.world).  Host number n has
+10.99.n.2 and fd99:n::2.  Nothing of it is visible outside, and all of it goes when its holders end: with the
+test's process.
 """
 import ctypes
 import os
@@ -21,7 +23,8 @@ class Host:
         self.name, self.address = name, HUB
         self.files, self.overlaid = {}, False
         kinds = ['-n', '-m'] if network else ['-m']
-        self.holder = subprocess.Popen(['unshare', *kinds, 'sh', '-c', 'mount --make-rprivate / && echo && read x'],
+        self.holder = subprocess.Popen(['unshare', *kinds, 'sh', '-c',
+                                        'mount --make-rprivate / && echo && read x'],
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert self.holder.stdout.readline() == b'\n', 'no namespace to be had'
         self.prefix = ['nsenter', '-t', str(self.holder.pid), *kinds, '--']
@@ -32,7 +35,8 @@ class Host:
         """Run a command on this host, to its success, with data as its input; its output."""
         done = subprocess.run([*self.prefix, *command], capture_output=True, input=data)
         if done.returncode:
-            raise RuntimeError('%s: exit %d\n%r' % (' '.join(command), done.returncode, done.stdout + done.stderr))
+            raise RuntimeError('%s: exit %d\n%r'
+                               % (' '.join(command), done.returncode, done.stdout + done.stderr))
         return done.stdout.decode()
 
     def call(self, function):
@@ -82,7 +86,8 @@ class Host:
         self.etc(directory, {'passwd': ''.join(lines)})
 
     def usr(self, *roots):
-        """Let this host see the files under these directories, the first of them first, beside those of its /usr."""
+        """Let this host see the files under these directories, the first of them first, beside those of its
+        /usr."""
         self.run('mount', '-t', 'overlay', 'overlay', '-o', 'lowerdir=%s:/usr' % ':'.join(roots), '/usr')
 
     def end(self):
@@ -98,7 +103,8 @@ class Net:
     def __init__(self, names, directory):
         self.hub, self.hosts, self.addresses = Host('hub'), {}, 0
         self.hub.run('ip', 'addr', 'add', HUB + '/32', 'dev', 'lo')
-        self.hub.run('sh', '-c', 'echo 1 | tee /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding')
+        self.hub.run('sh', '-c',
+                     'echo 1 | tee /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding')
         for number, name in enumerate(names, 1):
             self._join(number, name).resolver(HUB, directory)
 
@@ -106,7 +112,8 @@ class Net:
         host, link = Host(name), 'h%d' % number
         self.hosts[name] = host
         host.address, gateway = '10.99.%d.2' % number, '10.99.%d.1' % number
-        self.hub.run('ip', 'link', 'add', link, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', str(host.holder.pid))
+        self.hub.run('ip', 'link', 'add', link, 'type', 'veth', 'peer', 'name', 'eth0', 'netns',
+                     str(host.holder.pid))
         self.hub.run('ip', 'addr', 'add', gateway + '/24', 'dev', link)
         self.hub.run('ip', '-6', 'addr', 'add', 'fd99:%d::1/64' % number, 'dev', link, 'nodad')
         self.hub.run('ip', 'link', 'set', link, 'up')
@@ -118,10 +125,12 @@ class Net:
         return host
 
     def world(self, six=False):
-        """A fresh address of the outer world, which is on the hub: its ports are closed until somebody listens."""
+        """A fresh address of the outer world, which is on the hub: its ports are closed until somebody
+        listens."""
         self.addresses += 1
         address = 'fd98::%x' % self.addresses if six else '10.98.0.%d' % self.addresses
-        self.hub.run('ip', *(('-6',) if six else ()), 'addr', 'add', address + ('/128' if six else '/32'), 'dev', 'lo',
+        self.hub.run('ip', *(('-6',) if six else ()), 'addr', 'add', address + ('/128' if six else '/32'),
+                     'dev', 'lo',
                      *(('nodad',) if six else ()))
         return address
 

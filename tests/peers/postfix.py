@@ -1,5 +1,5 @@
-"""A real Postfix, as Debian ships it, in a mount namespace of its own: it sees its files under /usr and its accounts
-in /etc, and nobody else does.  Needs root, overlayfs, and the packages (tests.peers.debian).
+"""A real Postfix, as Debian ships it, in a mount namespace of its own: it sees its files under /usr and its
+accounts in /etc, and nobody else does.  Needs root, overlayfs, and the packages (tests.peers.debian).
 """
 import os
 import shutil
@@ -62,7 +62,8 @@ class Postfix:
         os.chown(os.path.join(self.work, 'lib'), UID, GID)
         with open('/etc/passwd') as known, open(etc + '/passwd', 'w') as own:
             own.write(known.read() + 'pfx:x:%d:%d::/:/bin/false\n' % (UID, GID))
-            own.writelines('%s:x:%d:%d::%s:/bin/false\n' % (name, uid, uid, home) for name, uid, home in users)
+            own.writelines('%s:x:%d:%d::%s:/bin/false\n' % (name, uid, uid, home)
+                           for name, uid, home in users)
         with open('/etc/group') as known, open(etc + '/group', 'w') as own:
             own.write(known.read() + 'pfx:x:%d:\npfxdrop:x:%d:\n' % (GID, DROP))
         with open(etc + '/postfix/main.cf', 'w') as main:
@@ -94,7 +95,8 @@ class Postfix:
                 if time.monotonic() > give_up or master.poll() is not None:
                     os.killpg(master.pid, signal.SIGKILL)
                     raise RuntimeError('Postfix did not start: ' + self.log()) from None
-                time.sleep(0.05)         # back-off between attempts: its listener announces itself by nothing else
+                # back-off between attempts: its listener announces itself by nothing else
+                time.sleep(0.05)
 
     def run(self, *command, **more):
         """Run one of its commands inside its namespace."""

@@ -41,8 +41,9 @@ def wait_for_port(port, patience=20, alive=lambda: True, greeting=b''):
 class Qpy:
     """A rooted installation in `home` that serves SMTP on 127.0.0.1:port; its accounts are the machine's.
 
-    users: (name, uid, gid, home) for users/assign; routes: lines of control/smtproutes; queue: where queue/ lives;
-    host: the tests.peers.net.Host it runs on, where the users have accounts too; controls: {control file: text}.
+    users: (name, uid, gid, home) for users/assign; routes: lines of control/smtproutes; queue: where queue/
+    lives; host: the tests.peers.net.Host it runs on, where the users have accounts too; controls: {control
+    file: text}.
     """
 
     def __init__(self, home, port, users=(), routes=(), queue=None, options=(), me='qpy.test', host=None,
@@ -53,9 +54,11 @@ class Qpy:
             os.makedirs(queue, exist_ok=True)
             os.makedirs(home, exist_ok=True)
             os.symlink(queue, os.path.join(home, 'queue'))
-        self.command('/usr/bin/python3', '-IS', os.path.join(SOURCE, 'bin/qpy-install'), home, '--smtp', str(port),
+        self.command('/usr/bin/python3', '-IS', os.path.join(SOURCE, 'bin/qpy-install'), home, '--smtp',
+                     str(port),
                      '--me', me, *options)
-        self.write('users/assign', ''.join('=%s:%s:%d:%d:%s:::\n+%s-:%s:%d:%d:%s:-::\n' % (2 * (user[0], *user))
+        self.write('users/assign',
+                   ''.join('=%s:%s:%d:%d:%s:::\n+%s-:%s:%d:%d:%s:-::\n' % (2 * (user[0], *user))
                                            for user in users) + '.\n')
         self.command(home + '/bin/qpy-newu')
         if host:
@@ -74,7 +77,8 @@ class Qpy:
         """Run a command to its success."""
         done = subprocess.run(words, capture_output=True, text=True, **more)
         if done.returncode:
-            raise RuntimeError('%s: exit %d\n%s%s' % (' '.join(words), done.returncode, done.stdout, done.stderr))
+            raise RuntimeError('%s: exit %d\n%s%s'
+                               % (' '.join(words), done.returncode, done.stdout, done.stderr))
         return done.stdout
 
     def start(self):

@@ -63,7 +63,8 @@ def server():
     host = net.Host('qpy', network=False)       # where joe has an account
     qpy = None
     try:
-        qpy = peer.Qpy(os.path.join(base, 'qpy'), peer.free_port(), users=[('joe', UID, UID, home)], host=host)
+        qpy = peer.Qpy(os.path.join(base, 'qpy'), peer.free_port(), users=[('joe', UID, UID, home)],
+                       host=host)
         qpy.mailbox = Mailbox(home)
         yield qpy
     finally:
@@ -98,5 +99,6 @@ def program(name):
 
 def needs(*programs):
     """Skip, visibly, where a program of Debian's is not installed."""
-    missing = [name for name in programs if not shutil.which(name) and not os.path.exists('/usr/sbin/' + name)]
+    missing = [name for name in programs if not shutil.which(name)
+               and not os.path.exists('/usr/sbin/' + name)]
     return pytest.mark.skipif(bool(missing), reason='not installed: ' + ' '.join(missing))

@@ -12,11 +12,13 @@ from tests.real.conftest import UID
 
 pytestmark = pytest.mark.root
 CLIENTS, ROUNDS = 6, int(os.environ.get('QPY_KILLS', 2))
-PROGRAMS = ('qpy-queued', 'qpy-send', 'qpy-clean', 'qpy-lspawn', 'qpy-seed', 'qpy-local', 'qpy-smtpd', 'qpy-users')
+PROGRAMS = ('qpy-queued', 'qpy-send', 'qpy-clean', 'qpy-lspawn', 'qpy-seed', 'qpy-local', 'qpy-smtpd',
+            'qpy-users')
 
 
 class Load:
-    """Clients that send numbered messages until told to stop; `taken` holds the numbers that were answered 250."""
+    """Clients that send numbered messages until told to stop; `taken` holds the numbers that were answered
+    250."""
 
     def __init__(self, port):
         self.port, self.over, self.taken, self.number = port, threading.Event(), set(), 0
@@ -69,8 +71,9 @@ def status(pid, field):
 
 @pytest.mark.parametrize('program', PROGRAMS)
 def test_kill(server, mailbox, program):
-    """One program is killed in full flight, again and again; the chain is started anew where it ended with it, as a
-    supervisor does.  Nothing that was acknowledged is missing; what is there twice was under way at a kill.
+    """One program is killed in full flight, again and again; the chain is started anew where it ended with
+    it, as a supervisor does.  Nothing that was acknowledged is missing; what is there twice was under way at
+    a kill.
     """
     load, kills = Load(server.port), 0
     for _ in range(ROUNDS):

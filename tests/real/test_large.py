@@ -1,4 +1,5 @@
-"""A message of tens of megabytes, in and out, while others go on: nobody holds it in memory, nobody waits for it."""
+"""A message of tens of megabytes, in and out, while others go on: nobody holds it in memory, nobody waits
+for it."""
 import os
 import shutil
 import smtplib
@@ -33,7 +34,8 @@ def sink(server):
     os.mkdir(place)
     shutil.chown(place, 'nobody')
     server.write('control/smtproutes', 'big.test:127.0.0.1:%d\n' % SINK)
-    process = subprocess.Popen([*postfix.tool('smtp-sink'), '-u', 'nobody', '-d', place + '/%M.', '127.0.0.1:%d' % SINK, '10'])
+    process = subprocess.Popen([*postfix.tool('smtp-sink'), '-u', 'nobody', '-d', place + '/%M.',
+                                '127.0.0.1:%d' % SINK, '10'])
     wait_for_port(SINK)
     server.stop(remove=False)           # smtproutes is read at the start
     server.start()
@@ -60,8 +62,8 @@ def send_big(port):
 
 
 def test_large(server, mailbox, sink):
-    """While 40 MB go through the whole chain, in and out twice, small messages are acknowledged as ever, and no
-    program of the chain grows by more than a part of it."""
+    """While 40 MB go through the whole chain, in and out twice, small messages are acknowledged as ever, and
+    no program of the chain grows by more than a part of it."""
     before = {pid: peak(pid) for pid, _ in server.pids()}
     slowest, over = [0.0], threading.Event()
 
@@ -85,7 +87,8 @@ def test_large(server, mailbox, sink):
     grown = {(name, pid): peak(pid) - before.get(pid, 10 << 20) for pid, name in server.pids()}
     print('took %.1f s, slowest small one %.2f s, grown by MB: %s'
           % (took, slowest[0], {name: size >> 20 for (name, _), size in grown.items() if size >> 20}))
-    sizes = sorted(os.path.getsize(mailbox.directory + '/new/' + name) for name in mailbox.names() - mailbox.seen)
+    sizes = sorted(os.path.getsize(mailbox.directory + '/new/' + name)
+                   for name in mailbox.names() - mailbox.seen)
     sunk = [os.path.getsize(os.path.join(sink, name)) for name in os.listdir(sink)]
     assert sizes[-1] > SIZE * 0.99 and sum(sunk) > SIZE * 0.99
     assert max(grown.values()) < HELD, grown

@@ -1,5 +1,5 @@
-"""What smtp-sink and Postfix do to mail on its way out decides what becomes of it: an installed qpy, from submission
-to the sink, the bounce or the queue, and out of the queue when the trouble is gone.
+"""What smtp-sink and Postfix do to mail on its way out decides what becomes of it: an installed qpy, from
+submission to the sink, the bounce or the queue, and out of the queue when the trouble is gone.
 """
 import os
 import shutil
@@ -22,18 +22,20 @@ SINK = '127.7.0.%d'                 # an address each: qpy remembers hosts, not 
 PATIENCE = 30                       # seconds for everything to have been tried
 
 # What the other side does, and what becomes of the mail: K delivered, D bounced, Z tried again.
-CASES = ((('-e',), 'K'), (('-p', '-8', '-E'), 'K'), (('-P',), 'K'), (('-f', 'ehlo'), 'K'), (('-f', 'quit'), 'K'),
-         (('-q', 'quit'), 'K'), (('-Q', 'quit'), 'K'), (('-F', '-C', '-N'), 'K'), (('-w', '1'), 'K'),
-         (('-f', 'mail'), 'D'), (('-f', 'rcpt'), 'D'), (('-f', 'data'), 'D'), (('-f', '.'), 'D'),
-         (('-A', '0'), 'D'), (('-A', '1'), 'D'),
-         (('-f', 'connect'), 'Z'), (('-f', 'ehlo,helo'), 'Z'), (('-B', '421 4.3.0 gone for now', '-f', 'rcpt'), 'Z'),
-         (('-r', 'connect'), 'Z'), (('-r', 'mail'), 'Z'), (('-r', 'rcpt'), 'Z'), (('-r', 'data'), 'Z'), (('-r', '.'), 'Z'),
-         (('-q', 'connect'), 'Z'), (('-q', 'ehlo'), 'Z'), (('-q', 'mail'), 'Z'), (('-q', 'rcpt'), 'Z'),
-         (('-q', 'data'), 'Z'), (('-q', '.'), 'Z'),
-         (('-Q', 'connect'), 'Z'), (('-Q', 'ehlo'), 'Z'), (('-Q', 'mail'), 'Z'), (('-Q', 'rcpt'), 'Z'),
-         (('-Q', 'data'), 'Z'), (('-Q', '.'), 'Z'),
-         (('-W', 'connect:9'), 'Z'), (('-W', 'mail:9'), 'Z'), (('-p', '-W', 'rcpt:9'), 'Z'), (('-w', '9'), 'Z'),
-         (None, 'Z'))               # nobody listens
+CASES = (
+    (('-e',), 'K'), (('-p', '-8', '-E'), 'K'), (('-P',), 'K'), (('-F', '-C', '-N'), 'K'), (('-w', '1'), 'K'),
+    (('-f', 'ehlo'), 'K'), (('-f', 'quit'), 'K'), (('-q', 'quit'), 'K'), (('-Q', 'quit'), 'K'),
+    (('-f', 'mail'), 'D'), (('-f', 'rcpt'), 'D'), (('-f', 'data'), 'D'), (('-f', '.'), 'D'),
+    (('-A', '0'), 'D'), (('-A', '1'), 'D'),
+    (('-f', 'connect'), 'Z'), (('-f', 'ehlo,helo'), 'Z'), (('-B', '421 4.3.0 gone', '-f', 'rcpt'), 'Z'),
+    (('-r', 'connect'), 'Z'), (('-r', 'mail'), 'Z'), (('-r', 'rcpt'), 'Z'), (('-r', 'data'), 'Z'),
+    (('-r', '.'), 'Z'),
+    (('-q', 'connect'), 'Z'), (('-q', 'ehlo'), 'Z'), (('-q', 'mail'), 'Z'), (('-q', 'rcpt'), 'Z'),
+    (('-q', 'data'), 'Z'), (('-q', '.'), 'Z'),
+    (('-Q', 'connect'), 'Z'), (('-Q', 'ehlo'), 'Z'), (('-Q', 'mail'), 'Z'), (('-Q', 'rcpt'), 'Z'),
+    (('-Q', 'data'), 'Z'), (('-Q', '.'), 'Z'),
+    (('-W', 'connect:9'), 'Z'), (('-W', 'mail:9'), 'Z'), (('-p', '-W', 'rcpt:9'), 'Z'), (('-w', '9'), 'Z'),
+    (None, 'Z'))                    # nobody listens
 
 
 class Sinks:
@@ -55,7 +57,8 @@ class Sinks:
             shutil.chown(place, 'nobody')
         self.running[number] = subprocess.Popen(
             [*postfix.tool('smtp-sink'), '-u', 'nobody', *options, '-d', place + '/%M.',
-             '%s:%d' % (SINK % number, SINK_PORT), '100'], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+             '%s:%d' % (SINK % number, SINK_PORT), '100'],
+            stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def taken(self, number):
         """The texts of what this sink has accepted."""
@@ -100,7 +103,8 @@ def house():
     routes += ['postfix.test:127.0.0.1:%d' % NEXT]
     host, sinks, here = net.Host('out', network=False), Sinks(base), None
     try:
-        here = peer.Qpy(os.path.join(base, 'qpy'), PORT, users=[('joe', UID, UID, home)], routes=routes, host=host,
+        here = peer.Qpy(os.path.join(base, 'qpy'), PORT, users=[('joe', UID, UID, home)], routes=routes,
+                        host=host,
                         controls={'timeoutremote': '3\n', 'timeoutconnect': '3\n'})
         here.mailbox = Mailbox(home)
         yield here, sinks
@@ -122,18 +126,20 @@ def until(fact, explain, patience=PATIENCE):
 
 @pytest.fixture(scope='module')
 def tried(house):
-    """What became of one message per case: {address: (letter, text) of the first attempt}; the rest of the story is
-    told by the sinks, the mailbox and the queue."""
+    """What became of one message per case: {address: (letter, text) of the first attempt}; the rest of the
+    story is told by the sinks, the mailbox and the queue."""
     here, sinks = house
     for number, (options, _) in enumerate(CASES, 1):
         sinks.start(number, options)
     with smtplib.SMTP('127.0.0.1', PORT, timeout=20) as client:
         for number in range(1, len(CASES) + 1):
-            client.sendmail('joe@qpy.test', [address(number)], 'Subject: case\n\nthis is case %d.\n.\nend\n' % number)
+            client.sendmail('joe@qpy.test', [address(number)],
+                            'Subject: case\n\nthis is case %d.\n.\nend\n' % number)
     deferred = sum(letter == 'Z' for _, letter in CASES)
     until(lambda: len([name for name in here.outcomes() if name.startswith('rcpt@')]) == len(CASES), here.log)
     first = {name: results[0] for name, results in here.outcomes().items()}
-    until(lambda: len(here.waiting()) == deferred, lambda: '%r in the queue, not %d: %r' % (here.waiting(), deferred, first))
+    until(lambda: len(here.waiting()) == deferred,
+          lambda: '%r in the queue, not %d: %r' % (here.waiting(), deferred, first))
     for number, (_, letter) in enumerate(CASES, 1):
         if letter == 'Z':
             sinks.start(number, ())
@@ -160,7 +166,8 @@ def accepts(where):
         return False
 
 
-@pytest.mark.parametrize('number', range(1, len(CASES) + 1), ids=lambda n: '%d:%s' % (n, '_'.join(CASES[n - 1][0] or ['nobody'])))
+@pytest.mark.parametrize('number', range(1, len(CASES) + 1),
+                         ids=lambda n: '%d:%s' % (n, '_'.join(CASES[n - 1][0] or ['nobody'])))
 def test_first_attempt(tried, number):
     """One attempt at a sink that refuses, stalls or aborts: done, again later, or never, and why."""
     options, letter = CASES[number - 1]
@@ -168,12 +175,13 @@ def test_first_attempt(tried, number):
 
 
 def test_nothing_is_lost(tried, house):
-    """What was deferred waited in the queue, and went when the trouble was gone: each message that was not bounced is
-    at its sink, whole, and once unless the sink took it and did not say so."""
+    """What was deferred waited in the queue, and went when the trouble was gone: each message that was not
+    bounced is at its sink, whole, and once unless the sink took it and did not say so."""
     here, sinks = house
     for number, (options, letter) in enumerate(CASES, 1):
         taken = sinks.taken(number)
-        whole = [text for text in taken if b'\nthis is case %d.\n.\nend\n' % number in text.replace(b'\r\n', b'\n')]
+        body = b'\nthis is case %d.\n.\nend\n' % number
+        whole = [text for text in taken if body in text.replace(b'\r\n', b'\n')]
         if letter != 'D':
             assert len(whole) == 1 or (len(whole) > 1 and options[-1] in ('.', '9')), (options, taken)
 
@@ -191,8 +199,8 @@ def test_only_what_is_refused_for_good_is_bounced(tried, house):
 
 
 def test_a_kept_connection_that_died(tried, house):
-    """A next hop that restarts between two messages has closed our kept connection: the second message goes by a new
-    one, at its first attempt."""
+    """A next hop that restarts between two messages has closed our kept connection: the second message goes
+    by a new one, at its first attempt."""
     here, sinks = house
     for text in ('before', 'after'):
         sinks.start(1, ('-e',))
@@ -225,10 +233,12 @@ def next_hop(house):
 
 
 def test_many_to_postfix(house, next_hop):
-    """Hundred messages in twenty sessions, through qpy to Postfix: each arrives in the Maildir there, once."""
+    """Hundred messages in twenty sessions, through qpy to Postfix: each arrives in the Maildir there,
+    once."""
     here, _ = house
     there = next_hop()
-    subprocess.run([*postfix.tool('smtp-source'), '-d', '-s', '20', '-m', '100', '-l', '4000', '-f', 'joe@qpy.test',
+    subprocess.run([*postfix.tool('smtp-source'), '-d', '-s', '20', '-m', '100', '-l', '4000', '-f',
+                    'joe@qpy.test',
                     '-t', 'sue@postfix.test', '127.0.0.1:%d' % PORT], check=True, timeout=60)
     until(lambda: len(there.mailbox.names() - there.mailbox.seen) >= 100 and not here.waiting(),
           lambda: here.log()[-3000:] + there.log()[-3000:])
@@ -236,17 +246,20 @@ def test_many_to_postfix(house, next_hop):
 
 
 def test_postfix_was_away(house, next_hop):
-    """While Postfix is down mail waits, and nobody gets a bounce; on ALRM it goes, and the one recipient that Postfix
-    refuses is bounced with Postfix's words."""
+    """While Postfix is down mail waits, and nobody gets a bounce; on ALRM it goes, and the one recipient
+    that Postfix refuses is bounced with Postfix's words."""
     here, _ = house
     here.mailbox.seen = here.mailbox.names()
     with smtplib.SMTP('127.0.0.1', PORT, timeout=20) as client:
-        client.sendmail('joe@qpy.test', ['sue@postfix.test', 'nobody-here@postfix.test'], 'Subject: away\n\nstill here\n')
-    until(lambda: 'Z' in [letter for letter, _ in here.outcomes().get('nobody-here@postfix.test', ())], here.log)
+        client.sendmail('joe@qpy.test', ['sue@postfix.test', 'nobody-here@postfix.test'],
+                        'Subject: away\n\nstill here\n')
+    until(lambda: 'Z' in [letter for letter, _ in here.outcomes().get('nobody-here@postfix.test', ())],
+          here.log)
     assert len(here.waiting()) == 1 and not here.mailbox.names() - here.mailbox.seen
     there = next_hop()
     here.process.send_signal(signal.SIGALRM)
     assert b'\n\nstill here\n' in there.mailbox.next(log=lambda: here.log()[-3000:] + there.log()[-3000:])
     bounce = here.mailbox.next(log=here.log)
-    assert b'nobody-here@postfix.test' in bounce and b'5.1.1' in bounce and b'sue@postfix.test>:' not in bounce
+    assert b'nobody-here@postfix.test' in bounce and b'5.1.1' in bounce
+    assert b'sue@postfix.test>:' not in bounce
     until(lambda: not here.waiting(), here.log)

@@ -1,4 +1,5 @@
-"""Who may hold the listening socket or send many messages at once: tcpserver, systemd, qpy-listen, smtp-source, Postfix."""
+"""Who may hold the listening socket or send many messages at once: tcpserver, systemd, qpy-listen,
+smtp-source, Postfix."""
 import os
 import pwd
 import signal
@@ -50,7 +51,8 @@ class Started:
 def as_qpyd(*command):
     """The command, run by the account that hears the network."""
     account = pwd.getpwnam('qpyd')
-    return ['setpriv', '--reuid', str(account.pw_uid), '--regid', str(account.pw_gid), '--clear-groups', *command]
+    return ['setpriv', '--reuid', str(account.pw_uid), '--regid', str(account.pw_gid), '--clear-groups',
+            *command]
 
 
 def send_one(mailbox, server, port=WAYS, text='hello'):
@@ -72,13 +74,15 @@ def relays(port, source):
 
 @needs('tcpserver', 'tcprules')
 def test_tcpserver(server, mailbox):
-    """One qpy-smtpd per connection under tcpserver: its rules file says who relays, who does not, and who is denied."""
+    """One qpy-smtpd per connection under tcpserver: its rules file says who relays, who does not, and who is
+    denied."""
     cdb = os.path.dirname(server.home) + '/tcp.cdb'
     subprocess.run(['tcprules', cdb, cdb + '.tmp'], check=True,
                    input=b'127.0.0.1:allow,RELAYCLIENT=""\n127.0.0.3:deny\n127.:allow\n')
     os.chmod(cdb, 0o644)
     account = pwd.getpwnam('qpyd')
-    with Started('tcpserver', '-vRH', '-l', 'tcp.test', '-x', cdb, '-u', str(account.pw_uid), '-g', str(account.pw_gid),
+    with Started('tcpserver', '-vRH', '-l', 'tcp.test', '-x', cdb, '-u', str(account.pw_uid), '-g',
+                 str(account.pw_gid),
                  '127.0.0.1', str(WAYS), server.home + '/bin/qpy-smtpd'):
         mail = send_one(mailbox, server)
         assert relays(WAYS, '127.0.0.1') == 250
@@ -91,8 +95,10 @@ def test_tcpserver(server, mailbox):
 @needs('systemd-socket-activate')
 @pytest.mark.parametrize('way', (['-a', '--inetd'], ['-a'], []))
 def test_systemd(server, mailbox, way):
-    """Under systemd one per connection (socket on descriptors 0 and 1, or on 3), and warm with the listening socket."""
-    with Started(*as_qpyd('systemd-socket-activate', *way, '-l', '127.0.0.1:%d' % WAYS, server.home + '/bin/qpy-smtpd')):
+    """Under systemd one per connection (socket on descriptors 0 and 1, or on 3), and warm with the listening
+    socket."""
+    with Started(*as_qpyd('systemd-socket-activate', *way, '-l', '127.0.0.1:%d' % WAYS,
+                          server.home + '/bin/qpy-smtpd')):
         send_one(mailbox, server, text='first')
         send_one(mailbox, server, text='second')
         assert relays(WAYS, '127.0.0.1') == 250         # control/tcp.smtp judges where no UCSPI server did
@@ -109,10 +115,13 @@ def test_qpy_listen(server, mailbox):
 @pytest.mark.parametrize('end', (b'\n', b'\r\n'))
 def test_sendmail_bs(server, mailbox, end):
     """sendmail -bs speaks SMTP on its pipes, takes either line end, and whoever may run it may relay."""
-    lines = [b'EHLO pipe.test', b'MAIL FROM:<a@client.test>', b'RCPT TO:<joe@qpy.test>', b'DATA', b'Subject: bs', b'',
-             b'from a pipe', b'..', b'.', b'MAIL FROM:<a@client.test>', b'RCPT TO:<someone@elsewhere.test>', b'RSET',
+    lines = [b'EHLO pipe.test', b'MAIL FROM:<a@client.test>', b'RCPT TO:<joe@qpy.test>', b'DATA',
+             b'Subject: bs', b'',
+             b'from a pipe', b'..', b'.', b'MAIL FROM:<a@client.test>', b'RCPT TO:<someone@elsewhere.test>',
+             b'RSET',
              b'QUIT', b'']
-    done = subprocess.run([server.home + '/bin/qpy-sendmail', '-bs'], input=end.join(lines), capture_output=True, timeout=30)
+    done = subprocess.run([server.home + '/bin/qpy-sendmail', '-bs'], input=end.join(lines),
+                          capture_output=True, timeout=30)
     codes = [line[:3] for line in done.stdout.splitlines() if line[3:4] != b'-']
     assert (done.returncode, codes) == (0, [b'220', *[b'250'] * 3, b'354', *[b'250'] * 4, b'221']), done
     assert mailbox.next(log=server.log).endswith(b'Subject: bs\n\nfrom a pipe\n.\n')
@@ -121,13 +130,15 @@ def test_sendmail_bs(server, mailbox, end):
 def test_smtp_source(server, mailbox):
     """smtp-source with many parallel sessions: each message it was told is accepted arrives, once."""
     source = postfix.tool('smtp-source')
-    subprocess.run([*source, '-d', '-s', str(SESSIONS), '-m', str(MESSAGES), '-l', '4096', '-f', 'a@client.test',
+    subprocess.run([*source, '-d', '-s', str(SESSIONS), '-m', str(MESSAGES), '-l', '4096', '-f',
+                    'a@client.test',
                     '-t', 'joe@qpy.test', '127.0.0.1:%d' % server.port], check=True, timeout=60)
     assert len(arrived(mailbox, MESSAGES, server)) == MESSAGES
 
 
 def test_pipelined_commands(server, mailbox):
-    """RFC 2920: whole transactions in one packet, several after each other, are answered in order and all arrive."""
+    """RFC 2920: whole transactions in one packet, several after each other, are answered in order and all
+    arrive."""
     one = b'MAIL FROM:<a@client.test>\r\nRCPT TO:<joe@qpy.test>\r\nRCPT TO:<no-such@qpy.test>\r\nDATA\r\n'
     with socket.create_connection(('127.0.0.1', server.port), 20) as sock, sock.makefile('rb') as replies:
         assert replies.readline().startswith(b'220 ')
@@ -163,7 +174,8 @@ def arrived(mailbox, count, server, patience=40):
 def upstream(server):
     """A Postfix that sends all its mail to qpy."""
     try:
-        here = postfix.Postfix(UPSTREAM, more='relayhost = [127.0.0.1]:%d\ndisable_dns_lookups = yes\n' % server.port)
+        here = postfix.Postfix(UPSTREAM, more='relayhost = [127.0.0.1]:%d\ndisable_dns_lookups = yes\n'
+                               % server.port)
     except RuntimeError as problem:
         pytest.skip('no Postfix: %s' % problem)
     yield here
@@ -171,11 +183,13 @@ def upstream(server):
 
 
 def test_postfix_as_previous_hop(server, mailbox, upstream):
-    """Mail that came through Postfix has both hops in front, and its 8-bit body as it was; DSN records do not disturb."""
+    """Mail that came through Postfix has both hops in front, and its 8-bit body as it was; DSN records do
+    not disturb."""
     body = 'Gr\xfc\xdfe\n.\nFrom here\n\n'.encode('latin-1') * 100
     with smtplib.SMTP('127.0.0.1', UPSTREAM, timeout=20) as client:
         client.ehlo('client.test')
-        client.sendmail('a@client.test', ['joe@qpy.test'], b'Subject: hop\r\n\r\n' + body.replace(b'\n', b'\r\n'),
+        client.sendmail('a@client.test', ['joe@qpy.test'],
+                        b'Subject: hop\r\n\r\n' + body.replace(b'\n', b'\r\n'),
                         mail_options=['BODY=8BITMIME'], rcpt_options=['NOTIFY=FAILURE'])
     mail = mailbox.next(log=lambda: server.log() + upstream.log())
     head, _, got = mail.partition(b'\n\n')
@@ -183,7 +197,8 @@ def test_postfix_as_previous_hop(server, mailbox, upstream):
 
 
 def test_postfix_hears_of_unknown_users(server, mailbox, upstream):
-    """One of two recipients is refused at RCPT: the other gets the mail, and Postfix's bounce goes to the sender."""
+    """One of two recipients is refused at RCPT: the other gets the mail, and Postfix's bounce goes to the
+    sender."""
     with smtplib.SMTP('127.0.0.1', UPSTREAM, timeout=20) as client:
         client.sendmail('joe@qpy.test', ['joe@qpy.test', 'no-such@qpy.test'], 'Subject: two\n\ntext\n')
     texts = [mailbox.next(log=lambda: server.log() + upstream.log()) for _ in range(2)]
