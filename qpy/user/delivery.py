@@ -95,7 +95,7 @@ def open_home(home, real=True):
     """A path descriptor of the home directory, if mail may be delivered there."""
     try:
         fd = unix.open(home, unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC)
-        mode = unix.fstat(fd).st_mode
+        mode = mode_of(fd)
     except unix.error as problem:
         raise Failed(exits.TEMP, b'Unable to switch to %s: %s. (#4.3.0)' % (home, why(problem))) from None
     reason = b''
@@ -107,6 +107,15 @@ def open_home(home, real=True):
         unix.close(fd)
         raise Failed(exits.TEMP, reason)
     return fd
+
+
+def mode_of(fd):
+    """st_mode of an open file, which is closed if it cannot be had."""
+    try:
+        return unix.fstat(fd).st_mode
+    except unix.error:
+        unix.close_quietly(fd)
+        raise
 
 
 def look_for_loop(fd, delivered_to):
@@ -156,7 +165,7 @@ def find(home_fd, candidates):
             if problem.errno in NO_FILE:
                 continue
             raise unable_to_open(name, problem) from None
-        mode = unix.fstat(fd).st_mode
+        mode = mode_of(fd)
         if unix.S_ISREG(mode):
             if mode & dotqmail.WRITABLE_BY_OTHERS:
                 unix.close(fd)

@@ -4,6 +4,6 @@ from tests.power import explorer
 
 def pytest_terminal_summary(terminalreporter):
     """One line."""
-    if explorer.STATES:
+    if explorer.STATES or explorer.FIGURES["faults"]:
         said = ', '.join('%d %s' % (number, name) for name, number in explorer.FIGURES.items() if number)
         terminalreporter.write_line('power: %d distinct crash states; %s' % (len(explorer.STATES), said))

@@ -241,15 +241,20 @@ class Pumped:
 class Worker(local.Worker):
     """local's worker of one user, which needs no child and has no lspawn."""
 
-    __slots__ = ('results',)
+    __slots__ = ('results', 'disk')
 
-    def __init__(self):
+    def __init__(self, seam):
+        self.disk = lambda: seam.disk
         self.home, self.host, self.limit, self.fsync_all = HOME, b'here.example', 1000, None
         self.results = []
 
     def start(self, n, plan):
-        """In place of a child."""
+        """In place of a child, whose descriptors go with it."""
+        files = self.disk().files
+        before = dict(files)
         code, report = delivery.carry_out(plan, self.home, self.host, unix.monotonic() + self.limit)
+        for fd in set(files) - set(before):
+            del files[fd]
         self.say(n, code, report)
         plan.close()
         unix.close_quietly(plan.job.fd)
@@ -375,7 +380,7 @@ class System:
         for job in here:
             by_user.setdefault(job[4].partition(b'@')[0], []).append(job)
         for user, mine in sorted(by_user.items()):
-            worker = Worker()
+            worker = Worker(self.seam)
             worker.waiting = []
             worker.deliver([(job[1], self.job(user, job)) for job in mine])
             for n, plan in worker.waiting:
