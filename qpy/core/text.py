@@ -20,6 +20,11 @@ def printable(text):
     return text.translate(_PRINTABLE)
 
 
+def one_line(text):
+    """What somebody said, in one line for people: lines are joined by ` / `, other bytes outside 32..126 are `?`."""
+    return printable(b' / '.join([line for line in text.split(b'\n') if line]))
+
+
 def parse_uint(text, limit):
     """The number that text (1 to 19 ASCII digits and nothing else) stands for, or None if not so or above limit."""
     if not 1 <= len(text) <= 19 or text.strip(b'0123456789'):

@@ -16,7 +16,8 @@ or `!` and the reason.  A connection may ask again.
 
 root and send's own account may all of it.  Others may stat, list what they submitted themselves, and run,
 which does something once a minute whoever asks.  place: new, active, waiting or held; due: unix time, 0 for
-now; status: pending, done or failed.  Fields hold no byte outside 32..126.
+now; status: pending, done or failed.  Fields hold no byte outside 32..126: others are shown as `?`, and the
+lines of a reason are joined by ` / `.
 """
 from qpy import unix
 from qpy.core import dispatch, mess, state, text
@@ -131,12 +132,12 @@ class Desk:
         view = view or state.View(len(envelope.recipients))
         place, due = self.place(id)
         lines = [b'm\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d' % (
-            name, message.size, id // 1_000_000, shown(envelope.sender), place, due, view.attempts,
+            name, message.size, id // 1_000_000, text.printable(envelope.sender), place, due, view.attempts,
             owner or 0)]
         for index, recipient in enumerate(envelope.recipients):
             channel, address, _ = self.send.route_of(recipient)
-            lines.append(b'\t'.join((b't', STATUS[view.status[index]], channel, shown(address),
-                                     shown(view.texts.get(index, b'')))))
+            lines.append(b'\t'.join((b't', STATUS[view.status[index]], channel, text.printable(address),
+                                     text.one_line(view.texts.get(index, b'')))))
         return lines
 
     def place(self, id):
@@ -206,18 +207,13 @@ class Desk:
         """Destinations in trouble."""
         now = self.send.clock.now
         for host, failures, until, reason in self.send.dispatch.troubled():
-            yield b'%s\t%d\t%d\t%s' % (shown(host), failures, max(0, until - now), shown(reason))
+            yield b'%s\t%d\t%d\t%s' % (text.printable(host), failures, max(0, until - now), text.one_line(reason))
 
     def tcpok(self, uid, rest):
         """Forgive them."""
         self.send.dispatch.forgive(rest or None)
         self.send.wake()
         return iter(())
-
-
-def shown(value):
-    """A field without blanks and control characters, as in the log."""
-    return text.logsafe(value)
 
 
 class Client:

@@ -41,3 +41,8 @@ def test_unknown_exit_codes_are_temporary(code):
     """INV8: outside 11..40 (and 115) no exit code of qmail-queue is permanent."""
     letter = exits.queue_text(code)[:1]
     assert letter == (b'' if code == 0 else b'D' if 11 <= code <= 40 or code == 115 else b'Z')
+
+
+def test_one_line():
+    """Lines are joined, empty ones dropped; nothing that a terminal would act on stays."""
+    assert text.one_line(b'a b\n\nc%\x1b[m\xff\n') == b'a b / c%?[m?' and text.one_line(b'\n') == b''
