@@ -1,6 +1,6 @@
 """qpy-ctl, for the administrator: look at the queue and act on what is in it.
 
-Each command is a question to qpy-send (qpys.control).  Exit: 0 done; 1 send refused; 2 wrong usage; 111 send
+Each command is a question to qpy-send (qpys.control).  Exit: 0 done; 100 wrong usage, or send refused; 111 send
 cannot be asked.
 """
 import json
@@ -9,6 +9,7 @@ import sys
 import time
 
 from qpy import unix
+from qpy.core import exits
 from qpy.lib import sendctl
 
 RECIPIENT = ('status', 'channel', 'address', 'reason')
@@ -21,28 +22,18 @@ def main(home, args):
         return commands(home).main([unix.fsdecode(word) for word in args], prog_name='qpy-ctl',
                                    standalone_mode=False) or 0
     except click.exceptions.Abort:
-        return 1
+        return exits.TEMP
     except click.exceptions.Exit as end:
-        return end.exit_code
+        return exits.PERM if end.exit_code else exits.OK
     except click.ClickException as problem:
         problem.show()
-        return problem.exit_code
+        return exits.PERM
     except sendctl.Refused as refusal:
         print('qpy-ctl: ' + refusal.args[0].decode('ascii', 'replace'), file=sys.stderr)
-        return 1
+        return exits.PERM
     except OSError as problem:
         print('qpy-ctl: ' + sendctl.trouble(problem).decode('ascii', 'replace'), file=sys.stderr)
-        return 111
-    finally:
-        flush()
-
-
-def flush():
-    """What was printed must have left before the exit code says that all is well."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return exits.TEMP
 
 
 def import_click(home):
@@ -96,7 +87,7 @@ def act(verb):
 def show_list(home, as_json, id):
     """One paragraph, or one line of JSON, per message."""
     from qpy.core import dates
-    for message in sendctl.messages(home, *([id.encode()] if id else [])):
+    for message in sendctl.listed(home, *([id.encode()] if id else [])):
         fields = as_fields(message)
         if as_json:
             print(json.dumps(fields))

@@ -64,6 +64,26 @@ def messages(home, *words):
         yield message
 
 
+def listed(home, *ident):
+    """The Messages of a list.  While send is not running they are read from the queue's files, for who may do
+    that, after a warning.  Raises as ask.
+    """
+    try:
+        yield from messages(home, *ident)
+        return
+    except (FileNotFoundError, ConnectionRefusedError) as problem:
+        gone = problem
+    try:
+        names = unix.listdir(home + b'/queue/mess')
+    except unix.error:
+        raise gone from None
+    from qpy.lib import stored
+    program.warn(b'qpy-send is not running; this is what the files of the queue say')
+    if ident and ident[0] not in names:
+        raise Refused(b'no such message')
+    yield from stored.messages(home, ident or names)
+
+
 def trouble(problem):
     """Why send could not be asked, for a person."""
     if isinstance(problem, (FileNotFoundError, ConnectionRefusedError)):

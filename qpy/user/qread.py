@@ -3,7 +3,8 @@
     qpy-qread [--json] [ID]
 
 Descriptor 1: per message a line with date, ID, size and sender, then a line per recipient; with --json a line
-of JSON per message.  root sees all of it, others what they submitted.  Exit: 0; 111 if send cannot be asked.
+of JSON per message.  root sees all of it, others what they submitted.  While send is not running root sees what
+the files say.  Exit: 0; 111 if neither is possible.
 """
 from qpy import unix
 from qpy.core import dates, exits
@@ -22,7 +23,7 @@ def main(home, args):
     if len(args) > 1 or args and args[0][:1] == b'-':
         raise program.Fatal(exits.PERM, USAGE)
     try:
-        for message in sendctl.messages(home, *args):
+        for message in sendctl.listed(home, *args):
             unix.write_all(1, show(message))
     except sendctl.Refused as refused:
         raise program.Fatal(exits.TEMP, refused.args[0]) from None

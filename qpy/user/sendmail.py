@@ -135,8 +135,16 @@ def list_queue(home, plan):
     """-bp, mailq: what waits.  Whatever is wrong with the daemons, this is a question, and it was answered."""
     from qpy.user import qread
     unix.signal(unix.SIGPIPE, unix.SIG_DFL)
-    program.guarded(lambda: qread.main(home, []))
+    program.guarded(lambda: listed(home, qread))
     return exits.OK
+
+
+def listed(home, qread):
+    """qread's list, or why there is none."""
+    try:
+        qread.main(home, [])
+    except program.Fatal as trouble:
+        program.warn(b'the queue cannot be listed: ' + trouble.text)
 
 
 def run_queue(home, plan):

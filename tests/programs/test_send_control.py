@@ -7,8 +7,9 @@ import threading
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from qpy.lib import program
 from qpy.qpys import control
-from qpy.user import qread, qstat
+from qpy.user import qread, qstat, sendmail
 from tests.peers import queued
 from tests.peers.send_rig import Rig
 
@@ -272,6 +273,45 @@ def test_qread(rig, capfd, monkeypatch):
     assert fields['id'] == ident.decode() and fields['attempts'] == 1
     assert fields['recipients'][0] == {'status': 'pending', 'channel': 'remote', 'address': 'a@x.example',
                                        'reason': 'later'}
+
+
+def test_qread_without_send(rig, capfd, monkeypatch):
+    """While send is not running who may read the queue's files gets what these say, and it says so."""
+    monkeypatch.setattr(qread.unix, 'signal', lambda *_: None)
+    ident = deferred(rig, b'a@x.example', b'b@here.example')
+    other = rig.put(b'c@y.example')
+    for name, data in ((b'1800000000000000', b'damaged'), (b'x.part', b'')):
+        with open(rig.home + b'/queue/mess/' + name, 'wb') as file:
+            file.write(data)
+    with Served(rig):
+        assert qread.main(rig.home, []) == 0
+    asked = capfd.readouterr()
+    os.unlink(rig.home + b'/run/control')
+    assert qread.main(rig.home, []) == 0
+    read = capfd.readouterr()
+    assert read.out == asked.out and asked.err == '' and read.err.endswith(
+        'warning: qpy-send is not running; this is what the files of the queue say\n')
+    assert qread.main(rig.home, [b'--json', ident]) == 0
+    fields = json.loads(output(capfd))
+    assert fields['place'] == 'stopped' and fields['attempts'] == 1 and fields['due'] > 1_800_000_400
+    assert [each['reason'] for each in fields['recipients']] == ['not now', 'not now']
+    with pytest.raises(program.Fatal, match='no such message'):
+        qread.main(rig.home, [b'1700000000000000'])
+    assert other.decode() in read.out
+
+
+def test_qread_without_send_and_rights(rig, capfd, monkeypatch):
+    """Whoever may not read the files is told that send is not running, with 111; mailq says the same and exits 0."""
+    monkeypatch.setattr(qread.unix, 'signal', lambda *_: None)
+
+    def closed(path):
+        raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(qread.unix, 'listdir', closed)
+    with pytest.raises(program.Fatal) as refused:
+        qread.main(rig.home, [])
+    assert (refused.value.code, refused.value.text) == (111, b'qpy-send is not running')
+    assert sendmail.run(rig.home, [b'-bp'], b'mailq') == 0
+    assert capfd.readouterr().err == 'mailq: warning: the queue cannot be listed: qpy-send is not running\n'
 
 
 def test_qstat(rig, capfd):
