@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 
-from qpy.core import accounts, aliases, controls as tables, layout, services
+from qpy.core import accounts, aliases, controls as tables, layout, services, units
 
 OK, WRONG, TEMP = 0, 100, 111
 DEFAULT_DIR = '/var/qpy'
@@ -600,6 +600,22 @@ def write_units(home):
     write(os.path.join(service, 'qpy.service'), SYSTEMD % words)
     write(os.path.join(service, 'qpy/run'), RUN % words, 0o755)
     write(os.path.join(service, 'qpy/log/run'), RUN_LOG % words, 0o755)
+    write_each_unit(home, service)
+
+
+def write_each_unit(home, service):
+    """For sites that let systemd start each program; and the accounts, for packages that let it make them."""
+    for directory in ('systemd', 'sysusers.d'):
+        os.makedirs(os.path.join(service, directory), exist_ok=True)
+    names = {role.encode(): name.encode() for role, name in account_names(home).items()}
+    path = os.path.join(home, 'control/services')
+    try:
+        table = services.table(open(path, 'rb').read() if os.path.exists(path) else None)
+    except tables.ControlError:
+        table = services.table(None)        # qpy-start and --check name the line that is wrong
+    for name, content in units.units(os.fsencode(home), table, names).items():
+        write(os.path.join(service, 'systemd', os.fsdecode(name)), content.decode())
+    write(os.path.join(service, 'sysusers.d/qpy.conf'), units.sysusers(os.fsencode(home), names).decode())
 
 
 def be_sendmail(home, rootless):

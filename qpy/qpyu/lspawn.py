@@ -123,6 +123,13 @@ def end(fd, done, report):
     done(report[:1], report[1:])
 
 
+def seed_socket(home, found):
+    """The way to the seed: the pair we were born with, else (systemd) the socket DIR/run/seed."""
+    if b'seed' in found:
+        return unix.socket_of(found.pop(b'seed')[0])
+    return packets.connect(home, b'seed', packets.owner_of(home, b'qpyu'))
+
+
 def main(home, args):
     """Start, then serve qpy-send until the chain ends."""
     unix.umask(0o077)
@@ -131,9 +138,9 @@ def main(home, args):
     default = args[0] if args else controls.text(home, b'defaultdelivery')
     limit = controls.number(home, b'timeoutlocal')
     unix.raise_descriptor_limit()
-    if b'lspawn' not in found or b'seed' not in found:
-        raise program.Fatal(exits.TEMP, b'unable to serve qpy-send: sockets lspawn and seed must be inherited')
-    lspawn = Lspawn(home, default, limit, unix.socket_of(found.pop(b'seed')[0]))
+    if b'lspawn' not in found:
+        raise program.Fatal(exits.TEMP, b'unable to serve qpy-send: a socket lspawn must be inherited')
+    lspawn = Lspawn(home, default, limit, seed_socket(home, found))
     for sock in inherit.sockets(found, b'lspawn'):
         packets.serve(lspawn.loop, sock, lspawn.connected)
     inherit.life(lspawn.loop, found)

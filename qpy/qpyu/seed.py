@@ -112,12 +112,28 @@ def serve(home, found, ids, host, limit):
     if b'seed' not in found:
         raise program.Fatal(exits.TEMP, b'unable to serve lspawn: no socket called seed was inherited')
     seed = Seed(home, ids, host, limit)
-    seed.listen(unix.socket_of(found.pop(b'seed')[0]))
+    seed.listen(only_client(found.pop(b'seed')[0]))
     inherit.life(seed.loop, found)
     ignore_signals()
     gc.freeze()             # what is shared with the children stays shared
     seed.loop.run()
     return exits.OK
+
+
+def only_client(fd):
+    """The socket to lspawn: the end of a pair, or (systemd) the first who connects to a listening one, which only
+    lspawn's account and root may."""
+    if not unix.listens(fd):
+        return unix.socket_of(fd)
+    listening = unix.socket_of(fd, blocking=True)
+    listening.listen(1)
+    while True:
+        client, _ = unix.accept(listening) or (None, None)
+        if client is not None and unix.peercred(client)[1] in (unix.geteuid(), 0):
+            listening.close()
+            return client
+        if client is not None:
+            client.close()
 
 
 def ignore_signals():

@@ -594,3 +594,25 @@ def test_a_program_cannot_change_the_message(chain):
     if AS_ROOT:
         assert b'worse' not in text
     assert letter == b'K' and b'bad' not in text and text.endswith(b'A: b\n\nbody\ndid 0+0+2\n')
+
+
+def test_lspawn_and_its_seed_meet_at_a_socket(tmp_path):
+    """Started by systemd they share no pair: the seed accepts its one client on DIR/run/seed, and lspawn connects."""
+    import socket
+    import threading
+    from qpy import unix
+    from qpy.qpyu import lspawn, seed
+    (tmp_path / 'run').mkdir()
+    os.chown(tmp_path, os.geteuid() or 54321, -1)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(str(tmp_path / 'run/seed'))
+    listening.listen()
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(seed.only_client(listening.detach())))
+    waiting.start()
+    ours = lspawn.seed_socket(os.fsencode(str(tmp_path)), {})
+    waiting.join(20)
+    unix.send_packet(ours, b'U')
+    assert unix.recv_packet(found[0])[0] == b'U'
+    ours.close()
+    found[0].close()

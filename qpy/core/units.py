@@ -1,0 +1,188 @@
+"""Units for systemd, one per program, that carry the same facts as core.manifest; pure.
+
+qpy.service runs qpy-start, which is the usual way.  For a site that wants systemd to start each program, the sockets
+and services below do what qpy-start does: qpy.target is all of them together.  They are made for one DIR.
+"""
+from qpy.core import accounts, manifest
+
+TARGET = b"""\
+[Unit]
+Description=qpy, each program by itself (in place of qpy.service)
+Documentation=man:qpy-start(8) man:qpy-security(7)
+Conflicts=qpy.service
+Wants=%(wants)s
+
+[Install]
+WantedBy=multi-user.target
+"""
+SOCKET = b"""\
+[Unit]
+Description=qpy: %(socket)s of qpy-%(name)s
+PartOf=qpy.target
+Before=qpy-%(name)s.service
+
+[Socket]
+%(listens)sFileDescriptorName=%(socket)s
+Backlog=4096
+RemoveOnStop=yes
+Service=qpy-%(name)s.service
+"""
+SERVICE = b"""\
+[Unit]
+Description=qpy-%(name)s, as %(account)s
+Documentation=man:qpy-%(name)s(8) man:qpy-security(7)
+PartOf=qpy.target
+%(after)sRequiresMountsFor=%(home)s
+ConditionPathExists=%(home)s/control/me
+
+[Service]
+Type=exec
+ExecStart=%(home)s/bin/%(command)s
+Environment=PATH=%(home)s/bin:/usr/local/bin:/usr/bin:/bin QPYHOME=%(home)s
+Restart=always
+RestartSec=1
+UMask=0077
+LimitNOFILE=65536
+LimitCORE=0
+%(lines)s"""
+
+COMMON = b"""\
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+SupplementaryGroups=
+ProtectSystem=strict
+PrivateTmp=yes
+PrivateDevices=yes
+DevicePolicy=closed
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+ProcSubset=pid
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+RemoveIPC=yes
+KeyringMode=private
+SystemCallArchitectures=native
+SystemCallFilter=@system-service landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp
+SystemCallFilter=~@privileged @resources @mount @debug @obsolete
+SystemCallErrorNumber=EPERM
+"""
+# The seed becomes users and starts their programs: what they may do is theirs, but for root's doors.  No line here may
+# make a namespace of users that it could not make its own in (RestrictNamespaces, PrivateUsers, ProtectKernelTunables).
+SEED = b"""\
+User=root
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP
+AmbientCapabilities=
+NoNewPrivileges=yes
+ProtectSystem=full
+ProtectControlGroups=yes
+PrivateDevices=yes
+ProtectProc=invisible
+RestrictNamespaces=user
+KeyringMode=private
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=no
+LockPersonality=no
+DevicePolicy=closed
+SystemCallArchitectures=native
+SystemCallFilter=~@clock @module @raw-io @reboot @swap @cpu-emulation @obsolete @mount
+TasksMax=4096
+"""
+KIND = {b'unix': b'ListenStream', b'seq': b'ListenSequentialPacket', b'pair': b'ListenSequentialPacket'}
+FAMILIES = {b'unix': b'AF_UNIX', b'tcp': b'AF_UNIX AF_INET AF_INET6', b'udp': b'AF_UNIX AF_INET AF_INET6',
+            b'any': b'AF_UNIX AF_INET AF_INET6 AF_NETLINK'}
+FIRST = (b'queued', b'clean', b'resolve', b'users', b'seed', b'lspawn', b'rspawn', b'bouncer')     # send connects to all
+MASTER = b'-master'
+
+
+def units(home, services, names=None):
+    """{file name: content} for a table of core.services; names: {role: account}."""
+    names = names or {role: role for role in accounts.ROLES}
+    found, wanted = {}, []
+    for service in services:
+        row = row_of(service.name)
+        if row is None:
+            continue                    # a program of the site's own: its unit is the site's
+        wanted.append(b'qpy-%s.service' % service.name)
+        found[wanted[-1]] = service_unit(home, service, row, names)
+        for name, content in socket_units(home, service, names):
+            wanted.append(b'qpy-%s.socket' % name)
+            found[wanted[-1]] = content
+    found[b'qpy.target'] = TARGET % {b'wants': b' '.join(wanted)}
+    return found
+
+
+def row_of(name):
+    """The manifest.Row that decides about a service: its worker's line does for its master too, but for children."""
+    try:
+        return manifest.row(name)
+    except KeyError:
+        return None
+
+
+def socket_units(home, service, names):
+    """[(name, content)]: one for each socket, because owner and mode are a unit's; the ports of one program share one.
+    A pair becomes a socket that lspawn connects to and the seed accepts on, once."""
+    ports = [listen for listen in service.listens if listen.kind == b'tcp']
+    found = [(service.name, b''.join(b'ListenStream=%s:%d\n' % (
+        b'[%s]' % port.address if b':' in port.address else port.address, port.port) for port in ports))] if ports else []
+    for listen in service.listens:
+        owner, group, mode = names.get(listen.owner, b'root'), names.get(listen.group, b'root'), listen.mode
+        if listen.kind == b'pair':
+            owner, group, mode = names[b'qpyu'], names[b'qpyu'], 0o600
+        if listen.kind != b'tcp' and (listen.kind != b'pair' or service.name == b'seed'):
+            found.append((listen.name, b'%s=%s/run/%s\nSocketMode=%04o\nSocketUser=%s\nSocketGroup=%s\n' % (
+                KIND[listen.kind], home, listen.name, mode, owner, group)))
+    return [(service.name + b'-' + name if name != service.name else name,
+             SOCKET % {b'name': service.name, b'socket': name, b'listens': lines}) for name, lines in found]
+
+
+def service_unit(home, service, row, names):
+    """One program with what its line of the manifest gives it."""
+    after = b'After=%s\n' % b' '.join(b'qpy-%s.service' % name for name in FIRST) if service.name == b'send' else b''
+    lines = SEED if service.name == b'seed' else confined(home, row, names)
+    return SERVICE % {b'name': service.name, b'account': names[row.account], b'home': home, b'after': after,
+                      b'command': b' '.join(word for word in service.words if word != b'DEFAULTDELIVERY'),
+                      b'lines': lines}
+
+
+def confined(home, row, names):
+    """The lines of a program that has a fence of its own: the same fence, outside."""
+    lines = b'User=%s\nGroup=%s\n' % (names[row.account], names[accounts.GROUP[row.account]]) + COMMON
+    lines += b'ProtectHome=%s\n' % (b'read-only' if row.name == b'users' else b'yes')
+    lines += b'MemoryDenyWriteExecute=yes\n'
+    if row.where == b'empty':
+        lines += b'PrivateNetwork=yes\nIPAddressDeny=any\n'
+    kinds = [kind for kind in (b'any', b'tcp', b'unix') if kind in row.sockets] or [b'unix']
+    lines += b'RestrictAddressFamilies=%s\n' % FAMILIES[kinds[0]]
+    writes = [home + b'/' + path for place, letters in row.files if set(letters) & set(b'wcdm')
+              for path in manifest.PLACES[place] if path[:1] != b'/']
+    if writes:
+        lines += b'ReadWritePaths=%s\n' % b' '.join(writes)
+    if not any(path.startswith(b'queue') for place, _ in row.files for path in manifest.PLACES[place]):
+        lines += b'InaccessiblePaths=-%s/queue/state -%s/queue/damaged\n' % (home, home)
+    lines += b'TasksMax=%d\n' % (512 if row.name == b'smtpd' else 16)
+    return lines
+
+
+def sysusers(home, names=None):
+    """The bytes of a sysusers.d file that makes the accounts and groups of core.accounts."""
+    names = names or {role: role for role in accounts.ROLES}
+    lines = [b'# The accounts of qpy in %s; see sysusers.d(5) and qpy-install(8).' % home]
+    lines += [b'g %s -' % names[group] for group in dict.fromkeys(accounts.GROUP.values())]
+    for role, group, what in accounts.TABLE:
+        place = home + b'/alias' if role == b'alias' else home
+        lines.append(b'u %s -:%s "qpy %s" %s /usr/sbin/nologin' % (names[role], names[group], what.replace(b';', b' and'),
+                                                                  place))
+    return b'\n'.join(lines) + b'\n'

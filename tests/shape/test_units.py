@@ -1,0 +1,105 @@
+"""The units for systemd: they carry the facts of the manifest, systemd understands them, and their exposure is low."""
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from qpy.core import manifest, services, units
+
+HOME = b'/var/qpy'
+#          what privileges.md of any such server may be: the scale is systemd's, 0 (nothing) to 10
+LIMITS = {'smtpd': 2.0, 'queued': 1.5, 'send': 1.0, 'clean': 1.0, 'rspawn': 2.0, 'bouncer': 1.0, 'lspawn': 4.5,
+          'users': 2.0, 'resolve': 2.0, 'seed': 4.5}
+TABLE = services.table(services.SMTP % b'0.0.0.0:25,tcp:[::]:25')
+FOUND = units.units(HOME, TABLE)
+
+
+def lines(name):
+    return FOUND[name].split(b'\n')
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """The units as files, with programs that exist in place of DIR's."""
+    for name, content in FOUND.items():
+        content = re.sub(rb'ExecStart=\S+', b'ExecStart=/bin/true', content)
+        (tmp_path / name.decode()).write_bytes(content)
+    return tmp_path
+
+
+def analyze(*words):
+    if not shutil.which('systemd-analyze'):
+        pytest.skip('no systemd-analyze here')
+    return subprocess.run(['systemd-analyze', *words], capture_output=True, text=True, timeout=60)
+
+
+def test_every_line_of_the_table_has_its_unit():
+    """A service for each, a socket unit for each that listens, a target for all."""
+    assert {name for name in FOUND if name.endswith(b'.service')} == {b'qpy-%s.service' % s.name for s in TABLE}
+    assert {name for name in FOUND if name.endswith(b'.socket')} == {b'qpy-%s.socket' % name for name in (
+        b'queued-submit', b'queued-new', b'clean', b'resolve', b'users', b'seed', b'lspawn', b'rspawn', b'bouncer-bounce',
+        b'send-control', b'smtpd')}
+    assert all(name in FOUND[b'qpy.target'] for name in FOUND if name != b'qpy.target')
+
+
+def test_the_facts_are_the_manifests():
+    """Account, network, what can be written: as in the line of the program; no capability, no new privileges."""
+    for service in TABLE:
+        row, said = manifest.row(service.name), lines(b'qpy-%s.service' % service.name)
+        if service.name == b'seed':
+            assert b'CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP' in said
+            continue
+        assert b'User=' + row.account in said and b'CapabilityBoundingSet=' in said and b'NoNewPrivileges=yes' in said
+        assert (b'PrivateNetwork=yes' in said) == (row.where == b'empty')
+        written = [line for line in said if line.startswith(b'ReadWritePaths=')]
+        assert bool(written) == row.writes or service.name == b'clean'
+        assert not any(line.startswith(b'PrivateUsers=yes') for line in said)      # the kernel's word on who calls
+
+
+def test_sockets_are_the_tables():
+    """Names, kinds, owners and modes of the sockets are those of control/services."""
+    said = lines(b'qpy-queued-submit.socket')
+    assert b'ListenStream=/var/qpy/run/submit' in said and b'SocketMode=0666' in said
+    assert b'ListenStream=0.0.0.0:25' in lines(b'qpy-smtpd.socket') and b'ListenStream=[::]:25' in lines(b'qpy-smtpd.socket')
+    assert b'SocketGroup=qpyd' in lines(b'qpy-resolve.socket') and b'SocketMode=0660' in lines(b'qpy-resolve.socket')
+    assert b'ListenSequentialPacket=/var/qpy/run/seed' in lines(b'qpy-seed.socket')
+
+
+def test_systemd_understands_them(directory):
+    """systemd-analyze verify has nothing to say about any of them."""
+    done = analyze('verify', '--man=no', *sorted(str(path) for path in directory.iterdir()))
+    said = [line for line in done.stderr.split('\n') if 'qpy' in line]
+    assert not said, '\n'.join(said)
+
+
+@pytest.mark.parametrize('name', sorted(LIMITS))
+def test_exposure(directory, name):
+    """systemd-analyze security is below the limit of each program."""
+    done = analyze('security', '--offline=yes', '--no-pager', str(directory / ('qpy-%s.service' % name)))
+    found = re.search(r'Overall exposure level for \S+: ([0-9.]+)', done.stdout)
+    assert found, done.stderr
+    assert float(found[1]) <= LIMITS[name], done.stdout
+
+
+def test_nothing_of_units_is_written_for_a_program_of_the_sites_own():
+    """A line that names a program we do not know has no unit."""
+    table = services.table(b'other qpyd tcp:127.0.0.1:99 /bin/true\n')
+    assert not [name for name in units.units(HOME, table) if b'other' in name]
+
+
+def test_sysusers_makes_the_accounts(tmp_path):
+    """systemd-sysusers makes every account of the table with its group, no shell, and a system uid."""
+    if not shutil.which('systemd-sysusers'):
+        pytest.skip('no systemd-sysusers here')
+    from qpy.core import accounts
+    (tmp_path / 'etc').mkdir()
+    (tmp_path / 'qpy.conf').write_bytes(units.sysusers(HOME))
+    done = subprocess.run(['systemd-sysusers', '--root=%s' % tmp_path, str(tmp_path / 'qpy.conf')], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    users = {line.split(':')[0]: line.split(':') for line in (tmp_path / 'etc/passwd').read_text().split('\n') if line}
+    groups = {line.split(':')[0]: line.split(':')[2] for line in (tmp_path / 'etc/group').read_text().split('\n') if line}
+    for role, group, _ in accounts.TABLE:
+        entry = users[role.decode()]
+        assert entry[3] == groups[group.decode()] and int(entry[2]) < 1000 and entry[6] == '/usr/sbin/nologin'
