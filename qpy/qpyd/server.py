@@ -5,7 +5,7 @@ A socket that is closed on us, a queue or a look-up that does not answer, a cont
 concerns one client or one message, and the next one is served as well as it can be.
 """
 from qpy import unix
-from qpy.core import cdb, dates, smtp_server as smtp, text
+from qpy.core import cdb, dates, refusals, smtp_server as smtp, text
 from qpy.lib import program
 from qpy.qpyd import queue_line, settings as settings_
 from qpy.qpyd.conversation import Conversation
@@ -26,7 +26,7 @@ class Server:
         self.pid = unix.getpid()
         self.queue, self.recipients = queue_line.Queue(loop, home), Recipients(loop, home)
         self.quiet = self.environ.get(b'QPYLOCALBS') == b'1'    # descriptor 2 is the caller's terminal or mail
-        self.clients, self.lines, self.timer = set(), [], None
+        self.clients, self.lines, self.timer, self.refusals = set(), [], None, refusals.Refusals()
         self.stamp, self.written = 0, b''
         self.ended = None               # called when the last client has gone (one shot)
         self.now, self.wall = unix.monotonic, unix.time
@@ -73,7 +73,7 @@ class Server:
             return sock.close()
         if settings.connections and self.census.total() >= settings.connections:
             return self.refuse(sock, ip, smtp.BUSY)
-        if settings.per_address and ip and self.census.of(ip) >= settings.per_address:
+        if settings.per_address and client.relay is None and ip and self.census.of(ip) >= settings.per_address:
             return self.refuse(sock, ip, smtp.BUSY_ADDRESS)
         self.census.add(ip)
         self.serve(Conversation(self, settings, client, sock, sock.fileno(), sock.fileno()))
@@ -87,12 +87,20 @@ class Server:
 
     def refuse(self, sock, ip, reply):
         """Send a client away. The kernel's buffer has room for these few bytes."""
-        self.log(b'refused connection ip %s: %s' % (self.safe(ip or b'unknown'), reply))
+        line = self.refusals.line(self.safe(ip or b'unknown'), reply, self.now())
+        if line:
+            self.log(line)
+            self.loop.after(refusals.WINDOW, self.count_refusals)
         try:
             unix.write(sock.fileno(), reply + b'\r\n')
         except unix.error:
             pass
         sock.close()
+
+    def count_refusals(self):
+        """Say how many clients were sent away without a line of their own."""
+        for line in self.refusals.counted(self.now()):
+            self.log(line)
 
     def left(self, conversation):
         """A client is gone."""

@@ -295,6 +295,22 @@ def test_limits_of_connections(make):
     assert 'refused connection ip 127.0.0.1: 421 4.7.0' in rig.log()
 
 
+def test_relay_clients_have_no_limit_of_their_own(make):
+    """concurrencyaddress does not count for clients with RELAYCLIENT; concurrencyincoming does."""
+    rig = make(concurrencyaddress='2\n', concurrencyincoming='4\n', tcp_smtp='127.0.0.1:allow,RELAYCLIENT=""\n').warm()
+    clients = [rig.connect() for _ in range(4)]
+    assert [client.reply()[:3] for client in clients] == [b'220'] * 4
+    assert rig.connect().reply().startswith(b'421 4.3.2')
+
+
+def test_a_flood_of_connections_is_no_flood_of_lines(make):
+    """D-10: of many refusals of one address one is logged at once; the others are counted later."""
+    rig = make(tcp_smtp='127.0.0.1:deny\n').warm(workers=1)
+    assert {rig.connect().reply()[:3] for _ in range(50)} == {b'554'}
+    assert rig.connect(source=('127.0.0.2', 0)).reply()[:3] == b'220'
+    assert rig.log().count('refused connection ip 127.0.0.1: 554') == 1
+
+
 def test_slow_message_stalls_nobody(make):
     """While queued takes nothing of a long message, the client is not read any further, and others are
     served."""
