@@ -123,6 +123,16 @@ def arguments():
     return [_os.fsencode(word) for word in _sys.argv[1:]]
 
 
+def flush_output():
+    """Write what was printed and has not left yet; after an error nothing of it is left to be tried again."""
+    if _sys.stdout is not None:
+        try:
+            _sys.stdout.flush()
+        except OSError:
+            _sys.stdout = None
+            raise
+
+
 def code_directories():
     """Where modules are looked for, as bytes."""
     return [_os.fsencode(path) for path in _sys.path]

@@ -26,13 +26,25 @@ def run(module, home=None):
     """
     global name
     name = b'qpy-' + module.rpartition('.')[2].rstrip('_').replace('_', '-').encode()
-    unix._exit(guarded(lambda: call(module, home)))
+    unix._exit(flushed(guarded(lambda: call(module, home))))
 
 
 def call(module, home):
     """What run runs, inside the guard: the imports too."""
     main = __import__(module, fromlist=['main']).main
     return main(unix.fsencode(home) if home else unix.environ.get(b'QPYHOME', DEFAULT_HOME), unix.arguments())
+
+
+def flushed(code):
+    """code, after what was printed has left; 111 if it could not.  A reader who has enough is no error."""
+    try:
+        unix.flush_output()
+    except BrokenPipeError:
+        pass
+    except OSError as problem:
+        complain(b'unable to write what there is to say: ' + reason(problem))
+        return code or exits.TEMP
+    return code
 
 
 def guarded(work):
