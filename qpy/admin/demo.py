@@ -7,6 +7,7 @@ Nothing leaves this machine: SMTP is served on 127.0.0.1, and mail for other hos
 """
 import argparse
 import contextlib
+import errno
 import io
 import os
 import pwd
@@ -14,6 +15,7 @@ import shutil
 import signal
 import smtplib
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from qpy.admin.trace import Trace
 OK, WRONG, TEMP = 0, 100, 111
 PORT = 2525
 HERE = 'demo.test'              # our own domain
+SOURCES = ('bin', 'qpy', 'man', 'control')      # what the installation is made from
 AWAY = 'away.example'           # everybody else's
 PATIENCE = 10.0                 # seconds for one step of --check
 NOBODY = 65534
@@ -52,23 +55,37 @@ def main(home, args):
     except SystemExit as end:
         return OK if not end.code else WRONG
     ending = end_on_signals()
-    note = step_down()
-    if note:
-        say(note)
-    demo = None
+    demo = copy = None
     try:
-        demo = Demo(options)
-        return demo.check() if options.check else demo.watch()
+        with unheard():
+            copy = readable_copy(demo_uid())
+            note = step_down(demo_uid())
+            if note:
+                say(note)
+            demo = Demo(options)
+            return demo.check() if options.check else demo.watch()
     except (install.Trouble, OSError) as problem:
         if not ending:
-            print('qpy-demo: fatal: %s' % problem, file=sys.stderr, flush=True)
+            install.fatal('qpy-demo', problem)
             return TEMP
     except KeyboardInterrupt:
         pass
     finally:
         if demo:
             demo.close()
+        if copy:
+            shutil.rmtree(copy, ignore_errors=True)
     return OK if demo and not options.check else TEMP
+
+
+@contextlib.contextmanager
+def unheard():
+    """Whoever read our output has enough: end, without a word."""
+    try:
+        yield
+    except BrokenPipeError:
+        sys.stdout = None
+        raise KeyboardInterrupt from None
 
 
 def end_on_signals():
@@ -91,8 +108,18 @@ def parse(words):
     parser = argparse.ArgumentParser(prog='qpy-demo', description='A mail server of your own, in a directory of its own.')
     parser.add_argument('--check', action='store_true', help='do one whole round by itself and say what worked')
     parser.add_argument('--dir', metavar='DIR', help='where it lives, and stays (default: a directory that goes)')
-    parser.add_argument('--port', metavar='PORT', type=int, default=None, help='SMTP on this port (default %d)' % PORT)
-    return parser.parse_args(words)
+    parser.add_argument('--port', metavar='PORT', type=port_number, default=None,
+                        help='SMTP on this port (default %d; 0: any)' % PORT)
+    options = parser.parse_args(words)
+    options.dir = options.dir and os.path.abspath(options.dir)
+    return options
+
+
+def port_number(word):
+    """A TCP port."""
+    if not (word.isascii() and word.isdigit() and int(word[:6]) < 65536):
+        raise argparse.ArgumentTypeError('%s is no port; write a number between 1024 and 65535' % word)
+    return int(word)
 
 
 def say(line=''):
@@ -100,11 +127,46 @@ def say(line=''):
     print(line, flush=True)
 
 
-def step_down():
-    """As root: be the one who called sudo, else nobody, for good; the word about it, or ''."""
+def demo_uid():
+    """Who is to run it: we; if we are root the one who called sudo, else nobody."""
+    return os.geteuid() or int(os.environ.get('SUDO_UID', '0')) or NOBODY
+
+
+def readable_copy(uid):
+    """As root: a copy of the source for that uid if he cannot read the source itself (a clone below /root); its
+    directory, or None.  install takes its code from there."""
+    path = os.path.join(install.CODE, 'qpy/unix.py')
+    if os.geteuid() != 0 or all(reachable(os.stat(place), uid) for place in ways_to(path)):
+        return None
+    copy = tempfile.mkdtemp(prefix='qpy-demo-source-')
+    for name in SOURCES:
+        if os.path.isdir(os.path.join(install.CODE, name)):
+            shutil.copytree(os.path.join(install.CODE, name), os.path.join(copy, name),
+                            ignore=shutil.ignore_patterns('__pycache__'))
+    install.tidy(copy)
+    for directory, _, _ in os.walk(copy):
+        os.chown(directory, uid, -1)                 # he removes it
+    install.CODE = copy
+    return copy
+
+
+def ways_to(path):
+    """A file and every directory above it."""
+    while path != '/':
+        yield path
+        path = os.path.dirname(path)
+
+
+def reachable(there, uid):
+    """Whether a uid can pass a directory, or read a file, by its mode."""
+    bit = 1 if stat.S_ISDIR(there.st_mode) else 4
+    return there.st_mode & bit or there.st_uid == uid and there.st_mode & bit << 6
+
+
+def step_down(uid):
+    """As root: be that uid, for good; the word about it, or ''."""
     if os.geteuid() != 0:
         return ''
-    uid = int(os.environ.get('SUDO_UID', '0')) or NOBODY
     try:
         gid, name = pwd.getpwuid(uid).pw_gid, pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -113,6 +175,7 @@ def step_down():
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     os.environ.pop('HOME', None)
+    os.chdir('/')
     return 'You are root; the demo needs no root and goes on as %s.' % name
 
 
@@ -123,9 +186,12 @@ def free_port(wanted):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(('127.0.0.1', port))
-            except OSError:
+            except OSError as problem:
+                if wanted and problem.errno == errno.EACCES:
+                    raise install.Trouble('ports below 1024 need root; choose another than %d with --port' % port) \
+                        from None
                 if wanted:
-                    raise OSError('port %d is taken; choose another with --port' % port) from None
+                    raise install.Trouble('port %d is taken; choose another with --port' % port) from None
                 continue
             return probe.getsockname()[1]
 
@@ -140,7 +206,7 @@ class Demo:
         self.quiet = True                            # until watch() has said what can be done
         self.stays = bool(options.dir)
         self.port = free_port(options.port)
-        self.home = os.path.abspath(options.dir) if options.dir else tempfile.mkdtemp(prefix='qpy-demo-')
+        self.home = options.dir or tempfile.mkdtemp(prefix='qpy-demo-')
         self.user_home = os.path.join(self.home, 'home')
         self.trace = Trace(self.tell, self.where)
         try:
@@ -155,10 +221,17 @@ class Demo:
 
     def furnish(self):
         """Install, and give the demo user a home with its magic addresses."""
+        if not os.access(install.nearest(self.home), os.W_OK | os.X_OK):
+            raise install.Trouble('uid %d may not write to %s; choose another directory with --dir'
+                                  % (os.getuid(), install.nearest(self.home)))
         words = [self.home, '--offline', '--me', HERE, '--smtp', '127.0.0.1:%d' % self.port]
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
-            code = install.install(install.parse(words))
+            try:
+                code = install.install(install.parse(words))
+            except OSError as problem:
+                raise install.Trouble('unable to live in %s: %s; choose another directory with --dir'
+                                      % (self.home, install.words(problem))) from None
         if code:
             raise install.Trouble(said.getvalue().strip() or 'unable to install into ' + self.home)
         line = 'smtpd qpyd tcp:127.0.0.1:%d qpy-smtpd\n' % self.port

@@ -88,11 +88,27 @@ def main(home, args):
         return OK if not end.code else WRONG
     try:
         return check(options) if options.check else install(options)
-    except Trouble as problem:
-        print('qpy-install: fatal: %s' % problem, file=sys.stderr, flush=True)
-    except (OSError, shutil.Error) as problem:
-        print('qpy-install: fatal: %s' % problem, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        sys.stdout = None                            # who listened has heard enough
+    except (Trouble, OSError, shutil.Error) as problem:
+        fatal('qpy-install', problem)
     return TEMP
+
+
+def fatal(program, problem):
+    """Say why it ends; what could not be printed is not tried again."""
+    if isinstance(problem, OSError) and problem.filename is None:
+        sys.stdout = None
+    print('%s: fatal: %s' % (program, words(problem)), file=sys.stderr, flush=True)
+
+
+def words(problem):
+    """What went wrong, for a person: without Python's number."""
+    if not isinstance(problem, OSError) or not problem.strerror:
+        return str(problem)
+    if problem.filename is None:
+        return 'unable to write what there is to say: ' + problem.strerror
+    return '%s: %s' % (problem.filename, problem.strerror)
 
 
 def parse(words):
@@ -117,6 +133,7 @@ def install(options):
     """Every step, each of which leaves alone what is there."""
     home = options.home
     check_interpreter(options.python, options.rootless)
+    check_place(home, options.rootless)
     listen = smtp_line(options.smtp, options.rootless) if options.smtp else None
     if options.admin and '@' not in options.admin:
         raise Trouble('--admin needs a whole address, such as you@example.org')
@@ -142,6 +159,21 @@ def install(options):
     say('installed in %s%s; start it with %s/bin/qpy-start'
         % (home, ' (rootless: everything runs under your account)' if options.rootless else '', home))
     return WRONG if wrong else OK
+
+
+def check_place(home, rootless):
+    """Trouble if a plain user cannot make DIR there."""
+    there = nearest(home)
+    if rootless and not os.access(there, os.W_OK | os.X_OK):
+        raise Trouble('you may not write to %s: run it as root, or install for yourself with: qpy-install ~/mail'
+                      % there)
+
+
+def nearest(path):
+    """path if it is there, else the lowest directory above it that is."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def check(options):
@@ -505,7 +537,8 @@ def first_controls(home, me, listen):
         if not first(path, listen):
             with open(path) as file:
                 if listen not in file.read():
-                    say('control/services is kept; for --smtp it needs this line: %s' % listen.strip())
+                    say('%s is kept as it is; to listen on another port, edit it: the line that begins with smtpd must '
+                        'be: %s' % (path, listen.strip()))
         first(os.path.join(control, 'tcp.smtp'), TCP_SMTP)
 
 
@@ -536,12 +569,24 @@ def smtp_line(word, rootless):
         places = ['tcp:127.0.0.1:' + word]
     else:
         places = ['tcp:0.0.0.0:' + word] + (['tcp:[::]:' + word] if has_ipv6() else [])
+    port = word.rpartition(':')[2]
+    if rootless and port.isascii() and port.isdigit() and int(port[:6]) < unprivileged():
+        raise Trouble('--smtp %s: ports below %d need root; take a higher one, for example --smtp 2525, or install as root'
+                      % (word, unprivileged()))
     line = services.SMTP % ',tcp:'.join(place[4:] for place in places).encode()
     try:
         services.parse(line)
     except tables.ControlError as wrong:
         raise Trouble('--smtp %s: %s' % (word, wrong.remedy.decode())) from None
     return b' '.join(line.split()).decode() + '\n'
+
+
+def unprivileged():
+    """The lowest port that needs no root."""
+    try:
+        return int(read_first_line('/proc/sys/net/ipv4/ip_unprivileged_port_start'))
+    except (OSError, ValueError):
+        return 1024
 
 
 def has_ipv6():

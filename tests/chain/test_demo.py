@@ -1,4 +1,5 @@
 """qpy-demo as a person meets it: --check, and the live trace."""
+import contextlib
 import os
 import re
 import shutil
@@ -9,6 +10,8 @@ import tempfile
 
 import pytest
 
+from qpy.admin import install
+
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PLAIN = 54321
 CHECKS = ('SMTP in, Maildir', 'sendmail in, Maildir', 'mbox', 'program', 'alias (postmaster)', 'extension address', 'forward',
@@ -16,9 +19,9 @@ CHECKS = ('SMTP in, Maildir', 'sendmail in, Maildir', 'mbox', 'program', 'alias 
 ENVIRONMENT = {'PATH': '/usr/bin:/bin'}
 
 
-def check(program, words=(), **more):
+def check(program, words=(), env=ENVIRONMENT, **more):
     done = subprocess.run([program, '--check', '--port', '0', *words], capture_output=True, text=True, timeout=60, cwd='/',
-                          env=ENVIRONMENT, **more)
+                          env=env, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     said = [line for line in done.stdout.split('\n') if line[:6].strip() in ('ok', 'FAILED')]
     assert [line[7:41].strip() for line in said] == list(CHECKS)
@@ -43,6 +46,36 @@ def test_a_plain_user_and_a_source_tree_he_cannot_write(tmp_path):
     before = sorted(str(path) for path in tree.rglob('*'))
     check(str(tree / 'bin/qpy-demo'), user=PLAIN, group=PLAIN, extra_groups=[])
     assert sorted(str(path) for path in tree.rglob('*')) == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('mode', [0o700, 0o755])
+def test_a_clone_that_only_root_can_read(mode):
+    """Root's clone below a closed directory: the demo steps down all the same, and leaves no copy behind."""
+    top = tempfile.mkdtemp(prefix='qpy-test-')
+    try:
+        tree = os.path.join(top, 'tree')
+        for name in ('bin', 'qpy', 'man', 'control'):
+            shutil.copytree(os.path.join(SOURCE, name), os.path.join(tree, name),
+                            ignore=shutil.ignore_patterns('__pycache__'))
+        os.chmod(top, mode)
+        os.chmod(tree + '/qpy/unix.py', 0o600)
+        with room() as tmp:
+            check(tree + '/bin/qpy-demo', env={**ENVIRONMENT, 'TMPDIR': tmp})
+    finally:
+        shutil.rmtree(top)
+
+
+@contextlib.contextmanager
+def room():
+    """A directory for temporary files that must be empty in the end."""
+    tmp = tempfile.mkdtemp(prefix='qpy-test-')
+    os.chmod(tmp, 0o1777)
+    try:
+        yield tmp
+        assert not os.listdir(tmp)
+    finally:
+        shutil.rmtree(tmp)
 
 
 class Watched:
@@ -131,6 +164,28 @@ def test_a_directory_that_stays_can_be_used_again():
     finally:
         shutil.rmtree(top, ignore_errors=True)
 
+
+
+@pytest.mark.parametrize('words, code, said', [
+    ('--port 99999', 100, '99999 is no port'), ('--port 25x', 100, '25x is no port'),
+    ('--dir /proc/x', 111, 'may not write to /proc; choose another directory with --dir'),
+    ('--check --port 0 >/dev/full', 111, 'fatal: unable to write what there is to say: No space left on device'),
+    ('--help >/dev/full', 111, 'unable to write what there is to say: No space left on device'),
+    ('--help | grep -q -- --check', 0, ''), ('--port 0 | head -n 2 >/dev/null', 0, '')])
+def test_what_a_person_gets_to_read(words, code, said):
+    """Each mistake is answered in words, without Python's; whoever reads no further ends the demo without a word."""
+    with room() as tmp:
+        done = subprocess.run(['/bin/bash', '-c', 'set -o pipefail; %s/bin/qpy-demo %s' % (SOURCE, words)], text=True,
+                              capture_output=True, timeout=60, cwd='/', env={**ENVIRONMENT, 'TMPDIR': tmp})
+    assert done.returncode == code and said in done.stderr and (said or not done.stderr)
+    assert not any(word in done.stderr for word in ('Errno', 'unforeseen', 'Traceback'))
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and install.unprivileged() <= 25, reason='port 25 is free for all here')
+def test_a_port_that_needs_root_is_said():
+    """Also as root, who has stepped down by then."""
+    done = subprocess.run([SOURCE + '/bin/qpy-demo', '--port', '25'], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 111 and 'ports below 1024 need root' in done.stderr
 
 
 def test_a_port_that_is_taken_is_said():

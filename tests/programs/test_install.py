@@ -54,6 +54,35 @@ def test_a_rootless_installation_is_closed_and_in_order(installed):
     assert 'is in order' in installed.run('--check')
 
 
+def test_help_is_printed():
+    """--help says something, and exits 0."""
+    done = subprocess.run([SOURCE + '/bin/qpy-install', '--help'], capture_output=True, text=True)
+    assert done.returncode == 0 and '--sendmail' in done.stdout
+
+
+def test_where_a_plain_user_may_not_write(place):
+    """He is told both ways out."""
+    done = subprocess.run([SOURCE + '/bin/qpy-install', '/proc/qpy', '--offline'], capture_output=True, text=True,
+                          **place.user)
+    assert done.returncode == 111 and done.stderr.count('\n') == 1
+    assert 'you may not write to /proc: run it as root, or install for yourself with: qpy-install ~/mail' in done.stderr
+
+
+@pytest.mark.skipif(install.unprivileged() <= 25, reason='port 25 is free for all here')
+def test_a_plain_user_cannot_have_port_25(place):
+    """It is said before anything is made."""
+    assert '--smtp 25: ports below 1024 need root' in place.run('--smtp', '25', '--offline', code=111)
+    assert not os.path.exists(place.home)
+
+
+def test_another_port_says_what_to_edit(installed):
+    """control/services is kept; file and line are named."""
+    said = installed.run('--offline', '--smtp', '2526')
+    assert '%s/control/services is kept' % installed.home in said
+    assert 'must be: smtpd qpyd tcp:127.0.0.1:2526 qpy-smtpd' in said
+    assert installed.read('control/services') == 'smtpd qpyd tcp:127.0.0.1:2525 qpy-smtpd\n'
+
+
 def test_the_first_control_files(installed):
     """me, the SMTP line on loopback, who may relay, and the admin's aliases; no sample is live."""
     assert installed.read('control/me') == 'x.test\n'
@@ -92,8 +121,8 @@ def test_doing_it_again_changes_no_control_file_and_renews_the_code(place):
             file.write(text)
     with open(place.home + '/lib/qpy/stale.py', 'w') as file:
         file.write('')
-    said = place.run('--offline', '--me', 'x.test', '--smtp', '25')
-    assert 'control/me is kept: other.test' in said and 'control/services is kept; for --smtp it needs this line' in said
+    said = place.run('--offline', '--me', 'x.test', '--smtp', '2526')
+    assert 'control/me is kept: other.test' in said and 'control/services is kept' in said
     assert place.read('control/services') == '# mine\n' and place.read('alias/.qmail-root') == '#\n'
     assert not os.path.exists(place.home + '/lib/qpy/stale.py')
     assert sorted(n for n in os.listdir(place.home + '/lib')) == ['qpy', 'site']
