@@ -1,0 +1,239 @@
+"""qpy-fsck, as root or the queue's owner: looks at a whole queue, at rest or in use, and explains what it finds.
+
+    qpy-fsck [--set-aside] [--all]
+
+It deletes nothing and changes no file.  With --set-aside, what no program can use is moved into queue/damaged, where
+nothing is ever replaced.  Descriptor 1: a line for each thing worth a word, then a line with the figures.
+Exit: 0 all is well, or sees to itself; 1 somebody must look; 100 wrong usage; 111 the queue could not be read.
+"""
+from qpy import unix, unix_kernel
+from qpy.core import exits, mess, queuecheck, text
+from qpy.lib import program, queuefile
+
+USAGE = b'usage: qpy-fsck [--set-aside] [--all]'
+SETTLED = 120               # seconds without a change, after which a file in a queue in use is finished
+LOOK_WRONG = 1              # exit code
+DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
+
+
+def main(home, args):
+    """The story: open the three directories, see who uses them, look at every name in each, say what it means."""
+    if set(args) - {b'--set-aside', b'--all'}:
+        raise program.Fatal(exits.PERM, USAGE)
+    check = Check(home, b'--set-aside' in args, b'--all' in args)
+    check.look_at_mess()
+    check.look_at_state()
+    check.look_at_damaged()
+    return check.end()
+
+
+class Check:
+    """One look at one queue."""
+
+    def __init__(self, home, set_aside, everything):
+        self.home, self.sets_aside, self.everything = home, set_aside, everything
+        self.place = {name: open_directory(home, name) for name in (b'mess', b'state', b'damaged')}
+        self.live = in_use(self.place[b'mess']) or send_runs(self.place[b'state'])
+        self.recipients = {}                    # {ID: how many}; None: there, and not to be read
+        self.counts, self.worst, self.moved = {}, queuecheck.FINE, set()
+
+    # --- what there is ---
+
+    def names(self, where):
+        """All names in one of the directories, sorted."""
+        return sorted(unix.fsencode(name) for name in unix.listdir(self.place[where]))
+
+    def look_at_mess(self):
+        """Every file of queue/mess."""
+        for name in self.names(b'mess'):
+            kind, more = self.of_mess(name)
+            if kind:
+                self.found(b'mess', name, kind, more)
+
+    def of_mess(self, name):
+        """(kind, more words) of one; kind None: it has gone while we looked."""
+        try:
+            there = unix.stat(name, dir_fd=self.place[b'mess'], follow_symlinks=False)
+            if not unix.S_ISREG(there.st_mode):
+                return b'no file', b''
+            if self.live and unix.time() - there.st_mtime < SETTLED and not self.whole(b'mess', name):
+                return b'receiving' if name.endswith(b'.part') else b'young', b''
+            if name.endswith(b'.part'):
+                return (b'receiving' if self.live else b'part'), b''
+            if not mess.is_id(name):
+                other = self.other_name(b'mess', name, there.st_size)
+                return (b'renamed', b': ' + other) if other else (b'foreign', b'')
+            return self.of_message(name, there)
+        except FileNotFoundError:
+            return None, b''
+        except unix.error as problem:
+            return b'unreadable', b': ' + program.reason(problem)
+
+    def whole(self, where, name):
+        """Can it be read as the message of its name?"""
+        try:
+            queuefile.open_mess(self.place[where], name).close()
+            return True
+        except (mess.Damaged, mess.Newer):
+            return False
+
+    def of_message(self, name, there):
+        """A file called as a message is."""
+        try:
+            message = queuefile.open_mess(self.place[b'mess'], name)
+        except mess.Newer:
+            self.recipients[name] = None
+            return b'newer', b''
+        except mess.Damaged as problem:
+            self.recipients[name] = None
+            other = self.other_name(b'mess', name, there.st_size)
+            return (b'renamed', b': ' + other) if other else (b'damaged', b': ' + str(problem).encode())
+        self.recipients[name] = len(message.envelope.recipients)
+        message.close()
+        return (b'writable' if there.st_mode & 0o022 else b'whole'), b''
+
+    def other_name(self, where, name, size):
+        """The ID under which this file would be a whole message, None if there is none."""
+        fd = unix.open(name, unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC,
+                       dir_fd=self.place[where])
+        try:
+            footer = unix.pread(fd, mess.FOOTER_SIZE, max(0, size - mess.FOOTER_SIZE))
+            other = queuecheck.true_name(footer)
+            if other is None or other == name:
+                return None
+            _, _, crc = mess.parse_footer(footer, other, size)
+            mess.check(queuefile.pieces(fd, size - 9), crc)
+            return other
+        except (mess.Damaged, mess.Newer):
+            return None
+        finally:
+            unix.close(fd)
+
+    def look_at_state(self):
+        """Every file of queue/state, beside the message it belongs to."""
+        for name in self.names(b'state'):
+            if name == b'lock':
+                continue
+            if not mess.is_id(name):
+                if not (self.live and name.startswith(b'copy.')):
+                    self.found(b'state', name, b'foreign')
+                continue
+            for kind in self.of_state(name):
+                self.found(b'state', name, kind)
+
+    def of_state(self, name):
+        """The kinds of one state."""
+        if name not in self.recipients:
+            if self.live and self.arrived_since(name):
+                return []
+            return [b'orphan']
+        if self.recipients[name] is None:
+            return []                           # nothing can be said without its message
+        try:
+            data = queuefile.read_state(self.place[b'state'], name)
+        except unix.error:
+            return [b'unreadable']
+        if data is None:
+            return []
+        kinds = queuecheck.of_state(data, name, self.recipients[name])
+        return [kind for kind in kinds if not (self.live and kind in (b'finished', b'torn'))]     # it is at it
+
+    def arrived_since(self, name):
+        """Has the message come, or both gone, while we looked?"""
+        gone = False
+        for where in (b'mess', b'state'):
+            try:
+                unix.stat(name, dir_fd=self.place[where], follow_symlinks=False)
+            except FileNotFoundError:
+                gone = gone or where == b'state'
+            else:
+                gone = gone or where == b'mess'
+        return gone
+
+    def look_at_damaged(self):
+        """What was set aside before; also whether it is a message all the same."""
+        for name in self.names(b'damaged'):
+            if name not in self.moved:
+                try:
+                    self.found(b'damaged', name, b'kept whole' if self.whole_there(name) else b'kept')
+                except unix.error as problem:
+                    self.found(b'damaged', name, b'unreadable', b': ' + program.reason(problem))
+
+    def whole_there(self, name):
+        """Is this a whole message, under its own name or another?"""
+        there = unix.stat(name, dir_fd=self.place[b'damaged'], follow_symlinks=False)
+        if not unix.S_ISREG(there.st_mode):
+            return False
+        return self.whole(b'damaged', name) or self.other_name(b'damaged', name, there.st_size) is not None
+
+    # --- what is said and done ---
+
+    def found(self, where, name, kind, more=b''):
+        """Count it; say it if it is worth a word; set it aside if that is wanted."""
+        how_bad, movable, sentence = queuecheck.TABLE[kind]
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.worst = max(self.worst, how_bad)
+        if how_bad != queuecheck.FINE or self.everything:
+            say(b'queue/%b/%b%b: %b' % (where, text.printable(name), text.printable(more), sentence))
+        if movable and self.sets_aside:
+            self.move(where, name)
+
+    def move(self, where, name):
+        """Into queue/damaged, under a name that nothing has there; durable."""
+        new, number = name, 0
+        while True:
+            try:
+                unix_kernel.rename_noreplace(self.place[where], name, self.place[b'damaged'], new)
+                break
+            except FileExistsError:
+                number += 1
+                new = b'%b.%d' % (name, number)
+        unix.fsync(self.place[b'damaged'])
+        unix.fsync(self.place[where])
+        self.moved.add(new)
+        say(b'queue/%b/%b: set aside as queue/damaged/%b' % (where, text.printable(name), text.printable(new)))
+
+    def end(self):
+        """The figures, and the exit code."""
+        figures = b', '.join(b'%d %b' % (number, kind) for kind, number in sorted(self.counts.items()))
+        say(b'qpy-fsck: %b; the queue is %b' % (figures or b'the queue is empty', b'in use' if self.live else b'at rest'))
+        return LOOK_WRONG if self.worst == queuecheck.WRONG else exits.OK
+
+
+def open_directory(home, name):
+    """A descriptor of one of the queue's directories; Fatal if it is not there, or strangers may write in it."""
+    path = home + b'/queue/' + name
+    try:
+        fd = unix.open(path, DIRECTORY)
+    except unix.error as problem:
+        raise program.Fatal(exits.TEMP, b'unable to open %b: %b; qpy-install makes what is missing'
+                            % (path, program.reason(problem))) from None
+    if unix.fstat(fd).st_mode & (0o002 if name == b'state' else 0o022):
+        say(b'queue/%b: others may write in it; qpy-install mends the mode' % name)
+    return fd
+
+
+def in_use(fd):
+    """Does a program hold the lock of this file or directory?  Looked up: trying it might keep the program out."""
+    try:
+        locks = unix.read_file(b'/proc/locks').split()
+    except unix.error:
+        return True                             # unknown: be careful
+    return any(word.endswith(b':%d' % unix.fstat(fd).st_ino) for word in locks)
+
+
+def send_runs(directory):
+    """Does send hold its lock?"""
+    try:
+        fd = unix.open(b'lock', unix.O_RDONLY | unix.O_CLOEXEC, dir_fd=directory)
+    except unix.error:
+        return False
+    try:
+        return in_use(fd)
+    finally:
+        unix.close(fd)
+
+
+def say(line):
+    """One line on descriptor 1."""
+    unix.write_all(1, line + b'\n')

@@ -1,0 +1,77 @@
+"""What may stand in a queue, and what each thing means: the table of qpy-internals(7) as sentences, for qpy-fsck.
+
+Pure.  A finding is (kind, sentence); TABLE says of each kind whether it is in order (the programs see to it by
+themselves), and whether qpy-fsck may set the file aside.  What is whole and what is finished is decided by core.mess and
+core.state, as in every other program.
+"""
+from qpy.core import mess, state
+
+FINE, HEALS, WRONG = range(3)       # nothing to say; the programs see to it; somebody must look
+
+#: kind: (how bad, may it be set aside, what it means)
+TABLE = {
+    b'whole': (FINE, False,
+        b'in the queue; no attempt is known, or its state says when it is due'),
+    b'part': (HEALS, False,
+        b'was being received when queued ended, and was never acknowledged; queued '
+        b'removes it when it starts'),
+    b'receiving': (FINE, False,
+        b'is being received'),
+    b'young': (FINE, False,
+        b'is being written, or has just been'),
+    b'finished': (HEALS, False,
+        b'every recipient is finished, only the removal was interrupted; send has it '
+        b'removed when it starts'),
+    b'damaged': (WRONG, True,
+        b'is no whole message: a power cut tore it before it was acknowledged, or the '
+        b'disk has lost what it had; it is never delivered, and send sets it aside when '
+        b'it starts'),
+    b'renamed': (WRONG, True,
+        b'is a whole message under the name of another one'),
+    b'newer': (HEALS, False,
+        b'was written by a later version of qpy; this one leaves it alone'),
+    b'foreign': (WRONG, True,
+        b'is nothing of ours; no program looks at it'),
+    b'no file': (WRONG, True,
+        b'is not a regular file; no program looks at it'),
+    b'unreadable': (WRONG, False,
+        b'cannot be read now, which says nothing about it; send tries again'),
+    b'writable': (WRONG, False,
+        b'can be written by others: qpy-install mends the mode'),
+    b'torn': (HEALS, False,
+        b'ends in an entry torn by a crash, which is ignored; what it said is done '
+        b'again, a duplicate at worst'),
+    b'orphan': (HEALS, False,
+        b'is the state of a message that is gone; send removes it when it starts'),
+    b'strange': (WRONG, False,
+        b'names a recipient that its message does not have; such entries are skipped'),
+    b'kept': (HEALS, False,
+        b'was set aside; look at it, and delete it when you know what it was'),
+    b'kept whole': (WRONG, False,
+        b'was set aside and is a whole message: with qpy stopped, move it back into '
+        b'queue/mess under the name its last line tells, and it is delivered'),
+}
+
+
+def true_name(footer):
+    """The ID that the last 62 bytes of a file claim, None if they are no footer."""
+    ident = footer[36:52]
+    return ident if footer[:5] == b'qpy1 ' and len(footer) == mess.FOOTER_SIZE and mess.is_id(ident) else None
+
+
+def of_state(data, ident, recipients):
+    """The kinds that fit the bytes of a state whose message has so many recipients."""
+    view, kinds = state.replay(data, ident, recipients), []
+    if view.end < len(data):
+        kinds.append(b'torn')
+    entries = state.entries(data, ident)[0]
+    if any(letter in (b'd', b'f', b'r', b'z') and not known(fields[0], recipients) for letter, fields in entries):
+        kinds.append(b'strange')
+    if recipients and view.finished():
+        kinds.append(b'finished')
+    return kinds
+
+
+def known(index, recipients):
+    """Is it the number of one of so many recipients?"""
+    return index.isdigit() and int(index) < recipients

@@ -1,0 +1,208 @@
+"""qpy-fsck: every anomaly of a queue is explained, nothing is deleted, what cannot be used is set aside when asked."""
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from qpy import unix
+from qpy.admin import fsck
+from qpy.core import exits, mess, queuecheck, state
+from qpy.lib import program
+from tests.peers import queued as rig
+
+IDS = [b'%016d' % (1_764_000_000_000_000 + i) for i in range(20)]
+ENVELOPE = mess.Envelope(b'a@b', [b'c@d', b'e@f']).build()
+
+
+@pytest.fixture
+def home():
+    """An empty queue."""
+    with rig.temporary_home() as place:
+        yield place
+
+
+def put(home, name, data, where=b'mess'):
+    """A file of the queue."""
+    with open(home + b'/queue/' + where + b'/' + name, 'wb') as file:
+        file.write(data)
+
+
+def message(ident, body=b'Subject: x\n\nhello\n'):
+    """A whole queue file."""
+    return mess.pack(body, ENVELOPE, ident)
+
+
+def run(home, *args):
+    """(exit code, lines)."""
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fsck, 'say', said.append)
+        code = fsck.main(home, list(args))
+    return code, said
+
+
+def everything(home):
+    """{path: content} of all files of the queue, however deep."""
+    found = {}
+    for directory, _, names in os.walk(home + b'/queue'):
+        for name in names:
+            path = os.path.join(directory, name)
+            if os.path.isfile(path) and not os.path.islink(path):
+                with open(path, 'rb') as file:
+                    found[path] = file.read()
+    return found
+
+
+def test_a_healthy_queue(home):
+    """Whole messages, with and without state, need no word but the figures."""
+    put(home, IDS[0], message(IDS[0]))
+    put(home, IDS[1], message(IDS[1], b'x' * 200_000))
+    put(home, IDS[1], state.entry(IDS[1], b'd', b'0') + state.entry(IDS[1], b'a', b'5', b'1'), b'state')
+    assert run(home) == (exits.OK, [b'qpy-fsck: 2 whole; the queue is at rest'])
+    assert len(run(home, b'--all')[1]) == 3
+
+
+def torn(ident):
+    """A queue file that a power cut has left in part."""
+    return message(ident)[:-20]
+
+
+ANOMALIES = [
+    ('damaged', IDS[0], torn(IDS[0]), b'mess', True),
+    ('damaged', IDS[0], b'', b'mess', True),
+    ('damaged', IDS[0], b'\0' * 500, b'mess', True),
+    ('damaged', IDS[0], message(IDS[0], b'y' * 100_000)[:-5000] + b'\0' * 5000, b'mess', True),
+    ('renamed', IDS[0], message(IDS[1]), b'mess', True),
+    ('renamed', IDS[0] + b'~', message(IDS[0]), b'mess', True),
+    ('newer', IDS[0], message(IDS[0])[:-mess.FOOTER_SIZE] + message(IDS[0])[-mess.FOOTER_SIZE:].replace(b'qpy1', b'qpy2'), b'mess', False),
+    ('foreign', b'core', b'x', b'mess', True),
+    ('part', b'12.3.part', b'half', b'mess', False),
+    ('orphan', IDS[0], state.entry(IDS[0], b'd', b'0'), b'state', False),
+    ('foreign', b'notes', b'x', b'state', True),
+    ('kept', IDS[0], torn(IDS[0]), b'damaged', False),
+    ('kept whole', IDS[0], message(IDS[0]), b'damaged', False),
+    ('kept whole', IDS[0] + b'.1', message(IDS[0]), b'damaged', False),
+]
+
+
+@pytest.mark.parametrize('kind, name, data, where, movable', ANOMALIES)
+def test_each_anomaly(home, kind, name, data, where, movable):
+    """Q-18, Q-19, Q-20: one line says what it is; nothing changes unless asked; then it is set aside, byte for byte, and
+    only if no program can use it."""
+    put(home, name, data, where)
+    before = everything(home)
+    code, said = run(home)
+    sentence = queuecheck.TABLE[kind.encode()][2]
+    assert len(said) == 2 and said[0].startswith(b'queue/' + where + b'/' + name) and said[0].endswith(sentence)
+    assert code == (1 if queuecheck.TABLE[kind.encode()][0] == queuecheck.WRONG else 0)
+    assert everything(home) == before
+    run(home, b'--set-aside')
+    after = everything(home)
+    assert sorted(after.values()) == sorted(before.values())
+    assert (after != before) == movable
+    if movable:
+        assert list(after) == [home + b'/queue/damaged/' + name]
+
+
+@pytest.mark.parametrize('kind, entries', [
+    ('torn', state.entry(IDS[0], b'd', b'0') + state.entry(IDS[0], b'd', b'1')[:-1]),
+    ('finished', state.entry(IDS[0], b'd', b'0') + state.entry(IDS[0], b'f', b'1', b'no') + state.entry(IDS[0], b'r', b'1')),
+    ('strange', state.entry(IDS[0], b'd', b'2')), ('torn', b'\0' * 100), ('torn', state.entry(IDS[1], b'd', b'0'))])
+def test_each_state(home, kind, entries):
+    """A state beside its message: torn, finished, or of another message."""
+    put(home, IDS[0], message(IDS[0]))
+    put(home, IDS[0], entries, b'state')
+    code, said = run(home)
+    assert said[0].endswith(queuecheck.TABLE[kind.encode()][2]) and len(said) == 2
+    before = everything(home)
+    run(home, b'--set-aside')
+    assert everything(home) == before
+
+
+def test_nothing_is_replaced(home):
+    """Two files of one name are both kept."""
+    put(home, IDS[0], torn(IDS[0]))
+    put(home, IDS[0], b'older', b'damaged')
+    run(home, b'--set-aside')
+    assert sorted(everything(home)) == [home + b'/queue/damaged/' + IDS[0], home + b'/queue/damaged/' + IDS[0] + b'.1']
+
+
+def test_what_is_no_file(home):
+    """A link, a pipe or a directory in the queue is named, never followed, and set aside when asked."""
+    os.symlink('/etc/passwd', home + b'/queue/mess/' + IDS[0])
+    os.mkfifo(home + b'/queue/mess/' + IDS[1])
+    os.mkdir(home + b'/queue/mess/' + IDS[2])
+    code, said = run(home)
+    assert code == 1 and len(said) == 4 and all(queuecheck.TABLE[b'no file'][2] in line for line in said[:3])
+    run(home, b'--set-aside')
+    assert len(os.listdir(home + b'/queue/damaged')) == 3 and not os.listdir(home + b'/queue/mess')
+
+
+def test_every_combination(home):
+    """Q-18: each pair of what mess/ID and state/ID may be is looked at without an error, and nothing is lost."""
+    of_mess = [None, message(IDS[0]), torn(IDS[0]), b'', message(IDS[1])]
+    of_state = [None, b'', state.entry(IDS[0], b'd', b'0'), state.entry(IDS[0], b'd', b'0')[:-1], b'\xff' * 40]
+    for first in of_mess:
+        for second in of_state:
+            for where, data in ((b'mess', first), (b'state', second)):
+                if data is not None:
+                    put(home, IDS[0], data, where)
+            before = sorted(everything(home).values())
+            code, said = run(home, b'--set-aside')
+            assert code in (0, 1) and sorted(everything(home).values()) == before
+            for path in everything(home):
+                os.unlink(path)
+
+
+def test_a_queue_in_use(home):
+    """Live: what is being received or has just been written is left alone; the running queued is noticed."""
+    daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
+    try:
+        with rig.connect(home, b'new') as ears:
+            ears.recv(100)
+        put(home, b'99.1.part', b'half')
+        put(home, IDS[0], torn(IDS[0]))
+        put(home, IDS[1], torn(IDS[1]))
+        os.utime(home + b'/queue/mess/' + IDS[1], (1, 1))
+        code, said = run(home, b'--set-aside')
+        assert said[-1].endswith(b'in use') and os.listdir(home + b'/queue/damaged') == [IDS[1]]
+        assert sorted(os.listdir(home + b'/queue/mess')) == [IDS[0], b'99.1.part']
+    finally:
+        daemon.kill()
+
+
+def test_a_copy(home, tmp_path):
+    """Q-25: a queue copied with cp -r, into other inodes, is as healthy as before."""
+    for ident in IDS:
+        put(home, ident, message(ident))
+    shutil.copytree(home, os.fsencode(str(tmp_path / 'other')))
+    assert run(os.fsencode(str(tmp_path / 'other')))[0] == exits.OK
+
+
+def test_no_queue(tmp_path):
+    """A missing queue is a reason to end with 111; a wrong word with 100."""
+    with pytest.raises(program.Fatal) as end:
+        fsck.main(os.fsencode(str(tmp_path)), [])
+    assert end.value.code == exits.TEMP
+    with pytest.raises(program.Fatal) as end:
+        fsck.main(os.fsencode(str(tmp_path)), [b'--repair'])
+    assert end.value.code == exits.PERM
+
+
+def test_a_failing_disk(home, monkeypatch):
+    """What cannot be read is said, and not set aside."""
+    put(home, IDS[0], torn(IDS[0]))
+
+    def fail(*args):
+        raise OSError(unix.EIO, 'Input/output error')
+    monkeypatch.setattr(unix, 'pread', fail)
+    code, said = run(home, b'--set-aside')
+    assert code == 1 and queuecheck.TABLE[b'unreadable'][2] in said[0] and os.listdir(home + b'/queue/mess')
+
+
+def test_as_a_program(home):
+    """The launcher runs, and its last line has the figures."""
+    put(home, IDS[0], message(IDS[0]))
+    done = subprocess.run([rig.PYTHON, '-IS', rig.SOURCE + '/bin/qpy-fsck'], env={'QPYHOME': os.fsdecode(home)}, capture_output=True)
+    assert done.returncode == 0 and done.stdout == b'qpy-fsck: 1 whole; the queue is at rest\n', done.stderr
