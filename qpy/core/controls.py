@@ -108,6 +108,18 @@ TABLE = (
      b'domain:user, delivered here to user-LOCAL; address:user for one address; .domain for all below it'),
 )
 
+# When an edit acts, by reader; qpy-control.5 says it in these words.
+EDITS = (
+    (b'qpy-smtpd qpy-qmtpd qpy-qmqpd', b'at the next connection'),
+    (b'qpy-users qpy-resolve', b'at the next question'),
+    (b'qpy-bouncer', b'at the next bounce'),
+    (b'qpy-remote qpy-rspawn qpy-local', b'at the next delivery'),
+    (b'qpy-inject qpy-qmqpc', b'at the next message'),
+    (b'qpy-send', b'at HUP'),
+    (b'qpy-start qpy-lspawn qpy-seed', b'when they are started again'),
+    (b'qpy-install qpy-newmrh', b'when they are run'),
+)
+
 # Smallest and largest useful value; outside of it the nearest is taken, and the reader says so.
 LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000),
           b'concurrencyremote': (0, 20000), b'maxrcpt': (100, 10 ** 5),

@@ -18,7 +18,7 @@ TABLE = b"""\
    users           qpyp     host   control=rl,users=rl,etc=r,name=r  none       no       any       any       2000
    resolve-master  qpyr     host   control=rl,etc=r,resolv=r,site=r  workers    no       tcp,udp   any       2000
    resolve         qpyr     host   control=rl,etc=r,resolv=r,site=r  none       no       tcp,udp   any       2000
-   lspawn          qpyu     host   -                                 none       no       unix      run       2000
+   lspawn          qpyu     host   control=rl                        none       no       unix      run       2000
    seed            qpyu     mail   any                               programs   yes      any       any       -
    rspawn          qpyr     host   control=rl,etc=r,proc=r           workers    yes      unix,tcp  any       2000
    rspawn-programs qpyr     host   any                               programs   yes      any       any       -

@@ -136,7 +136,7 @@ def main(home, args):
     unix_kernel.set_dumpable(0)         # the seed has the same account; neither traces the other
     found = inherit.listeners()
     default = args[0] if args else controls.text(home, b'defaultdelivery')
-    limit = controls.number(home, b'timeoutlocal')
+    limit = controls.Watched(home, (b'timeoutlocal',), lambda home: controls.number(home, b'timeoutlocal')).get
     unix.raise_descriptor_limit()
     if b'lspawn' not in found:
         raise program.Fatal(exits.TEMP, b'unable to serve qpy-send: a socket lspawn must be inherited')

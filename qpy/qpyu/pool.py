@@ -20,16 +20,19 @@ class Delivery:
 
 
 class Worker:
-    """A user's process: its channel, once it is known to run; the deliveries it has."""
+    """A user's process: its channel, once it is known to run; the deliveries it has; limit: seconds its programs
+    may take.
+    """
 
-    __slots__ = ('key', 'channel', 'ready', 'jobs', 'used')
+    __slots__ = ('key', 'channel', 'ready', 'jobs', 'used', 'limit')
 
-    def __init__(self, key):
+    def __init__(self, key, limit):
         self.key, self.channel, self.ready, self.jobs, self.used = key, None, False, {}, 0.0
+        self.limit = limit
 
 
 class Pool:
-    """All warm users, least recently used first; seed is the channel to the seed."""
+    """All warm users, least recently used first; seed is the channel to the seed.  limit(): for a new worker."""
 
     __slots__ = ('loop', 'seed', 'workers', 'births', 'homeless', 'deadlines', 'number', 'limit', 'sweeping',
                  'watching')
@@ -55,7 +58,7 @@ class Pool:
         self.number += 1
         n = b'%d' % self.number
         worker.jobs[n] = delivery
-        self.deadlines[n] = unix.monotonic() + self.limit + GRACE, worker
+        self.deadlines[n] = unix.monotonic() + worker.limit + GRACE, worker
         self.watch()
         if worker.ready:
             self.hand_over(worker, n, delivery)
@@ -101,7 +104,7 @@ class Pool:
         except unix.error as problem:
             program.warn(b'unable to make a socket pair: ' + program.reason(problem))
             return None
-        worker = Worker(key)
+        worker = Worker(key, self.limit())
         worker.channel = packets.Channel(self.loop, ours, channel.WORKER_REPORT,
                                          lambda records: self.reported(worker, records),
                                          lambda reason: self.closed(worker))

@@ -10,7 +10,7 @@ import gc
 
 from qpy import unix, unix_kernel
 from qpy.core import channel, exits, text
-from qpy.lib import confine, inherit, loop, packets, program
+from qpy.lib import confine, controls, inherit, loop, packets, program
 from qpy.user import local
 
 HIGHEST_ID = 4294967294
@@ -91,7 +91,14 @@ class Seed:
         if self.ids.uids is not None:
             confine.become_user(uid, gid)
         program.name = b'qpy-local'
-        return local.serve(unix.socket_of(SOCKET), self.home, self.host, self.limit, unix_kernel.fsync_together)
+        return local.serve(unix.socket_of(SOCKET), self.home, self.host, self.limit_now(), unix_kernel.fsync_together)
+
+    def limit_now(self):
+        """control/timeoutlocal for a new worker; while it cannot be used, what it was at the start."""
+        try:
+            return controls.number(self.home, local.TIME_LIMIT)
+        except (controls.Broken, unix.error):
+            return self.limit
 
     def gone(self, reason):
         """lspawn is gone, and with it our purpose."""

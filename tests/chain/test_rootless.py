@@ -106,6 +106,16 @@ def test_mail_for_another_user_waits(running):
                        'deferral with a reason')
 
 
+def test_an_edited_time_limit(house):
+    """control/timeoutlocal counts for the next user's process, without a restart; a broken one changes nothing."""
+    house.recipe('user', '.qmail-slow', '|sleep 1000\n')
+    house.start()
+    house.write('control/timeoutlocal', '1\n')
+    house.sendmail('user-slow@here.test')
+    house.await_line('delivery 1: deferral')
+    assert house.stop() == 0
+
+
 def test_a_host_without_a_dot():
     """On a machine called vm, local mail and its bounce stay here, to plain names, root@vm and root@localhost."""
     house = houses.House(me='vm')

@@ -180,21 +180,21 @@ def test_a_line_is_taken_whole():
     """Where the kernel has all of it nothing is lacking: no file but the code, no exec."""
     if not unix_kernel.landlock_abi():
         pytest.skip('no Landlock here')
-    assert lacking(b'lspawn') == ([], True, True)
+    assert lacking(b'log') == ([], True, True)
 
 
 def test_what_the_kernel_lacks_is_named_and_no_error():
     """Without Landlock, seccomp, or no-exec memory the program starts with what there is; all of it is named."""
     import errno
-    assert lacking(b'lspawn', landlock_abi=0)[0] == [b'Landlock']
-    assert lacking(b'lspawn', seccomp=errno.ENOSYS)[0] == [b'seccomp']
+    assert lacking(b'log', landlock_abi=0)[0] == [b'Landlock']
+    assert lacking(b'log', seccomp=errno.ENOSYS)[0] == [b'seccomp']
 
 
 def test_clean_needs_a_landlock_that_can_move_files(monkeypatch):
     """Landlock before ABI 2 forbids every move between directories: clean does without it, the others do not."""
     monkeypatch.setattr(unix_kernel, 'landlock_abi', lambda: 1)
     assert in_child(lambda: confine.confine(b'/nonexistent', b'clean')) == [b'Landlock']
-    assert in_child(lambda: confine.confine(b'/nonexistent', b'lspawn')) == []
+    assert in_child(lambda: confine.confine(b'/nonexistent', b'log')) == []
 
 
 def test_what_the_kernel_claims_is_tried():
@@ -230,6 +230,6 @@ def test_a_log_that_is_a_file_can_be_written_on(tmp_path):
     def probe():
         fd = os.open(str(tmp_path / 'log'), os.O_CREAT | os.O_WRONLY, 0o600)
         os.dup2(fd, 2)
-        confine.confine(b'/nonexistent', b'lspawn')
+        confine.confine(b'/nonexistent', b'log')
         return os.write(2, b'a line\n')
     assert in_child(probe) == 7

@@ -13,7 +13,7 @@ class Stage:
     def __init__(self, limit=100):
         self.loop = loop.Loop()
         ours, his = unix.socketpair()
-        self.pool = pool.Pool(self.loop, ours, limit, lambda reason: None)
+        self.pool = pool.Pool(self.loop, ours, lambda: limit, lambda reason: None)
         self.asked, self.workers, self.results = [], {}, {}
         self.seed = packets.Channel(self.loop, his, channel.SEED_JOB, self.seed_asked, lambda reason: None)
         self.answer = b'G'
@@ -42,6 +42,16 @@ class Stage:
         while not fact():
             assert unix.monotonic() < end
             self.loop.step(0.05)
+
+
+def test_time_limit_of_a_worker():
+    """A worker has the limit of the time it was started: an edit counts for those started later."""
+    stage, limits = Stage(), [100, 5]
+    stage.pool.limit = lambda: limits.pop(0)
+    for uid, name in ((1, 'a'), (2, 'b'), (1, 'c')):
+        stage.deliver(uid, name)
+    now = unix.monotonic()
+    assert [round((when - now - pool.GRACE) / 5) * 5 for when, _ in stage.pool.deadlines.values()] == [100, 5, 100]
 
 
 class Process:
