@@ -122,8 +122,9 @@ def to_list(server, recipients):
 def local_list(server, options):
     """one message through sendmail to 10,000 local recipients"""
     server.clear()
+    first(server, 'u')
     found = to_list(server, ['u-%d@%s' % (n, server.domain) for n in range(LIST)])
-    if server.arrived() != LIST:
+    if server.arrived() != LIST + 1:
         raise SystemExit('%s has delivered %d of %d' % (server.name, server.arrived(), LIST))
     server.clear()
     return found
@@ -192,10 +193,10 @@ def one(server, user='probe'):
     return client.asked - client.start, client.accepted - client.asked, end - client.accepted
 
 
-def first(server):
-    """Have a Maildir for the probes."""
-    finish(source(server, 'probe@' + server.domain, 1, 1))
-    until(lambda: server.arrived('probe') and not server.waiting())
+def first(server, user='probe'):
+    """Have a Maildir for this user."""
+    finish(source(server, '%s@%s' % (user, server.domain), 1, 1))
+    until(lambda: server.arrived(user) and not server.waiting())
 
 
 def latency(server, options):
