@@ -102,7 +102,7 @@ class Server:
                 shutil.rmtree(os.path.join(home, name))
 
     def cost(self):
-        """{program: [CPU seconds as user, as system, wake-ups]} so far, its processes together."""
+        """{program: [CPU seconds as user, as system, wake-ups]} so far, its processes together, also those that ended."""
         spent = {}
         for pid, program in self.processes():
             try:
@@ -112,7 +112,8 @@ class Server:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             known = spent.setdefault(program, [0, 0, 0])
-            for i, value in enumerate((int(fields[11]) / TICK, int(fields[12]) / TICK, switches)):
+            times = [int(word) / TICK for word in fields[11:15]]
+            for i, value in enumerate((times[0] + times[2], times[1] + times[3], switches)):
                 known[i] += value
         return spent
 
@@ -213,17 +214,6 @@ class Postfix(Server):
             except (FileNotFoundError, ProcessLookupError):
                 pass
         return found
-
-    def cost(self):
-        """As Server.cost, and what its processes that have ended used."""
-        spent = Server.cost(self)
-        try:
-            with open('/proc/%d/stat' % self.server._daemon()) as file:
-                fields = file.read().rpartition(')')[2].split()
-            spent['ended'] = [int(fields[13]) / TICK, int(fields[14]) / TICK, 0]
-        except FileNotFoundError:
-            pass
-        return spent
 
     def waiting(self):
         """Is anything in the queue?"""
