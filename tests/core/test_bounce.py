@@ -118,7 +118,8 @@ def test_lines(text, recipient):
 
 def test_long_utf8_line_is_not_cut_inside_a_character():
     """A long line is folded between characters."""
-    bounce.shown('é'.encode() * 2000).decode()
+    shown = bounce.shown('é'.encode() * 2000).decode()
+    assert shown.count('é') == 2000 and set(shown) == {'é', '\n'}
 
 
 def test_double():

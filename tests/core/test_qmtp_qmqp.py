@@ -101,11 +101,18 @@ def test_the_answer(words, sizes):
         qmqp.Answer().feed(b'5001:')
 
 
-@given(st.binary(max_size=200))
-def test_junk(data):
-    """Any bytes: events, or one of the two errors."""
-    for session in (qmtp.Session(), qmqp.Session()):
-        try:
-            heard(session, data)
-        except (netstring.Malformed, netstring.TooMuch):
-            pass
+def outcome(session, data, sizes):
+    """What is heard, or the error there is."""
+    try:
+        return heard(session, data, sizes)
+    except (netstring.Malformed, netstring.TooMuch) as error:
+        return type(error)
+
+
+@given(st.binary(max_size=200) | st.lists(st.sampled_from([
+    b'1:', b'3:', b'0:', b'8:', b',', b'\n', b'a', b'1:a,', b'4:1:a,,', b'2:\na,', b'3:a@b,'])).map(b''.join), SIZES)
+def test_junk(data, sizes):
+    """Any bytes: events, or one of the two errors; the same whatever the pieces they come in."""
+    for kind in (qmtp.Session, qmqp.Session):
+        whole = outcome(kind(), data, ())
+        assert outcome(kind(), data, sizes) == whole == outcome(kind(), data, [1] * len(data))

@@ -80,10 +80,16 @@ def test_a_wrong_line_is_named_with_its_remedy(data, line, words):
     assert words in caught.value.text
 
 
-@given(st.binary(max_size=200))
+@given(st.binary(max_size=200) | st.lists(st.sampled_from([
+    b'smtpd', b'log', b'x', b' ', b' ', b'qpyd', b'root', b'tcp:0.0.0.0:25', b'-', b'unix:s:0600', b' off', b'qpy-x', b'A=b',
+    b'\n', b'#'])).map(b''.join))
 def test_any_bytes_give_a_table_or_a_named_error(data):
-    """No input ends in anything but a table or a ControlError."""
+    """No input ends in anything but a table of distinct services that have programs, or a ControlError with a line."""
     try:
-        services.table(data)
-    except ControlError:
-        pass
+        found = services.table(data)
+    except ControlError as refused:
+        assert refused.file == b'services' and 0 <= refused.line <= data.count(b'\n') + 1 and refused.remedy
+        return
+    assert len({service.name for service in found}) == len(found) and all(service.words for service in found)
+    lines = data.split(b'\n')
+    assert all(lines[service.line - 1].split()[0] == service.name for service in found if service.line)

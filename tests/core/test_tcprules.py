@@ -81,10 +81,16 @@ def test_cdb(client, expected):
 
 
 @settings(max_examples=200)
-@given(st.binary(max_size=80))
+@given(st.binary(max_size=80) | st.lists(st.sampled_from([
+    b'1.2.3.4', b'1.2.', b'=a.b', b'c@', b'1.2.3-9.', b'1.2.0.0/16', b':', b'allow', b'deny', b',X="y"', b'\n', b'"'])).map(b''.join))
 def test_total(data):
-    """Any bytes are rules or a RulesError."""
+    """Any bytes are rules, which decide with one of their own lines or allow, or a RulesError that names a line."""
     try:
-        tcprules.parse(data).verdict(b'1.2.3.4', b'a.b', b'c')
-    except tcprules.RulesError:
-        pass
+        rules = tcprules.parse(data)
+    except tcprules.RulesError as refused:
+        assert data.split(b'\n')[refused.number - 1].startswith(refused.line.rstrip()[:1]) and refused.remedy
+        return
+    written = [verdict for verdict in [*rules.names.values(), *rules.nets.values()]]
+    verdict = rules.verdict(b'1.2.3.4', b'a.b', b'c')
+    assert verdict in written or verdict == (True, ())
+    assert all(name in data and value in data for _, env in written for name, value in env)
