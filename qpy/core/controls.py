@@ -85,6 +85,8 @@ TABLE = (
     (b'percenthack', LIST, None, b'qpy-send qpy-users', b'domains where user%host@domain means user@host'),
     (b'plusdomain', LINE, me_or(b'plusdomain'), b'qpy-inject',
      b'domain that replaces a + at the end of a host'),
+    (b'programlimits', MAP, None, b'qpy-seed qpy-local',
+     b'what each process of a .qmail program may use: memory, processes, cpu, files, filesize'),
     (b'qmqpservers', LIST, None, b'qpy-qmqpc',
      b'hosts that take this one\'s mail by QMQP, each ADDRESS or ADDRESS:PORT, tried in order'),
     (b'queuelifetime', NUMBER, 604800, b'qpy-send', b'seconds after which an undelivered message bounces'),

@@ -20,9 +20,9 @@ TABLE = b"""\
    resolve         qpyr     host   control=rl,etc=r,resolv=r,site=r  none       no       tcp,udp   any       2000
    lspawn          qpyu     host   control=rl                        none       no       unix      run       2000
    seed            qpyu     mail   any                               programs   yes      any       any       -
-   rspawn          qpyr     host   control=rl,etc=r,proc=r           workers    yes      unix,tcp  any       2000
+   rspawn          qpyr     host   control=rl,etc=r,proc=r,cas=rl    workers    yes      unix,tcp  any       2000
    rspawn-programs qpyr     host   any                               programs   yes      any       any       -
-   remote          qpyr     host   control=rl,etc=r,proc=r           none       no       unix,tcp  mail      2000
+   remote          qpyr     host   control=rl,etc=r,proc=r,cas=rl    none       no       unix,tcp  mail      2000
 """
 # where       its namespace: host, empty (no network at all), mail (no users but those of mail)
 # files       PLACE=RIGHTS; r read, l list, w write, c create, d delete, m move from or to; any: as its account may.
@@ -38,7 +38,8 @@ TABLE = b"""\
 
 PLACES = {b'mess': (b'queue/mess',), b'state': (b'queue/state',), b'damaged': (b'queue/damaged',),
           b'control': (b'control',), b'users': (b'users',), b'site': (b'lib/site',),
-          b'etc': (b'/etc',), b'tmp': (b'/var/tmp', b'/tmp'), b'proc': (b'/proc',),
+          b'etc': (b'/etc',), b'cas': (b'/usr/share/ca-certificates', b'/usr/local/share/ca-certificates'),
+          b'tmp': (b'/var/tmp', b'/tmp'), b'proc': (b'/proc',),
           b'resolv': (b'/run/systemd/resolve', b'/run/resolvconf', b'/run/NetworkManager', b'/run/connman'),
           b'name': (b'/run/systemd/userdb', b'/var/lib/extrausers', b'/var/lib/misc', b'/var/db')}
 CODE = (b'lib', b'/lib', b'/lib64', b'/usr/lib', b'/usr/lib64', b'/usr/local/lib')      # read by everybody

@@ -16,6 +16,7 @@ from qpy.qpyu import seed
 from qpy.user import local
 
 NOBODY = 65534              # the uid and gid of what has none
+FIRST_TO_GO = 300           # oom_score_adj of local deliveries, of 1000
 
 
 def main(home, args):
@@ -24,9 +25,25 @@ def main(home, args):
     unix.chdir(b'/')
     found = inherit.listeners()
     host, limit = local.hostname(), controls.number(home, local.TIME_LIMIT)
+    local.child.read_limits(home)
+    first_to_go()
     unix.raise_descriptor_limit()
     ids = step_down(home) if unix.geteuid() == 0 else seed.Ids()
     return seed.serve(home, found, ids, host, limit)
+
+
+def first_to_go():
+    """Where memory runs out, the kernel ends users' programs before the queue: all of them come from here."""
+    try:
+        fd = unix.open(b'/proc/self/oom_score_adj', unix.O_WRONLY | unix.O_CLOEXEC)
+    except unix.error:
+        return
+    try:
+        unix.write(fd, b'%d' % FIRST_TO_GO)
+    except unix.error:
+        pass
+    finally:
+        unix.close(fd)
 
 
 def step_down(home):

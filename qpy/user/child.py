@@ -6,13 +6,11 @@ whatever is left of its processes is killed: this process is their subreaper, so
 its parent comes back here.
 """
 from qpy import unix, unix_kernel
-from qpy.core import exits
+from qpy.core import exits, limits
+from qpy.lib import controls
 
 SHELL = b'/bin/sh'
 OUTPUT_KEPT = 4096          # bytes of output that are remembered: more than a report can hold
-PROCESSES = 1024            # RLIMIT_NPROC of a program in the namespace of mail: all tasks of its user there count
-PROCESSES_OUTSIDE = 8192    # elsewhere those of his desktop count too
-DESCRIPTORS = 1024          # RLIMIT_NOFILE of a program: what programs that use select() count on
 KILL_PATIENCE = 10.0        # seconds spent on killing a tree that keeps growing
 HIGHEST_FD = 65536
 
@@ -221,11 +219,26 @@ def reset_signals():
     unix.pthread_sigmask(unix.SIG_SETMASK, ())
 
 
+configured = {}             # control/programlimits, once it is read
+
+
+def read_limits(home):
+    """Read control/programlimits for all programs to come; Broken if a line cannot be meant."""
+    global configured
+    found = controls.mapping(home, limits.FILE) or {}
+    try:
+        limits.parse(found)
+    except ValueError as problem:
+        word, why = problem.args
+        raise controls.Broken(limits.FILE, 0, b'%s:%s' % (word, found[word]), why) from None
+    configured = found
+
+
 def limit():
     """What one program may use up."""
     unix.lower_limit('CORE', 0)
-    unix.lower_limit('NPROC', PROCESSES_OUTSIDE if outside() else PROCESSES)
-    unix.lower_limit('NOFILE', DESCRIPTORS)
+    for name, most in limits.parse(configured, outside()):
+        unix.lower_limit(name, most)
 
 
 def outside():

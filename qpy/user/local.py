@@ -36,6 +36,7 @@ def main(home, args):
     job = delivery.Job(*words, b'', 0)
     if not real:
         return describe(home, job)
+    child.read_limits(home)
     code, report = one(job, home, hostname(), controls.number(home, TIME_LIMIT))
     unix.write_all(1 if code == exits.OK else 2, localstatus.cut(report))
     return code
