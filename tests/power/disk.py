@@ -240,6 +240,12 @@ class Disk:
         other, new_name, _ = self._find(new, dst_dir_fd)
         self._enter((parent, name, None), (other, new_name, node))
 
+    def rename_noreplace(self, old_dir, old, new_dir, new):
+        """renameat2(2): never over another file."""
+        if self._find(new, new_dir)[2] is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+        self.rename(old, new, old_dir, new_dir)
+
     def unlink(self, name, dir_fd=None):
         """Remove a name."""
         self._call('unlink')
@@ -552,7 +558,7 @@ def attach(monkeypatch, disk, unix, unix_kernel, mounted=b''):
         return call
     for name in CALLS:
         monkeypatch.setattr(unix, name, route(name, getattr(unix, name)))
-    for name in ('syncfs', 'sync_file_range'):
+    for name in ('syncfs', 'sync_file_range', 'rename_noreplace'):
         monkeypatch.setattr(unix_kernel, name, route(name, getattr(unix_kernel, name)))
     monkeypatch.setattr(unix_kernel, 'fsync_together', lambda fds: unix.fsync_all(fds))     # one by one, each routed
 

@@ -19,10 +19,11 @@ class Explorer:
 
     depth: how many times the power is cut again while the programs recover.
     most: of the choices at each point, try so many at random (None: all).  share: of the points, look at this part.
+    before(): what is done on the disk before the programs start again.
     """
 
-    def __init__(self, seam, depth=0, most=None, seed=0, share=1.0):
-        self.seam, self.depth, self.most, self.share, self.seen = seam, depth, most, share, set()
+    def __init__(self, seam, depth=0, most=None, seed=0, share=1.0, before=None):
+        self.before, self.seam, self.depth, self.most, self.share, self.seen = before, seam, depth, most, share, set()
         self.chance, self.failed = random.Random(seed), False
 
     def watch(self, disk):
@@ -62,6 +63,8 @@ class Explorer:
             if self.depth:
                 deeper = Explorer(self.seam, self.depth - 1, 1, self.chance.random(), AGAIN)
                 deeper.watch(self.seam.disk)
+            if self.before:
+                self.before()
             system = whole.System(self.seam, recovering=True)
             try:
                 system.run()
