@@ -3,7 +3,7 @@
 qpy-inject [-nNaAhH] [-f sender] [recipient ...]     exit 0 queued, 100 never, 111 try again; reasons on 2
 """
 from qpy import unix
-from qpy.core import exits, header, inject
+from qpy.core import exits, inject
 from qpy.lib import program
 from qpy.user import injection
 
@@ -30,19 +30,10 @@ def guarded(work):
     """work()'s exit code; what can be foreseen to fail becomes 100 or 111 and one line."""
     injection.quiet_signals()
     try:
-        return work()
+        return injection.explained(work, exits.PERM, exits.TEMP)
     except Usage:
         program.complain(USAGE)
         return exits.PERM
-    except inject.Refused as refused:
-        program.complain(b'fatal: ' + injection.explain(refused))
-        return exits.PERM
-    except header.TooLong:
-        program.complain(b'fatal: header longer than %d bytes (#5.3.4)' % header.LIMIT)
-        return exits.PERM
-    except injection.ReadError as failed:
-        program.complain(b'fatal: read error: ' + program.reason(failed.args[0]))
-        return exits.TEMP
 
 
 def parse(args):

@@ -6,7 +6,7 @@ reader that stops half-way never leaves half a message, and a slow one holds up 
 """
 from qpy import unix
 from qpy.core import exits, header, inject, text
-from qpy.lib import controls
+from qpy.lib import controls, program
 
 PIECE = 65536           # bytes read at a time
 MEMORY = 1 << 20        # bytes of a message held in memory; a longer one goes to a file
@@ -183,6 +183,22 @@ def queue(home, message, new_header, sender, recipients, options=(), notify=None
         options.append((b'B', b'8BITMIME'))
     extra = [((b'N', notify),)] * len(recipients) if notify else None
     return submit.send(home, sender, recipients, spool.content(), options=options, recipient_options=extra)
+
+
+def explained(work, refused, unreadable):
+    """work()'s exit code; or, after one line that says why, `refused` for a message that can never be sent as it is,
+    and `unreadable` for one that could not be read.
+    """
+    try:
+        return work()
+    except inject.Refused as problem:
+        code, words = refused, explain(problem)
+    except header.TooLong:
+        code, words = refused, b'header longer than %d bytes (#5.3.4)' % header.LIMIT
+    except ReadError as problem:
+        code, words = unreadable, b'read error: ' + program.reason(problem.args[0])
+    program.complain(b'fatal: ' + words)
+    return code
 
 
 def explain(refused):

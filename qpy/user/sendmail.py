@@ -4,7 +4,7 @@ Called as sendmail, send-mail, mailq, newaliases, runq, rmail; see qpy-sendmail(
 descriptor 0, completed as by qpy-inject, and submitted from this same process.  Exit codes are those of sysexits.
 """
 from qpy import unix
-from qpy.core import exits, header, inject, sendmail_args, text
+from qpy.core import exits, inject, sendmail_args, text
 from qpy.lib import program
 from qpy.user import injection
 
@@ -36,19 +36,10 @@ def guarded(home, args, name):
         plan = sendmail_args.parse(name, args)
         for warning in plan.warnings:
             program.warn(warning)
-        return MODES[plan.mode](home, plan)
+        return injection.explained(lambda: MODES[plan.mode](home, plan), exits.EX_DATAERR, exits.EX_IOERR)
     except sendmail_args.UsageError as refused:
         program.complain(b'fatal: ' + refused.why)
         return exits.EX_USAGE
-    except inject.Refused as refused:
-        program.complain(b'fatal: ' + injection.explain(refused))
-        return exits.EX_DATAERR
-    except header.TooLong:
-        program.complain(b'fatal: header longer than %d bytes (#5.3.4)' % header.LIMIT)
-        return exits.EX_DATAERR
-    except injection.ReadError as failed:
-        program.complain(b'fatal: unable to read the message: ' + program.reason(failed.args[0]))
-        return exits.EX_IOERR
 
 
 # --- a message -----------------------------------------------------------------------------------------------
