@@ -8,6 +8,7 @@ NEEDS = {'maildrop': ('courier-authlib', 'libcourier-unicode4', 'libgdbm6', 'lib
          'bsd-mailx': ('liblockfile1', 'libbsd0', 'libmd0'),
          'mutt': ('libgpgme11', 'libgsasl18', 'libtokyocabinet9', 'libassuan0', 'libgssglue1', 'libntlm0',
                   'libidn12')}
+FAILED = {}         # what could not be downloaded in this run, and why: it is not tried again
 CACHE = os.environ.get('QPY_TEST_CACHE', '/tmp/qpy-test-packages')
 
 
@@ -23,13 +24,16 @@ def unpack(*packages):
         return root
     if not shutil.which('apt-get'):
         raise RuntimeError('no apt-get here')
+    if packages in FAILED:
+        raise RuntimeError(FAILED[packages])
     work = root + '.work'
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
     names = [libicu() if name == 'libicu' else name for name in packages]
     got = subprocess.run(['apt-get', 'download', *names], cwd=work, capture_output=True, text=True)
     if got.returncode:
-        raise RuntimeError(got.stderr.strip())
+        FAILED[packages] = got.stderr.strip().rpartition('\n')[2]
+        raise RuntimeError(FAILED[packages])
     for deb in os.listdir(work):
         subprocess.run(['dpkg', '-x', deb, 'root'], cwd=work, check=True)
     merge(os.path.join(work, 'root'))

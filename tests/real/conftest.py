@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.peers import debian, net, qpy as peer
+from tests.peers import debian, net, postfix, qpy as peer
 
 UID = 64110                     # joe's; nobody else on the machine has it
 PATIENCE = 20                   # seconds until mail that should have come has not
@@ -93,6 +93,14 @@ def program(name):
     """The path of a program of Debian's package of that name; a visible skip where it cannot be had."""
     try:
         return debian.program(name, name)
+    except RuntimeError as problem:
+        pytest.skip('cannot be had: %s: %s' % (name, problem))
+
+
+def smtp_tool(name):
+    """The command line of Postfix's smtp-source or smtp-sink; a visible skip where it cannot be had."""
+    try:
+        return postfix.tool(name)
     except RuntimeError as problem:
         pytest.skip('cannot be had: %s: %s' % (name, problem))
 

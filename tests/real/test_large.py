@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from tests.peers import postfix
 from tests.peers.qpy import free_port, wait_for_port
+from tests.real.conftest import smtp_tool
 
 pytestmark = pytest.mark.root
 SIZE = 40 << 20                 # bytes of the message
@@ -30,11 +30,12 @@ def peak(pid):
 @pytest.fixture
 def sink(server):
     """The directory of what an smtp-sink, the next hop of big.test, has taken."""
+    command = smtp_tool('smtp-sink')
     place = os.path.join(os.path.dirname(server.home), 'sink')
     os.mkdir(place)
     shutil.chown(place, 'nobody')
     server.write('control/smtproutes', 'big.test:127.0.0.1:%d\n' % SINK)
-    process = subprocess.Popen([*postfix.tool('smtp-sink'), '-u', 'nobody', '-d', place + '/%M.',
+    process = subprocess.Popen([*command, '-u', 'nobody', '-d', place + '/%M.',
                                 '127.0.0.1:%d' % SINK, '10'])
     wait_for_port(SINK)
     server.stop(remove=False)           # smtproutes is read at the start

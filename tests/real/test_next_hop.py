@@ -18,6 +18,15 @@ postfix = pytest.importorskip('tests.peers.postfix')
 pytestmark = pytest.mark.root
 
 
+@pytest.fixture(autouse=True, scope='module')
+def package():
+    """Postfix's files; a visible skip where they cannot be had."""
+    try:
+        postfix.binaries()
+    except RuntimeError as problem:
+        pytest.skip('no Postfix: %s' % problem)
+
+
 def free_port():
     with socket.create_server(('127.0.0.1', 0)) as sock:
         return sock.getsockname()[1]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.peers import postfix
 from tests.peers.qpy import free_port, wait_for_port
-from tests.real.conftest import needs
+from tests.real.conftest import needs, smtp_tool
 
 WAYS, UPSTREAM = free_port(), free_port()
 MESSAGES, SESSIONS = 200, 20
@@ -129,7 +129,7 @@ def test_sendmail_bs(server, mailbox, end):
 
 def test_smtp_source(server, mailbox):
     """smtp-source with many parallel sessions: each message it was told is accepted arrives, once."""
-    source = postfix.tool('smtp-source')
+    source = smtp_tool('smtp-source')
     subprocess.run([*source, '-d', '-s', str(SESSIONS), '-m', str(MESSAGES), '-l', '4096', '-f',
                     'a@client.test',
                     '-t', 'joe@qpy.test', '127.0.0.1:%d' % server.port], check=True, timeout=60)
