@@ -27,14 +27,14 @@ TABLE = b"""\
 # where       its namespace: host, empty (no network at all), mail (no users but those of mail)
 # files       PLACE=RIGHTS; r read, l list, w write, c create, d delete, m move from or to; any: as its account may.
 #             What may not write has a file size limit of 0.  Everybody reads the code and the system's libraries.
-# children    none; threads; workers (its own code, forked; each listens again and then has its own line); programs (other programs: nothing else is taken from
-#             these, because what they start would inherit it; see the notes in qpy-security.7)
+# children    none; threads; workers (its own code, forked; each listens again and then has its own line); programs
+#             (other programs: nothing else is taken from these, because what they start would inherit it)
 # signals     whether it may send any
 # sockets     what it may make: unix, tcp, udp, any
 # connects    to names in DIR/run, to ports of mail, to any
 # memory      address space in megabytes
 # smtpd-master's line is also that of qmtpd's and qmqpd's masters, and of those of their children that run a filter;
-# qmtpd's also qmqpd's.  The seed's line is here to be read: users' programs come from it, and what keeps them is their user.
+# qmtpd's also qmqpd's.  The seed's line is here to be read: users' programs come from it; their user keeps them.
 
 PLACES = {b'mess': (b'queue/mess',), b'state': (b'queue/state',), b'damaged': (b'queue/damaged',),
           b'control': (b'control',), b'users': (b'users',), b'site': (b'lib/site',),
@@ -43,7 +43,6 @@ PLACES = {b'mess': (b'queue/mess',), b'state': (b'queue/state',), b'damaged': (b
           b'resolv': (b'/run/systemd/resolve', b'/run/resolvconf', b'/run/NetworkManager', b'/run/connman'),
           b'name': (b'/run/systemd/userdb', b'/var/lib/extrausers', b'/var/lib/misc', b'/var/db')}
 CODE = (b'lib', b'/lib', b'/lib64', b'/usr/lib', b'/usr/lib64', b'/usr/local/lib')      # read by everybody
-COLUMNS = 9
 
 # Landlock's rights by our letters, and the ABI that knows them (linux/landlock.h).
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = 1, 2, 4, 8, 16, 32

@@ -308,7 +308,7 @@ def run_lspawn(p):
     p.sockets('P25')
     p.files('P25')
     p.queue('P26')
-    p.reads('P26', p.home + '/control/me', '/etc/passwd', p.home + '/users/assign', p.facts['user_home'] + '/')
+    p.reads('P26', '/etc/passwd', p.home + '/users/assign', p.facts['user_home'] + '/')
 
 
 def run_users(p):
