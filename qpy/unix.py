@@ -336,6 +336,11 @@ def getgrnam(name):
 
 # --- resource limits -----------------------------------------------------------------------------------------
 
+def physical_memory():
+    """Bytes of memory that the machine has."""
+    return _os.sysconf('SC_PAGE_SIZE') * _os.sysconf('SC_PHYS_PAGES')
+
+
 def raise_descriptor_limit():
     """Lift the soft limit of open descriptors to the hard one; returns it."""
     import resource

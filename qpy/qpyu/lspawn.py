@@ -8,7 +8,7 @@ It holds no capability and looks at no message: it asks qpy-users whose an addre
 """
 from qpy import unix, unix_kernel
 from qpy.core import address, channel, exits, localstatus, text
-from qpy.lib import confine, controls, inherit, loop, packets, program
+from qpy.lib import confine, controls, inherit, loop, packets, program, room
 from qpy.qpyu import lookup, pool
 
 CAPACITY = 500              # deliveries at a time: each holds a descriptor, some of them a process
@@ -22,10 +22,10 @@ class Lspawn:
 
     __slots__ = ('loop', 'users', 'pool', 'default', 'own_uid', 'sender_uid', 'send', 'busy', 'failed')
 
-    def __init__(self, home, default, limit, seed_socket):
+    def __init__(self, home, default, limit, seed_socket, most=pool.LEAST):
         self.loop = loop.Loop()
         self.users = lookup.Users(self.loop, home, packets.owner_of(home, b'qpyp'))
-        self.pool = pool.Pool(self.loop, seed_socket, limit, self.seed_gone)
+        self.pool = pool.Pool(self.loop, seed_socket, limit, self.seed_gone, most)
         self.default = default
         self.own_uid = unix.geteuid() if unix.stat(home).st_uid else None      # rootless: the only one there is
         self.sender_uid = packets.owner_of(home, b'qpys')
@@ -137,10 +137,10 @@ def main(home, args):
     found = inherit.listeners()
     default = args[0] if args else controls.text(home, b'defaultdelivery')
     limit = controls.Watched(home, (b'timeoutlocal',), lambda home: controls.number(home, b'timeoutlocal')).get
-    unix.raise_descriptor_limit()
+    most = pool.most(room.memory(), room.processes(), unix.raise_descriptor_limit())
     if b'lspawn' not in found:
         raise program.Fatal(exits.TEMP, b'unable to serve qpy-send: a socket lspawn must be inherited')
-    lspawn = Lspawn(home, default, limit, seed_socket(home, found))
+    lspawn = Lspawn(home, default, limit, seed_socket(home, found), most)
     for sock in inherit.sockets(found, b'lspawn'):
         packets.serve(lspawn.loop, sock, lspawn.connected)
     inherit.life(lspawn.loop, found)

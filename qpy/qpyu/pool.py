@@ -5,9 +5,15 @@ from qpy import unix
 from qpy.core import channel, localstatus
 from qpy.lib import packets, program
 
-MOST = 200                  # warm users at a time; 0.3 to 1 MB each
+MOST, LEAST = 1000, 50      # warm users at a time, whatever there is room for
+EACH = 2 << 20              # bytes of memory that one takes; an eighth of all is for them
 IDLE = 60.0                 # seconds without mail after which a user's process leaves
 GRACE = 300.0               # seconds beyond the time limit of programs that a delivery may take in all
+
+
+def most(memory, processes, descriptors):
+    """How many users may be warm, where there is so much of each; deliveries under way hold descriptors too."""
+    return max(LEAST, min(MOST, memory // 8 // EACH, processes // 2, (descriptors - 1000) // 2))
 
 
 class Delivery:
@@ -35,10 +41,10 @@ class Pool:
     """All warm users, least recently used first; seed is the channel to the seed.  limit(): for a new worker."""
 
     __slots__ = ('loop', 'seed', 'workers', 'births', 'homeless', 'deadlines', 'number', 'limit', 'sweeping',
-                 'watching')
+                 'watching', 'most')
 
-    def __init__(self, loop, sock, limit, seed_gone):
-        self.loop, self.limit = loop, limit
+    def __init__(self, loop, sock, limit, seed_gone, most=LEAST):
+        self.loop, self.limit, self.most = loop, limit, most
         self.seed = packets.Channel(loop, sock, channel.SEED_REPORT, self.born, seed_gone)
         self.workers, self.births = {}, deque()         # {key: Worker}; Workers the seed has not answered for
         self.homeless, self.deadlines = deque(), {}     # Deliveries without a worker; {n: (when, Worker)}
@@ -49,7 +55,7 @@ class Pool:
     def deliver(self, delivery):
         """Have it delivered; delivery.done(letter, text) is called once."""
         worker = self.workers.pop(delivery.key, None)
-        if worker is None and len(self.workers) >= MOST and not self.make_room():
+        if worker is None and len(self.workers) >= self.most and not self.make_room():
             return self.homeless.append(delivery)
         worker = worker or self.start(delivery.key)
         if worker is None:
@@ -137,7 +143,7 @@ class Pool:
         for n, delivery in jobs.items():
             del self.deadlines[n]
             self.finish(delivery, report)
-        while self.homeless and len(self.workers) < MOST:
+        while self.homeless and len(self.workers) < self.most:
             self.deliver(self.homeless.popleft())
 
     def dismiss(self, worker):

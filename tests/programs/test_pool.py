@@ -99,9 +99,19 @@ def test_the_seed_refuses(stage):
     assert stage.results == {'a': (b'Z', b'no such user\n')} and not stage.pool.workers
 
 
-def test_never_too_many(stage, monkeypatch):
+def test_as_many_as_there_is_room_for():
+    """An eighth of the memory, half of the processes, what descriptors are left: 50 users at least, 1,000 at most."""
+    plenty = 1 << 40
+    assert pool.most(plenty, plenty, plenty) == 1000
+    assert pool.most(2 << 30, plenty, plenty) == 128
+    assert pool.most(1 << 20, plenty, plenty) == pool.most(plenty, plenty, 1024) == 50
+    assert pool.most(plenty, 400, plenty) == 200
+    assert pool.most(plenty, plenty, 2000) == 500
+
+
+def test_never_too_many(stage):
     """INV7: at the limit an idle user makes room, the one longest without mail; if all are busy the next one waits."""
-    monkeypatch.setattr(pool, 'MOST', 2)
+    stage.pool.most = 2
     for uid in (1001, 1002):
         stage.deliver(uid, uid)
         stage.until(lambda uid=uid: uid in stage.workers and stage.workers[uid].jobs)
