@@ -94,8 +94,12 @@ TABLE = (
      b'domains mail is accepted for, or .domain for all below it; when missing: locals and virtualdomains'),
     (b'resolvers', LIST, None, b'qpy-resolve',
      b'DNS servers to ask, each ADDRESS or ADDRESS:PORT ([IPv6]:PORT); when missing: /etc/resolv.conf'),
+    (b'senderroutes', MAP, None, b'qpy-rspawn qpy-remote',
+     b'relays by envelope sender, address:relay or @domain:relay as in smtproutes, looked at before it'),
     (b'services', TEXT, None, b'qpy-start', b'the process table: which daemons run, under which account'),
     (b'smtpgreeting', LINE, ME, b'qpy-smtpd', b'greeting; its first word should be the name of this host'),
+    (b'smtplogins', MAP, None, b'qpy-rspawn qpy-remote',
+     b'passwords for relays, user@relay:password; readable by root and qpyr only'),
     (b'smtproutes', MAP, None, b'qpy-rspawn qpy-remote',
      b'relays by destination, domain:relay or domain:relay:port, asked before DNS'),
     (b'tcp.smtp', TEXT, None, b'qpy-smtpd qpy-qmtpd qpy-qmqpd',
@@ -106,6 +110,10 @@ TABLE = (
     (b'timeoutremote', NUMBER, 1200, b'qpy-remote', b'seconds to wait for a remote server at each step'),
     (b'timeoutsession', NUMBER, 14400, b'qpy-smtpd', b'seconds that one SMTP session may last'),
     (b'timeoutsmtpd', NUMBER, 1200, b'qpy-smtpd', b'seconds to wait for an SMTP client at each step'),
+    (b'tlscas', TEXT, None, b'qpy-rspawn qpy-remote',
+     b'certificates of the authorities that sign servers\' certificates, in PEM, instead of the system\'s'),
+    (b'tlsdestinations', MAP, None, b'qpy-rspawn qpy-remote',
+     b'TLS by destination, domain:none, may, encrypt or verify, and for verify perhaps a name'),
     (b'virtualdomains', MAP, None, b'qpy-send qpy-users qpy-smtpd',
      b'domain:user, delivered here to user-LOCAL; address:user for one address; .domain for all below it'),
 )
@@ -133,7 +141,7 @@ CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'e
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
 LOCAL_PARTS = (b'bouncefrom', b'doublebounceto')    # line files that hold what stands before an @
-EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery')    # UTF-8 occurs here
+EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery', b'smtplogins', b'tlscas')    # UTF-8 occurs here
 
 BOM = b'\xef\xbb\xbf'
 BLANKS = b' \t'
@@ -263,6 +271,28 @@ def fault_of_route(entry: bytes) -> bytes:
     return fault_of_domain(key) if key and not key.startswith(b'[') else b''
 
 
+def fault_of_sender_route(entry: bytes) -> bytes:
+    """address:relay, @host:relay."""
+    key, colon, _ = entry.partition(b':')
+    return b'' if colon and b'@' in key else b'write address:relay or @domain:relay'
+
+
+def fault_of_login(entry: bytes) -> bytes:
+    """user@relay:password."""
+    user, at, host = entry.partition(b':')[0].rpartition(b'@')
+    if not (user and at and host and entry.partition(b':')[2]):
+        return b'write user@relay:password, user and relay as in smtproutes, without a port'
+    return fault_of_domain(host)
+
+
+def fault_of_tls(entry: bytes) -> bytes:
+    """domain:level."""
+    key, colon, _ = entry.partition(b':')
+    if not colon:
+        return b'no colon; write domain:level, :level for all other domains'
+    return fault_of_domain(key)
+
+
 def fault_of_virtual(entry: bytes) -> bytes:
     """domain:user and its relatives."""
     key, colon, user = entry.partition(b':') if entry[:1] != b'[' else partition_literal(entry)
@@ -281,7 +311,8 @@ def partition_literal(entry: bytes) -> tuple:
 
 FAULTS = {b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
           b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
-          b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'virtualdomains': fault_of_virtual}
+          b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'senderroutes': fault_of_sender_route,
+          b'smtplogins': fault_of_login, b'tlsdestinations': fault_of_tls, b'virtualdomains': fault_of_virtual}
 
 
 # --- values -------------------------------------------------------------------------------------------------

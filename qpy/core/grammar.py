@@ -2,7 +2,7 @@
 
 A check takes the bytes of a file and returns nothing; it raises ControlError for what must be mended.
 """
-from qpy.core import accounts, cdb, controls, dnsconf, services, smtproutes, tcprules
+from qpy.core import accounts, cdb, controls, dnsconf, services, smtproutes, tcprules, tls_policy
 from qpy.core.controls import ControlError
 from qpy.core.qmqp import PORT as QMQP_PORT
 
@@ -23,11 +23,21 @@ def check_accounts(data, name):
 
 
 def check_routes(data, name):
-    """domain:relay and domain:relay:port."""
-    routes = controls.parse_map_lines(data, name)
-    for key, reason in smtproutes.faults({key: value for key, (value, _) in routes.items()}):
-        value, line = routes[key]
-        raise ControlError(name, line, value, reason + b'; write host, host:port or [IPv6]:port')
+    """Places to send to."""
+    check_values(data, name, smtproutes.faults, b'; write host, host:port or [IPv6]:port')
+
+
+def check_tls(data, name):
+    """Levels of TLS."""
+    check_values(data, name, tls_policy.faults, b'')
+
+
+def check_values(data, name, faults, remedy):
+    """A map whose values have a grammar; faults(table) -> [(key, reason)]."""
+    lines = controls.parse_map_lines(data, name)
+    for key, reason in faults({key: value for key, (value, _) in lines.items()}):
+        value, line = lines[key]
+        raise ControlError(name, line, value, reason + remedy)
 
 
 def check_servers(data, name):
@@ -64,4 +74,4 @@ def check_services(data, name):
 
 CHECKS = {b'accounts': check_accounts, b'smtproutes': check_routes, b'resolvers': check_servers,
           b'qmqpservers': check_servers, b'tcp.smtp': check_rules, b'morercpthosts.cdb': check_cdb,
-          b'services': check_services}
+          b'services': check_services, b'senderroutes': check_routes, b'tlsdestinations': check_tls}

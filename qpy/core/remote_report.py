@@ -21,7 +21,7 @@ INVOKED = b'I (qpy-remote) was invoked improperly. (#5.3.5)\n'
 SELF = (b"Sorry. Although I'm listed as a best-preference MX or A for that host,\n"
         b"it isn't in my control/locals file, so I don't treat it as local. (#5.4.6)\n")
 TOO_LONG = b'The delivery took longer than one delivery may. (#4.4.2)\n'
-NO_TLS = b'Sorry, this message must travel by TLS only, which I do not speak yet. (#4.7.30)\n'
+UNSIGNED = b'Sorry, this message must travel by TLS only, and DNS does not prove who takes its mail. (#4.7.30)\n'
 BAD_ADDRESS = b'Sorry, that address cannot be written in an SMTP command. (#5.1.3)\n'
 BAD_SENDER = b'Sorry, the sender address cannot be written in an SMTP command. (#5.1.7)\n'
 
@@ -57,9 +57,32 @@ def no_utf8(ip):
     return b'Sorry, %s does not take internationalised mail (SMTPUTF8). (#5.6.7)\n' % ip
 
 
-def bad_route(key, reason):
-    """An entry of control/smtproutes that must be mended; mail waits until it is."""
-    return b'Unable to use control/smtproutes, entry "%s": %s. (#4.3.5)\n' % (bytes_.printable(key), reason)
+def no_tls(ip, reason, why):
+    """TLS could not be had, and (why, unless empty) the mail waits for it."""
+    because = b'; the mail waits, because ' + why if why else b''
+    code = b'10' if reason.startswith(b'it ') else b'5'
+    return b'Connected to %s but without TLS: %s%s. (#4.7.%s)\n' % (ip, bytes_.printable(reason), because, code)
+
+
+def no_requiretls(ip):
+    """The sender wants TLS on the whole way (RFC 8689), and this server would not pass that on."""
+    return b'Sorry, %s does not promise to pass this message on by TLS only (REQUIRETLS). (#5.7.30)\n' % ip
+
+
+def no_login(ip, protected):
+    """The relay wants or we want a login, and there is no way to do it."""
+    way = b'by PLAIN, LOGIN or SCRAM-SHA-256' if protected else b'without showing the password: there is no TLS'
+    return b'Connected to %s but it offers no login %s. (#4.7.0)\n' % (ip, way)
+
+
+def strange_login(ip, reason):
+    """It does not keep to the rules of a mechanism."""
+    return b'Connected to %s but the login failed: %s. (#4.7.8)\n' % (ip, reason)
+
+
+def bad_entry(file, key, reason):
+    """An entry of a control file that must be mended; mail waits until it is."""
+    return b'Unable to use control/%s, entry "%s": %s. (#4.3.5)\n' % (file, bytes_.printable(key), reason)
 
 
 def no_connection(tried):

@@ -1,5 +1,5 @@
-"""The client's side of an SMTP session, without a socket: RFC 5321, and where announced
-1870, 2920, 6152, 6531.
+"""The client's side of an SMTP or LMTP session, without a socket: RFC 5321, 2033, and where announced
+1870, 2920, 3207, 4954, 6152, 6531, 8689.
 
     session = Session(b'192.0.2.1', b'mail.example.org')
     session.begin(Transaction(sender, recipients))      at once, or whenever session.idle
@@ -7,6 +7,7 @@
     session.take() -> bytes for the server
     while session.wants_body: session.body(chunk) ...; session.body_end()
     session.transaction is None again when the transaction has its results
+    if session.wants_tls: shake hands, then session.secured(words) or session.insecure(why)
 
 What a reply means is decided in one place (`permanent`): only what is on the closed list there is for ever,
 anything odd is for now.  After an odd reply the session is over, because nobody knows which reply answers
@@ -14,13 +15,14 @@ what.
 """
 from _collections import deque
 
-from qpy.core import address, remote_report, text
+from qpy.core import address, remote_report, sasl_client, text
+from qpy.core.tls_policy import NONE, OPPORTUNISTIC
 
 LINE_LIMIT = 4096       # bytes of one reply line
 LINES_LIMIT = 100       # lines of one reply
 REPLY_LIMIT = 65536     # bytes of one reply
 
-GREETING, EHLO, HELO, READY, ENVELOPE, BODY, DOT, OVER = range(8)
+GREETING, EHLO, HELO, HANDSHAKE, LOGIN, READY, ENVELOPE, BODY, DOT, OVER = range(10)
 
 
 class BadReply(ValueError):
@@ -44,6 +46,11 @@ class ReplyReader:
         if len(self.buffer) > LINE_LIMIT:
             raise BadReply('a line of its reply is too long')
         return replies
+
+    @property
+    def empty(self):
+        """True if no reply has begun."""
+        return not self.buffer and not self.lines
 
     def _line(self, line, replies):
         line = line[:-1] if line.endswith(b'\r') else line
@@ -79,6 +86,7 @@ class Transaction:
     """One message to some recipients at one host, and what became of it.
 
     eight, utf8: the message needs 8BITMIME (sent anyway without), SMTPUTF8 (refused without).
+    required: it needs REQUIRETLS (refused without).
     size: bytes, 0 unknown.
     answers: per recipient (r, h or s, text) or None.  report: (K, Z or D, text), None while it lasts.
     trouble: the host as a whole failed before it could have the message, another address may be tried.
@@ -86,12 +94,12 @@ class Transaction:
     overflow: indices of recipients refused as too many after others were accepted (RFC 5321, 4.5.3.1.10).
     """
 
-    __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'answers', 'report', 'trouble', 'critical',
-                 'overflow')
+    __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'required', 'answers', 'report', 'trouble',
+                 'critical', 'overflow')
 
-    def __init__(self, sender, recipients, eight=False, utf8=False, size=0):
+    def __init__(self, sender, recipients, eight=False, utf8=False, size=0, required=False):
         self.sender, self.recipients = sender, recipients
-        self.eight, self.utf8, self.size = eight, utf8, size
+        self.eight, self.utf8, self.size, self.required = eight, utf8, size, required
         self.answers = [None] * len(recipients)
         self.report = None
         self.trouble = self.critical = False
@@ -99,13 +107,20 @@ class Transaction:
 
 
 class Session:
-    """One connection to one server.  peer: its address, for reports.  pipelining False: one at a time."""
+    """One connection to one server.  peer: its address, for reports.  pipelining False: one at a time.
 
-    __slots__ = ('peer', 'helo', 'pipelining', 'reader', 'out', 'phase', 'extensions', 'transaction', 'steps',
-                 'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched', 'confused')
+    lmtp: RFC 2033.  policy: a tls_policy.Policy.  login: (user, password, nonce) or None.
+    tls: b'' or what protects this connection, in words.  tls_trouble: it is over because TLS could not be had.
+    """
 
-    def __init__(self, peer, helo, pipelining=True):
+    __slots__ = ('peer', 'helo', 'pipelining', 'lmtp', 'policy', 'login', 'reader', 'out', 'phase', 'extensions',
+                 'transaction', 'steps', 'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched',
+                 'confused', 'tls', 'tls_trouble', 'exchange', 'kept')
+
+    def __init__(self, peer, helo, pipelining=True, lmtp=False, policy=OPPORTUNISTIC, login=None):
         self.peer, self.helo, self.pipelining = peer, helo, pipelining
+        self.lmtp, self.policy, self.login = lmtp, policy, login
+        self.tls, self.tls_trouble, self.exchange, self.kept = b'', False, None, b''
         self.reader = ReplyReader()
         self.out = []
         self.phase = GREETING
@@ -138,6 +153,11 @@ class Session:
         """True while the server waits for (more of) the message."""
         return self.phase == BODY
 
+    @property
+    def wants_tls(self):
+        """True when the next byte to the server must be the first of a TLS handshake."""
+        return self.phase == HANDSHAKE
+
     def take(self):
         """What is to be sent to the server now."""
         data = b''.join(self.out)
@@ -145,6 +165,19 @@ class Session:
         return data
 
     # --- what the driver says ---
+
+    def secured(self, words):
+        """TLS stands, from the beginning of the connection or after STARTTLS: then all that was said before it is
+        forgotten (RFC 3207, section 4.2)."""
+        self.tls = words
+        if self.phase == HANDSHAKE:
+            self.extensions, self.reader = {}, ReplyReader()
+            self._hello()
+
+    def insecure(self, reason):
+        """TLS could not be had: the handshake failed."""
+        self.tls_trouble = True
+        self._give_up(remote_report.no_tls(self.peer, reason, self.policy.why))
 
     def begin(self, transaction):
         """Do this transaction, as soon as the session is ready for it."""
@@ -158,10 +191,12 @@ class Session:
             replies = self.reader.feed(data)
         except BadReply as problem:
             return self.lost(str(problem).encode())
-        for code, reply in replies:
+        for place, (code, reply) in enumerate(replies, 1):
             if self.phase == OVER:
                 return None
             self._reply(code, reply)
+            if self.phase == HANDSHAKE and (place < len(replies) or not self.reader.empty):
+                return self.lost(b'It said more before TLS had begun')      # whose words are they?
         return None
 
     def eof(self):
@@ -171,10 +206,11 @@ class Session:
     def lost(self, reason):
         """The connection is, or must be, given up: reset, timed out, or out of step."""
         transaction, phase, self.phase = self.transaction, self.phase, OVER
+        self.tls_trouble |= phase == HANDSHAKE or any(command == b'STARTTLS' for command, _ in self.waiting)
         if transaction is not None and phase != OVER:
             transaction.critical = phase == DOT
             transaction.trouble = phase != DOT and self.pending is None
-            self._finish(self.pending or (b'Z', remote_report.died(self.peer, phase == DOT, reason)))
+            self._break(remote_report.died(self.peer, phase == DOT, reason))
 
     def abandon(self, letter, reason):
         """End the transaction with this report for a reason of our own; the connection is not used again."""
@@ -196,7 +232,10 @@ class Session:
         """The message is complete: from here on the server may have it."""
         self.out.append(self.encoder.finish())
         self.phase = DOT
-        self.waiting.append((b'dot', 0))
+        if not self.lmtp:
+            return self.waiting.append((b'dot', 0))
+        answers = self.transaction.answers      # RFC 2033, 4.2: a reply for each recipient that was accepted
+        return self.waiting.extend((b'each dot', i) for i, answer in enumerate(answers) if answer[0] == b'r')
 
     # --- replies ---
 
@@ -216,14 +255,23 @@ class Session:
 
     def _closing(self, code, reply):
         sentence = _SENTENCES.get(self.waiting[0][0] if self.waiting else b'', _SENTENCES[b'closed'])
-        self.phase = OVER
+        self.phase, phase = OVER, self.phase
         if self.transaction is not None:
-            self.transaction.trouble = self.pending is None
-            self._finish(self.pending or (b'Z', self._about(sentence, reply)))
+            self.transaction.trouble = self.pending is None and not (phase == DOT and self.lmtp)
+            self._break(self._about(sentence, reply))
+
+    def _break(self, text):
+        """The connection ends in the middle: nothing is known about who has no reply yet."""
+        if self.kept:                       # LMTP, and somebody has it
+            for command, index in self.waiting:
+                if command == b'each dot':
+                    self.transaction.answers[index] = b's', text
+            return self._finish((b'K', self._about(_SENTENCES[b'accepted'], self.kept)))
+        return self._finish(self.pending or (b'Z', text))
 
     def _about(self, sentence, reply=b''):
-        sentence = sentence % self.peer + b'.\n'
-        return sentence + remote_report.said(reply) if reply else sentence
+        words = sentence % self.peer + b'.\n' + (remote_report.said(reply) if reply else b'')
+        return words + self.tls + b'.\n' if self.tls and sentence == _SENTENCES[b'accepted'] else words
 
     def _refused(self, code, reply, command):
         """The report of a command that was refused."""
@@ -231,30 +279,90 @@ class Session:
         return letter, self._about(_SENTENCES[command], reply)
 
     def _no_use(self, command, reply):
-        """Greeting or name refused: for now, whatever the code, and perhaps another address will do."""
-        self.out.append(b'QUIT\r\n')
+        """Greeting, name or login refused: for now, whatever the code, and perhaps another address will do."""
+        self._give_up(self._about(_SENTENCES[command], reply))
+
+    def _give_up(self, text):
+        """This server is of no use, for now."""
+        if self.phase != HANDSHAKE:
+            self.out.append(b'QUIT\r\n')
         self.phase = OVER
         if self.transaction is not None:
             self.transaction.trouble = True
-            self._finish((b'Z', self._about(_SENTENCES[command], reply)))
+            self._finish((b'Z', text))
 
     def _greeting(self, code, reply, _):
         if code != 220:
             return self._no_use(b'greeting', reply)
+        return self._hello()
+
+    def _hello(self):
         self.phase = EHLO
-        return self._send(b'EHLO', b'EHLO %s\r\n' % self.helo)
+        self._send(b'EHLO', b'%s %s\r\n' % (b'LHLO' if self.lmtp else b'EHLO', self.helo))
 
     def _ehlo(self, code, reply, _):
         if code == 250:
             self.extensions = parse_extensions(reply)
-            return self._ready()
-        if code >= 500:
+            return self._protect()
+        if code >= 500 and not self.lmtp and not self.tls:
             self.phase = HELO
             return self._send(b'HELO', b'HELO %s\r\n' % self.helo)
         return self._no_use(b'EHLO', reply)
 
     def _helo(self, code, reply, _):
-        return self._ready() if code == 250 else self._no_use(b'HELO', reply)
+        return self._protect() if code == 250 else self._no_use(b'HELO', reply)
+
+    # --- TLS and login ---
+
+    def _protect(self):
+        """TLS, where it is offered and nobody forbids it."""
+        if self.tls or self.policy.level == NONE:
+            return self._log_in()
+        if b'STARTTLS' in self.extensions:
+            return self._send(b'STARTTLS', b'STARTTLS\r\n')
+        return self._unprotected(b'it does not offer STARTTLS')
+
+    def _starttls(self, code, reply, _):
+        if code == 220:
+            self.phase = HANDSHAKE
+            return None
+        return self._unprotected(b'it refused STARTTLS', reply)
+
+    def _unprotected(self, why, reply=b''):
+        if not self.policy.must:
+            return self._log_in()
+        self.tls_trouble = True
+        words = remote_report.no_tls(self.peer, why, self.policy.why)
+        return self._give_up(words + (remote_report.said(reply) if reply else b''))
+
+    def _log_in(self):
+        if self.login is None:
+            return self._ready()
+        name = sasl_client.choose(self.extensions.get(b'AUTH', b''), bool(self.tls))
+        if name is None:
+            return self._give_up(remote_report.no_login(self.peer, bool(self.tls)))
+        self.phase = LOGIN
+        self.exchange = sasl_client.MECHANISMS[name](*self.login)
+        first = self.exchange.first()
+        words = b'AUTH ' + name + (b' ' + sasl_client.encode(first) if first is not None else b'')
+        return self._send(b'AUTH', words + b'\r\n')
+
+    def _auth(self, code, reply, _):
+        try:
+            if code == 334:
+                response = self.exchange.answer(sasl_client.decode(reply))
+                return self._send(b'AUTH', (sasl_client.encode(response) if response else b'') + b'\r\n')
+            if code == 235:
+                self._last_proof(reply)
+        except ValueError as problem:
+            return self._give_up(remote_report.strange_login(self.peer, str(problem).encode()))
+        self.exchange = None
+        return self._ready() if code == 235 else self._no_use(b'AUTH', reply)
+
+    def _last_proof(self, reply):
+        """The server said yes: did it prove what the mechanism wants proved?"""
+        if not self.exchange.accepted():
+            raise ValueError('the server gave no proof that it knows the password')
 
     def _rset(self, code, reply, _):
         return self._next() if code // 100 == 2 else self.lost(b'It refused RSET')
@@ -292,7 +400,7 @@ class Session:
         if self.pending is None:
             self.encoder = Encoder()
             self.phase = BODY
-        elif self._accepted():      # refused the sender and takes recipients: let nobody get a stump
+        elif self._accepted() or self.lmtp:     # refused the sender and takes recipients: let nobody get a stump
             self.phase = OVER
             self._finish(self.pending)
         else:                       # RFC 2920, section 3.1: nobody is to get it, a lone dot ends it
@@ -306,6 +414,22 @@ class Session:
         if code // 100 == 2:
             return self._finish((b'K', self._about(_SENTENCES[b'accepted'], reply)))
         return self._finish(self._refused(code, reply, b'dot'))
+
+    def _each_dot(self, code, reply, index):
+        """LMTP: what became of one recipient."""
+        transaction = self.transaction
+        if code // 100 == 2:
+            self.kept = reply
+        else:
+            letter = b'h' if permanent(code, b'dot') else b's'
+            transaction.answers[index] = letter, self._about(_SENTENCES[b'dot'], reply)
+        if self.waiting:
+            return None
+        self.dirty = False
+        kept, self.kept = self.kept, b''
+        if kept:
+            return self._finish((b'K', self._about(_SENTENCES[b'accepted'], kept)))
+        return self._finish((b'D', self._about(b'Giving up on %s')))
 
     def _accepted(self):
         return any(answer is not None and answer[0] == b'r' for answer in self.transaction.answers)
@@ -375,6 +499,9 @@ class Session:
             return b'D', remote_report.too_long(limit, self.peer)
         if transaction.utf8 and b'SMTPUTF8' not in self.extensions:     # RFC 6531, section 3.2
             return b'D', remote_report.no_utf8(self.peer)
+        if transaction.required and not self.lmtp and not (self.tls and b'REQUIRETLS' in self.extensions):
+            transaction.trouble = True      # RFC 8689, 4.2.1: another server of the domain may do
+            return b'D', remote_report.no_requiretls(self.peer)
         return None
 
     def _mail_command(self, transaction):
@@ -385,21 +512,27 @@ class Session:
             options += b' BODY=8BITMIME'
         if transaction.utf8:
             options += b' SMTPUTF8'
+        if transaction.required and b'REQUIRETLS' in self.extensions:
+            options += b' REQUIRETLS'
         return b'MAIL FROM:<%s>%s\r\n' % (address.quote(transaction.sender), options)
 
 
 _ANSWERS = {b'greeting': Session._greeting, b'EHLO': Session._ehlo, b'HELO': Session._helo,
             b'RSET': Session._rset, b'MAIL': Session._mail, b'RCPT': Session._rcpt, b'DATA': Session._data,
-            b'dot': Session._dot}
+            b'dot': Session._dot, b'each dot': Session._each_dot, b'STARTTLS': Session._starttls,
+            b'AUTH': Session._auth}
 
 _SENTENCES = {
     b'greeting': b'Connected to %s but greeting failed',
     b'EHLO': b'Connected to %s but my name was rejected',
     b'HELO': b'Connected to %s but my name was rejected',
+    b'STARTTLS': b'Connected to %s but it closed the connection',
+    b'AUTH': b'Connected to %s but my login was rejected',
     b'MAIL': b'Connected to %s but sender was rejected',
     b'RCPT': b'%s does not like recipient',
     b'DATA': b'%s failed on DATA command',
     b'dot': b'%s failed after I sent the message',
+    b'each dot': b'%s failed after I sent the message',
     b'closed': b'Connected to %s but it closed the connection',
     b'accepted': b'%s accepted message'}
 

@@ -1,31 +1,33 @@
 """One TCP connection to a mail server in the event loop, and the ones kept open for the next message.
 
-A Connection carries a core session's bytes; it decides nothing about mail.
+A Connection carries a core session's bytes, by TLS when the session wants that; it decides nothing about mail.
 """
-from qpy import unix
+from qpy import unix, unix_tls
 from qpy.core import remote_report
-from qpy.core.smtp_client import Session
+from qpy.core.smtproutes import SMTPS
 
 CHUNK = 65536           # read at a time; written ahead at most twice that
 SILENT = b'It did not answer in time'
+HANDSHAKE = 60          # seconds for all of it (T-03); below timeoutremote, as nobody has to think
 
 
 class Connection:
-    """A connection to (address, port).
+    """A connection to key = (address, or path of a Unix socket; port; kind; login): see core.smtproutes.
 
+    shield: what its bytes are protected by: b'' nothing, b'none' nothing on purpose, b'tls', b'verified NAME'.
     on_done(connection): the session's transaction has its report (the connection may be over, see `usable`).
     """
 
     __slots__ = ('loop', 'key', 'sock', 'session', 'outgoing', 'source', 'on_done', 'on_connected', 'timer',
-                 'last', 'patience', 'transaction', 'writing')
+                 'last', 'patience', 'transaction', 'writing', 'make_stream', 'stream', 'deadline', 'shield')
 
     def __init__(self, loop, key):
         self.loop, self.key = loop, key
         self.sock = self.session = self.source = self.on_done = self.on_connected = None
         self.outgoing = b''
-        self.timer = self.transaction = None
+        self.timer = self.transaction = self.make_stream = self.stream = self.deadline = None
         self.last = self.patience = 0
-        self.writing = False
+        self.writing, self.shield = False, b''
 
     # --- connecting ---
 
@@ -34,21 +36,31 @@ class Connection:
 
         OSError if it failed at once.
         """
-        address, port = self.key
-        family = unix.AF_INET6 if b':' in address else unix.AF_INET
-        self.sock = unix.socket(family, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0)
-        self.sock.setblocking(False)
-        self.sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+        address, port = self.key[:2]
+        if self.is_local:
+            self.sock = unix.socket_unix()
+        else:
+            family = unix.AF_INET6 if b':' in address else unix.AF_INET
+            self.sock = unix.socket(family, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0)
+            self.sock.setblocking(False)
+            self.sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
         try:
-            self.sock.connect((address.decode('ascii'), port))
+            self.sock.connect(address if self.is_local else (address.decode('ascii'), port))
         except BlockingIOError:
-            pass
+            if self.is_local:           # its queue is full; unlike with TCP nobody says when it is not
+                self.close()
+                raise
         except OSError:
             self.close()
             raise
         self.on_connected = on_connected
         self.timer = self.loop.after(patience, lambda: self._connected(unix.ETIMEDOUT))
         self.loop.watch(self.sock.fileno(), None, self._connect_ready)
+
+    @property
+    def is_local(self):
+        """Whether it is to a Unix socket."""
+        return self.key[0].startswith(b'/')
 
     def _connect_ready(self):
         self._connected(self.sock.getsockopt(unix.SOL_SOCKET, unix.SO_ERROR))
@@ -67,10 +79,10 @@ class Connection:
 
     # --- a transaction ---
 
-    def start(self, helo, pipelining, patience):
-        """Speak SMTP: each step of the other side may take `patience` seconds."""
-        self.session = Session(self.key[0], helo, pipelining)
-        self.patience = patience
+    def start(self, session, patience, make_stream):
+        """Speak SMTP: each step of the other side may take `patience` seconds.  make_stream() -> a Stream for TLS;
+        its first byte may have to be the first of the connection."""
+        self.session, self.patience, self.make_stream = session, patience, make_stream
 
     def carry(self, transaction, source, on_done):
         """Do this transaction; the message comes from source."""
@@ -79,6 +91,8 @@ class Connection:
         self.timer = self.loop.after(self.patience, self._look_at_clock)
         self.loop.watch(self.sock.fileno(), self._readable)
         self.session.begin(transaction)
+        if self.key[2] == SMTPS and self.stream is None:
+            self._begin_tls()
         self._pump()
         if transaction.report is not None:
             self.loop.call_soon(self._settle)
@@ -108,12 +122,64 @@ class Connection:
         except OSError as problem:
             return self.lost(_words(problem))
         self.last = unix.monotonic()
-        if data:    # a server that sends replies one by one would wait 40 ms for our kernel's word on each
+        if data and not self.is_local:  # a server that sends replies one by one would wait 40 ms for our kernel's word on each
             self.sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
-        self.session.feed(data) if data else self.session.eof()
+        self._take_in(data)
         if not self.session.over:
             self._pump()
         self._settle()
+
+    def _take_in(self, data):
+        """What the other side said, b'' when it closed."""
+        if self.stream is not None:
+            return self._decrypt(data)
+        self.session.feed(data) if data else self.session.eof()
+        if self.session.wants_tls:
+            self._begin_tls()
+        return None
+
+    # --- TLS ---
+
+    def _begin_tls(self):
+        """Our first words of the handshake."""
+        self.stream = self.make_stream()
+        self.deadline = self.loop.after(HANDSHAKE, lambda: self._failed_tls(b'the handshake took too long', True))
+        self._shake_hands()
+
+    def _shake_hands(self):
+        """A step of the handshake; True when it is over and went well."""
+        try:
+            done = self.stream.handshake()
+        except unix_tls.TlsError as problem:
+            self._failed_tls(problem.words)
+            return False
+        self.outgoing += self.stream.take()
+        if done:
+            self.deadline.cancel()
+            self.deadline = None
+            self.session.secured(self.stream.words())
+        return done
+
+    def _failed_tls(self, reason, settle=False):
+        """No TLS with this server.  What TLS itself has to say about it (an alert) is said."""
+        self.outgoing += self.stream.take()
+        self.session.insecure(reason)
+        if settle:
+            self._settle()
+
+    def _decrypt(self, data):
+        """Bytes of TLS."""
+        self.stream.feed(data)
+        if self.deadline is not None and not self._shake_hands():
+            return
+        try:
+            while words := self.stream.read():
+                self.session.feed(words)
+        except unix_tls.TlsError as problem:
+            return self.session.lost(b'TLS failed: ' + problem.words)
+        if self.stream.ended and not self.session.over:
+            self.session.eof()
+        return None
 
     def _pump(self):
         """Send what there is to be sent, and as much of the message as the other side takes."""
@@ -132,8 +198,8 @@ class Connection:
 
     def _fill(self):
         """Take from the session, and read the message while there is little to send."""
-        pieces = [self.outgoing, self.session.take()]
-        size = len(pieces[0]) + len(pieces[1])
+        pieces = [self.session.take()]
+        size = len(self.outgoing) + len(pieces[0])
         while self.session.wants_body and size < CHUNK:
             try:
                 chunk = self.source.read()
@@ -144,7 +210,11 @@ class Connection:
             self.session.body(chunk) if chunk else self.session.body_end()
             pieces.append(self.session.take())
             size += len(pieces[-1])
-        self.outgoing = b''.join(pieces)
+        words = b''.join(pieces)
+        if words and self.stream is not None:
+            self.stream.write(words)
+            words = self.stream.take()
+        self.outgoing = self.outgoing + words if self.outgoing else words
 
     def _writable(self):
         self._pump()
@@ -162,7 +232,7 @@ class Connection:
                 data = self.sock.recv(CHUNK)
                 if not data or self.session.over:
                     break
-                self.session.feed(data)
+                self._take_in(data)
         except OSError:
             pass
         self.lost(_words(problem))
@@ -188,18 +258,26 @@ class Connection:
         self.close()
 
     def _last_words(self):
-        """What the session still has to say (QUIT), if it can be said at once."""
+        """What the session still has to say (QUIT), or TLS (an alert), if it can be said at once."""
         words = self.session.take()
-        if words and not self.outgoing:
-            try:
+        if self.deadline is not None:       # in the middle of a handshake nothing is said in the clear
+            words, self.outgoing = self.outgoing, b''
+        try:
+            if words and self.stream is not None and self.deadline is None:
+                self.stream.write(words)
+                self.stream.close()
+                words = self.stream.take()
+            if words and not self.outgoing:
                 self.sock.send(words)
-            except OSError:
-                pass
+        except OSError:
+            pass
 
     def close(self):
         """Close now, without a word."""
-        if self.timer is not None:
-            self.timer.cancel()
+        for timer in (self.timer, self.deadline):
+            if timer is not None:
+                timer.cancel()
+        self.deadline = None
         if self.sock is not None:
             self.loop.forget(self.sock.fileno())
             self.sock.close()
@@ -222,22 +300,28 @@ class Pool:
     def __init__(self, loop):
         self.loop, self.idle, self.count = loop, {}, 0
 
-    def take(self, key):
-        """A connection to key that can be used at once, or None."""
-        waiting = self.idle.get(key)
-        if not waiting:
-            return None
-        connection, timer = waiting.pop()
-        self._dropped(key, timer)
-        return connection
+    def has(self, key, shields):
+        """Whether take() would give one."""
+        return any((key, shield) in self.idle for shield in shields)
+
+    def take(self, key, shields):
+        """A connection to key, protected by one of shields, that can be used at once; or None."""
+        for shield in shields:
+            waiting = self.idle.get((key, shield))
+            if waiting:
+                connection, timer = waiting.pop()
+                self._dropped((key, shield), timer)
+                return connection
+        return None
 
     def put(self, connection):
         """Keep it, or say good-bye if there are enough."""
-        waiting = self.idle.setdefault(connection.key, [])
+        key = connection.key, connection.shield
+        waiting = self.idle.setdefault(key, [])
         if (connection.session.transactions >= self.TRANSACTIONS or len(waiting) >= self.EACH
                 or self.count >= self.ALL):
             if not waiting:
-                del self.idle[connection.key]
+                del self.idle[key]
             return connection.say_goodbye()
         entry = connection, self.loop.after(self.IDLE, lambda: self._remove(connection, True))
         waiting.append(entry)
@@ -252,10 +336,11 @@ class Pool:
 
     def _remove(self, connection, politely):
         """Time is over, or the other side closed it or said something nobody asked for."""
-        for entry in self.idle.get(connection.key, ()):
+        key = connection.key, connection.shield
+        for entry in self.idle.get(key, ()):
             if entry[0] is connection:
-                self.idle[connection.key].remove(entry)
-                self._dropped(connection.key, entry[1])
+                self.idle[key].remove(entry)
+                self._dropped(key, entry[1])
                 break
         connection.say_goodbye() if politely else connection.close()
 

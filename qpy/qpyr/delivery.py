@@ -1,12 +1,17 @@
 """One message to some recipients at one host: where to, in which order, and what is said about it at the end.
 
-The way: control/smtproutes, else a literal address, else qpy-resolve; then one address after the other until
-one takes the message or refuses it.  A connection kept open to the same address and port is used first.
+The way: control/senderroutes, else control/smtproutes, which may name several places, else a literal address, else
+qpy-resolve; then one address after the other until one takes the message or refuses it.  A connection kept open to
+the same place, as well protected as this delivery wants it, is used first.  Where TLS fails and nothing forbids it,
+the same address is tried once more without.
 Nothing is tried again after the message was sent to its end.
 """
-from qpy import unix
-from qpy.core import ip, mx, remote_report, smtproutes
-from qpy.core.smtp_client import Transaction, can_be_sent
+from binascii import b2a_base64
+
+from qpy import unix, unix_tls
+from qpy.core import ip, mx, remote_report, smtproutes, tls_policy
+from qpy.core.smtp_client import Session, Transaction, can_be_sent
+from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
 from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Connection
 
@@ -22,8 +27,8 @@ class Delivery:
     """
 
     __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
-                 'left', 'todo', 'port', 'relay', 'tried', 'sessions', 'connection', 'cap', 'expired',
-                 'in_trouble', 'last_report')
+                 'left', 'hops', 'hop', 'policy', 'todo', 'server', 'tried', 'sessions', 'connection', 'cap',
+                 'expired', 'in_trouble', 'last_report', 'definite')
 
     def __init__(self, worker, host, sender, recipients, flags, source, on_end):
         self.worker, self.settings = worker, worker.settings
@@ -32,12 +37,14 @@ class Delivery:
         self.results = [None] * len(recipients)
         self.left = list(range(len(recipients)))    # indices without a result
         self.todo = []                              # (preference, host, address), the next one last
-        self.port, self.relay = worker.settings.port, b''
+        self.hops, self.hop, self.policy = [], None, None
+        self.server = b''                           # the name of the one spoken to
         self.tried = []                             # (address, reason)
         self.sessions = 0
         self.connection = None
         self.expired = self.in_trouble = False
         self.last_report = None
+        self.definite = 0                           # sessions that ended in what time will not mend
         self.cap = None
 
     # --- where to ---
@@ -47,57 +54,88 @@ class Delivery:
         self.cap = self.worker.loop.after(self.settings.cap, self._expire)
         if not can_be_sent(self.sender):
             return self._all(b'D', remote_report.BAD_SENDER)
-        if b'q' in self.flags:
-            return self._all(b'Z', remote_report.NO_TLS)
         for index in self.left:
             if not can_be_sent(self.recipients[index]):
                 self.results[index] = (b'h', remote_report.BAD_ADDRESS), (b'D', b'')
         self.left = [index for index in self.left if self.results[index] is None]
         return self._find() if self.left else self._end()
 
-    def _find(self):
-        """From the host to addresses."""
-        table = self.settings.routes
-        try:
-            route = smtproutes.route(self.host, table)
-        except ValueError as problem:
-            key = smtproutes.find(self.host, table)[0]
-            return self._all(b'Z', remote_report.bad_route(key, str(problem).encode()))
-        if route is not None:
-            self.relay, self.port = route
-        target = self.relay or self.host
-        address = ip.literal(target) or (self.relay if ip.pack(self.relay) else None)
-        if address is None:
-            return self.worker.names.ask(b'A' if self.relay else b'M', target, self._found)
-        return self._plan([(0, target, address)])
+    @property
+    def required(self):
+        """RFC 8689: it travels by TLS only."""
+        return b'q' in self.flags
 
-    def _found(self, status, _, reason, lines):
+    def _find(self):
+        """From the addresses to places to try."""
+        tables = ((b'senderroutes', smtproutes.find_sender(self.sender, self.settings.senders)),
+                  (b'smtproutes', smtproutes.find(self.host, self.settings.routes)))
+        for file, found in tables:
+            if found is not None:
+                try:
+                    self.hops = smtproutes.parse(found[1])[::-1]
+                except ValueError as problem:
+                    return self._all(b'Z', remote_report.bad_entry(file, found[0], str(problem).encode()))
+                break
+        self.hops = self.hops or [Hop(SMTP, self.host, self.settings.port, relay=False)]
+        return self._next_hop()
+
+    def _next_hop(self):
+        """From a place to addresses."""
+        self.hop = hop = self.hops.pop()
+        self.sessions = self.definite = 0
+        try:
+            self.policy = self._policy(hop)
+        except ValueError as problem:
+            return self._no_more(remote_report.bad_entry(b'tlsdestinations', hop.host, str(problem).encode()))
+        if hop.login and hop.account not in self.settings.logins:
+            return self._no_more(remote_report.bad_entry(b'smtplogins', hop.account, b'there is none'))
+        if hop.path:
+            return self._plan([(0, hop.host, hop.path)])
+        address = ip.literal(hop.host) or (hop.host if hop.relay and ip.pack(hop.host) else None)
+        if address is None:
+            return self.worker.names.ask(b'A' if hop.relay else b'M', hop.host, self._found)
+        return self._plan([(0, address, address)])
+
+    def _policy(self, hop):
+        """How a connection to this place must be protected."""
+        if hop.path:
+            return tls_policy.CLEAR
+        remembered = self.worker.memory.knows(hop.host, unix.monotonic())
+        policy = tls_policy.decide(hop.host, self.settings.tls, bool(hop.login), remembered, self.required,
+                                   tls_policy.is_waived(self._head()))
+        if hop.kind == SMTPS and not policy.must:
+            return tls_policy.Policy(tls_policy.ENCRYPT, b'', tls_policy.IMPLICIT)
+        return policy
+
+    def _found(self, status, authenticated, reason, lines):
         """The answer of qpy-resolve."""
         if self.on_end is None:
             return None
+        if status == b'ok' and self.required and not authenticated and not self.hop.relay:
+            return self._no_more(remote_report.UNSIGNED)
         if status == b'ok':
             try:
                 return self._plan(mx.parse_answers(lines))
             except ValueError as problem:
                 status, reason = b'temp', str(problem).encode()
-        if self.relay:      # an administrator's word: to be mended, not to be bounced for
+        if self.hop.relay:      # an administrator's word: to be mended, not to be bounced for
             reason = b'control/smtproutes: ' + (reason or status)
-            return self._trouble(remote_report.no_lookup(self.relay, reason))
+            return self._no_more(remote_report.no_lookup(self.hop.host, reason))
         if status == b'nxdomain':
             return self._all(b'D', remote_report.no_host(self.host))
         if status == b'nodata':
             return self._all(b'D', remote_report.NO_EXCHANGER)
         if status == b'nullmx':
             return self._all(b'D', remote_report.NULL_MX)
-        return self._trouble(remote_report.no_lookup(self.host, reason))
+        return self._no_more(remote_report.no_lookup(self.host, reason))
 
     def _plan(self, answers):
-        may_be_us = self.relay or self.settings.loopback    # who names a relay may name this host
+        may_be_us = self.hop.relay or self.settings.loopback    # who names a relay may name this host
         plan = mx.plan(answers, None if may_be_us else self.worker.own_addresses(), self.worker.random)
         if plan == mx.SELF:
             return self._all(b'D', remote_report.SELF)
         if plan == mx.NONE:
-            return self._trouble(remote_report.no_lookup(self.host, b'an answer without an address'))
+            return self._no_more(remote_report.no_lookup(self.host, b'an answer without an address'))
         plan = self._open_first(plan)
         self.todo = plan[::-1]
         return self._next()
@@ -106,30 +144,51 @@ class Delivery:
         """plan, with an address of the best preference that a connection is open to in front."""
         best = [entry for entry in plan if entry[0] == plan[0][0]]
         for entry in best:
-            if (entry[2], self.port) in self.worker.pool.idle:
+            if self.worker.pool.has(self._key(entry[2]), self._shields(entry[1])):
                 return [entry] + [other for other in plan if other is not entry]
         return plan
+
+    def _key(self, address):
+        return address, self.hop.port, self.hop.kind, self.hop.login
+
+    def _shields(self, server):
+        """What may protect a connection that is used for this; see qpyr.connection."""
+        level = self.policy.level
+        if level == tls_policy.VERIFY:
+            return (b'verified ' + (self.policy.reference(server) or b'nobody'),)
+        return {tls_policy.NONE: (b'none',), tls_policy.MAY: (b'tls', b'')}.get(level, (b'tls',))
 
     # --- one address after the other ---
 
     def _next(self):
         """Try the next address, or say that there is none."""
         while self.todo and self.sessions < SESSIONS and not self.expired:
-            preference, _, address = self.todo.pop()
+            _, server, address = self.todo.pop()
             if not self.source.rewind():
                 break
             if self.worker.dead.is_dead(address, unix.monotonic()):
                 self.tried.append((address, b'timed out lately, not tried again yet'))
-            elif self._try(address):
+            elif self.policy.reference(server) is None:
+                self.tried.append((address, b'control/tlsdestinations does not trust ' + server))
+            elif self._try(server, address):
                 return None
         if self.expired and self.last_report is None:
             return self._trouble(remote_report.TOO_LONG)
-        return self._trouble(self.last_report or remote_report.no_connection(self.tried))
+        if self.definite and self.definite == self.sessions and not self.tried and not self.hops:
+            return self._all(b'D', self.last_report)
+        return self._no_more(self.last_report or remote_report.no_connection(self.tried))
 
-    def _try(self, address):
+    def _no_more(self, text):
+        """The next place, or say that there is none."""
+        if self.hops and not self.expired and self.source.rewind():
+            self.last_report = text
+            return self._next_hop()
+        return self._trouble(text)
+
+    def _try(self, server, address):
         """True if something was begun that will call back."""
-        key = address, self.port
-        self.connection = self.worker.pool.take(key)
+        self.server, key = server, self._key(address)
+        self.connection = self.worker.pool.take(key, self._shields(server))
         if self.connection is not None:
             self._carry()
             return True
@@ -152,9 +211,22 @@ class Delivery:
         self.worker.dead.answered(address)
         if self._is_self():
             return self._found_self(address)
-        settings = self.settings
-        self.connection.start(settings.helo, self.connection.key not in self.worker.clumsy, settings.patience)
+        self._start()
         return self._carry()
+
+    def _start(self):
+        """A session on the new connection."""
+        connection, settings, hop, policy = self.connection, self.settings, self.hop, self.policy
+        if policy.level == tls_policy.MAY and connection.key in self.worker.without_tls:
+            policy = tls_policy.CLEAR
+        login = None
+        if hop.login:
+            login = hop.login, settings.logins[hop.account], b2a_base64(unix.urandom(18), newline=False)
+        session = Session(connection.key[0], settings.helo, connection.key not in self.worker.clumsy,
+                          hop.kind == LMTP, policy, login)
+        name = policy.reference(self.server)
+        verify = policy.level == tls_policy.VERIFY
+        connection.start(session, settings.patience, lambda: unix_tls.Stream(settings.context(verify), name))
 
     def _found_self(self, address):
         """Mail loops back; unless something better was tried before: then nothing worse than ourselves is."""
@@ -179,29 +251,39 @@ class Delivery:
 
     def _is_self(self):
         """True if the address we found by DNS turned out to be one of ours."""
+        if self.hop.relay or self.settings.loopback:
+            return False
         try:
             ours, theirs = self.connection.ends()
         except OSError:
             return False
-        return not self.relay and ours == theirs and not self.settings.loopback
+        return ours == theirs
 
     # --- the transaction ---
 
     def _carry(self):
         recipients = [self.recipients[index] for index in self.left]
         eight, utf8, size = self._needs()
-        transaction = Transaction(self.sender, recipients, eight, utf8, size)
+        transaction = Transaction(self.sender, recipients, eight, utf8, size, self.required)
         self.connection.carry(transaction, self.source, lambda _: self._done(transaction))
 
     def _needs(self):
         """(8BITMIME, SMTPUTF8, size) of this message; an unreadable one shows when it is sent."""
         try:
-            size, head = self.source.size(), self.source.head()
+            size = self.source.size()
         except OSError:
-            size, head = 0, b''
+            size = 0
+        head = self._head()
         plain = self.sender.isascii() and all(recipient.isascii() for recipient in self.recipients)
         utf8 = not plain or b'u' in self.flags and not sources.header_is_ascii(head)
         return b'8' in self.flags or not head.isascii(), utf8, size
+
+    def _head(self):
+        """The beginning of the message; b'' if it cannot be read."""
+        try:
+            return self.source.head()
+        except OSError:
+            return b''
 
     def _done(self, transaction):
         """The transaction on self.connection has ended."""
@@ -209,8 +291,9 @@ class Delivery:
         self.connection = None
         if transaction.trouble:
             return self._failed(connection, session, transaction)
+        self._note(connection, session)
         if session.confused:
-            self.worker.remember_clumsy(connection.key)
+            self.worker.remember(self.worker.clumsy, connection.key)
             connection.say_goodbye()
         if connection.usable and not transaction.overflow:
             self.worker.pool.put(connection)
@@ -227,15 +310,31 @@ class Delivery:
         self.connection = connection
         return self._carry()
 
+    def _note(self, connection, session):
+        """What is to be known about this connection and this domain later."""
+        if session.tls:
+            verified = session.policy.level == tls_policy.VERIFY
+            connection.shield = b'verified ' + session.policy.reference(self.server) if verified else b'tls'
+            self.worker.memory.saw(self.hop.host, unix.monotonic())
+        else:
+            connection.shield = b'none' if self.policy.level == tls_policy.NONE else b''
+
     def _failed(self, connection, session, transaction):
-        """The host failed before it had the message: once more if the connection was stale, or the next."""
+        """The host failed before it had the message: once more if the connection was stale or TLS failed and need not
+        be, or the next."""
+        if connection.usable:
+            connection.say_goodbye()
+        if session.tls_trouble and self.policy.level == tls_policy.MAY and not self.expired and self.source.rewind():
+            self.worker.remember(self.worker.without_tls, connection.key)
+            return None if self._connect(connection.key) else self._next()
         if session.transactions > 1 and not session.replies and not self.expired and self.source.rewind():
             if self._connect(connection.key):
                 return None
             return self._next()
         if session.batched and session.replies < len(transaction.recipients) + 2:
-            self.worker.remember_clumsy(connection.key)
+            self.worker.remember(self.worker.clumsy, connection.key)
         self.sessions += 1
+        self.definite += transaction.report[0] == b'D'
         self.last_report = transaction.report[1]
         for place, index in enumerate(self.left):
             if transaction.answers[place] is not None and transaction.answers[place][0] == b'h':

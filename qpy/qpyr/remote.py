@@ -6,8 +6,8 @@ Warm:      serve(home, socket), forked by qpy-rspawn: many deliveries at a time 
            record R with the message's descriptor, each answered by a record K, Z or D per recipient.
 It knows no DNS: it asks qpy-resolve.
 """
-from qpy import unix
-from qpy.core import channel, exits, mx, remote_report, smtproutes, tcpto, text
+from qpy import unix, unix_tls
+from qpy.core import channel, exits, mx, remote_report, smtproutes, tcpto, text, tls_policy
 from qpy.lib import confine, controls, packets, program
 from qpy.lib.loop import Loop
 from qpy.qpyr import source as sources
@@ -17,49 +17,85 @@ from qpy.qpyr.names import Names
 
 CAP = 3600              # seconds for a whole delivery, above timeoutconnect and timeoutremote: for tarpits
 OWN_FOR = 60            # seconds our own addresses are believed
-CLUMSY_FOR = 3600       # seconds a server that died of PIPELINING is spoken to without
-CLUMSY_MOST = 1000      # such servers remembered
-CONTROLS = (b'me', b'helohost', b'smtproutes', b'timeoutconnect', b'timeoutremote')
+REMEMBERED_FOR = 3600   # seconds a server that died of PIPELINING, or of TLS, is spoken to without
+REMEMBERED_MOST = 1000  # such servers
+PLACE = b'; write host, host:port or [IPv6]:port'
+CONTROLS = (b'me', b'helohost', b'senderroutes', b'smtplogins', b'smtproutes', b'timeoutconnect', b'timeoutremote',
+            b'tlscas', b'tlsdestinations')
 
 
 class Settings:
     """What the control files say.  loopback, port, cap: other values are for tests."""
 
-    __slots__ = ('helo', 'routes', 'connect_patience', 'patience', 'cap', 'port', 'loopback')
+    __slots__ = ('helo', 'routes', 'connect_patience', 'patience', 'cap', 'port', 'loopback', 'senders', 'logins',
+                 'tls', 'cas', 'contexts')
 
     def __init__(self, helo, routes, connect_patience=60, patience=1200, cap=CAP, port=smtproutes.PORT,
-                 loopback=False):
+                 loopback=False, senders=None, logins=None, tls=None, cas=None):
         self.helo, self.routes = helo, routes
         self.connect_patience, self.patience, self.cap = connect_patience, patience, cap
         self.port, self.loopback = port, loopback
+        self.senders, self.logins, self.tls, self.cas = senders or {}, logins or {}, tls or {}, cas
+        self.contexts = {}
 
     def ports(self):
         """Every TCP port that mail may leave by."""
-        return {self.port} | {smtproutes.parse(value)[1] for value in self.routes.values() if value}
+        return {self.port} | smtproutes.ports((self.routes, self.senders))
+
+    def context(self, verify):
+        """The context for TLS whose certificate must verify, or need not.  OSError if control/tlscas is broken."""
+        if verify not in self.contexts:
+            self.contexts[verify] = unix_tls.client(verify, self.cas)
+        return self.contexts[verify]
 
 
 def read_settings(home):
     """The Settings of DIR; Broken or OSError."""
-    routes = controls.mapping_lines(home, b'smtproutes')
-    values = {key: value for key, (value, _) in routes.items()}
-    for key, reason in smtproutes.faults(values):
-        value, line = routes[key]
-        raise controls.Broken(b'smtproutes', line, value, reason + b'; write host, host:port or [IPv6]:port')
-    return Settings(controls.line(home, b'helohost'), values, controls.number(home, b'timeoutconnect'),
-                    controls.number(home, b'timeoutremote'))
+    routes = checked(home, b'smtproutes', smtproutes.faults, PLACE)
+    senders = checked(home, b'senderroutes', smtproutes.faults, PLACE)
+    tls = checked(home, b'tlsdestinations', tls_policy.faults)
+    cas = home + b'/control/tlscas' if controls.text(home, b'tlscas') is not None else None
+    settings = Settings(controls.line(home, b'helohost'), routes, controls.number(home, b'timeoutconnect'),
+                        controls.number(home, b'timeoutremote'), senders=senders, tls=tls, cas=cas,
+                        logins=read_logins(home))
+    if cas:
+        try:
+            settings.context(True)
+        except OSError as problem:
+            raise controls.Broken(b'tlscas', 0, b'', b'not certificates in PEM (%s)' % program.reason(problem)) from None
+    return settings
+
+
+def read_logins(home):
+    """{user@relay: password}; Broken if everybody may read them."""
+    found = controls.mapping(home, b'smtplogins')
+    if found and unix.stat(home + b'/control/smtplogins').st_mode & 0o007:
+        raise controls.Broken(b'smtplogins', 0, b'', b'everybody may read these passwords; chgrp qpyr, chmod 0640')
+    return found
+
+
+def checked(home, name, faults, remedy=b''):
+    """{key: value} of a map file; Broken if an entry cannot be used."""
+    lines = controls.mapping_lines(home, name)
+    values = {key: value for key, (value, _) in lines.items()}
+    for key, reason in faults(values):
+        value, line = lines[key]
+        raise controls.Broken(name, line, value, reason + remedy)
+    return values
 
 
 class Remote:
     """What all deliveries of one process share.  get_settings() -> Settings, looked at for each delivery."""
 
-    __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'own', 'own_until')
+    __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'memory', 'own',
+                 'own_until')
 
     def __init__(self, loop, home, get_settings):
         self.loop, self.get_settings = loop, get_settings
         self.settings = None
         self.names, self.pool = Names(loop, home), Pool(loop)
         self.dead = tcpto.Table(unix.getpid())
-        self.clumsy = {}
+        self.clumsy, self.without_tls, self.memory = {}, {}, tls_policy.Memory()
         self.own, self.own_until = frozenset(), 0
 
     def deliver(self, host, sender, recipients, flags, source, on_end):
@@ -78,12 +114,13 @@ class Remote:
             self.own, self.own_until = read_own_addresses(), now + OWN_FOR
         return self.own
 
-    def remember_clumsy(self, key):
-        """This server cannot have several commands on their way: one at a time from now on (R-30)."""
-        if len(self.clumsy) >= CLUMSY_MOST:
-            self.clumsy.clear()
-        if key not in self.clumsy:
-            self.clumsy[key] = self.loop.after(CLUMSY_FOR, lambda: self.clumsy.pop(key, None))
+    def remember(self, servers, key):
+        """This server cannot have several commands on their way (R-30; clumsy), or its TLS does not work (T-05;
+        without_tls): for an hour it is not tried again."""
+        if len(servers) >= REMEMBERED_MOST:
+            servers.clear()
+        if key not in servers:
+            servers[key] = self.loop.after(REMEMBERED_FOR, lambda: servers.pop(key, None))
 
 
 def read_own_addresses():

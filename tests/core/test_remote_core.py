@@ -43,22 +43,44 @@ ROUTES = {b'example.org': b'relay.example.net', b'.example.org': b'sub.example.n
 
 
 @pytest.mark.parametrize('host, relay', [
-    (b'EXAMPLE.org', (b'relay.example.net', 25)), (b'a.example.org', (b'sub.example.net', 2525)),
-    (b'a.b.example.org', (b'sub.example.net', 2525)), (b'a.deep.example.org', None),
-    (b'elsewhere', (b'2001:db8::1', 587)), (b'[192.0.2.1]', (b'2001:db8::1', 587))])
+    (b'EXAMPLE.org', [(b'relay.example.net', 25)]), (b'a.example.org', [(b'sub.example.net', 2525)]),
+    (b'a.b.example.org', [(b'sub.example.net', 2525)]), (b'a.deep.example.org', []),
+    (b'elsewhere', [(b'2001:db8::1', 587)]), (b'[192.0.2.1]', [(b'2001:db8::1', 587)])])
 def test_routes(host, relay):
     """The host, then its endings, longest first, then the empty key; an empty value means DNS."""
-    assert smtproutes.route(host, ROUTES) == relay
-    assert smtproutes.route(b'elsewhere', {}) is None
+    assert [(hop.host, hop.port) for hop in smtproutes.parse(smtproutes.find(host, ROUTES)[1])] == relay
+    assert smtproutes.find(b'elsewhere', {}) is None
 
 
-@pytest.mark.parametrize('value', [b':', b':25', b'host:', b'host:0', b'host:65536', b'host:x', b'ho st', b'[::1', b'[x]',
-                                   b'[::1]25', b'a..b', b'h:25:26', b'h|user|pass'])
+@pytest.mark.parametrize('value', [b':', b':25', b'host:', b'host:0', b'host:65536', b'host:x', b'[::1', b'[x]',
+                                   b'[::1]25', b'a..b', b'h:25:26', b'h|user|pass', b'ftp=h', b'=h', b'@h', b'user@',
+                                   b'smtp=/run/x', b'/run/x', b'lmtp=joe@h', b'lmtp=/' + b'x' * 107, b'h ' * 11])
 def test_bad_routes(value):
     """R-27: an entry that nobody could use is an error with a reason, never a wrong host or port."""
     with pytest.raises(ValueError):
         smtproutes.parse(value)
     assert [key for key, _ in smtproutes.faults({b'x': value, b'y': b'', b'z': b'fine'})] == [b'x']
+
+
+@pytest.mark.parametrize('value, hops', [
+    (b'a.example b.example:2525', [(b'smtp', b'a.example', 25, b'', b''), (b'smtp', b'b.example', 2525, b'', b'')]),
+    (b'smtps=a.example', [(b'smtps', b'a.example', 465, b'', b'')]),
+    (b'lmtp=[::1]  lmtp=127.0.0.1:2424', [(b'lmtp', b'::1', 24, b'', b''), (b'lmtp', b'127.0.0.1', 2424, b'', b'')]),
+    (b'lmtp=/run/dovecot/lmtp', [(b'lmtp', b'localhost', 0, b'/run/dovecot/lmtp', b'')]),
+    (b'smtps=joe@isp.example@smtp.isp.example:466', [(b'smtps', b'smtp.isp.example', 466, b'', b'joe@isp.example')]),
+    (b'joe@smtp.isp.example:587', [(b'smtp', b'smtp.isp.example', 587, b'', b'joe')])])
+def test_hops(value, hops):
+    """Kinds, fallbacks, Unix sockets and logins; the last @ parts the login from the host."""
+    assert smtproutes.parse(value) == [smtproutes.Hop(kind, host, port, path, login)
+                                       for kind, host, port, path, login in hops]
+
+
+@pytest.mark.parametrize('sender, key', [(b'Joe@Example.org', b'joe@example.org'), (b'ann@example.org', b'@example.org'),
+                                         (b'x@other.example', None), (b'', None), (b'joe', None)])
+def test_routes_by_sender(sender, key):
+    """The sender's address first, then @ and its domain; the null sender has no route of its own."""
+    found = smtproutes.find_sender(sender, {b'joe@example.org': b'a', b'@example.org': b'b'})
+    assert (found and found[0]) == key
 
 
 def answers(*lines):

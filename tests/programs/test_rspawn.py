@@ -115,6 +115,8 @@ def test_a_new_port(home):
     """A port that control/smtproutes names since qpy-remote began is closed to it: it begins anew, the delivery waits
     for its next attempt, and that works."""
     with running(home, '1', log=b'control/smtproutes names a new port: starting anew') as rspawn, Server(good()) as server:
+        rspawn.send(100)                    # its worker has begun when this has a result
+        rspawn.wait(lambda: 100 in rspawn.results)
         route(home, server.port)
         rspawn.send(1)
         rspawn.wait(lambda: 1 in rspawn.results)

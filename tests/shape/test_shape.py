@@ -11,9 +11,9 @@ import source  # noqa: E402
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'reach')
 UPDATE = os.environ.get('QPY_UPDATE_GOLDEN')
-PURE = {'struct', 'zlib', 'binascii', 'heapq', 'collections', '_collections', 'gc', 'hashlib', '_sha256', '_operator'}
+PURE = {'struct', 'zlib', 'binascii', 'heapq', 'collections', '_collections', 'gc', 'hashlib', '_sha256', '_hashlib', '_operator'}
 CLOCKLESS = {'gmtime', 'strftime'}          # what core may take from time
-SYSTEM = {'os', '_socket', 'socket', 'fcntl', 'select', '_signal', 'signal', 'pwd', 'grp', 'ctypes', 'ssl', '_thread',
+SYSTEM = {'os', '_socket', 'socket', 'fcntl', 'select', '_signal', 'signal', 'pwd', 'grp', 'ctypes', 'ssl', '_ssl', '_thread',
           'threading', 'subprocess', 'resource', 'mmap', 'termios', 'posix', 'errno', 'stat', 'sys', 'tempfile', 'io'}
 HAND_OVERS = {'qpy.root.seed': {'qpy.qpyu.seed', 'qpy.user.local'}, 'qpy.qpyu.seed': {'qpy.user.local'}}
 OWN = {'qpy.qpyr.resolve': {'dns', 'sys'}, 'qpy.user.qread': {'json'}, 'qpy.lib.program': {'sys'}}

@@ -1,0 +1,141 @@
+"""TLS by OpenSSL, without a socket: bytes in, bytes out.  The only file that knows it.
+
+    context = client()                              TLS 1.2 or better, the certificate is not looked at
+    context = client(verify=True, cas=b'/path')     it must verify, for the name given to the Stream
+    stream = Stream(context, b'mx.example.org')
+    stream.feed(bytes from the other side); stream.handshake() -> True when it stands
+    stream.take() -> bytes for the other side       after each of these calls
+    stream.write(data); stream.read() -> data       afterwards
+
+It uses _ssl, which is the interpreter's own binding, and not ssl, the layer of Python above it: that one brings 38
+more modules (re, enum, socket, selectors ...), 2 MB and as much time again, for classes that wrap sockets, of which
+nothing is used here; and it hides the chain of certificates until 3.13.
+
+What others put into the environment of OpenSSL is removed before it is loaded: OPENSSL_CONF names code to load.
+"""
+from qpy import unix
+
+for _name in (b'OPENSSL_CONF', b'OPENSSL_CONF_INCLUDE', b'OPENSSL_MODULES', b'OPENSSL_ENGINES', b'SSL_CERT_FILE',
+              b'SSL_CERT_DIR', b'SSLKEYLOGFILE'):
+    unix.environ.pop(_name, None)
+
+import _ssl         # noqa: E402 - after the environment is clean
+
+TLS_1_2 = 0x0303
+CLIENT, SERVER = _ssl.PROTOCOL_TLS_CLIENT, _ssl.PROTOCOL_TLS_SERVER
+CERT_NONE, CERT_REQUIRED = _ssl.CERT_NONE, _ssl.CERT_REQUIRED
+DER = _ssl.ENCODING_DER
+CHUNK = 65536
+WEAK = 'DEFAULT:@SECLEVEL=1'        # who sends in the clear otherwise may as well use a short key
+
+
+class TlsError(OSError):
+    """TLS failed.  words: why, for people.  verify: the certificate was the reason."""
+
+    def __init__(self, problem):
+        self.verify = isinstance(problem, _ssl.SSLCertVerificationError)
+        message = getattr(problem, 'verify_message', '') if self.verify else getattr(problem, 'reason', '')
+        words = (message or problem.strerror or 'TLS failed').replace('_', ' ')
+        self.words = (words if self.verify else words.lower()).encode('ascii', 'replace')
+        super().__init__(problem.errno, words)
+
+
+def client(verify=False, cas=None, data=b'', partial=False):
+    """A context for connecting.  verify: the certificate must be signed by one that is trusted and be valid for the
+    Stream's name (its subjectAltName: RFC 6125, 6.4; RFC 8461, 4.1).
+
+    Trusted are the certificates in the file cas (PEM), or in data (DER), else the system's.  partial: they need not
+    be roots.  OSError if they cannot be read."""
+    context = _ssl._SSLContext(CLIENT)
+    context.minimum_version = TLS_1_2
+    context.options |= _ssl.OP_NO_RENEGOTIATION | _ssl.OP_NO_COMPRESSION
+    context._host_flags = _ssl.HOSTFLAG_NEVER_CHECK_SUBJECT | _ssl.HOSTFLAG_NO_PARTIAL_WILDCARDS
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = CERT_NONE
+        context.set_ciphers(WEAK)
+        return context
+    if partial:
+        context.verify_flags |= _ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        trust(context, cas, data)
+    except _ssl.SSLError as problem:
+        raise TlsError(problem) from None
+    return context
+
+
+def trust(context, cas, data):
+    """Load what is trusted."""
+    if data:
+        context.load_verify_locations(None, None, data)
+    elif cas:
+        context.load_verify_locations(unix.fsdecode(cas), None, None)
+    else:
+        context.set_default_verify_paths()      # a directory by hashes: only what is needed is ever read
+
+
+class Stream:
+    """One connection's TLS.  name: of the other side, asked for by SNI and, where verified, found in its
+    certificate."""
+
+    __slots__ = ('incoming', 'outgoing', 'tls', 'ended')
+
+    def __init__(self, context, name=None, server=False):
+        self.incoming, self.outgoing = _ssl.MemoryBIO(), _ssl.MemoryBIO()
+        self.ended = False          # the other side has said that it sends no more
+        self.tls = context._wrap_bio(self.incoming, self.outgoing, server_side=server,
+                                     server_hostname=None if name is None else name.decode('ascii'))
+
+    def feed(self, data):
+        """Bytes of the other side; b'' is the end of the connection."""
+        self.incoming.write(data) if data else self.incoming.write_eof()
+
+    def take(self):
+        """Bytes for the other side."""
+        return self.outgoing.read()
+
+    def handshake(self):
+        """Go on with it; True when it is done.  TlsError if it cannot be done."""
+        try:
+            self.tls.do_handshake()
+        except _ssl.SSLWantReadError:
+            return False
+        except (_ssl.SSLError, _ssl.SSLZeroReturnError) as problem:
+            raise TlsError(problem) from None
+        return True
+
+    def read(self, limit=CHUNK):
+        """What has arrived, b'' if nothing is complete or (see `ended`) nothing will come.  TlsError."""
+        try:
+            data = self.tls.read(limit)
+        except _ssl.SSLWantReadError:
+            return b''
+        except (_ssl.SSLZeroReturnError, _ssl.SSLEOFError):
+            data = b''
+        except _ssl.SSLError as problem:
+            raise TlsError(problem) from None
+        self.ended = not data
+        return data
+
+    def write(self, data):
+        """Encrypt data (not empty).  TlsError."""
+        try:
+            self.tls.write(data)
+        except _ssl.SSLError as problem:
+            raise TlsError(problem) from None
+
+    def close(self):
+        """Say that nothing follows (close_notify); the answer is not waited for."""
+        try:
+            self.tls.shutdown()
+        except _ssl.SSLError:
+            pass
+
+    def words(self):
+        """b'TLSv1.3 TLS_AES_256_GCM_SHA384': protocol and cipher."""
+        cipher = self.tls.cipher()
+        return b'%s %s' % ((self.tls.version() or 'TLS').encode(), (cipher[0] if cipher else 'none').encode())
+
+    def chain(self):
+        """[DER] of the certificates the other side sent, its own first."""
+        return [certificate.public_bytes(DER) for certificate in self.tls.get_unverified_chain() or ()]
