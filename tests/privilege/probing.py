@@ -226,6 +226,18 @@ class Probe:
         self.attempt(claim, 'listen', lambda: socket.socket().listen(1))
 
 
+    def needs(self, *names):
+        """What must go on: connecting again to these neighbours, looking into control/ again."""
+        from qpy.lib import packets, submit
+        home = self.home.encode()
+        ways = {'submit': lambda: submit.connect(home),
+                'users': lambda: packets.connect(home, b'users', packets.owner_of(home, b'qpyp')),
+                'resolve': lambda: packets.connect(home, b'resolve', packets.owner_of(home, b'qpyr'))}
+        for name in names:
+            self.attempt('P00', 'connect-' + name, lambda: ways[name]().close())
+        self.attempt('P00', 'control', lambda: (os.listdir(self.home + '/control'), open(self.home + '/control/me').close()))
+
+
 # --- what each program tries -----------------------------------------------------------------------------------
 
 def run_start(p):
@@ -238,6 +250,7 @@ def run_start(p):
 
 
 def run_smtpd(p):
+    p.needs('submit', 'users')
     p.queue('P05')
     p.files('P06')
     p.execute('P07')
@@ -283,6 +296,7 @@ def run_send(p):
 
 
 def run_bouncer(p):
+    p.needs('submit')
     run_send(p)
     p.attempt('P19', 'state', lambda: os.open(p.home + '/queue/state/' + p.facts['ident'], os.O_WRONLY))
 
@@ -312,6 +326,8 @@ def run_lspawn(p):
 
 
 def run_users(p):
+    p.needs()
+    p.reads('P00', '/etc/passwd', p.home + '/users/cdb')
     p.files('P29')
     p.queue('P29')
     p.identity('P29')
@@ -330,6 +346,7 @@ def run_rspawn(p):
 
 
 def run_remote(p):
+    p.needs('resolve')
     p.files('P39')
     p.queue('P39')
     p.execute('P39')
@@ -341,6 +358,8 @@ def run_remote(p):
 
 
 def run_resolve(p):
+    p.needs()
+    p.reads('P00', '/etc/resolv.conf')
     p.files('P47')
     p.queue('P47')
     p.execute('P47')

@@ -31,6 +31,12 @@ def possible(answers, claim, fine=REFUSED, but=()):
     return {key: answer for key, answer in tried.items() if answer not in fine}
 
 
+def test_what_programs_need_goes_on(answers):
+    """Confined programs connect again to their neighbours, and read control files, accounts and resolv.conf again."""
+    assert len(answers['P00']) >= 9
+    assert {answer for answer in answers['P00'].values()} == {'possible'}, answers['P00']
+
+
 def test_P01_start_reads_nothing(answers):
     """start, once the chain runs, reads no network, no queue, no user's and no other file."""
     assert not possible(answers, 'P01')
