@@ -67,7 +67,7 @@ KillMode=mixed
 TimeoutStopSec=30min
 LimitNOFILE=65536
 TasksMax=infinity
-
+%(fence)s
 [Install]
 WantedBy=multi-user.target
 """
@@ -639,7 +639,7 @@ def make_maildir(path, owner):
 
 def write_units(home):
     """DIR/service: for systemd, and for runit, daemontools and their kin."""
-    words = {'home': home}
+    words = {'home': home, 'fence': units.START.decode()}
     service = os.path.join(home, 'service')
     os.makedirs(os.path.join(service, 'qpy/log/main'), exist_ok=True)
     write(os.path.join(service, 'qpy.service'), SYSTEMD % words)

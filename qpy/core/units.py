@@ -99,6 +99,24 @@ SystemCallArchitectures=native
 SystemCallFilter=~@clock @module @raw-io @reboot @swap @cpu-emulation @obsolete @mount
 TasksMax=4096
 """
+# What qpy-start needs as root: ports, owners and modes of sockets, namespaces, and to give all of it away.
+START = b"""\
+NoNewPrivileges=yes
+CapabilityBoundingSet=CAP_CHOWN CAP_FOWNER CAP_NET_BIND_SERVICE CAP_SETGID CAP_SETUID CAP_SETPCAP CAP_SYS_ADMIN
+AmbientCapabilities=
+ProtectSystem=full
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectClock=yes
+ProtectHostname=yes
+PrivateDevices=yes
+RestrictNamespaces=user net
+RestrictRealtime=yes
+KeyringMode=private
+SystemCallArchitectures=native
+SystemCallFilter=~@clock @module @raw-io @reboot @swap @cpu-emulation @obsolete @mount
+"""
 KIND = {b'unix': b'ListenStream', b'seq': b'ListenSequentialPacket', b'pair': b'ListenSequentialPacket'}
 FAMILIES = {b'unix': b'AF_UNIX', b'tcp': b'AF_UNIX AF_INET AF_INET6', b'udp': b'AF_UNIX AF_INET AF_INET6',
             b'any': b'AF_UNIX AF_INET AF_INET6 AF_NETLINK'}

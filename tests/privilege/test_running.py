@@ -192,6 +192,36 @@ def test_P04_start_refuses_what_others_can_write(name, mode):
         house.remove()
 
 
+def test_start_needs_no_more_than_its_unit_gives(running):
+    """With the bounding set and no_new_privs of qpy.service the chain starts, and a user's mail arrives."""
+    from qpy.core import units
+    (line,) = [line for line in units.START.decode().split('\n') if line.startswith('CapabilityBoundingSet=')]
+    held = ','.join('+' + word.removeprefix('CAP_').lower() for word in line.partition('=')[2].split())
+    house = houses.Rooted(users={'ann': (ANN, ANN)})
+    launcher = house.home + '/bin/qpy-start'
+    try:
+        os.rename(launcher, launcher + '-bound')
+        with open(launcher, 'w') as file:
+            file.write('#!/bin/sh\nexec setpriv --no-new-privs --bounding-set=-all,%s /usr/bin/python3 -IS %s-bound\n'
+                       % (held, launcher))
+        os.chmod(launcher, 0o755)
+        house.start()
+        house.smtp('ann@here.test', text='with less')
+        house.await_message('ann/Maildir', 'with less')
+        house.sendmail('ann@here.test', text='Subject: x\n\nby hand\n', uid=ANN, gid=ANN)
+        house.await_message('ann/Maildir', 'by hand')
+        assert os.readlink('/proc/%d/ns/user' % next(pid for name, pid in named(house) if name == 'seed')) \
+            != os.readlink('/proc/self/ns/user')
+        assert house.stop() == 0
+    finally:
+        house.remove()
+
+
+def named(house):
+    """[(program, pid)] below start."""
+    return [(houses.name_of(pid), pid) for pid in houses.descendants(house.process.pid)]
+
+
 # --- submission ------------------------------------------------------------------------------------------------------
 
 FORGE = """

@@ -103,3 +103,15 @@ def test_sysusers_makes_the_accounts(tmp_path):
     for role, group, _ in accounts.TABLE:
         entry = users[role.decode()]
         assert entry[3] == groups[group.decode()] and int(entry[2]) < 1000 and entry[6] == '/usr/sbin/nologin'
+
+
+def test_the_unit_of_the_whole_chain(tmp_path):
+    """qpy.service, which runs qpy-start as root, takes from it what it does not need; systemd understands it."""
+    from qpy.admin import install
+    text = install.SYSTEMD % {'home': '/var/qpy', 'fence': units.START.decode()}
+    (tmp_path / 'qpy.service').write_text(re.sub(r'ExecStart=\S+', 'ExecStart=/bin/true', text))
+    done = analyze('verify', '--man=no', str(tmp_path / 'qpy.service'))
+    assert not [line for line in done.stderr.split('\n') if 'qpy' in line], done.stderr
+    done = analyze('security', '--offline=yes', '--no-pager', str(tmp_path / 'qpy.service'))
+    found = re.search(r'Overall exposure level for \S+: ([0-9.]+)', done.stdout)
+    assert float(found[1]) <= 5.0, done.stdout
