@@ -1,5 +1,5 @@
 """A real Dovecot, as Debian ships it, in a mount namespace of its own, serving IMAP on loopback from
-Maildirs.
+Maildirs, and LMTP on the Unix socket `work`/lmtp.
 
 Needs root, overlayfs, and the packages (tests.peers.debian).
 """
@@ -12,14 +12,14 @@ import tempfile
 from tests.peers import debian
 from tests.peers.qpy import wait_for_port
 
-PACKAGES = ('dovecot-core', 'dovecot-imapd', 'libexttextcat-2.0-0', 'libexttextcat-data', 'liblua5.4-0',
+PACKAGES = ('dovecot-core', 'dovecot-imapd', 'dovecot-lmtpd', 'libexttextcat-2.0-0', 'libexttextcat-data', 'liblua5.4-0',
             'libwrap0',
             'libicu', 'libsodium23', 'libstemmer0d', 'libtirpc3', 'libunwind8')
 UID, LOGIN_UID = 64011, 64012           # its accounts exist in its own /etc only
 PASSWORD = 'secret'
 
 CONF = """
-protocols = imap
+protocols = imap lmtp
 listen = 127.0.0.1
 base_dir = {work}/run
 state_dir = {work}/state
@@ -39,6 +39,12 @@ service imap-login {{
     port = 0
   }}
 }}
+service lmtp {{
+  unix_listener {work}/lmtp {{
+    mode = 0666
+  }}
+}}
+auth_username_format = %n
 passdb {{
   driver = static
   args = password={password}

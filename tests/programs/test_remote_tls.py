@@ -1,4 +1,6 @@
 """qpy-remote and TLS: against scripted servers on loopback that speak it, badly or well."""
+import ssl
+
 import pytest
 
 from qpy.core import remote_report, tls_policy
@@ -43,6 +45,18 @@ def test_tls_where_it_is_offered():
     assert [letter for letter, _ in outcomes] == [b'K'] * 3 and len(server.mail) == 3 and server.connections == 1
     assert server.log[:3] == [b'EHLO me.example', b'STARTTLS', b'EHLO me.example']
     assert server.mail[0][2] == MESSAGE.replace(b'\n', b'\r\n')
+
+
+@pytest.mark.filterwarnings('ignore:ssl.TLSVersion')
+@pytest.mark.parametrize('version, words', [('TLSv1_2', b'TLSv1.2 ECDHE-'), ('TLSv1_1', b'taken\n')])
+def test_old_versions(version, words):
+    """TLS 1.2 is spoken; with who knows only 1.1 mail goes in the clear where it may."""
+    context = authority().context('x')
+    context.set_ciphers('DEFAULT:@SECLEVEL=0')
+    context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
+    with Server(good(EXTENSIONS, {b'STAR': begin(context)})) as server:
+        outcome = to(server).send()[0][0]
+    assert outcome[0] == b'K' and words in outcome[1] and (b'TLS' in outcome[1]) == (version == 'TLSv1_2')
 
 
 def test_a_large_message_by_tls():

@@ -1,0 +1,119 @@
+"""Mail out of a confined qpy-rspawn by TLS, and by LMTP, to Debian's own servers: Postfix and Dovecot."""
+import glob
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+from tests.peers.certificates import authority
+from tests.peers.qpyr import Rspawn
+from tests.real.test_next_hop import free_port, wait_for
+
+dovecot = pytest.importorskip('tests.peers.dovecot')
+postfix = pytest.importorskip('tests.peers.postfix')
+pytestmark = pytest.mark.root
+USER = 64100
+
+
+@pytest.fixture
+def user_home():
+    """A home of a user who is in nobody else's /etc/passwd."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix='qpy-test-', dir='/var/tmp'))
+    os.chown(path, USER, USER)
+    yield path
+    shutil.rmtree(path)
+
+
+def arrived(rspawn, home, count=1):
+    """The messages in the Maildir of home, when there are so many."""
+    rspawn.wait(lambda: (rspawn.loop.step(0.05), len(glob.glob(str(home / 'Maildir/new/*'))) >= count)[1])
+    return [pathlib.Path(name).read_bytes() for name in glob.glob(str(home / 'Maildir/new/*'))]
+
+
+def rspawn_with(path, **controls):
+    """qpy-rspawn, confined, with these control files."""
+    for name in ('control', 'run', 'queue', 'queue/mess'):
+        (path / name).mkdir(parents=True)
+    os.chown(path, 65534, 65534)
+    for name, text in {'me': 'me.example\n', 'timeoutremote': '20\n', **controls}.items():
+        (path / 'control' / name).write_text(text)
+    return Rspawn(path, '1')
+
+
+def send(rspawn, number, *recipients, **options):
+    """One delivery; [result] of its recipients."""
+    rspawn.send(number, b'postfix.test', list(recipients), **options)
+    rspawn.wait(lambda: all(number + i in rspawn.results for i in range(len(recipients))))
+    return [rspawn.results[number + i] for i in range(len(recipients))]
+
+
+def with_tls(path, certificate, level):
+    """Lines of Postfix's main.cf."""
+    for source, name in zip(certificate, ('tls.pem', 'tls.key')):
+        shutil.copy(source, path / name)
+    return ('smtpd_tls_security_level = {1}\nsmtpd_tls_received_header = yes\nsmtpd_tls_cert_file = {0}/tls.pem\n'
+            'smtpd_tls_key_file = {0}/tls.key\n').format(path, level)
+
+
+@pytest.mark.parametrize('names, tls, letter', [
+    (('127.0.0.1',), 'verify', b'K'), (('mail.postfix.test',), 'verify mail.postfix.test', b'K'),
+    (('mail.postfix.test',), 'verify', b'Z'), (('x',), 'may', b'K'), (('x',), None, b'K')])
+def test_postfix_by_tls(tmp_path, user_home, names, tls, letter):
+    """Postfix with a certificate of a private authority: names that match and names that do not, and what it writes
+    into its Received line."""
+    port = free_port()
+    peer = postfix.Postfix(port, users=[('joe', USER, str(user_home))], more=with_tls(
+        tmp_path, authority().certificate(*names), 'may'))
+    try:
+        wait_for(port)
+        rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':127.0.0.1:%d\n' % port,
+                             tlscas=pathlib.Path(authority().ca).read_text(),
+                             **({'tlsdestinations': '127.0.0.1:%s\n' % tls} if tls else {}))
+        result = send(rspawn, 1, b'joe@postfix.test', b'nobody.here@postfix.test')
+        assert result[0][0] == letter, result
+        if letter == b'K':
+            assert b'TLSv1.3 TLS_AES_256_GCM_SHA384' in result[0][2] and result[1][0] == b'D'
+            assert b'using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384' in arrived(rspawn, user_home)[0]
+        else:
+            assert b'mismatch' in result[0][2]
+        assert rspawn.end() == (0, b'')
+    finally:
+        peer.stop()
+
+
+def test_postfix_insists_on_tls(tmp_path, user_home):
+    """smtpd_tls_security_level = encrypt: without TLS it answers 530, which is temporary; by TLS it takes the mail."""
+    port = free_port()
+    peer = postfix.Postfix(port, users=[('joe', USER, str(user_home))], more=with_tls(
+        tmp_path, authority().certificate('x'), 'encrypt'))
+    try:
+        wait_for(port)
+        rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':127.0.0.1:%d\n' % port, tlsdestinations=':none\n')
+        assert send(rspawn, 1, b'joe@postfix.test')[0][0] == b'Z' and b'530 ' in rspawn.results[1][2]
+        (tmp_path / 'qpy' / 'control' / 'tlsdestinations').write_text(':encrypt\n')
+        assert send(rspawn, 2, b'joe@postfix.test')[0][0] == b'K' and b'TLSv1.3' in rspawn.results[2][2]
+        assert rspawn.end() == (0, b'')
+    finally:
+        peer.stop()
+
+
+def test_dovecot_by_lmtp(tmp_path, user_home):
+    """Dovecot's LMTP on a Unix socket takes a message for two, into the user's Maildir."""
+    try:
+        server = dovecot.Dovecot(free_port(), USER, str(user_home))
+    except (RuntimeError, subprocess.CalledProcessError) as problem:
+        pytest.skip('no Dovecot: %s' % problem)
+    try:
+        rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':lmtp=%s/lmtp\n' % server.work)
+        body = b'Subject: x\n\n.dot\n..two\n' + bytes(range(128, 256)) + b'\nno end'
+        results = send(rspawn, 1, b'joe@postfix.test', b'ann@postfix.test', message=body)
+        assert [result[0] for result in results] == [b'K', b'K'], (results, server.log())
+        assert all(file.partition(b'\n\n')[2] == body.partition(b'\n\n')[2] + b'\n'
+                   for file in arrived(rspawn, user_home, 2))
+        assert send(rspawn, 3, b'joe@postfix.test')[0][0] == b'K'      # the connection is used again
+        assert rspawn.end() == (0, b'')
+    finally:
+        server.stop()
