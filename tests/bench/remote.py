@@ -2,11 +2,12 @@
 own).
 
     python tests/bench/remote.py [--messages 5000] [--in-flight 50] [--hosts 4] [--workers 2] [--size 4096]
-    [--sink PATH]
+    [--sink PATH] [--tls]
 
-Not a test: prints one line.  All traffic stays on 127.0.0.1.
+--tls: by STARTTLS, to a sink of our own.  Not a test: prints one line.  All traffic stays on 127.0.0.1.
 """
 import argparse
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 sys.path.insert(0, SOURCE)
 
 from qpy import unix                                # noqa: E402
+from tests.peers.certificates import authority      # noqa: E402
 from tests.peers.qpyr import Rspawn                 # noqa: E402
 from tests.peers.smtp_script import Server, good    # noqa: E402
 
@@ -28,6 +30,7 @@ def main():
                         ('recipients', 1)):
         parser.add_argument('--' + name, type=int, default=value)
     parser.add_argument('--sink', default='')
+    parser.add_argument('--tls', action='store_true')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         home = prepare(directory)
@@ -35,9 +38,7 @@ def main():
             port, sink = 2599, subprocess.Popen([options.sink, '-u', 'nobody', '127.0.0.1:2599', '500'])
             time.sleep(0.3)
         else:
-            sink = Server(good())
-            sink.__enter__()
-            port = sink.port
+            port, sink = own_sink(options.tls)
         with open(os.path.join(home, 'control/smtproutes'), 'w') as file:
             file.write(':127.0.0.1:%d\n' % port)
         rspawn = Rspawn(home, str(options.workers))
@@ -48,8 +49,23 @@ def main():
             options.messages, options.size, options.in_flight, options.hosts, options.workers,
             options.messages / seconds, ticks / options.messages * 1e6, failed))
         print(rspawn.end())
-        if options.sink:
-            sink.terminate()
+        sink.terminate()
+
+
+def own_sink(tls):
+    """(port, process) of a server like those of the tests, in a process of its own."""
+    replies, extensions = {}, (b'PIPELINING', b'8BITMIME', b'SIZE 0')
+    if tls:
+        context, extensions = authority().context('x'), (*extensions, b'STARTTLS')
+
+        def begin(talk, _):
+            talk.raw(b'220 go\r\n')
+            talk.sock = context.wrap_socket(talk.sock, server_side=True)
+        replies = {b'STAR': begin}
+    server = Server(good(extensions, replies))
+    process = multiprocessing.Process(target=lambda: (server.__enter__(), time.sleep(3600)))
+    process.start()
+    return server.port, process
 
 
 def prepare(directory):
