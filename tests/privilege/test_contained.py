@@ -65,7 +65,7 @@ def of_ann():
     return found
 
 
-def test_memory_is_bounded(running):
+def test_P37_memory_is_bounded(running):
     """A program that takes more memory than control/programlimits gives it fails for later; what fits works."""
     path = script(running, 'hog.py', 'import sys\nx = bytearray(int(sys.argv[1]) << 20)\n')
     assert outcome(running, 'hog', '|python3 -I %s 1000\n' % path).startswith('deferral')
@@ -73,14 +73,14 @@ def test_memory_is_bounded(running):
     bob_gets(running, 'beside the hog')
 
 
-def test_processor_time_is_bounded(running):
+def test_P37_processor_time_is_bounded(running):
     """A program that computes for ever is ended after its seconds, before the delivery's own time."""
     started = time.monotonic()
     assert not outcome(running, 'busy', '|while :; do :; done\n').startswith('success')
     assert time.monotonic() - started < 30
 
 
-def test_descriptors_and_file_sizes_are_bounded(running):
+def test_P37_descriptors_and_file_sizes_are_bounded(running):
     """A program opens as many files, and writes files as long, as it may."""
     path = script(running, 'files.py', 'import os\nn = 0\ntry:\n    while n < 1000:\n        os.open("/", 0)\n        n += 1\n'
                   'except OSError:\n    os.close(n)\nopen("n", "w").write(str(n))\n')
@@ -91,7 +91,7 @@ def test_descriptors_and_file_sizes_are_bounded(running):
     assert os.path.getsize(os.path.join(running.user_homes['ann'], 'long')) == 3 << 20
 
 
-def test_a_fork_bomb(running):
+def test_P37_a_fork_bomb(running):
     """A program that multiplies has its number of processes; all of them end with the delivery; bob's mail arrives."""
     path = script(running, 'bomb.py', 'import os, time\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n'
                   '        time.sleep(0.02)\n')
@@ -108,7 +108,7 @@ def test_a_fork_bomb(running):
     running.await_that(lambda: len(of_ann()) <= 2, 'end of the bomb', 40)
 
 
-def test_a_gigabyte_of_output(running):
+def test_P27_a_gigabyte_of_output(running):
     """A program that prints a gigabyte is read to its end; what is kept is a few kilobytes, and no process grows."""
     answer = outcome(running, 'printer', '|head -c 1000000000 /dev/zero; echo the end\n')
     assert len(answer) < 9000
@@ -121,13 +121,13 @@ def test_a_gigabyte_of_output(running):
 
 @pytest.mark.parametrize('how', ['setsid sh -c "sleep 600" &', '(setsid sleep 601 >/dev/null 2>&1 &) &',
                                  'nohup sleep 602 >/dev/null 2>&1 & exit 0', 'trap "" TERM HUP INT; (sleep 603) &'])
-def test_a_daemon_ends_with_its_delivery(running, how):
+def test_P36_a_daemon_ends_with_its_delivery(running, how):
     """What a program leaves running, in whatever session, is gone after its delivery."""
     assert outcome(running, 'daemon', '|%s\n' % how).startswith('success')
     running.await_that(lambda: not [pid for pid in of_ann() if houses.name_of(pid) == '?'], 'end of daemons')
 
 
-def test_overdue_programs_end(running):
+def test_P27_overdue_programs_end(running):
     """A program that sleeps longer than control/timeoutlocal is ended with all it started, and its mail waits."""
     assert outcome(running, 'sleeper', '|(sleep 700 &) ; sleep 701\n').startswith('deferral')
     running.await_that(lambda: not [pid for pid in of_ann() if houses.name_of(pid) == '?'], 'end of sleepers')
