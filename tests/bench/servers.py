@@ -99,7 +99,8 @@ class Server:
             os.rename(home + '/Maildir', '%s/old.%d' % (home, time.monotonic_ns()))
         if remove:
             for name in os.listdir(home):
-                shutil.rmtree(os.path.join(home, name))
+                if name.startswith('old.'):
+                    shutil.rmtree(os.path.join(home, name))
 
     def cost(self):
         """{program: [CPU seconds as user, as system, wake-ups]} so far, its processes together, also those that ended."""

@@ -63,11 +63,13 @@ def run(options, images, undo):
     names = list(works.ALL) if options.work == 'all' else options.work.split(',')
     ours, rival = start(options, images, undo, 'domains' in names)
     figures = {}
-    for name in names:
-        print('\n%s: %s' % (name, works.ALL[name].__doc__), flush=True)
-        figures[name] = turns(name, options, ours, rival)
-    if options.svg:
-        picture.draw(options.svg, figures)
+    try:
+        for name in names:
+            print('\n%s: %s' % (name, works.ALL[name].__doc__), flush=True)
+            figures[name] = turns(name, options, ours, rival)
+    finally:
+        if options.svg:
+            picture.draw(options.svg, figures)
 
 
 def start(options, images, undo, many):
