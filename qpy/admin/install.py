@@ -519,8 +519,11 @@ def first(path, content, mode=0o644):
     return True
 
 
+LOCALS = '# Mail to these domains is delivered here. If the name in me changes, change it here too.\n%s\nlocalhost\n'
+
+
 def first_controls(home, me, listen):
-    """control/me, and with --smtp the port and who may relay."""
+    """control/me, with it control/locals, and with --smtp the port and who may relay."""
     control = os.path.join(home, 'control')
     path = os.path.join(control, 'me')
     if not os.path.exists(path):
@@ -530,6 +533,7 @@ def first_controls(home, me, listen):
         except (tables.ControlError, UnicodeError) as wrong:
             raise Trouble('unable to use %r as the name of this host: %s; give one with --me' % (name, wrong)) from None
         write(path, name + '\n')
+        first(os.path.join(control, 'locals'), LOCALS % name)
     elif me and read_first_line(path) != me:
         say('control/me is kept: %s' % read_first_line(path))
     if listen:

@@ -120,7 +120,6 @@ def test_a_host_without_a_dot():
     """On a machine called vm, local mail and its bounce stay here, to plain names, root@vm and root@localhost."""
     house = houses.House(me='vm')
     try:
-        house.write('control/locals', 'vm\nlocalhost\n')
         house.recipe('user', '.qmail-no', "|echo 'will not do'; exit 100\n")
         house.start()
         for number, address in enumerate(('user', 'user@vm', 'user@localhost')):

@@ -86,10 +86,11 @@ def test_another_port_says_what_to_edit(installed):
 def test_the_first_control_files(installed):
     """me, the SMTP line on loopback, who may relay, and the admin's aliases; no sample is live."""
     assert installed.read('control/me') == 'x.test\n'
+    assert installed.read('control/locals').splitlines()[1:] == ['x.test', 'localhost']
     assert installed.read('control/services') == 'smtpd qpyd tcp:127.0.0.1:2525 qpy-smtpd\n'
     assert '127.:allow,RELAYCLIENT=""' in installed.read('control/tcp.smtp')
     assert installed.read('alias/.qmail-postmaster') == '&a@b.test\n'
-    assert sorted(os.listdir(installed.home + '/control')) == ['me', 'services', 'tcp.smtp']
+    assert sorted(os.listdir(installed.home + '/control')) == ['locals', 'me', 'services', 'tcp.smtp']
     assert 'services' in os.listdir(installed.home + '/doc/control')
 
 
