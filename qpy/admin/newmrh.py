@@ -13,13 +13,17 @@ def main(home, args):
     """qpy-newmrh"""
     if args:
         raise program.Fatal(exits.PERM, b'usage: qpy-newmrh')
-    domains = controls.listing(home, b'morercpthosts')
-    if domains is None:
-        raise program.Fatal(exits.TEMP, b'unable to read control/morercpthosts: No such file or directory')
+    return compile_list(home, b'morercpthosts')
+
+
+def compile_list(home, name):
+    """Make control/NAME.cdb, with the entries of control/NAME in lower case as keys; the exit code."""
+    entries = controls.listing(home, name)
+    if entries is None:
+        raise program.Fatal(exits.TEMP, b'unable to read control/%s: No such file or directory' % name)
     try:
-        data = bytes_.build((text.lower(name), b'') for name in domains)
-        cdb.replace(home + b'/control/morercpthosts.cdb', data)
+        cdb.replace(home + b'/control/%s.cdb' % name, bytes_.build((text.lower(entry), b'') for entry in entries))
     except unix.error as problem:
-        raise program.Fatal(exits.TEMP, b'unable to write control/morercpthosts.cdb: '
-                            + program.reason(problem)) from None
+        raise program.Fatal(exits.TEMP, b'unable to write control/%s.cdb: %s'
+                            % (name, program.reason(problem))) from None
     return exits.OK

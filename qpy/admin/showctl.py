@@ -95,19 +95,19 @@ READ = {tables.LINE: one, tables.NUMBER: count, tables.LIST: several, tables.MAP
 def unknown(there):
     """Lines on files that no program reads, with the name that may have been meant."""
     out = []
-    for name in sorted(there - {row[0] for row in tables.TABLE}):
-        near = tables.nearest(name)
+    for name, near in tables.strangers(there):
         hint = b' Did you mean %s?' % near if near else b''
         out += [tables.show(name) + b': I have no idea what this file does.' + hint, b'']
     return out
 
 
 def freshness(home):
-    """Warnings on compiled files that are older than their sources."""
+    """Warnings on compiled files that are older than their sources, or missing where the source alone does nothing."""
     out = []
     for source, made, maker in ((b'/control/morercpthosts', b'/control/morercpthosts.cdb', b'qpy-newmrh'),
+                                (b'/control/validrcptto', b'/control/validrcptto.cdb', b'qpy-newvrt'),
                                 (b'/users/assign', b'/users/cdb', b'qpy-newu')):
-        if changed(home + source) > changed(home + made):
+        if changed(home + source) > changed(home + made) and (changed(home + made) or maker != b'qpy-newvrt'):
             out += [b'%s is newer than %s: run %s' % (source[1:], made[1:], maker), b'']
     return out
 

@@ -38,6 +38,8 @@ def dotted_me_or(literal: bytes) -> tuple:
 TABLE = (
     (b'me', LINE, None, b'all', b'full name of this host, the default of many others; required'),
     (b'accounts', MAP, None, b'qpy-start qpy-install', b'other names for the accounts: qpyd:NAME and so on'),
+    (b'badhelo', LIST, None, b'qpy-smtpd',
+     b'clients refused by the name they give in HELO: a name, or .domain for all below it'),
     (b'badmailfrom', LIST, None, b'qpy-smtpd', b'senders refused: an address, or @host for all of a host'),
     (b'badrcptto', LIST, None, b'qpy-smtpd qpy-qmtpd',
      b'recipients refused: an address, or @host for all of a host'),
@@ -114,6 +116,9 @@ TABLE = (
      b'certificates of the authorities that sign servers\' certificates, in PEM, instead of the system\'s'),
     (b'tlsdestinations', MAP, None, b'qpy-rspawn qpy-remote',
      b'TLS by destination, domain:none, may, encrypt or verify, and for verify perhaps a name'),
+    (b'validrcptto', LIST, None, b'qpy-smtpd qpy-qmtpd qpy-newvrt',
+     b'the recipients that exist, as addresses, or @domain for all there; when missing: all that may be tried'),
+    (b'validrcptto.cdb', CDB, None, b'qpy-smtpd qpy-qmtpd', b'fast form of validrcptto, asked instead of it'),
     (b'virtualdomains', MAP, None, b'qpy-send qpy-users qpy-smtpd',
      b'domain:user, delivered here to user-LOCAL; address:user for one address; .domain for all below it'),
 )
@@ -127,7 +132,7 @@ EDITS = (
     (b'qpy-inject qpy-qmqpc', b'at the next message'),
     (b'qpy-send', b'at HUP'),
     (b'qpy-start qpy-lspawn qpy-seed', b'when they are started again'),
-    (b'qpy-install qpy-newmrh', b'when they are run'),
+    (b'qpy-install qpy-newmrh qpy-newvrt', b'when they are run'),
 )
 
 # Smallest and largest useful value; outside of it the nearest is taken, and the reader says so.
@@ -141,7 +146,8 @@ CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'e
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
 LOCAL_PARTS = (b'bouncefrom', b'doublebounceto')    # line files that hold what stands before an @
-EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery', b'smtplogins', b'tlscas')    # UTF-8 occurs here
+EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery', b'smtplogins', b'tlscas',
+             b'validrcptto')                # UTF-8 occurs here
 
 BOM = b'\xef\xbb\xbf'
 BLANKS = b' \t'
@@ -258,6 +264,13 @@ def fault_of_address(entry: bytes) -> bytes:
     return b'' if b'@' in entry else b'no address has no @; write user@host, or @host for all of a host'
 
 
+def fault_of_helo(entry: bytes) -> bytes:
+    """What a client says in HELO; nobody's regular expressions."""
+    if entry.translate(None, HOST_NAME) and not is_literal(entry):
+        return b'not a name; write mail.example.com, .example.com for all below it, or [192.0.2.1]: no patterns'
+    return b''
+
+
 def fault_of_account(entry: bytes) -> bytes:
     """role:name."""
     return b'' if entry.partition(b':')[2] else b'write role:name, as in qpyd:maild'
@@ -309,7 +322,7 @@ def partition_literal(entry: bytes) -> tuple:
     return literal + bracket, rest[:1], rest[1:]
 
 
-FAULTS = {b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
+FAULTS = {b'badhelo': fault_of_helo, b'validrcptto': fault_of_address, b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
           b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
           b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'senderroutes': fault_of_sender_route,
           b'smtplogins': fault_of_login, b'tlsdestinations': fault_of_tls, b'virtualdomains': fault_of_virtual}
@@ -409,6 +422,16 @@ def check_delivery(data: bytes, name: bytes) -> None:
 
 
 # --- names --------------------------------------------------------------------------------------------------
+
+def strangers(names) -> list:
+    """[(name, the nearest known name or b'')] of the names that no program reads."""
+    return [(name, nearest(name)) for name in sorted(set(names) - {entry[0] for entry in TABLE})]
+
+
+def is_copy(name: bytes) -> bool:
+    """Is this how editors and programs call what they put beside a file?"""
+    return name[:1] in (b'.', b'#') or name[-1:] == b'~' or name.endswith(b'.cdb.tmp')
+
 
 def nearest(name: bytes) -> bytes:
     """The known control file whose name is nearest to a misspelt one, or b'' if none is near."""

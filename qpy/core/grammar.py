@@ -73,5 +73,5 @@ def check_services(data, name):
 
 
 CHECKS = {b'accounts': check_accounts, b'smtproutes': check_routes, b'resolvers': check_servers,
-          b'qmqpservers': check_servers, b'tcp.smtp': check_rules, b'morercpthosts.cdb': check_cdb,
+          b'qmqpservers': check_servers, b'tcp.smtp': check_rules, b'morercpthosts.cdb': check_cdb, b'validrcptto.cdb': check_cdb,
           b'services': check_services, b'senderroutes': check_routes, b'tlsdestinations': check_tls}

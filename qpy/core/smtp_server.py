@@ -18,7 +18,7 @@ commands. `notes` collects what was refused, as (what, reply, sender, recipient)
 or LF in the text the session closes: what follows could be a second message smuggled in
 (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
 """
-from qpy.core import address as addresses, cdb, received, smtp_data, text
+from qpy.core import address as addresses, badhelo, cdb, received, smtp_data, text
 
 CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'check', 'start', 'body', 'submit', 'drop', 'close'
 
@@ -51,6 +51,9 @@ PARAMETER_VALUE = b'501 5.5.4 a parameter that is malformed or given twice'
 PARAMETER_UNKNOWN = b'555 5.5.4 unknown parameter'
 BAD_SENDER = b'553 5.7.1 sorry, your envelope sender is in my badmailfrom list'
 BAD_RECIPIENT = b'553 5.7.1 sorry, your envelope recipient has been denied'
+BAD_HELO = b'553 5.7.1 sorry, your HELO host name has been denied'
+NOT_VALID = b'550 5.1.1 sorry, this recipient is not in my validrcptto list'
+VALID_TROUBLE = b'451 4.3.0 unable to read my list of valid recipients'
 NOT_HERE = b"553 5.7.1 sorry, that domain isn't in my list of allowed rcpthosts"
 HOSTS_TROUBLE = b'451 4.3.0 unable to read my list of allowed rcpthosts'
 NO_MAILBOX = b'550 5.1.1 sorry, no mailbox here by that name'
@@ -77,13 +80,14 @@ class Policy:
     """What the control files say: one for all sessions."""
 
     __slots__ = ('greeting', 'databytes', 'rcpthosts', 'bad_senders', 'bad_recipients', 'localiphost',
-                 'max_recipients')
+                 'max_recipients', 'bad_helos', 'valid')
 
     def __init__(self, greeting, databytes=0, hosts=None, bad_senders=(), bad_recipients=(), localiphost=b'',
-                 max_recipients=1000):
+                 max_recipients=1000, bad_helos=(), valid=None):
         self.greeting, self.databytes, self.rcpthosts = greeting, databytes, hosts
         self.bad_senders, self.bad_recipients = bad_senders, bad_recipients     # lower-case: address or @host
         self.localiphost, self.max_recipients = localiphost, max_recipients
+        self.bad_helos, self.valid = bad_helos, valid       # names as in core.badhelo; ValidRecipients, None: all
 
 
 class Client:
@@ -292,10 +296,9 @@ class Session:
             return TOO_MANY_RECIPIENTS
         if self.client.relay is not None:
             return RCPT_SYNTAX if len(address) > addresses.QUEUE_MAX else b''
-        try:
-            return b'' if policy.rcpthosts.accepts(address) else NOT_HERE
-        except cdb.CdbError:
-            return HOSTS_TROUBLE
+        if badhelo.refuses(self.helo, policy.bad_helos) and b'NOBADHELO' not in dict(self.client.env):
+            return BAD_HELO
+        return stranger_refusal(policy, address)
 
     def refuse_recipient(self, reply, address):
         """One recipient is refused; too many in a row end the session."""
@@ -436,6 +439,19 @@ class Session:
         found = [(b'P', self.protocol), (b'C', received.safe(client.ip)), (b'c', received.safe(client.name)),
                  (b'H', received.safe(self.helo)), (b'B', self.body)]
         return [(letter, value) for letter, value in found if value]
+
+
+def stranger_refusal(policy, address):
+    """The reply that refuses a recipient to a client without RELAYCLIENT; b'' if none."""
+    try:
+        if not policy.rcpthosts.accepts(address):
+            return NOT_HERE
+    except cdb.CdbError:
+        return HOSTS_TROUBLE
+    try:
+        return b'' if policy.valid is None or policy.valid.permits(address) else NOT_VALID
+    except cdb.CdbError:
+        return VALID_TROUBLE
 
 
 def after(word, argument):

@@ -5,7 +5,7 @@ Asks: DIR/run/submit (qpy-queued), DIR/run/users (qpy-users).  Reads: control/. 
 Exit: one shot 0 when the client has left, 100 if what it sent is no QMTP or it is not served, 111 trouble,
 too much, or an hour is over.  Warm 0 when the chain ends, else 111.
 """
-from qpy.core import cdb, exits, netstring, qmtp, smtp_server
+from qpy.core import exits, netstring, qmtp, smtp_server
 from qpy.lib import inherit, loop
 from qpy.qpyd import netstrings, recipients
 
@@ -47,12 +47,12 @@ def refusal(policy, client, users, address):
         return qmtp.BAD_RECIPIENT
     if smtp_server.listed(address, policy.bad_recipients):
         return qmtp.DENIED
-    try:
-        if client.relay is None and not policy.rcpthosts.accepts(address):
-            return qmtp.NOT_HERE
-    except cdb.CdbError:
-        return qmtp.HOSTS_TROUBLE
-    return {b'no': qmtp.NO_MAILBOX, b'temp': qmtp.LOOKUP_TROUBLE}.get(users.verdict(address), b'')
+    refused = client.relay is None and smtp_server.stranger_refusal(policy, address)
+    return STRANGERS[refused] if refused else {b'no': qmtp.NO_MAILBOX, b'temp': qmtp.LOOKUP_TROUBLE}.get(users.verdict(address), b'')
+
+
+STRANGERS = {smtp_server.NOT_HERE: qmtp.NOT_HERE, smtp_server.HOSTS_TROUBLE: qmtp.HOSTS_TROUBLE,
+             smtp_server.NOT_VALID: qmtp.NOT_VALID, smtp_server.VALID_TROUBLE: qmtp.VALID_TROUBLE}
 
 
 class Users:

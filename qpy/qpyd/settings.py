@@ -3,12 +3,13 @@ from qpy import unix
 from qpy.core import address, cdb, tcprules, text
 from qpy.core.rcpthosts import Rcpthosts
 from qpy.core.smtp_server import Client, Policy
+from qpy.core.validrcptto import ValidRecipients
 from qpy.lib import cdb as cdb_files
 from qpy.lib import controls
 
-FILES = (b'me', b'badmailfrom', b'badrcptto', b'concurrencyaddress', b'concurrencyincoming', b'databytes',
+FILES = (b'me', b'badhelo', b'badmailfrom', b'badrcptto', b'concurrencyaddress', b'concurrencyincoming', b'databytes',
          b'localiphost', b'locals', b'maxrcpt', b'mindatarate', b'rcpthosts', b'smtpgreeting', b'tcp.smtp',
-         b'timeoutsession', b'timeoutsmtpd', b'virtualdomains')
+         b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
 FILTERS = (b'QMAILQUEUE', b'QPYQUEUE')
 BARE_LF = (b'', b'commands', b'451')
 
@@ -41,19 +42,28 @@ def read_policy(home):
         local, virtual = controls.lookup(home, b'locals'), controls.mapping(home, b'virtualdomains')
         found = Rcpthosts(None, None, local, virtual)
     else:
-        found = Rcpthosts(hosts, More(home))
+        found = Rcpthosts(hosts, Compiled(home, b'morercpthosts.cdb'))
     return Policy(controls.line(home, b'smtpgreeting'), controls.number(home, b'databytes'), found,
                   controls.lookup(home, b'badmailfrom') or {}, controls.lookup(home, b'badrcptto') or {},
-                  controls.line(home, b'localiphost'), controls.number(home, b'maxrcpt'))
+                  controls.line(home, b'localiphost'), controls.number(home, b'maxrcpt'),
+                  controls.lookup(home, b'badhelo') or (), read_valid(home))
 
 
-class More:
-    """control/morercpthosts.cdb, asked as a Cdb would be; it may come, go and change between questions."""
+def read_valid(home):
+    """The ValidRecipients of control/validrcptto.cdb, else of control/validrcptto; None if neither is there."""
+    if unix.access(home + b'/control/validrcptto.cdb', 0):
+        return ValidRecipients(Compiled(home, b'validrcptto.cdb'))
+    listed = controls.lookup(home, b'validrcptto')
+    return None if listed is None else ValidRecipients(listed)
+
+
+class Compiled:
+    """A cdb in control/, asked as a Cdb would be; it may come, go and change between questions."""
 
     __slots__ = ('database',)
 
-    def __init__(self, home):
-        self.database = cdb_files.Database(home + b'/control/morercpthosts.cdb')
+    def __init__(self, home, name):
+        self.database = cdb_files.Database(home + b'/control/' + name)
 
     def get(self, key):
         """The value of key, None if it is not there or there is no file. CdbError for all trouble."""
@@ -93,7 +103,7 @@ def client_of_peer(settings, environ, ip, local_ip):
     return client(own, ip, b'', b'', settings.me, local_ip)
 
 
-GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', *FILTERS)
+GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', b'NOBADHELO', *FILTERS)
 
 
 def client_of_environment(environ):

@@ -146,6 +146,10 @@ READ = {tables.LINE: controls.line, tables.NUMBER: controls.number, tables.LIST:
 def read_controls(home):
     """[Service] after every control file has been read once; the broken one is named."""
     controls.check_directory(home)
+    names = [name for name in unix.listdir(home + b'/control') if not tables.is_copy(name)]
+    for name, near in tables.strangers(names):
+        program.warn(b'control/%s: no program reads a file of this name%s'
+                     % (tables.show(name), near and b'; did you mean %s?' % near))
     for name, kind, _, _, _ in tables.TABLE:
         if name in grammar.CHECKS:
             controls.parsed(grammar.check, home, name)

@@ -109,6 +109,8 @@ SILENT = [          # file, bytes, line, a word of the remedy: what could never 
     (b'morercpthosts', b'a:b\n', 1, 'not a domain'),
     (b'badmailfrom', b'spam.example\n', 1, '@host'),
     (b'badrcptto', b'a@b\nspam\n', 2, '@host'),
+    (b'badhelo', b'mail.test\n^dialup\n', 2, 'no patterns'),
+    (b'validrcptto', b'a@b\nexample.org\n', 2, '@host'),
     (b'doublebounceto', b'@\n', 1, 'before the @'),
     (b'doublebounceto', b'root@me.test\n', 1, 'before the @'),
     (b'bouncefrom', b'mailer daemon\n', 1, 'before the @'),

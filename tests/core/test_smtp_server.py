@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from qpy.core import cdb, received, smtp_server as smtp
 from qpy.core.rcpthosts import Rcpthosts
 from qpy.core.smtp_server import Client, Policy, Session
+from qpy.core.validrcptto import ValidRecipients
 
 HOSTS = Rcpthosts({b'example.com': 1, b'.sub.example.com': 1}, cdb.over(cdb.build([(b'more.example', b'')])))
 USERS = {b'nobody@example.com': b'no', b'slow@example.com': b'temp', b'maybe@example.com': b'unknown'}
@@ -265,6 +266,42 @@ def test_badmailfrom_refuses_recipients():
             (b'ok@x.example', b'250'), (b'', b'250')]:
         assert talk(b'MAIL FROM:<%s>' % sender, HELLO[2], policy=bad)[0] == [b'250', code]
     assert talk(HELLO[1], b'RCPT TO:<Trap@example.com>', policy=bad)[0] == [b'250', b'553']
+
+
+@pytest.mark.parametrize('helo, code', [
+    (b'Pest.Example', b'553'), (b'a.b.dialup.example', b'553'), (b'dialup.example', b'250'), (b'[192.0.2.7]', b'553'),
+    (b'x.pest.example', b'250'), (b'', b'250')])
+def test_badhelo_refuses_recipients(helo, code):
+    """badhelo: a name, .domain for what is below it, or a literal, in any case; refused at RCPT."""
+    bad = {'bad_helos': {b'pest.example': 1, b'.dialup.example': 2, b'[192.0.2.7]': 3}}
+    lines = (b'HELO ' + helo, HELLO[1], HELLO[2])
+    assert talk(*lines, policy=bad)[0][-1] == code
+    assert talk(*lines, policy=bad, relay=b'')[0][-1] == b'250'
+    assert talk(*lines, policy=bad, env=((b'NOBADHELO', b''),))[0][-1] == b'250'
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_validrcptto(compiled):
+    """validrcptto: listed addresses and domains in any case, a minus takes out; list and cdb alike, not for
+    those who relay, and a cdb that cannot be read is temporary."""
+    entries = [b'ann@example.com', b'@more.example', b'-trap@more.example', b'-@x.sub.example.com']
+    table = cdb.over(cdb.build([(e, b'') for e in entries])) if compiled else dict.fromkeys(entries, 1)
+    given = {'valid': ValidRecipients(table)}
+    for address, reply in [(b'Ann@Example.com', b'250 2.1.5'), (b'bob@example.com', b'550 5.1.1'),
+                           (b'any@more.example', b'250 2.1.5'), (b'Trap@more.example', b'550 5.1.1'),
+                           (b'a@x.sub.example.com', b'550 5.1.1'), (b'a@evil.example', b'553 5.7.1')]:
+        world = World(policy=given)
+        world.feed(HELLO[1] + b'\r\nRCPT TO:<%s>\r\n' % address)
+        assert world.replies()[-1].startswith(reply), address
+    assert talk(HELLO[1], b'RCPT TO:<bob@example.com>', policy=given, relay=b'')[0] == [b'250', b'250']
+
+
+def test_validrcptto_that_cannot_be_read():
+    """Trouble with the cdb refuses for now, never for good."""
+    class Torn:
+        def get(self, key):
+            raise cdb.CdbError('torn')
+    assert talk(HELLO[1], HELLO[2], policy={'valid': ValidRecipients(Torn())})[0] == [b'250', b'451']
 
 
 def test_order_of_commands():

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from qpy.admin import newmrh, newu, pw2u, showctl
+from qpy.admin import newmrh, newu, newvrt, pw2u, showctl
 from qpy.core import cdb
 from qpy.lib import program
 
@@ -65,6 +65,22 @@ def test_newmrh(home):
     assert records(home / 'control/morercpthosts.cdb') == [(b'a.example', b''), (b'.b.example', b'')]
     with pytest.raises(program.Fatal):
         newmrh.main(os.fsencode(home), [b'x'])
+
+
+def test_newvrt(home):
+    """control/validrcptto becomes a cdb of lower-case keys; showctl says when the list is newer, and is silent
+    when there is no cdb."""
+    assert run('qpy-newvrt', home)[0] == 111
+    (home / 'control/validrcptto').write_bytes(b'Ann@A.Example\n-trap@b.example\n@b.example\n')
+    assert b'qpy-newvrt\n' not in run('qpy-showctl', home)[1]
+    assert run('qpy-newvrt', home) == (0, b'', b'')
+    assert records(home / 'control/validrcptto.cdb') == [
+        (b'ann@a.example', b''), (b'-trap@b.example', b''), (b'@b.example', b'')]
+    later = os.stat(home / 'control/validrcptto.cdb').st_mtime + 1
+    os.utime(home / 'control/validrcptto', (later, later))
+    assert b'control/validrcptto is newer than control/validrcptto.cdb: run qpy-newvrt' in run('qpy-showctl', home)[1]
+    with pytest.raises(program.Fatal):
+        newvrt.main(os.fsencode(home), [b'x'])
 
 
 def test_pw2u(home):

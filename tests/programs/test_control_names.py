@@ -1,0 +1,30 @@
+"""A misspelt name in control/ is told, with the one that was meant."""
+import os
+
+import pytest
+
+from qpy.core import controls
+from qpy.root import look
+
+
+@pytest.mark.parametrize('name, meant', [
+    (b'rcpthost', b'rcpthosts'), (b'Locals', b'locals'), (b'virtualdomain', b'virtualdomains'),
+    (b'concurrencyremot', b'concurrencyremote'), (b'simcontrol', b''), (b'badrctpto', b'badrcptto'),
+    (b'validrcpto', b'validrcptto'), (b'rcpthosts.txt', b'')])
+def test_nearest(name, meant):
+    """The nearest known name, if one is near; otherwise none is guessed."""
+    assert controls.strangers([name, b'me']) == [(name, meant)]
+
+
+def test_start_warns(tmp_path, capfd):
+    """qpy-start goes on, and says which file nobody reads."""
+    (tmp_path / 'control').mkdir(mode=0o755)
+    (tmp_path / 'control/me').write_text('me.test\n')
+    (tmp_path / 'control/rcpthost').write_text('me.test\n')
+    for name in ('locals~', '.locals.swp', '#me#', 'morercpthosts.cdb.tmp'):
+        (tmp_path / 'control' / name).write_text('')
+    (tmp_path / 'control/bad\nname').write_text('')
+    look.read_controls(os.fsencode(tmp_path))
+    assert capfd.readouterr().err.splitlines() == [
+        'qpy: warning: control/bad\\x0aname: no program reads a file of this name',
+        'qpy: warning: control/rcpthost: no program reads a file of this name; did you mean rcpthosts?']
