@@ -1,6 +1,9 @@
 """What all tests share: the source on the path, a moderate hypothesis, and visible skips for what needs root."""
 import os
+import pathlib
+import shutil
 import sys
+import tempfile
 
 import pytest
 
@@ -18,6 +21,41 @@ else:
     settings.register_profile('long', deadline=None, max_examples=20000,
                               suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile(os.environ.get('QPY_HYPOTHESIS', 'default'))
+
+
+class Directories:
+    """In place of pytest's own: below a directory that every account can search, whatever other sessions of pytest do to
+    theirs meanwhile.
+    """
+
+    def __init__(self):
+        self.made = []
+
+    def mktemp(self, name, numbered=True):
+        """A new directory."""
+        path = pathlib.Path(tempfile.mkdtemp(prefix='qpy-test-%s-' % name[:20]))
+        path.chmod(0o755)
+        self.made.append(path)
+        return path
+
+    def remove(self):
+        """All of them."""
+        for path in self.made:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope='session')
+def tmp_path_factory():
+    made = Directories()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def tmp_path():
+    made = Directories()
+    yield made.mktemp('path')
+    made.remove()
 
 
 def pytest_collection_modifyitems(items):

@@ -10,7 +10,7 @@ from qpy.core import channel, mess
 from qpy.lib import program
 from qpy.qpys import send
 from tests.peers import queued
-from tests.peers.send_rig import Rig
+from tests.peers.send_rig import SUBMITTER, Rig
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_one_local_message(rig):
     assert rig.report(rig.jobs[0], text=b'did 1+0+0\n') == b'Subject: x\n\nhello\n'
     assert rig.cleaned == [b'r' + ident] and there(rig, b'mess') == there(rig, b'state') == []
     assert rig.lines() == [
-        b'new msg ' + ident, b'info msg %s: bytes 18 from <joe@here.example> qp 4711 uid 1000' % ident,
+        b'new msg ' + ident, b'info msg %s: bytes 18 from <joe@here.example> qp 4711 uid %d' % (ident, SUBMITTER),
         b'starting delivery 1: msg %s to local bob@here.example' % ident, b'status: local 1/10 remote 0/20',
         b'delivery 1: success: did_1+0+0/', b'status: local 0/10 remote 0/20', b'end msg ' + ident]
     assert rig.send.dispatch.count() == 0
@@ -469,7 +469,7 @@ def test_verp(rig):
     ident = rig.put(b'a@x.example', b'b@here.example', sender=b'l-return-@here.example-@[]')
     assert sorted(job[3] for job in rig.jobs) == [b'l-return-a=x.example@here.example',
                                                  b'l-return-b=here.example@here.example']
-    assert b'info msg %s: bytes 18 from <l-return-@here.example-@[]> qp 4711 uid 1000' % ident in rig.lines()
+    assert b'info msg %s: bytes 18 from <l-return-@here.example-@[]> qp 4711 uid %d' % (ident, SUBMITTER) in rig.lines()
 
 
 def test_envelope_wishes(rig):

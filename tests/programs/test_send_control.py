@@ -11,9 +11,9 @@ from qpy.lib import program
 from qpy.qpys import control
 from qpy.user import qread, qstat, sendmail
 from tests.peers import queued
-from tests.peers.send_rig import Rig
+from tests.peers.send_rig import STRANGER, SUBMITTER, Rig
 
-ROOT, JOE, BOB = 0, 1000, 1001
+ROOT, JOE, BOB = 0, SUBMITTER, STRANGER
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_list(rig):
     ident = deferred(rig, b'a b@x.example', b'virt%@here.example')
     m, one, two, end = answer(rig, b'list', JOE)
     assert m.split(b'\t')[:6] == [b'm', ident, b'18', b'1800000000', b'joe@here.example', b'waiting']
-    assert 1_800_000_400 <= int(m.split(b'\t')[6]) < 1_800_000_430 and m.split(b'\t')[7:] == [b'1', b'1000']
+    assert 1_800_000_400 <= int(m.split(b'\t')[6]) < 1_800_000_430 and m.split(b'\t')[7:] == [b'1', b'%d' % JOE]
     assert one == b't\tpending\tremote\ta b@x.example\tnot now' and end == b'.'
     assert two == b't\tpending\tlocal\tvirt%@here.example\tnot now'
     assert answer(rig, b'list', BOB) == [b'.']
