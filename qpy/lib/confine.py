@@ -211,7 +211,16 @@ def confine(home, name, ports=()):
                                          (b'no-exec memory (PR_SET_MDWE)', lambda: no_new_code(row)),
                                          (b'seccomp', lambda: filtered(row))) if not possible(step)]
     prove(row, lacking)
-    return lacking
+    return lacking + parts_missing(lacking)
+
+
+def parts_missing(lacking):
+    """What this kernel's Landlock does not know yet, as words."""
+    if b'Landlock' in lacking:
+        return []
+    abi = unix_kernel.landlock_abi()
+    return [words for wanted, words in ((manifest.NET_ABI, b'rules for TCP ports (Linux 6.7)'),
+                                        (manifest.SCOPE_ABI, b'scopes of signals (Linux 6.12)')) if abi < wanted]
 
 
 def logs_to_a_file():
