@@ -115,7 +115,7 @@ TABLE = (
     (b'tlscas', TEXT, None, b'qpy-rspawn qpy-remote',
      b'certificates of the authorities that sign servers\' certificates, in PEM, instead of the system\'s'),
     (b'tlsdestinations', MAP, None, b'qpy-rspawn qpy-remote',
-     b'TLS by destination, domain:none, may, encrypt or verify, and for verify perhaps a name'),
+     b'TLS by destination, domain:none, may, encrypt, dane or verify, and for verify perhaps a name'),
     (b'validrcptto', LIST, None, b'qpy-smtpd qpy-qmtpd qpy-newvrt',
      b'the recipients that exist, as addresses, or @domain for all there; when missing: all that may be tried'),
     (b'validrcptto.cdb', CDB, None, b'qpy-smtpd qpy-qmtpd', b'fast form of validrcptto, asked instead of it'),

@@ -7,32 +7,35 @@
                                         name of the server
     example.org:verify .example.net     ... and the server must be a host below example.net
     example.org:verify mx.example.net   ... for the name mx.example.net, whatever the server is called
+    example.org:dane                    TLS, and DNS must say by TLSA records, validated, which certificate it is
     .example.org:may                    every host below example.org
     :encrypt                            everything else
 
 The key is the relay's name where control/smtproutes names one, else the domain of the recipients.  Without an entry it
-is `may`, for a relay that is logged in to `verify`; and who spoke TLS within the last day is not spoken to without
-(`Memory`).
+is `may`, for a relay that is logged in to `verify`; but for servers that have TLSA records they count as with `dane`;
+and who spoke TLS within the last day is not spoken to without (`Memory`).
 """
 from qpy.core import smtproutes, text
 
-NONE, MAY, ENCRYPT, VERIFY = b'none', b'may', b'encrypt', b'verify'
-LEVELS = (NONE, MAY, ENCRYPT, VERIFY)
+NONE, MAY, ENCRYPT, VERIFY, DANE = b'none', b'may', b'encrypt', b'verify', b'dane'
+LEVELS = (NONE, MAY, ENCRYPT, VERIFY, DANE)
 REMEMBERED = b'it spoke TLS lately'
 REQUIRED = b'the sender requires it (REQUIRETLS)'
 LOGIN = b'there is a password to protect'
 IMPLICIT = b'control/smtproutes says smtps'
+RECORDS = b'its TLSA records ask for it'
 ENTRY = b'control/tlsdestinations asks for it'
 
 
 class Policy:
     """level: of LEVELS.  name: b'' the server's own; .suffix what it must be below; another: for that name.
-    why: what asks for more than `may`, in words."""
+    why: what asks for more than `may`, in words.  ask: whether TLSA records of the server would count.  records: those
+    it has (core.dane), for the level DANE."""
 
-    __slots__ = ('level', 'name', 'why')
+    __slots__ = ('level', 'name', 'why', 'ask', 'records')
 
-    def __init__(self, level, name=b'', why=b''):
-        self.level, self.name, self.why = level, name, why
+    def __init__(self, level, name=b'', why=b'', ask=False, records=()):
+        self.level, self.name, self.why, self.ask, self.records = level, name, why, ask or level == DANE, records
 
     @property
     def must(self):
@@ -48,7 +51,8 @@ class Policy:
         return self.name or server
 
 
-OPPORTUNISTIC = Policy(MAY)
+OPPORTUNISTIC = Policy(MAY, ask=True)
+WITHOUT_RECORDS = Policy(MAY)
 CLEAR = Policy(NONE)
 
 
@@ -57,7 +61,7 @@ def parse(value):
     level, _, name = value.strip(b' \t').partition(b' ')
     name = text.lower(name.strip(b' \t'))
     if level not in LEVELS:
-        raise ValueError('write none, may, encrypt or verify, and after verify perhaps a host name or .domain')
+        raise ValueError('write none, may, encrypt, dane or verify, and after verify perhaps a host name or .domain')
     if name and (level != VERIFY or not smtproutes.HOST_BYTES.issuperset(name) or b'..' in name or name == b'.'):
         raise ValueError('only after verify, and one host name or .domain')
     return Policy(level, name, ENTRY)
@@ -82,9 +86,23 @@ def decide(host, table, login, remembered, required, waived):
     found = smtproutes.find(host, table)
     policy = parse(found[1]) if found else Policy(VERIFY, b'', LOGIN) if login else OPPORTUNISTIC
     if required:
-        return policy if policy.level == VERIFY else Policy(VERIFY, b'', REQUIRED)
-    if found is None and remembered and not waived and not policy.must:
-        return Policy(ENCRYPT, b'', REMEMBERED)
+        return policy if policy.level in (VERIFY, DANE) else Policy(VERIFY, b'', REQUIRED, ask=True)
+    if found is not None or policy.must:
+        return policy
+    if waived:
+        return WITHOUT_RECORDS
+    return Policy(ENCRYPT, b'', REMEMBERED, ask=True) if remembered else policy
+
+
+def with_records(policy, usable, there):
+    """The policy for a server that has TLSA records (there), some of them usable: RFC 7672, 2.2; or None if it must not
+    be used.  Without usable ones TLS is all that can be asked for."""
+    if usable:
+        return Policy(DANE, b'', policy.why or RECORDS, records=usable)
+    if policy.level == DANE:
+        return None
+    if there and not policy.must:
+        return Policy(ENCRYPT, b'', RECORDS)
     return policy
 
 

@@ -14,18 +14,21 @@ HANDSHAKE = 60          # seconds for all of it (T-03); below timeoutremote, as 
 class Connection:
     """A connection to key = (address, or path of a Unix socket; port; kind; login): see core.smtproutes.
 
-    shield: what its bytes are protected by: b'' nothing, b'none' nothing on purpose, b'tls', b'verified NAME'.
+    shield: what its bytes are protected by: b'' nothing, b'none' nothing on purpose, b'tls', b'verified NAME',
+    b'dane NAME'.
     on_done(connection): the session's transaction has its report (the connection may be over, see `usable`).
     """
 
     __slots__ = ('loop', 'key', 'sock', 'session', 'outgoing', 'source', 'on_done', 'on_connected', 'timer',
-                 'last', 'patience', 'transaction', 'writing', 'make_stream', 'stream', 'deadline', 'shield')
+                 'last', 'patience', 'transaction', 'writing', 'make_stream', 'inspect', 'stream', 'deadline',
+                 'shield')
 
     def __init__(self, loop, key):
         self.loop, self.key = loop, key
         self.sock = self.session = self.source = self.on_done = self.on_connected = None
         self.outgoing = b''
-        self.timer = self.transaction = self.make_stream = self.stream = self.deadline = None
+        self.timer = self.transaction = self.make_stream = self.inspect = self.stream = None
+        self.deadline = None
         self.last = self.patience = 0
         self.writing, self.shield = False, b''
 
@@ -79,10 +82,10 @@ class Connection:
 
     # --- a transaction ---
 
-    def start(self, session, patience, make_stream):
+    def start(self, session, patience, make_stream, inspect):
         """Speak SMTP: each step of the other side may take `patience` seconds.  make_stream() -> a Stream for TLS;
-        its first byte may have to be the first of the connection."""
-        self.session, self.patience, self.make_stream = session, patience, make_stream
+        inspect(stream) -> b'', or why the other side is not who it should be."""
+        self.session, self.patience, self.make_stream, self.inspect = session, patience, make_stream, inspect
 
     def carry(self, transaction, source, on_done):
         """Do this transaction; the message comes from source."""
@@ -154,11 +157,13 @@ class Connection:
             self._failed_tls(problem.words)
             return False
         self.outgoing += self.stream.take()
-        if done:
-            self.deadline.cancel()
-            self.deadline = None
-            self.session.secured(self.stream.words())
-        return done
+        if not done:
+            return False
+        self.deadline.cancel()
+        self.deadline = None
+        wrong = self.inspect(self.stream)
+        self.session.insecure(wrong) if wrong else self.session.secured(self.stream.words())
+        return not wrong
 
     def _failed_tls(self, reason, settle=False):
         """No TLS with this server.  What TLS itself has to say about it (an alert) is said."""

@@ -3,18 +3,19 @@
 The way: control/senderroutes, else control/smtproutes, which may name several places, else a literal address, else
 qpy-resolve; then one address after the other until one takes the message or refuses it.  A connection kept open to
 the same place, as well protected as this delivery wants it, is used first.  Where TLS fails and nothing forbids it,
-the same address is tried once more without.
+the same address is tried once more without.  Servers whose names are proved by DNS are asked for TLSA records.
 Nothing is tried again after the message was sent to its end.
 """
 from binascii import b2a_base64
 
 from qpy import unix, unix_tls
-from qpy.core import ip, mx, remote_report, smtproutes, tls_policy
+from qpy.core import dane, ip, mx, remote_report, smtproutes, tls_policy
 from qpy.core.smtp_client import Session, Transaction, can_be_sent
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
 from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Connection
 
+ANEW = b'once more, with the authority that its TLSA records name'
 SESSIONS = 5            # servers spoken to for one delivery
 SCARCE = (unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM)
 
@@ -27,7 +28,7 @@ class Delivery:
     """
 
     __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
-                 'left', 'hops', 'hop', 'policy', 'todo', 'server', 'tried', 'sessions', 'connection', 'cap',
+                 'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'todo', 'server', 'tried', 'sessions', 'connection', 'cap',
                  'expired', 'in_trouble', 'last_report', 'definite')
 
     def __init__(self, worker, host, sender, recipients, flags, source, on_end):
@@ -37,7 +38,9 @@ class Delivery:
         self.results = [None] * len(recipients)
         self.left = list(range(len(recipients)))    # indices without a result
         self.todo = []                              # (preference, host, address), the next one last
-        self.hops, self.hop, self.policy = [], None, None
+        self.hops, self.hop = [], None
+        self.usual = self.policy = None             # for all servers of the hop, and for the one spoken to
+        self.proved = False                         # DNS answers were validated
         self.server = b''                           # the name of the one spoken to
         self.tried = []                             # (address, reason)
         self.sessions = 0
@@ -84,11 +87,12 @@ class Delivery:
         self.hop = hop = self.hops.pop()
         self.sessions = self.definite = 0
         try:
-            self.policy = self._policy(hop)
+            self.usual = self.policy = self._policy(hop)
         except ValueError as problem:
             return self._no_more(remote_report.bad_entry(b'tlsdestinations', hop.host, str(problem).encode()))
         if hop.login and hop.account not in self.settings.logins:
             return self._no_more(remote_report.bad_entry(b'smtplogins', hop.account, b'there is none'))
+        self.proved = False
         if hop.path:
             return self._plan([(0, hop.host, hop.path)])
         address = ip.literal(hop.host) or (hop.host if hop.relay and ip.pack(hop.host) else None)
@@ -104,7 +108,7 @@ class Delivery:
         policy = tls_policy.decide(hop.host, self.settings.tls, bool(hop.login), remembered, self.required,
                                    tls_policy.is_waived(self._head()))
         if hop.kind == SMTPS and not policy.must:
-            return tls_policy.Policy(tls_policy.ENCRYPT, b'', tls_policy.IMPLICIT)
+            return tls_policy.Policy(tls_policy.ENCRYPT, b'', tls_policy.IMPLICIT, ask=policy.ask)
         return policy
 
     def _found(self, status, authenticated, reason, lines):
@@ -113,6 +117,7 @@ class Delivery:
             return None
         if status == b'ok' and self.required and not authenticated and not self.hop.relay:
             return self._no_more(remote_report.UNSIGNED)
+        self.proved = authenticated
         if status == b'ok':
             try:
                 return self._plan(mx.parse_answers(lines))
@@ -144,7 +149,8 @@ class Delivery:
         """plan, with an address of the best preference that a connection is open to in front."""
         best = [entry for entry in plan if entry[0] == plan[0][0]]
         for entry in best:
-            if self.worker.pool.has(self._key(entry[2]), self._shields(entry[1])):
+            shields = (*self._shields(entry[1]), b'dane ' + entry[1]) if self.usual.ask else self._shields(entry[1])
+            if self.worker.pool.has(self._key(entry[2]), shields):
                 return [entry] + [other for other in plan if other is not entry]
         return plan
 
@@ -156,6 +162,8 @@ class Delivery:
         level = self.policy.level
         if level == tls_policy.VERIFY:
             return (b'verified ' + (self.policy.reference(server) or b'nobody'),)
+        if level == tls_policy.DANE:
+            return (b'dane ' + server,)
         return {tls_policy.NONE: (b'none',), tls_policy.MAY: (b'tls', b'')}.get(level, (b'tls',))
 
     # --- one address after the other ---
@@ -164,13 +172,14 @@ class Delivery:
         """Try the next address, or say that there is none."""
         while self.todo and self.sessions < SESSIONS and not self.expired:
             _, server, address = self.todo.pop()
+            self.policy = self.usual
             if not self.source.rewind():
                 break
             if self.worker.dead.is_dead(address, unix.monotonic()):
                 self.tried.append((address, b'timed out lately, not tried again yet'))
             elif self.policy.reference(server) is None:
                 self.tried.append((address, b'control/tlsdestinations does not trust ' + server))
-            elif self._try(server, address):
+            elif self._prepare(server, address):
                 return None
         if self.expired and self.last_report is None:
             return self._trouble(remote_report.TOO_LONG)
@@ -184,6 +193,37 @@ class Delivery:
             self.last_report = text
             return self._next_hop()
         return self._trouble(text)
+
+    def _prepare(self, server, address):
+        """Ask for TLSA records first, where they count; True if something was begun that will call back."""
+        if self.policy.ask and self.proved:
+            name = b'_%d._tcp.%s' % (self.hop.port, server)
+            self.worker.names.ask(b'T', name, lambda *answer: self._found_records(server, address, *answer))
+            return True
+        if self.policy.level == tls_policy.DANE:
+            self.tried.append((address, b'no TLSA records: DNS answers are not validated by a resolver on this host'))
+            return False
+        return self._try(server, address)
+
+    def _found_records(self, server, address, status, authenticated, reason, lines):
+        """RFC 7672, 2.1: no records, or records, or the server must not be used now."""
+        if self.on_end is None:
+            return None
+        records = []
+        try:
+            records = dane.parse(lines) if status == b'ok' and authenticated else []
+        except ValueError as problem:
+            status, reason = b'temp', str(problem).encode()
+        policy = tls_policy.with_records(self.policy, dane.usable(records), bool(records))
+        if status == b'temp':
+            self.tried.append((address, b'its TLSA records could not be looked up: ' + reason))
+        elif policy is None:
+            self.tried.append((address, b'it has no TLSA records that can be used'))
+        else:
+            self.policy = policy
+            if self._try(server, address):
+                return None
+        return self._next()
 
     def _try(self, server, address):
         """True if something was begun that will call back."""
@@ -225,8 +265,29 @@ class Delivery:
         session = Session(connection.key[0], settings.helo, connection.key not in self.worker.clumsy,
                           hop.kind == LMTP, policy, login)
         name = policy.reference(self.server)
-        verify = policy.level == tls_policy.VERIFY
-        connection.start(session, settings.patience, lambda: unix_tls.Stream(settings.context(verify), name))
+        context = self._context()
+        connection.start(session, settings.patience, lambda: unix_tls.Stream(context, name), self._inspect)
+
+    def _context(self):
+        """For TLS with this server."""
+        known = self.worker.authorities.get(self._anchor()) if self.policy.records else None
+        return known or self.settings.context(self.policy.level == tls_policy.VERIFY)
+
+    def _anchor(self):
+        return self.server, tuple(self.policy.records)
+
+    def _inspect(self, stream):
+        """b'', or why a server with TLSA records is not who it should be."""
+        records = self.policy.records
+        if not records or self._anchor() in self.worker.authorities:
+            return b''                              # OpenSSL has verified it, if that was to be done
+        chain = stream.chain()
+        if dane.end_entity(records, chain):
+            return b''
+        certificate = dane.authority(records, chain)
+        if not certificate or not self.worker.trust(self._anchor(), certificate):
+            return b'its certificate does not match its TLSA records'
+        return ANEW                                 # OpenSSL verifies in a handshake only
 
     def _found_self(self, address):
         """Mail loops back; unless something better was tried before: then nothing worse than ourselves is."""
@@ -313,8 +374,7 @@ class Delivery:
     def _note(self, connection, session):
         """What is to be known about this connection and this domain later."""
         if session.tls:
-            verified = session.policy.level == tls_policy.VERIFY
-            connection.shield = b'verified ' + session.policy.reference(self.server) if verified else b'tls'
+            connection.shield = self._shields(self.server)[0]
             self.worker.memory.saw(self.hop.host, unix.monotonic())
         else:
             connection.shield = b'none' if self.policy.level == tls_policy.NONE else b''
@@ -324,6 +384,10 @@ class Delivery:
         be, or the next."""
         if connection.usable:
             connection.say_goodbye()
+        if session.tls_trouble and ANEW in transaction.report[1] and not self.expired and self.source.rewind():
+            return None if self._connect(connection.key) else self._next()
+        if session.tls_trouble and self.policy.records:     # another of its authorities may have signed this time
+            self.worker.authorities.pop(self._anchor(), None)
         if session.tls_trouble and self.policy.level == tls_policy.MAY and not self.expired and self.source.rewind():
             self.worker.remember(self.worker.without_tls, connection.key)
             return None if self._connect(connection.key) else self._next()

@@ -20,7 +20,7 @@ class Names:
         self.last = 0
 
     def ask(self, letter, name, callback):
-        """callback(status, authenticated, reason, answers), later; letter M (MX, else addresses) or A."""
+        """callback(status, authenticated, reason, answers), later; letter M (MX, else addresses), A or T (TLSA)."""
         problem = self._connect()
         if problem:
             return self.loop.call_soon(lambda: callback(TEMP, False, problem, b''))

@@ -88,7 +88,7 @@ class Remote:
     """What all deliveries of one process share.  get_settings() -> Settings, looked at for each delivery."""
 
     __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'memory', 'own',
-                 'own_until')
+                 'own_until', 'authorities')
 
     def __init__(self, loop, home, get_settings):
         self.loop, self.get_settings = loop, get_settings
@@ -97,6 +97,7 @@ class Remote:
         self.dead = tcpto.Table(unix.getpid())
         self.clumsy, self.without_tls, self.memory = {}, {}, tls_policy.Memory()
         self.own, self.own_until = frozenset(), 0
+        self.authorities = {}       # (server, TLSA records): context that trusts the authority they name
 
     def deliver(self, host, sender, recipients, flags, source, on_end):
         """Begin a delivery; see qpyr.delivery."""
@@ -113,6 +114,16 @@ class Remote:
         if now >= self.own_until:
             self.own, self.own_until = read_own_addresses(), now + OWN_FOR
         return self.own
+
+    def trust(self, anchor, certificate):
+        """DANE-TA: for this server and these records this certificate (DER) is the authority; False if it is none."""
+        if len(self.authorities) >= REMEMBERED_MOST:
+            self.authorities.clear()
+        try:
+            self.authorities[anchor] = unix_tls.client(True, data=certificate, partial=True)
+        except OSError:                     # a record that is no certificate
+            return False
+        return True
 
     def remember(self, servers, key):
         """This server cannot have several commands on their way (R-30; clumsy), or its TLS does not work (T-05;

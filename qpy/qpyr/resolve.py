@@ -1,9 +1,9 @@
 """qpy-resolve, as qpyr: answers from DNS for qpy-remote and qpy-smtpd.
 
-DIR/run/resolve: records M (mail exchangers, else addresses) and A (addresses); back a record a,
+DIR/run/resolve: records M (mail exchangers, else addresses), A (addresses) and T (TLSA); back a record a,
 whose status is
 
-    ok         there are answers: lines PREFERENCE HOST ADDRESS
+    ok         there are answers: lines PREFERENCE HOST ADDRESS, of TLSA lines USAGE SELECTOR TYPE HEX
     nxdomain   the name does not exist
     nodata     it exists and has nothing of the kind
     nullmx     it says that it accepts no mail (RFC 7505)
@@ -25,6 +25,7 @@ from qpy.qpyr.dnsquery import ANSWER, IGNORE, NEXT, PLAIN, TRUNCATED, Query
 HOPS = 8                # CNAMEs followed from answer to answer
 TARGETS = 20            # mail exchangers looked up for one domain, the best ones
 ADDRESSES = 60          # given in one answer
+TLSA_MOST = 50          # records given in one answer
 CACHED = 20000          # results kept
 KEPT = 86400            # seconds a result is kept at most, whatever its TTL says
 KEPT_MISSING = 3600     # ... when it says that there is nothing
@@ -103,7 +104,7 @@ def host_of(name):
 
 
 class Result:
-    """What is known about (kind, host).  values: addresses as text, or (preference, host or None) for MX."""
+    """What is known about (kind, host).  values: addresses as text, (preference, host or None) for MX, lines for TLSA."""
 
     __slots__ = ('status', 'values', 'authenticated', 'ttl', 'reason')
 
@@ -174,6 +175,9 @@ def values_of(kind, rrset):
     if kind == 'MX':
         return tuple((record.preference, b'' if not record.exchange.labels[:-1] else host_of(record.exchange))
                      for record in rrset)
+    if kind == 'TLSA':
+        return tuple(b'%d %d %d %s' % (record.usage, record.selector, record.mtype, record.cert.hex().encode())
+                     for record in rrset)[:TLSA_MOST]
     addresses = (record.address.encode('ascii') for record in rrset)
     return tuple(address for address in addresses if ip.pack(address) is not None)
 
@@ -340,7 +344,7 @@ class Client:
 
     def _answer(self, number, result):
         self.asked -= 1
-        lines = b'\n'.join(b'%d %s %s' % value for value in result.values)
+        lines = b'\n'.join(value if isinstance(value, bytes) else b'%d %s %s' % value for value in result.values)
         authenticated = b'1' if result.authenticated else b'0'
         self.channel.send(b'a', number, result.status, authenticated, text.printable(result.reason), lines)
 
@@ -369,6 +373,8 @@ class Server:
         host = host_name(name)
         if host is None:
             return done(Result(NXDOMAIN, reason=b'that is no host name'))
+        if letter == b'T':
+            return self.resolver.lookup('TLSA', host, done)
         if letter == b'M':
             return self.resolver.exchangers(host, done)
         return self.resolver.addresses(host, lambda found: done(with_preference([(0, host)], [found], found)))

@@ -288,7 +288,7 @@ def test_tls_required_no(head, waived):
     assert tls_policy.is_waived(head) is waived
 
 
-@pytest.mark.parametrize('value', [b'', b'tls', b'verify a b', b'encrypt a', b'verify a..b', b'verify .', b'MAY', b'dane'])
+@pytest.mark.parametrize('value', [b'', b'tls', b'verify a b', b'encrypt a', b'verify a..b', b'verify .', b'MAY', b'dane x'])
 def test_bad_levels(value):
     """An entry that nobody could use is an error with a reason."""
     with pytest.raises(ValueError):

@@ -52,6 +52,9 @@ ZONE = {
     ('plain.example', 'MX'): ['10 mx.plain.example', '20 other.plain.example'],
     ('mx.plain.example', 'A'): ['192.0.2.1'], ('mx.plain.example', 'AAAA'): ['2001:db8::1'],
     ('other.plain.example', 'A'): ['192.0.2.2'],
+    ('_25._tcp.mx.plain.example', 'TLSA'): ['3 1 1 ' + '00ff' * 16, '2 0 0 30'],
+    ('_25._tcp.alias.example', 'CNAME'): ['_25._tcp.mx.plain.example.'],
+    ('_25._tcp.broken.example', 'TLSA'): dns_script.SERVFAIL,
     ('host.example', 'A'): ['192.0.2.3'],
     ('v6.example', 'AAAA'): ['2001:db8::3'],
     ('null.example', 'MX'): ['0 .'],
@@ -315,3 +318,15 @@ def test_a_dead_daemon(tmp_path):
     loop.step(0.1)
     loop.step(0.1)
     assert found == [b'temp', b'temp'] and names.channel is None
+
+
+def test_tlsa():
+    """T: TLSA records as usage, selector, type and hexadecimal data, through an alias, too; a failure is no absence."""
+    with dns_script.Server(ZONE, authentic=True) as server:
+        asker = Asker([(b'127.0.0.1', server.port)])
+        whole = b'3 1 1 ' + b'00ff' * 16
+        for name in (b'_25._tcp.mx.plain.example', b'_25._tcp.alias.example'):
+            status, authenticated, _, answers = asker.ask(b'T', name)[0]
+            assert (status, authenticated, sorted(answers)) == (b'ok', True, [b'2 0 0 30', whole])
+        assert asker.one(b'T', b'_25._tcp.other.plain.example')[0] in (b'nxdomain', b'nodata')
+        assert asker.one(b'T', b'_25._tcp.broken.example') == (b'temp', [])
