@@ -53,6 +53,9 @@ class Explorer:
                 except whole.Loss:
                     self.failed = True
                     raise
+                except Exception as wrong:          # which those who called the disk might take for its failure
+                    self.failed = True
+                    raise whole.Loss('the recovery failed') from wrong
 
     def recover(self, picture):
         """Start again on what is left; everything that was promised must come true."""

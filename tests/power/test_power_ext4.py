@@ -132,7 +132,8 @@ def test_control_without_any_sync_the_rig_reports_losses():
     with ext4() as (place, again):
         home = rig.make_home(place + '/qpy')
         os.sync()
-        acknowledged = load(home, place, 100, 'from qpy import unix\nunix.fsync = lambda fd: None')
+        acknowledged = load(home, place, 100, 'from qpy import unix, unix_kernel\nunix.fsync = lambda fd: None\n'
+                            'unix_kernel.fsync_together = lambda fds: [None] * len(fds)')
         again()
         with pytest.raises(AssertionError):
             check(home, acknowledged)

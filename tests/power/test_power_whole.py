@@ -60,7 +60,7 @@ def test_no_power_cut_loses_mail(monkeypatch, kind, own, long, scene):
     """INV1, INV2: whatever a power cut leaves, before each change of the disk: the programs start again, and every
     acknowledged recipient is served or bounced, and no torn file stands in a Maildir."""
     seam = whole.install(monkeypatch, long)
-    explore = explorer.Explorer(seam, most=30 if long and scene == 'double bounce' else None)
+    explore = explorer.Explorer(seam, most=10 if long and scene == 'double bounce' else None)
     world = play(seam, scene, kind, own, long, explore)
     assert len(world.acknowledged) >= len(SCENES[scene][0]) and not world.refused
     assert len(explore.seen) > 5

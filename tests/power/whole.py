@@ -7,14 +7,12 @@
 The programs speak through real sockets, in one loop.  Stand-ins: start (who connects them), lspawn and its seed (the
 worker's own code delivers, without a process), rspawn (another host's verdict).
 """
-import errno
 import os
-import socket
 from contextlib import contextmanager
 
 from qpy import unix, unix_kernel
-from qpy.core import channel, exits, localstatus, mess, submit as words
-from qpy.lib import controls, loop as loops, packets, program, submit
+from qpy.core import channel, dotqmail, localstatus, mess, submit as words
+from qpy.lib import loop as loops, packets, program, submit
 from qpy.qpyq import clean, queued, store as queue_store
 from qpy.qpys import bouncer, send, store as send_store, streams
 from qpy.user import delivery, local, mailbox
@@ -249,11 +247,12 @@ class Worker(local.Worker):
         self.results = []
 
     def start(self, n, plan):
-        """In place of a child, whose descriptors go with it."""
+        """In place of a child, whose descriptors go with it (in a forward everybody else goes on and opens his own)."""
         files = self.disk().files
         before = dict(files)
+        forwards = any(kind is dotqmail.FORWARD for kind, _ in plan.instructions)
         code, report = delivery.carry_out(plan, self.home, self.host, unix.monotonic() + self.limit)
-        for fd in set(files) - set(before):
+        for fd in () if forwards else set(files) - set(before):
             del files[fd]
         self.say(n, code, report)
         plan.close()
