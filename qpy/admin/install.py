@@ -135,7 +135,7 @@ def install(options):
     check_interpreter(options.python, options.rootless)
     check_place(home, options.rootless)
     listen = smtp_line(options.smtp, options.rootless) if options.smtp else None
-    if options.admin and '@' not in options.admin:
+    if options.admin and not all(options.admin.rpartition('@')):
         raise Trouble('--admin needs a whole address, such as you@example.org')
     if not options.rootless:
         make_accounts(home)
@@ -149,6 +149,9 @@ def install(options):
     first_controls(home, options.me, listen)
     known = {} if options.admin or not options.sendmail else system_aliases()
     first_aliases(home, options.admin, options.rootless, known)
+    trouble = admin_trouble(home, options.admin) if options.admin else ''
+    if trouble:
+        say('warning: ' + trouble)
     write_units(home)
     if options.sendmail:
         be_sendmail(home, options.rootless)
@@ -534,6 +537,10 @@ def first_controls(home, me, listen):
             raise Trouble('unable to use %r as the name of this host: %s; give one with --me' % (name, wrong)) from None
         write(path, name + '\n')
         first(os.path.join(control, 'locals'), LOCALS % name)
+        if '.' not in name.strip('.'):
+            say('warning: the name of this host, %s, has no dot: mail works inside, but other hosts refuse what comes '
+                'from such a name. Write its full name into control/me and control/locals, or remove both and give it '
+                'with --me' % name)
     elif me and read_first_line(path) != me:
         say('control/me is kept: %s' % read_first_line(path))
     if listen:
@@ -631,6 +638,47 @@ def first_aliases(home, admin, rootless, known=()):
             and not admin
     if to_maildir:
         make_maildir(os.path.join(alias, 'Maildir'), identities(home, rootless)['alias'])
+
+
+def admin_trouble(home, admin):
+    """Why mail for an administrator would not arrive, '' if it may."""
+    local, _, domain = admin.lower().rpartition('@')
+    if domain not in lines_of(home, 'locals'):
+        routed = any(line.startswith((domain + ':', ':')) for name in ('virtualdomains', 'smtproutes')
+                     for line in lines_of(home, name))
+        return '' if '.' in domain or routed else '--admin %s: %s is neither in control/locals nor a name that other ' \
+            'hosts know; write the address with its full domain' % (admin, domain)
+    if local in FIRST_ALIASES:
+        return '--admin %s: this is the address whose mail is to go there; give that of a person' % admin
+    user = local.partition('-')[0]
+    if os.path.exists(os.path.join(home, 'alias/.qmail-' + local)) or known_in_assign(home, local):
+        return ''
+    if not exists(pwd.getpwnam, user):
+        return '--admin %s: this machine has no user %s' % (admin, user)
+    owner, uid = os.stat(home).st_uid, pwd.getpwnam(user).pw_uid
+    if uid == 0:
+        return '--admin %s: no mail is delivered to root' % admin
+    return '' if owner in (0, uid) else '--admin %s: this installation is rootless and delivers only to uid %d' % (
+        admin, owner)
+
+
+def lines_of(home, name):
+    """The entries of a control file in lower case, [] if it is not there."""
+    try:
+        with open(os.path.join(home, 'control', name)) as file:
+            return [line.strip().lower() for line in file if line[:1] not in ('#', '\n')]
+    except FileNotFoundError:
+        return [read_first_line(os.path.join(home, 'control/me')).lower()] if name == 'locals' else []
+
+
+def known_in_assign(home, local):
+    """Whether users/assign knows a local part."""
+    try:
+        with open(os.path.join(home, 'users/assign')) as file:
+            return any(line[:1] == '=' and line[1:].partition(':')[0] == local or
+                       line[:1] == '+' and local.startswith(line[1:].partition(':')[0]) for line in file)
+    except FileNotFoundError:
+        return False
 
 
 def make_maildir(path, owner):

@@ -207,6 +207,22 @@ def test_a_control_file_its_readers_may_not_read(name, mode):
         house.remove()
 
 
+def test_a_fresh_machine_called_vm():
+    """echo hi | sendmail root, root@localhost and root@vm land in the Maildir of alias, by sendmail and by SMTP."""
+    house = houses.Rooted(me='vm')
+    try:
+        house.start()
+        for number, address in enumerate(('root', 'root@localhost', 'postmaster@vm', 'root@vm')):
+            house.sendmail(address, text='hi %d\n' % number)
+            house.await_message('qpy/alias/Maildir', 'hi %d' % number)
+        for address in ('root@localhost', 'root@vm'):
+            house.smtp(address, text='by smtp to ' + address)
+            house.await_message('qpy/alias/Maildir', 'by smtp to ' + address)
+        assert house.stop() == 0
+    finally:
+        house.remove()
+
+
 def test_accounts_may_have_other_names():
     """With other names in control/accounts the installer makes those, everything runs under them, and mail arrives."""
     import grp

@@ -57,6 +57,17 @@ def test_help_is_printed():
     assert done.returncode == 0 and '--sendmail' in done.stdout
 
 
+@pytest.mark.parametrize('admin, words', [
+    ('no-such-user@vm', 'this machine has no user no'), ('root@vm', 'the address whose mail is to go there'),
+    ('you@box', 'neither in control/locals nor'), ('daemon@localhost', 'delivers only to uid'), ('you@example.org', '')])
+def test_a_host_without_a_dot_and_an_admin_nobody_knows(place, admin, words):
+    """Both are warned of, with the remedy; what can be delivered is not."""
+    said = place.run('--offline', '--me', 'vm', '--admin', admin)
+    assert 'warning: the name of this host, vm, has no dot' in said and '--me' in said
+    assert (words in said if words else said.count('warning') == 1)
+    assert place.read('control/locals').splitlines()[1:] == ['vm', 'localhost']
+
+
 def test_where_a_plain_user_may_not_write(place):
     """He is told both ways out."""
     done = subprocess.run([SOURCE + '/bin/qpy-install', '/proc/qpy', '--offline'], capture_output=True, text=True,
@@ -251,3 +262,38 @@ def test_as_root_owners_and_modes_are_the_tables(tmp_path):
     os.chown(home + '/queue/state', 0, 0)
     code, said = run('--check')
     assert code == 100 and 'queue/state: belongs to 0:0, must belong to' in said and 'chown' in said
+
+
+TAKEOVER = r'''
+mount -t tmpfs none %(top)s/ov || exit 77
+for d in usr var/lib/dpkg etc; do
+    n=$(echo $d | tr / _); mkdir -p %(top)s/ov/$n.u %(top)s/ov/$n.w
+    mount -t overlay overlay -o lowerdir=/$d,upperdir=%(top)s/ov/$n.u,workdir=%(top)s/ov/$n.w /$d || exit 77
+done
+set -e
+cd /; rm -f /usr/sbin/sendmail /usr/lib/sendmail
+printf '#!/bin/sh\necho old\n' > /usr/sbin/sendmail; chmod 755 /usr/sbin/sendmail
+%(source)s/bin/qpy-install %(top)s/qpy --offline --me vm --sendmail
+%(top)s/qpy/bin/qpy-install %(top)s/qpy --offline --sendmail
+echo "links: $(readlink /usr/sbin/sendmail) $(readlink /usr/lib/sendmail) $(readlink /usr/bin/mailq) $(readlink /usr/bin/newaliases)"
+echo "old: $(/usr/sbin/sendmail.dist)"
+! command -v dpkg-divert || dpkg-divert --truename /usr/sbin/sendmail
+/usr/sbin/sendmail -bv root@localhost
+'''
+
+
+@pytest.mark.root
+def test_being_the_machines_sendmail(tmp_path):
+    """--sendmail on a machine of its own (overlays): the four links, what was there is kept by dpkg's rules, a second
+    run changes nothing, and callers get our sendmail.
+    """
+    (tmp_path / 'ov').mkdir()
+    done = subprocess.run(['unshare', '-m', 'bash', '-c', TAKEOVER % {'top': tmp_path, 'source': SOURCE}],
+                          capture_output=True, text=True, timeout=100)
+    if done.returncode == 77:
+        pytest.skip('overlays cannot be mounted here')
+    assert done.returncode == 0, done.stdout + done.stderr
+    links = ' '.join('%s/qpy/bin/qpy-%s' % (tmp_path, name) for name in ('sendmail', 'sendmail', 'mailq', 'newaliases'))
+    assert 'links: %s\nold: old\n' % links in done.stdout
+    assert not shutil.which('dpkg-divert') or '\n/usr/sbin/sendmail.dist\n' in done.stdout
+    assert done.stdout.count('is kept as /usr/sbin/sendmail.dist') == 1 and 'deliverable, local' in done.stdout
