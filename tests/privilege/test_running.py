@@ -1,4 +1,5 @@
 """P01-P46, seen from outside: /proc of the running chain against the manifest, and what a local user can do to it."""
+import contextlib
 import os
 import pwd
 import shutil
@@ -118,11 +119,7 @@ def test_open_files_are_the_manifests(running):
     for row, pid in lines(running):
         places = [os.fsdecode(path) for path, _ in manifest.paths(os.fsencode(running.home), row.files or [])]
         places += [os.path.join(running.home, name) for name in own.get(row.name, ())]
-        for fd in os.listdir('/proc/%d/fd' % pid):
-            try:
-                target = os.readlink('/proc/%d/fd/%s' % (pid, fd))
-            except FileNotFoundError:
-                continue
+        for target in targets(pid):
             if target[:1] == '/' and target != '/dev/null' and not target.startswith('/memfd:'):
                 assert any(target == place or target.startswith(place + '/') for place in places), (row.name, target)
 
@@ -244,6 +241,15 @@ def test_P08_P46_nobody_forges_who_submitted(running):
     assert any('uid %d' % ANN in line for line in running.lines)
 
 
+def targets(pid):
+    """What the descriptors of a process lead to; one may be closed while we look."""
+    found = []
+    for fd in os.listdir('/proc/%d/fd' % pid):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink('/proc/%d/fd/%s' % (pid, fd)))
+    return found
+
+
 def test_P14_queued_takes_no_descriptor(running):
     """Descriptors that a client sends along never arrive."""
     code = ("import socket, sys, array\nsock = socket.socket(socket.AF_UNIX)\nsock.connect(sys.argv[1] + '/run/submit')\n"
@@ -253,8 +259,7 @@ def test_P14_queued_takes_no_descriptor(running):
     with subprocess.Popen(['/usr/bin/python3', '-I', '-c', code, running.home], user=ANN, group=ANN, extra_groups=[],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
         client.stdout.readline()
-        held = [os.readlink('/proc/%d/fd/%s' % (running.daemons()['queued'], fd))
-                for fd in os.listdir('/proc/%d/fd' % running.daemons()['queued'])]
+        held = targets(running.daemons()['queued'])
         client.communicate('\n')
     assert '/etc/hostname' not in held
 
@@ -411,8 +416,7 @@ def test_P28_the_seed_sees_no_mail(running):
     seed = running.daemons()['seed']
     assert MARK.encode() not in memory(seed)
     assert any(MARK.encode() in memory(pid) for name, pid in processes(running) if name == 'local')
-    for fd in os.listdir('/proc/%d/fd' % seed):
-        assert os.readlink('/proc/%d/fd/%s' % (seed, fd)).split(':')[0] in ('socket', 'pipe', 'anon_inode', '/dev/null')
+    assert {target.split(':')[0] for target in targets(seed)} <= {'socket', 'pipe', 'anon_inode', '/dev/null'}
 
 
 def test_P29_answers_of_users_have_fixed_fields():
