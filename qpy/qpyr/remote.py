@@ -28,7 +28,7 @@ class Settings:
     """What the control files say.  loopback, port, cap: other values are for tests."""
 
     __slots__ = ('helo', 'routes', 'connect_patience', 'patience', 'cap', 'port', 'loopback', 'senders', 'logins',
-                 'tls', 'cas', 'contexts')
+                 'tls', 'cas', 'contexts', 'named')
 
     def __init__(self, helo, routes, connect_patience=60, patience=1200, cap=CAP, port=smtproutes.PORT,
                  loopback=False, senders=None, logins=None, tls=None, cas=None):
@@ -36,11 +36,13 @@ class Settings:
         self.connect_patience, self.patience, self.cap = connect_patience, patience, cap
         self.port, self.loopback = port, loopback
         self.senders, self.logins, self.tls, self.cas = senders or {}, logins or {}, tls or {}, cas
-        self.contexts = {}
+        self.contexts, self.named = {}, None
 
     def ports(self):
-        """Every TCP port that mail may leave by."""
-        return {self.port} | smtproutes.ports((self.routes, self.senders))
+        """Every TCP port that mail may leave by.  Made once: it is asked for with each delivery."""
+        if self.named is None:
+            self.named = {self.port} | smtproutes.ports((self.routes, self.senders))
+        return self.named
 
     def context(self, verify):
         """The context for TLS whose certificate must verify, or need not.  OSError if control/tlscas is broken."""
