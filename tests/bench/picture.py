@@ -4,6 +4,7 @@ WIDTH, LEFT, ROW, TEXT_SIZE = 900, 110, 44, 13
 COLOURS = ('#4269d0', '#efb118', '#ff725c', '#6cc5b0', '#3ca951', '#ff8ab7', '#a463f2', '#97bbf5', '#9c6b4e', '#9498a0')
 HEAD = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">\n'
         '<rect width="100%%" height="100%%" fill="white"/>\n')
+LABELS = {'master': 'processes that have ended', 'seed': 'local', 'rspawn': 'remote'}    # whose time it is, mostly
 STAGES = (('dialogue ms', 'SMTP dialogue'), ('until 250 ms', 'text, queue, synced, 250'), ('then Maildir ms', 'delivery'))
 
 
@@ -24,7 +25,7 @@ def draw(path, figures):
 
 def shares(cost):
     """[(program, microseconds)], the large ones by name, the others together."""
-    sums = {program: user + system for program, (user, system, _) in cost.items()}
+    sums = {LABELS.get(program, program): user + system for program, (user, system, _) in cost.items()}
     large = sorted((item for item in sums.items() if item[1] >= 10), key=lambda item: -item[1])[:9]
     rest = sum(sums.values()) - sum(value for _, value in large)
     return large + ([('others', rest)] if rest >= 1 else [])
