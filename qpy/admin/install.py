@@ -55,7 +55,7 @@ TCP_SMTP = """\
 SYSTEMD = """\
 [Unit]
 Description=qpy mail transfer agent
-Documentation=man:qpy-start(8)
+Documentation=file:%(home)s/man/man8/qpy-start.8
 After=network.target nss-lookup.target
 ConditionPathExists=%(home)s/control/me
 
@@ -72,7 +72,11 @@ TasksMax=infinity
 WantedBy=multi-user.target
 """
 RUN = '#!/bin/sh\nexec 2>&1\nexec %(home)s/bin/qpy-start\n'
-RUN_LOG = '#!/bin/sh\nexec svlogd -tt ./main\n'
+RUN_LOG = """\
+#!/bin/sh
+if command -v svlogd >/dev/null; then exec svlogd -tt ./main; fi
+exec multilog t ./main
+"""
 
 
 class Trouble(Exception):

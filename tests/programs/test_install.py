@@ -3,6 +3,7 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 
 import pytest
 
@@ -297,3 +298,38 @@ def test_being_the_machines_sendmail(tmp_path):
     assert 'links: %s\nold: old\n' % links in done.stdout
     assert not shutil.which('dpkg-divert') or '\n/usr/sbin/sendmail.dist\n' in done.stdout
     assert done.stdout.count('is kept as /usr/sbin/sendmail.dist') == 1 and 'deliverable, local' in done.stdout
+
+
+def test_the_unit_is_verified(installed):
+    """systemd has nothing to say against qpy.service."""
+    if not shutil.which('systemd-analyze'):
+        pytest.skip('no systemd-analyze here')
+    done = subprocess.run(['systemd-analyze', 'verify', installed.home + '/service/qpy.service'], capture_output=True,
+                          text=True)
+    if 'Failed to initialize' in done.stderr:
+        pytest.skip('systemd-analyze does not work here')
+    assert 'qpy.service' not in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which('runsv'), reason='no runit here')
+def test_under_runit(place):
+    """runsv starts the chain and its log; TERM to runsv ends both, and the log was written."""
+    place.run('--offline', '--me', 'vm')
+    service = place.home + '/service/qpy'
+    supervisor = subprocess.Popen(['runsv', service], cwd='/', env={'PATH': '/usr/bin:/bin'}, **place.user)
+    try:
+        wait_for(lambda: os.path.exists(service + '/log/main/current'))
+        wait_for(lambda: 'status: local 0/' in place.read('service/qpy/log/main/current'))
+        subprocess.run(['sv', '-w', '30', 'hup', service], check=True, capture_output=True, **place.user)
+    finally:
+        supervisor.terminate()
+        assert supervisor.wait(60) == 0
+    assert 'status: exiting' in place.read('service/qpy/log/main/current')
+
+
+def wait_for(condition, patience=20.0):
+    """Look until it holds: runit tells nobody."""
+    give_up = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
