@@ -1,13 +1,14 @@
 """The programs of the chain: started one by one, ended together."""
 from qpy import unix, unix_kernel
 from qpy.core import exits, services
-from qpy.lib import confine, program
+from qpy.lib import confine, execute, program
 from qpy.root import look
 
 LOG = services.Service(b'log', b'qpyl', (), {}, (b'qpy-log',), 0)   # its linger is longer than our GRACE
 NO_NETWORK = (b'qpyd', b'qpyq', b'qpys', b'qpyl')   # accounts whose programs live in an empty network namespace
 PATH = b'%s/bin:/usr/local/bin:/usr/bin:/bin'
 HIGH = 500                  # descriptors are gathered above this number before they get their places
+LOGGER = b'logger'          # what qpy-start was told to run behind the log
 GRACE = 10.0                # seconds from the end of send to the end of what has not ended by itself
 LAST_WORDS = 5.0            # seconds more for the log; somebody may hold a pipe to it who does not answer to us
 
@@ -23,6 +24,35 @@ class Chain:
         self.life_read, self.life = unix.pipe2(unix.O_CLOEXEC)
         self.ending, self.listening, self.code = False, False, exits.TEMP
         self.network = None
+
+    def start_logger(self, words):
+        """Let descriptor 1 be a pipe to this program, if there is one: the log and we write to it."""
+        if not words:
+            return
+        read, write = unix.pipe2(unix.O_CLOEXEC)
+        pid = unix.fork()
+        if pid == 0:
+            unix._exit(program.guarded(lambda: self.become_logger(words, read)))
+        self.running[pid] = LOGGER
+        unix.dup2(write, 1)
+        unix.close(write)
+        unix.close(read)
+
+    def become_logger(self, words, read):
+        """In the child: the log on descriptor 0, and the account qpyl."""
+        unix.dup2(read, 0)
+        close_above(2)
+        unix.setsid()
+        reset_signals()
+        if self.house.rootless:
+            unix_kernel.no_new_privs()
+        else:
+            confine.drop(*self.house.of(b'qpyl'))
+        environment = {b'PATH': PATH % self.house.home}
+        problem = execute.along_path(words, environment)
+        if isinstance(problem, FileNotFoundError):          # splogger, as qmail's run scripts call it
+            execute.along_path([b'qpy-' + words[0], *words[1:]], environment)
+        look.refuse(True, b'unable to run %s: %s' % (words[0], program.reason(problem)))
 
     def start(self, table, handed, delivery):
         """Start all; if that fails it is said in the log, which runs by then, and watch() ends what was started."""
@@ -105,6 +135,7 @@ class Chain:
         """Let the log write what it has; it ends with the last pipe, or soon after the life pipe."""
         if not self.listening:
             self.listening = True
+            unix.close(1)                            # who reads it has its end now
             unix.close(2)
             self.loop.after(LAST_WORDS, self.loop.stop)
 
@@ -141,7 +172,7 @@ class Chain:
             self.ended(name, status)
         if not self.running:
             self.loop.stop()
-        elif set(self.running.values()) == {LOG.name}:
+        elif set(self.running.values()) <= {LOG.name, LOGGER}:
             self.last_words()
 
     def ended(self, name, status):

@@ -1,7 +1,7 @@
 """qpy-start, as root and then qpys: starts the chain of control/services and ends with it.
 
-    arguments     [DEFAULTDELIVERY]; without it control/defaultdelivery, else ./Maildir/
-    descriptors   1 the log
+    arguments     [DEFAULTDELIVERY [LOGGER ...]]; without it control/defaultdelivery, else ./Maildir/
+    descriptors   1 the log; or LOGGER reads it, which inherits 1 and 2, as qpyl
     signals       TERM and INT end the chain when send has finished what is under way; HUP and ALRM go to send
     exit          0 after TERM or INT; 111 when anything is wrong or a program of the chain has ended
 
@@ -17,7 +17,6 @@ from qpy.root import bind, chain, look
 def main(home, args):
     """The story: look, bind, start, step down, watch."""
     unix.umask(0o077)
-    look.refuse(len(args) > 1, b'usage: qpy-start [DEFAULTDELIVERY]')
     house = look.house_at(home)
     look.check_layout(house)
     look.check_code(house)
@@ -32,6 +31,7 @@ def main(home, args):
     handed = bind.everything(house, table)
     unix.chdir(b'/')
     programs = chain.Chain(house, loop.Loop())
+    programs.start_logger(args[1:])
     programs.start(table, handed, delivery)
     step_down(house)
     for what in confine.confine(home, b'start'):

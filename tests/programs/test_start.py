@@ -292,10 +292,10 @@ def test_the_reason_of_a_failed_start_is_there_before_it_returns(house):
     assert 'unable to run %s/bin/qpy-users: No such file or directory' % house.home in said
 
 
-def test_too_many_words(house):
-    """A wrong call is answered with the usage."""
+def test_a_word_that_is_no_delivery(house):
+    """A first argument that could be taken for an address is refused, before a logger runs."""
     out, _ = house.start('a', 'b').communicate()
-    assert 'usage: qpy-start' in out and house.process.returncode == 111
+    assert 'unable to deliver by "a": write ./Maildir/' in out and house.process.returncode == 111
 
 
 def free_port():
