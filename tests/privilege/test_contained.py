@@ -29,12 +29,15 @@ def outcome(running, name, recipe):
     """The log's line on a delivery to ann-NAME."""
     if recipe is not None:
         running.recipe('ann', '.qmail-' + name, recipe)
+    def started():
+        return [line.split()[2][:-1] for line in running.lines if line.startswith('starting delivery')
+                and line.endswith(' ann-%s@here.test' % name)]
+    before = len(started())
     running.smtp('ann-%s@here.test' % name, text='for ' + name)
 
     def ended():
-        numbers = [line.split()[2][:-1] for line in running.lines if line.startswith('starting delivery')
-                   and line.endswith(' ann-%s@here.test' % name)]
-        return next((line for line in running.lines if numbers and line.startswith('delivery %s: ' % numbers[-1])), None)
+        number = started()[before:][:1]
+        return next((line for line in running.lines if number and line.startswith('delivery %s: ' % number[0])), None)
     return running.await_that(ended, 'end of ' + name, 60).partition(': ')[2]
 
 
