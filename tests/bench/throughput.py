@@ -123,9 +123,12 @@ def said(figures):
 
 
 def per_message(before, after, options):
-    """{program: [microseconds as user, as system, wake-ups] per message}."""
-    return {program: [(after[program][i] - before.get(program, [0, 0, 0])[i]) * scale / options.messages
-                      for i, scale in enumerate((1e6, 1e6, 1))] for program in after}
+    """{program: [microseconds as user, as system, wake-ups] per message}.
+
+    What a process used until it ended is its master's from then on, and is taken off under its own name."""
+    nothing = [0, 0, 0]
+    return {program: [(after.get(program, nothing)[i] - before.get(program, nothing)[i]) * scale / options.messages
+                      for i, scale in enumerate((1e6, 1e6, 1))] for program in {**before, **after}}
 
 
 def count_calls(name, options, ours):
