@@ -48,6 +48,7 @@ def client(verify=False, cas=None, data=b'', partial=False):
     be roots.  OSError if they cannot be read."""
     context = _ssl._SSLContext(CLIENT)
     context.minimum_version = TLS_1_2
+    context.options &= ~_ssl.OP_IGNORE_UNEXPECTED_EOF          # that a connection was cut is to be seen
     context.options |= _ssl.OP_NO_RENEGOTIATION | _ssl.OP_NO_COMPRESSION
     context._host_flags = _ssl.HOSTFLAG_NEVER_CHECK_SUBJECT | _ssl.HOSTFLAG_NO_PARTIAL_WILDCARDS
     if not verify:
@@ -78,11 +79,12 @@ class Stream:
     """One connection's TLS.  name: of the other side, asked for by SNI and, where verified, found in its
     certificate."""
 
-    __slots__ = ('incoming', 'outgoing', 'tls', 'ended')
+    __slots__ = ('incoming', 'outgoing', 'tls', 'ended', 'cut')
 
     def __init__(self, context, name=None, server=False):
         self.incoming, self.outgoing = _ssl.MemoryBIO(), _ssl.MemoryBIO()
-        self.ended = False          # the other side has said that it sends no more
+        self.ended = False          # nothing more comes
+        self.cut = False            # ... and the other side did not say that this is the end
         self.tls = context._wrap_bio(self.incoming, self.outgoing, server_side=server,
                                      server_hostname=None if name is None else name.decode('ascii'))
 
@@ -110,8 +112,10 @@ class Stream:
             data = self.tls.read(limit)
         except _ssl.SSLWantReadError:
             return b''
-        except (_ssl.SSLZeroReturnError, _ssl.SSLEOFError):
+        except _ssl.SSLZeroReturnError:
             data = b''
+        except _ssl.SSLEOFError:
+            data, self.cut = b'', True
         except _ssl.SSLError as problem:
             raise TlsError(problem) from None
         self.ended = not data

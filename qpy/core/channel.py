@@ -27,7 +27,10 @@ BOUNCE_JOB = {b'B': (3, False)}                                          # ID, i
 BOUNCE_REPORT = {b'K': (3, False), b'Z': (2, False)}                # ID, new ID or empty, pid | ID, reason
 USERS_ASK = {b'W': (2, False), b'Q': (2, False)}                         # n, local part | n, address
 USERS_ANSWER = {b'w': (9, False), b'q': (3, False)}  # n, verdict, user, uid, gid, home, dash, ext, reason
-RESOLVE_ASK = {b'M': (2, False), b'A': (2, False), b'T': (2, False)}      # n, name
+RESOLVE_ASK = {b'M': (2, False), b'A': (2, False), b'T': (2, False),
+               b'X': (2, False)}                                              # n, name
+MTASTS_ASK = {b'S': (2, False)}                                          # n, domain
+MTASTS_ANSWER = {b's': (4, False)}                                       # n, mode, patterns, reason
 RESOLVE_ANSWER = {b'a': (5, False)}                                      # n, status, authenticated, reason, answers
 
 

@@ -112,7 +112,7 @@ TABLE = (
     (b'timeoutremote', NUMBER, 1200, b'qpy-remote', b'seconds to wait for a remote server at each step'),
     (b'timeoutsession', NUMBER, 14400, b'qpy-smtpd', b'seconds that one SMTP session may last'),
     (b'timeoutsmtpd', NUMBER, 1200, b'qpy-smtpd', b'seconds to wait for an SMTP client at each step'),
-    (b'tlscas', TEXT, None, b'qpy-rspawn qpy-remote',
+    (b'tlscas', TEXT, None, b'qpy-rspawn qpy-remote qpy-mtasts',
      b'certificates of the authorities that sign servers\' certificates, in PEM, instead of the system\'s'),
     (b'tlsdestinations', MAP, None, b'qpy-rspawn qpy-remote',
      b'TLS by destination, domain:none, may, encrypt, dane or verify, and for verify perhaps a name'),
@@ -131,7 +131,7 @@ EDITS = (
     (b'qpy-remote qpy-rspawn qpy-local', b'at the next delivery'),
     (b'qpy-inject qpy-qmqpc', b'at the next message'),
     (b'qpy-send', b'at HUP'),
-    (b'qpy-start qpy-lspawn qpy-seed', b'when they are started again'),
+    (b'qpy-start qpy-lspawn qpy-seed qpy-mtasts', b'when they are started again'),
     (b'qpy-install qpy-newmrh qpy-newvrt', b'when they are run'),
 )
 

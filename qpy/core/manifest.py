@@ -18,6 +18,8 @@ TABLE = b"""\
    users           qpyp     host   control=rl,users=rl,etc=r,name=r  none       no       any       any       2000
    resolve-master  qpyr     host   control=rl,etc=r,resolv=r,site=r  workers    no       tcp,udp   any       2000
    resolve         qpyr     host   control=rl,etc=r,resolv=r,site=r  none       no       tcp,udp   any       2000
+   mtasts-master   qpyr     host   control=rl,etc=r,cas=rl           workers    no       unix,tcp  any       2000
+   mtasts          qpyr     host   control=rl,etc=r,cas=rl           none       no       unix,tcp  mail      2000
    lspawn          qpyu     host   control=rl                        none       no       unix      run       2000
    seed            qpyu     mail   any                               programs   yes      any       any       -
    rspawn          qpyr     host   control=rl,etc=r,proc=r,cas=rl    workers    yes      unix,tcp  any       2000
@@ -31,7 +33,7 @@ TABLE = b"""\
 #             (other programs: nothing else is taken from these, because what they start would inherit it)
 # signals     whether it may send any
 # sockets     what it may make: unix, tcp, udp, any
-# connects    to names in DIR/run, to ports of mail, to any
+# connects    to names in DIR/run, to ports of mail (mtasts: of HTTPS), to any
 # memory      address space in megabytes
 # smtpd-master's line is also that of qmtpd's and qmqpd's masters, and of those of their children that run a filter;
 # qmtpd's also qmqpd's.  The seed's line is here to be read: users' programs come from it; their user keeps them.

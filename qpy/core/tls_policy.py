@@ -15,7 +15,7 @@ The key is the relay's name where control/smtproutes names one, else the domain 
 is `may`, for a relay that is logged in to `verify`; but for servers that have TLSA records they count as with `dane`;
 and who spoke TLS within the last day is not spoken to without (`Memory`).
 """
-from qpy.core import smtproutes, text
+from qpy.core import mta_sts, smtproutes, text
 
 NONE, MAY, ENCRYPT, VERIFY, DANE = b'none', b'may', b'encrypt', b'verify', b'dane'
 LEVELS = (NONE, MAY, ENCRYPT, VERIFY, DANE)
@@ -24,6 +24,7 @@ REQUIRED = b'the sender requires it (REQUIRETLS)'
 LOGIN = b'there is a password to protect'
 IMPLICIT = b'control/smtproutes says smtps'
 RECORDS = b'its TLSA records ask for it'
+STS = b'its MTA-STS policy asks for it'
 ENTRY = b'control/tlsdestinations asks for it'
 
 
@@ -112,6 +113,12 @@ def is_waived(head):
     lowered = b'\n' + text.lower(header) + b'\n'
     at = lowered.find(b'\ntls-required:')
     return at >= 0 and lowered[at + 14:lowered.find(b'\n', at + 14)].strip(b' \t\r') == b'no'
+
+
+def with_sts(policy, patterns, server):
+    """The policy for a server whose domain has an MTA-STS policy to be enforced; None if it must not be used (RFC 8461,
+    4.1, 4.2)."""
+    return Policy(VERIFY, b'', STS) if mta_sts.allows(patterns, server) else None
 
 
 class Memory:

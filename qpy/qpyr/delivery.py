@@ -9,7 +9,7 @@ Nothing is tried again after the message was sent to its end.
 from binascii import b2a_base64
 
 from qpy import unix, unix_tls
-from qpy.core import dane, ip, mx, remote_report, smtproutes, tls_policy
+from qpy.core import dane, ip, mta_sts, mx, remote_report, smtproutes, tls_policy
 from qpy.core.smtp_client import Session, Transaction, can_be_sent
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
 from qpy.qpyr import source as sources
@@ -28,7 +28,7 @@ class Delivery:
     """
 
     __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
-                 'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'todo', 'server', 'tried', 'sessions', 'connection', 'cap',
+                 'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'patterns', 'todo', 'server', 'tried', 'sessions', 'connection', 'cap',
                  'expired', 'in_trouble', 'last_report', 'definite')
 
     def __init__(self, worker, host, sender, recipients, flags, source, on_end):
@@ -40,7 +40,7 @@ class Delivery:
         self.todo = []                              # (preference, host, address), the next one last
         self.hops, self.hop = [], None
         self.usual = self.policy = None             # for all servers of the hop, and for the one spoken to
-        self.proved = False                         # DNS answers were validated
+        self.proved, self.patterns = False, None    # DNS answers were validated; MTA-STS, where it is enforced
         self.server = b''                           # the name of the one spoken to
         self.tried = []                             # (address, reason)
         self.sessions = 0
@@ -92,7 +92,7 @@ class Delivery:
             return self._no_more(remote_report.bad_entry(b'tlsdestinations', hop.host, str(problem).encode()))
         if hop.login and hop.account not in self.settings.logins:
             return self._no_more(remote_report.bad_entry(b'smtplogins', hop.account, b'there is none'))
-        self.proved = False
+        self.proved, self.patterns = False, None
         if hop.path:
             return self._plan([(0, hop.host, hop.path)])
         address = ip.literal(hop.host) or (hop.host if hop.relay and ip.pack(hop.host) else None)
@@ -115,12 +115,13 @@ class Delivery:
         """The answer of qpy-resolve."""
         if self.on_end is None:
             return None
-        if status == b'ok' and self.required and not authenticated and not self.hop.relay:
-            return self._no_more(remote_report.UNSIGNED)
         self.proved = authenticated
         if status == b'ok':
             try:
-                return self._plan(mx.parse_answers(lines))
+                answers = mx.parse_answers(lines)
+                if self.usual.ask and not self.hop.relay and self.worker.policies.there():
+                    return self.worker.policies.ask(b'S', self.host, lambda *answer: self._found_sts(answers, *answer))
+                return self._named(answers)
             except ValueError as problem:
                 status, reason = b'temp', str(problem).encode()
         if self.hop.relay:      # an administrator's word: to be mended, not to be bounced for
@@ -133,6 +134,21 @@ class Delivery:
         if status == b'nullmx':
             return self._all(b'D', remote_report.NULL_MX)
         return self._no_more(remote_report.no_lookup(self.host, reason))
+
+    def _found_sts(self, answers, mode, patterns, reason):
+        """The answer of qpy-mtasts."""
+        if self.on_end is None:
+            return None
+        if mode not in mta_sts.MODES:
+            return self._trouble(remote_report.no_lookup(self.host, b'MTA-STS: ' + reason))
+        self.patterns = patterns if mode == mta_sts.ENFORCE else None
+        return self._named(answers)
+
+    def _named(self, answers):
+        """RFC 8689, 4.2.1: for REQUIRETLS the names of servers must be proved."""
+        if self.required and not (self.proved or self.hop.relay or self.patterns):
+            return self._no_more(remote_report.UNSIGNED)
+        return self._plan(answers)
 
     def _plan(self, answers):
         may_be_us = self.hop.relay or self.settings.loopback    # who names a relay may name this host
@@ -203,6 +219,16 @@ class Delivery:
         if self.policy.level == tls_policy.DANE:
             self.tried.append((address, b'no TLSA records: DNS answers are not validated by a resolver on this host'))
             return False
+        return self._obey(server, address)
+
+    def _obey(self, server, address):
+        """The domain's MTA-STS policy, where there are no TLSA records (RFC 8461, section 2)."""
+        if self.patterns is not None:
+            self.policy = tls_policy.with_sts(self.policy, self.patterns, server)
+        if self.policy is None:
+            self.policy = self.usual
+            self.tried.append((address, b'MTA-STS: the policy of %s does not name %s' % (self.host, server)))
+            return False
         return self._try(server, address)
 
     def _found_records(self, server, address, status, authenticated, reason, lines):
@@ -221,7 +247,7 @@ class Delivery:
             self.tried.append((address, b'it has no TLSA records that can be used'))
         else:
             self.policy = policy
-            if self._try(server, address):
+            if (self._try if policy.records else self._obey)(server, address):
                 return None
         return self._next()
 

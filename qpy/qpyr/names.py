@@ -1,6 +1,6 @@
-"""Asking qpy-resolve: the client's end of DIR/run/resolve."""
+"""Asking qpy-resolve and qpy-mtasts: the client's ends of DIR/run/resolve and DIR/run/mtasts."""
 from qpy import unix
-from qpy.core import channel, text
+from qpy.core import channel, mta_sts, text
 from qpy.lib import packets
 
 PATIENCE = 90       # seconds for one answer; qpy-resolve itself gives up much sooner
@@ -10,6 +10,8 @@ STATUSES = (b'ok', b'nxdomain', b'nodata', b'nullmx', TEMP)
 
 class Names:
     """Questions on their way.  One connection, made when needed and made again when it is lost."""
+
+    PROGRAM, SOCKET, ANSWER = b'qpy-resolve', b'resolve', channel.RESOLVE_ANSWER
 
     __slots__ = ('loop', 'home', 'channel', 'waiting', 'last')
 
@@ -23,17 +25,22 @@ class Names:
         """callback(status, authenticated, reason, answers), later; letter M (MX, else addresses), A or T (TLSA)."""
         problem = self._connect()
         if problem:
-            return self.loop.call_soon(lambda: callback(TEMP, False, problem, b''))
+            return self.loop.call_soon(lambda: callback(*self.trouble(problem)))
         self.last += 1
         number = b'%d' % self.last
-        silence = TEMP, False, b'qpy-resolve is silent', b''
+        silence = self.trouble(self.PROGRAM + b' is silent')
         self.waiting[number] = callback, self.loop.after(PATIENCE, lambda: self._answer(number, *silence))
         self.channel.send(letter, number, name)
         return None
 
+    @staticmethod
+    def trouble(reason):
+        """The answer where there is none."""
+        return TEMP, False, reason, b''
+
     def attach(self, sock):
         """Use this connected socket."""
-        self.channel = packets.Channel(self.loop, sock, channel.RESOLVE_ANSWER, self._records, self._closed)
+        self.channel = packets.Channel(self.loop, sock, self.ANSWER, self._records, self._closed)
 
     def _connect(self):
         """b'' when connected, else why not."""
@@ -41,11 +48,11 @@ class Names:
             return b''
         try:
             uid = packets.owner_of(self.home, b'qpyr')
-            self.attach(packets.connect(self.home, b'resolve', uid))
+            self.attach(packets.connect(self.home, self.SOCKET, uid))
         except OSError as problem:
-            return b'qpy-resolve cannot be asked (%s)' % (problem.strerror or 'error').lower().encode()
+            return b'%s cannot be asked (%s)' % (self.PROGRAM, (problem.strerror or 'error').lower().encode())
         except KeyError:
-            return b'qpy-resolve cannot be asked (there is no account qpyr)'
+            return self.PROGRAM + b' cannot be asked (there is no account qpyr)'
         return b''
 
     def _records(self, records):
@@ -62,4 +69,26 @@ class Names:
     def _closed(self, _):
         self.channel = None
         for number in list(self.waiting):
-            self._answer(number, TEMP, False, b'qpy-resolve went away', b'')
+            self._answer(number, *self.trouble(self.PROGRAM + b' went away'))
+
+
+class Policies(Names):
+    """The same for qpy-mtasts, if it runs: ask(b'S', domain, callback), callback(mode or TEMP, patterns, reason)."""
+
+    PROGRAM, SOCKET, ANSWER = b'qpy-mtasts', b'mtasts', channel.MTASTS_ANSWER
+
+    __slots__ = ()
+
+    def there(self):
+        """Whether the administrator runs it."""
+        return unix.access(self.home + b'/run/mtasts', unix.R_OK)
+
+    @staticmethod
+    def trouble(reason):
+        """The mail waits: it was wanted that policies are obeyed."""
+        return TEMP, (), reason
+
+    def _records(self, records):
+        for _, (number, mode, patterns, reason), _ in records:
+            mode = mode if mode in mta_sts.MODES else TEMP
+            self._answer(number, mode, patterns.split(b'\n'), text.printable(reason))

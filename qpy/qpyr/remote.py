@@ -13,7 +13,7 @@ from qpy.lib.loop import Loop
 from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Pool
 from qpy.qpyr.delivery import Delivery
-from qpy.qpyr.names import Names
+from qpy.qpyr.names import Names, Policies
 
 CAP = 3600              # seconds for a whole delivery, above timeoutconnect and timeoutremote: for tarpits
 OWN_FOR = 60            # seconds our own addresses are believed
@@ -90,12 +90,12 @@ class Remote:
     """What all deliveries of one process share.  get_settings() -> Settings, looked at for each delivery."""
 
     __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'memory', 'own',
-                 'own_until', 'authorities')
+                 'own_until', 'authorities', 'policies')
 
     def __init__(self, loop, home, get_settings):
         self.loop, self.get_settings = loop, get_settings
         self.settings = None
-        self.names, self.pool = Names(loop, home), Pool(loop)
+        self.names, self.policies, self.pool = Names(loop, home), Policies(loop, home), Pool(loop)
         self.dead = tcpto.Table(unix.getpid())
         self.clumsy, self.without_tls, self.memory = {}, {}, tls_policy.Memory()
         self.own, self.own_until = frozenset(), 0

@@ -1,9 +1,9 @@
 """qpy-resolve, as qpyr: answers from DNS for qpy-remote and qpy-smtpd.
 
-DIR/run/resolve: records M (mail exchangers, else addresses), A (addresses) and T (TLSA); back a record a,
-whose status is
+DIR/run/resolve: records M (mail exchangers, else addresses), A (addresses), T (TLSA) and X (TXT); back a record
+a, whose status is
 
-    ok         there are answers: lines PREFERENCE HOST ADDRESS, of TLSA lines USAGE SELECTOR TYPE HEX
+    ok         there are answers: lines PREFERENCE HOST ADDRESS, of TLSA USAGE SELECTOR TYPE HEX, of TXT HEX
     nxdomain   the name does not exist
     nodata     it exists and has nothing of the kind
     nullmx     it says that it accepts no mail (RFC 7505)
@@ -26,6 +26,7 @@ HOPS = 8                # CNAMEs followed from answer to answer
 TARGETS = 20            # mail exchangers looked up for one domain, the best ones
 ADDRESSES = 60          # given in one answer
 TLSA_MOST = 50          # records given in one answer
+TXT_MOST, TXT_SIZE = 50, 1000       # records, and bytes of each
 CACHED = 20000          # results kept
 KEPT = 86400            # seconds a result is kept at most, whatever its TTL says
 KEPT_MISSING = 3600     # ... when it says that there is nothing
@@ -104,7 +105,7 @@ def host_of(name):
 
 
 class Result:
-    """What is known about (kind, host).  values: addresses as text, (preference, host or None) for MX, lines for TLSA."""
+    """What is known about (kind, host).  values: addresses as text, (preference, host or None) for MX, else lines."""
 
     __slots__ = ('status', 'values', 'authenticated', 'ttl', 'reason')
 
@@ -178,6 +179,8 @@ def values_of(kind, rrset):
     if kind == 'TLSA':
         return tuple(b'%d %d %d %s' % (record.usage, record.selector, record.mtype, record.cert.hex().encode())
                      for record in rrset)[:TLSA_MOST]
+    if kind == 'TXT':
+        return tuple(b''.join(record.strings)[:TXT_SIZE].hex().encode() for record in rrset)[:TXT_MOST]
     addresses = (record.address.encode('ascii') for record in rrset)
     return tuple(address for address in addresses if ip.pack(address) is not None)
 
@@ -373,6 +376,8 @@ class Server:
         host = host_name(name)
         if host is None:
             return done(Result(NXDOMAIN, reason=b'that is no host name'))
+        if letter == b'X':
+            return self.resolver.lookup('TXT', host, done)
         if letter == b'T':
             return self.resolver.lookup('TLSA', host, done)
         if letter == b'M':

@@ -1,0 +1,76 @@
+"""MTA-STS (RFC 8461): the record in DNS, the policy behind it, and the HTTP answer that brings it."""
+from qpy.core import text
+
+ENFORCE, TESTING, NONE = b'enforce', b'testing', b'none'
+MODES = (ENFORCE, TESTING, NONE)
+BODY_LIMIT = 65536          # bytes of a policy (RFC 8461, 3.3)
+HEAD_LIMIT = 16384          # bytes of what stands before it
+PATTERNS = 100              # mx lines of a policy
+AGE_MOST = 31557600         # seconds: a year (RFC 8461, 3.2)
+PATH = b'/.well-known/mta-sts.txt'
+BLANKS = b' \t'
+
+
+class Policy:
+    """mode of MODES, patterns [host or *.domain, lower case], age in seconds."""
+
+    __slots__ = ('mode', 'patterns', 'age')
+
+    def __init__(self, mode, patterns, age):
+        self.mode, self.patterns, self.age = mode, patterns, age
+
+
+def parse_record(records):
+    """The id of the policy from TXT records (each its strings joined), or None: RFC 8461, 3.1."""
+    ours = [record for record in records if record.startswith(b'v=STSv1;') or record == b'v=STSv1']
+    if len(ours) != 1:
+        return None
+    fields = [field.strip(BLANKS).partition(b'=') for field in ours[0].split(b';')[1:]]
+    found = [value.strip(BLANKS) for name, _, value in fields if name.strip(BLANKS) == b'id']
+    return found[0] if len(found) == 1 and 1 <= len(found[0]) <= 32 and found[0].isalnum() else None
+
+
+def parse_policy(body):
+    """The Policy of a policy's text; ValueError: RFC 8461, 3.2."""
+    fields = [line.rstrip(b'\r').partition(b':') for line in body.split(b'\n')]
+    fields = [(name.strip(BLANKS), value.strip(BLANKS)) for name, colon, value in fields if colon]
+    first = {}
+    for name, value in fields:
+        first.setdefault(name, value)
+    age = text.parse_uint(first.get(b'max_age', b''), 10 ** 10)
+    patterns = [text.lower(value) for name, value in fields if name == b'mx']
+    if first.get(b'version') != b'STSv1' or first.get(b'mode') not in MODES or age is None:
+        raise ValueError('no version, mode or max_age')
+    if len(patterns) > PATTERNS or not patterns and first[b'mode'] != NONE:
+        raise ValueError('no mx, or too many')
+    return Policy(first[b'mode'], patterns, min(age, AGE_MOST))
+
+
+def allows(patterns, host):
+    """Whether a mail exchanger of this name is one of the policy's (RFC 8461, 4.1: * is one label)."""
+    host = text.lower(host)
+    return any(host == pattern or pattern.startswith(b'*.') and host.partition(b'.')[2] == pattern[2:]
+               for pattern in patterns)
+
+
+def request(domain):
+    """What is asked of mta-sts.DOMAIN: by HTTP/1.0, so that the answer comes whole and then ends."""
+    return b'GET %s HTTP/1.0\r\nHost: mta-sts.%s\r\nUser-Agent: qpy\r\nAccept: text/plain\r\n\r\n' % (PATH, domain)
+
+
+def parse_response(data, cut=False):
+    """The body of an HTTP answer that has ended; ValueError.  No redirection is followed (RFC 8461, 3.3).
+
+    cut: nobody said that this is the end, so that it must say itself how long it is."""
+    head, blank, body = data.partition(b'\r\n\r\n')
+    status, *lines = head.split(b'\r\n')
+    words = status.split(b' ')
+    if not blank or not words[0].startswith(b'HTTP/1.') or words[1:2] != [b'200']:
+        raise ValueError('it answered ' + (b' '.join(words[1:])[:60].decode('ascii', 'replace') or 'no HTTP'))
+    headers = {text.lower(name): value.strip(BLANKS) for name, _, value in (line.partition(b':') for line in lines)}
+    if text.lower(headers.get(b'content-type', b'').partition(b';')[0].strip(BLANKS)) != b'text/plain':
+        raise ValueError('it is no text/plain')
+    size = text.parse_uint(headers[b'content-length'], 10 ** 9) if b'content-length' in headers else len(body)
+    if b'transfer-encoding' in headers or cut and b'content-length' not in headers or size is None or len(body) < size or size > BODY_LIMIT:
+        raise ValueError('its length is wrong')
+    return body[:size]

@@ -1,0 +1,249 @@
+"""qpy-mtasts, as qpyr: what policy for mail a domain publishes by HTTPS (MTA-STS, RFC 8461).
+
+DIR/run/mtasts: records S (a domain); back a record s: mode, patterns of exchangers, reason.  The mode is `none` where
+there is no policy, or none that could be had: RFC 8461, 3.3 and 5.1, leave mail as it is then.  qpy-resolve is asked
+for the domain's TXT record and the web server's addresses.
+
+One worker answers; a master replaces it when it dies.
+"""
+from qpy import unix, unix_kernel, unix_tls
+from qpy.core import channel, exits, mta_sts, text
+from qpy.lib import confine, controls, inherit, master, packets, program
+from qpy.lib.loop import Loop
+from qpy.qpyr.names import Names
+
+PORT = 443
+PATIENCE = 60           # seconds for one policy (RFC 8461, 3.3)
+ADDRESSES = 3           # of a web server, tried in turn
+KEPT = 20000            # policies
+AGAIN = 300             # seconds before a domain whose policy could not be had is asked again (RFC 8461, 3.3)
+CHECKED = 600           # seconds between two looks whether a policy has changed
+AT_A_TIME = 100         # policies on their way
+IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)
+
+
+class Known:
+    """What is known of a domain.  policy: or None; identity: of it; until: it is good for; checked: when to look again."""
+
+    __slots__ = ('policy', 'identity', 'until', 'checked', 'reason')
+
+    def __init__(self, policy, identity, until, checked, reason):
+        self.policy, self.identity, self.until, self.checked, self.reason = policy, identity, until, checked, reason
+
+
+class Policies:
+    """All of them.  names: qpyr.names; context: for TLS; port: another one is for tests."""
+
+    __slots__ = ('loop', 'names', 'context', 'known', 'running', 'port')
+
+    def __init__(self, loop, names, context, port=PORT):
+        self.loop, self.names, self.context, self.port = loop, names, context, port
+        self.known, self.running = {}, {}
+
+    def ask(self, domain, done):
+        """done(mode, patterns, reason), at once if that is known."""
+        known, now = self.known.get(domain), unix.monotonic()
+        if known is not None and now < known.checked:
+            return self._tell(known, done)
+        if domain in self.running:
+            return self.running[domain].append(done)
+        if len(self.running) >= AT_A_TIME:
+            return self._tell(known, done) if known else done(mta_sts.NONE, (), b'too many questions at a time')
+        self.running[domain] = [done]
+        return self.names.ask(b'X', b'_mta-sts.' + domain,
+                              lambda status, _, reason, lines: self._record(domain, status, reason, lines))
+
+    @staticmethod
+    def _tell(known, done):
+        if known.policy is None or unix.monotonic() >= known.until:
+            return done(mta_sts.NONE, (), known.reason)
+        return done(known.policy.mode, known.policy.patterns, known.reason)
+
+    def _record(self, domain, status, reason, lines):
+        """The TXT record: unchanged, new, or none."""
+        known = self.known.get(domain)
+        if status != b'ok':
+            return self._failed(domain, b'no record in DNS' if status != b'temp' else reason)
+        try:
+            identity = mta_sts.parse_record([bytes.fromhex(line.decode('ascii')) for line in lines.split(b'\n')])
+        except ValueError:
+            identity = None
+        if identity is None:
+            return self._failed(domain, b'no record in DNS')
+        if known is not None and known.policy is not None and known.identity == identity:
+            known.checked = unix.monotonic() + CHECKED
+            if unix.monotonic() < known.until - known.policy.age / 2:
+                return self._known(domain, known)
+        Fetch(self, domain, lambda policy, why: self._fetched(domain, identity, policy, why)).start()
+        return None
+
+    def _fetched(self, domain, identity, policy, why):
+        if policy is None:
+            program.warn(b'the MTA-STS policy of %s cannot be had: %s' % (text.printable(domain), why))
+            return self._failed(domain, why)
+        now = unix.monotonic()
+        return self._known(domain, Known(policy, identity, now + policy.age, now + CHECKED, b''))
+
+    def _failed(self, domain, why):
+        """No (new) policy: the old one stays while it is good (RFC 8461, 5.1)."""
+        known = self.known.get(domain) or Known(None, b'', 0, 0, why)
+        known.checked = unix.monotonic() + AGAIN
+        return self._known(domain, known)
+
+    def _known(self, domain, known):
+        self.known.pop(domain, None)
+        if len(self.known) >= KEPT:
+            del self.known[next(iter(self.known))]
+        self.known[domain] = known
+        for done in self.running.pop(domain):
+            self._tell(known, done)
+
+
+class Fetch:
+    """One policy on its way.  done(Policy or None, why not)."""
+
+    __slots__ = ('policies', 'domain', 'host', 'done', 'addresses', 'timer', 'sock', 'stream', 'shaking', 'data', 'why')
+
+    def __init__(self, policies, domain, done):
+        self.policies, self.domain, self.host, self.done = policies, domain, b'mta-sts.' + domain, done
+        self.addresses, self.data, self.why = [], b'', b'its web server has no address'
+        self.sock = self.stream = None
+        self.timer = policies.loop.after(PATIENCE, lambda: self._end(None, b'it took too long'))
+
+    def start(self):
+        """Ask for addresses."""
+        self.policies.names.ask(b'A', self.host, self._found)
+
+    def _found(self, status, _, reason, lines):
+        if self.done is None:
+            return None
+        if status == b'temp':
+            self.why = reason
+        self.addresses = [line.split(b' ')[2] for line in lines.split(b'\n') if line.count(b' ') == 2][:ADDRESSES][::-1]
+        return self._next()
+
+    def _next(self):
+        """The next address."""
+        self._close()
+        if not self.addresses:
+            return self._end(None, self.why)
+        address = self.addresses.pop()
+        family = unix.AF_INET6 if b':' in address else unix.AF_INET
+        try:
+            self.sock = unix.socket(family, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0)
+            self.sock.setblocking(False)
+            self.sock.connect((address.decode('ascii'), self.policies.port))
+        except BlockingIOError:
+            pass
+        except OSError as problem:
+            return self._failed(problem)
+        self.stream, self.shaking, self.data = unix_tls.Stream(self.policies.context, self.host), True, b''
+        self.policies.loop.watch(self.sock.fileno(), None, self._connected)
+        return None
+
+    def _failed(self, problem):
+        words = problem.words if isinstance(problem, unix_tls.TlsError) else program.reason(problem)
+        self.why = b'its web server: ' + words
+        return self._next()
+
+    def _connected(self):
+        errno = self.sock.getsockopt(unix.SOL_SOCKET, unix.SO_ERROR)
+        if errno:
+            return self._failed(OSError(errno, unix.strerror(errno)))
+        self.policies.loop.watch(self.sock.fileno(), self._readable)
+        return self._go_on(lambda: None)
+
+    def _readable(self):
+        def take():
+            data = self.sock.recv(65536)
+            self.stream.feed(data)
+        self._go_on(take)
+
+    def _go_on(self, take):
+        """A step of TLS and HTTP; what is sent is short and fits."""
+        try:
+            take()
+            if self.shaking and self.stream.handshake():
+                self.shaking = False
+                self.stream.write(mta_sts.request(self.domain))
+            words = self.stream.take()
+            if words:
+                self.sock.send(words)
+            while not self.shaking and (piece := self.stream.read()):
+                self.data += piece
+        except BlockingIOError:
+            return None
+        except OSError as problem:
+            return self._failed(problem)
+        if len(self.data) > mta_sts.HEAD_LIMIT + mta_sts.BODY_LIMIT:
+            return self._end(None, b'it is too long')
+        return self._ended() if self.stream.ended else None
+
+    def _ended(self):
+        """The whole answer is there."""
+        try:
+            self._end(mta_sts.parse_policy(mta_sts.parse_response(self.data, self.stream.cut)), b'')
+        except ValueError as problem:
+            self._end(None, text.printable(str(problem).encode()))
+
+    def _end(self, policy, why):
+        self._close()
+        self.timer.cancel()
+        done, self.done = self.done, None
+        if done is not None:
+            done(policy, why)
+
+    def _close(self):
+        if self.sock is not None:
+            self.policies.loop.forget(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+
+
+class Client:
+    """One that asks."""
+
+    __slots__ = ('policies', 'channel')
+
+    def __init__(self, policies, sock):
+        self.policies = policies
+        self.channel = packets.Channel(policies.loop, sock, channel.MTASTS_ASK, self._records, lambda reason: None)
+
+    def _records(self, records):
+        for _, (number, domain), _ in records:
+            self.policies.ask(text.lower(domain), lambda *answer, n=number: self._answer(n, *answer))
+
+    def _answer(self, number, mode, patterns, reason):
+        self.channel.send(b's', number, mode, b'\n'.join(patterns), text.printable(reason))
+
+
+def main(home, args):
+    """qpy-mtasts"""
+    unix_kernel.set_dumpable(0)
+    unix.umask(0o077)
+    if args:
+        raise program.Fatal(exits.PERM, b'usage: qpy-mtasts')
+    found = inherit.listeners()
+    if b'mtasts' not in found:
+        raise program.Fatal(exits.TEMP, b'no socket called mtasts was handed over; qpy-start does that')
+    cas = home + b'/control/tlscas' if controls.text(home, b'tlscas') is not None else None
+    try:
+        context = unix_tls.client(True, cas)
+    except OSError as problem:
+        raise controls.Broken(b'tlscas', 0, b'', b'not certificates in PEM (%s)' % program.reason(problem)) from None
+    for number in IGNORED:
+        unix.signal(number, unix.SIG_IGN)
+    confine.confine(home, b'mtasts-master', (PORT,))
+    return master.run(found, lambda found: work(home, found, context))
+
+
+def work(home, found, context):
+    """The one that reads what web servers say."""
+    loop = Loop()
+    inherit.life(loop, found)
+    policies = Policies(loop, Names(loop, home), context)
+    for sock in inherit.sockets(found, b'mtasts'):
+        packets.serve(loop, sock, lambda sock, _: Client(policies, sock))
+    confine.confine(home, b'mtasts', (PORT,))
+    loop.run()
+    return exits.OK
