@@ -461,8 +461,8 @@ def link(path, target):
 
 
 def copy_pages(home):
-    """The manual, and the samples of control files: in DIR/doc, never live."""
-    for source, target in (('man', 'man'), ('control', 'doc/control')):
+    """The manual; and in DIR/doc, never live, the samples of control files and what others need to work with us."""
+    for source, target in (('man', 'man'), ('control', 'doc/control'), ('doc', 'doc')):
         directory = os.path.join(CODE, source)
         if not os.path.isdir(directory) or os.path.realpath(directory) == os.path.realpath(os.path.join(home, target)):
             continue

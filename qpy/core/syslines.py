@@ -9,6 +9,7 @@ the blank.
 
 PIECE = 799                 # bytes of one message's text
 ALERT, WARNING, INFO = 1, 4, 6
+OURS, LETTERS = b'qpy-', b'abcdefghijklmnopqrstuvwxyz0123456789-'
 LEVELS = ((b'warning:', WARNING), (b'alert:', ALERT))
 _SAFE = bytes(c if 32 <= c <= 126 else ord('?') for c in range(256))
 _MONTHS = (b'Jan', b'Feb', b'Mar', b'Apr', b'May', b'Jun', b'Jul', b'Aug', b'Sep', b'Oct', b'Nov', b'Dec')
@@ -52,6 +53,17 @@ class Lines:
         if complete:
             self.head = b''
         return found
+
+
+def tag_of(text, tag, before):
+    """Whose line a message is: that of a program of qpy that names itself, as `qpy-smtpd: `, else `tag`; a line that
+    goes on is whose its beginning was (before). So readers of qmail-send's lines see those alone."""
+    head, blank, rest = text.partition(b' ')
+    if not blank or b'+' in head:
+        return before
+    name, colon, _ = rest.partition(b': ')
+    named = colon and name.startswith(OURS) and not name[len(OURS):].translate(None, LETTERS)
+    return name if named and len(name) > len(OURS) else tag
 
 
 def packet(facility, level, tag, text, t):

@@ -33,16 +33,17 @@ def main(home, args):
 class Log:
     """The way to syslog, connected anew after it was restarted."""
 
-    __slots__ = ('tag', 'facility', 'sock', 'lost')
+    __slots__ = ('tag', 'facility', 'sock', 'lost', 'whose')
 
     def __init__(self, tag, facility):
-        self.tag, self.facility, self.sock, self.lost = tag, facility, None, 0
+        self.tag, self.facility, self.sock, self.lost, self.whose = tag, facility, None, 0, tag
 
     def send(self, messages):
         """Each [(level, text)]."""
         for level, words in messages:
             there, _ = unix.localtime(unix.time())
-            data = syslines.packet(self.facility, level, self.tag, words, there)
+            self.whose = syslines.tag_of(words, self.tag, self.whose)
+            data = syslines.packet(self.facility, level, self.whose, words, there)
             if not self.put(data) and not self.put(data):
                 self.lost += 1
 

@@ -47,6 +47,17 @@ def test_the_datagram():
     assert syslines.packet(2, 6, b'splogger', b'x', there) == b'<22>Nov  5 02:06:14 splogger: x'
 
 
+def test_syslog_tags():
+    """Who names itself as a program of qpy has its name as tag, on lines that go on too; qmail's lines have the one
+    that was asked for."""
+    tags, tag = [], b'qmail'
+    for message in (b'1.0 new msg 1', b'1.0 qpy-smtpd: accepted', b'1.0+ rest', b'1.0 warning: x', b'1.0 qpy-: x',
+                    b'1.0 qpy-x y: z', b'1.0+qpy-smtpd: x', b'1.0 resolve: x'):
+        tag = syslines.tag_of(message, b'qmail', tag)
+        tags.append(tag)
+    assert tags == [b'qmail', b'qpy-smtpd', b'qpy-smtpd', *[b'qmail'] * 5]
+
+
 def record(kind, line, user):
     return struct.pack('<hxxi32s4s32s', kind, 1, line, b'', user).ljust(384, b'\0')
 
