@@ -87,6 +87,7 @@ class Transaction:
 
     eight, utf8: the message needs 8BITMIME (sent anyway without), SMTPUTF8 (refused without).
     required: it needs REQUIRETLS (refused without).
+    notices: (parameters of MAIL, [parameters of RCPT]) for a server that knows DSN (RFC 3461), or None.
     size: bytes, 0 unknown.
     answers: per recipient (r, h or s, text) or None.  report: (K, Z or D, text), None while it lasts.
     trouble: the host as a whole failed before it could have the message, another address may be tried.
@@ -94,12 +95,14 @@ class Transaction:
     overflow: indices of recipients refused as too many after others were accepted (RFC 5321, 4.5.3.1.10).
     """
 
-    __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'required', 'answers', 'report', 'trouble',
+    __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'required', 'notices', 'answers', 'report', 'trouble',
                  'critical', 'overflow')
 
-    def __init__(self, sender, recipients, eight=False, utf8=False, size=0, required=False):
+    def __init__(self, sender, recipients, eight=False, utf8=False, size=0, required=False,
+                 notices=None):
         self.sender, self.recipients = sender, recipients
         self.eight, self.utf8, self.size, self.required = eight, utf8, size, required
+        self.notices = notices
         self.answers = [None] * len(recipients)
         self.report = None
         self.trouble = self.critical = False
@@ -457,7 +460,8 @@ class Session:
             self.steps.append((b'RSET', 0, b'RSET\r\n'))
         self.dirty = True
         self.steps.append((b'MAIL', 0, self._mail_command(transaction)))
-        self.steps.extend((b'RCPT', i, b'RCPT TO:<%s>\r\n' % address.quote(recipient))
+        wishes = transaction.notices[1] if self._takes_notices(transaction) else [b''] * len(transaction.recipients)
+        self.steps.extend((b'RCPT', i, b'RCPT TO:<%s>%s\r\n' % (address.quote(recipient), wishes[i]))
                           for i, recipient in enumerate(transaction.recipients))
         self.steps.append((b'DATA', 0, b'DATA\r\n'))
         return self._next()
@@ -504,6 +508,10 @@ class Session:
             return b'D', remote_report.no_requiretls(self.peer)
         return None
 
+    def _takes_notices(self, transaction):
+        """RFC 3461, 5.2.1: a server that knows DSN gets the sender's wishes as they are."""
+        return transaction.notices is not None and b'DSN' in self.extensions
+
     def _mail_command(self, transaction):
         options = b''
         if transaction.size and b'SIZE' in self.extensions:
@@ -514,6 +522,8 @@ class Session:
             options += b' SMTPUTF8'
         if transaction.required and b'REQUIRETLS' in self.extensions:
             options += b' REQUIRETLS'
+        if self._takes_notices(transaction):
+            options += transaction.notices[0]
         return b'MAIL FROM:<%s>%s\r\n' % (address.quote(transaction.sender), options)
 
 
@@ -544,6 +554,18 @@ def parse_extensions(reply):
         keyword, _, parameters = line[4:].strip(b' ').partition(b' ')
         found[text.lower(keyword).upper()] = parameters
     return found
+
+
+def notice_parameters(options, names):
+    """The parameters ` NAME=VALUE` for records [(letter, value)] of an envelope; names: {letter: (NAME, limit)}.
+
+    What could not stand in a command is left out."""
+    return b''.join(b' %s=%s' % (names[letter][0], value) for letter, value in options
+                    if letter in names and 0 < len(value) <= names[letter][1] and all(33 <= c <= 126 for c in value))
+
+
+OF_MAIL = {b'R': (b'RET', 4), b'E': (b'ENVID', 100)}            # RFC 3461, 4.3, 4.4
+OF_RCPT = {b'N': (b'NOTIFY', 28), b'O': (b'ORCPT', 500)}        # 4.1, 4.2
 
 
 def can_be_sent(mailbox):

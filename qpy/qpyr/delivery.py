@@ -10,7 +10,7 @@ from binascii import b2a_base64
 
 from qpy import unix, unix_tls
 from qpy.core import dane, ip, mta_sts, mx, remote_report, smtproutes, tls_policy
-from qpy.core.smtp_client import Session, Transaction, can_be_sent
+from qpy.core.smtp_client import OF_MAIL, OF_RCPT, Session, Transaction, can_be_sent, notice_parameters
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
 from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Connection
@@ -21,7 +21,7 @@ SCARCE = (unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM)
 
 
 class Delivery:
-    """A delivery in flight.  worker: qpyr.remote.Remote.  flags: letters 8, u, q.
+    """A delivery in flight.  worker: qpyr.remote.Remote.  flags: letters 8, u, q, d.
 
     on_end(delivery): `results` holds per recipient (answer or None, message report), both as core.smtp_client
     has them; `in_trouble` says that the destination as a whole failed.
@@ -351,8 +351,20 @@ class Delivery:
     def _carry(self):
         recipients = [self.recipients[index] for index in self.left]
         eight, utf8, size = self._needs()
-        transaction = Transaction(self.sender, recipients, eight, utf8, size, self.required)
+        transaction = Transaction(self.sender, recipients, eight, utf8, size, self.required, self._notices(recipients))
         self.connection.carry(transaction, self.source, lambda _: self._done(transaction))
+
+    def _notices(self, recipients):
+        """What the sender wants to be told (RFC 3461), from the envelope; see core.smtp_client.Transaction."""
+        if b'd' not in self.flags:
+            return None
+        try:
+            envelope = self.source.envelope()
+        except (OSError, ValueError):       # then the delivery itself matters more
+            return None
+        wishes = dict(zip(envelope.recipients, envelope.recipient_options))
+        return (notice_parameters(envelope.options, OF_MAIL),
+                [notice_parameters(wishes.get(recipient, ()), OF_RCPT) for recipient in recipients])
 
     def _needs(self):
         """(8BITMIME, SMTPUTF8, size) of this message; an unreadable one shows when it is sent."""

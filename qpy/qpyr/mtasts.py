@@ -42,6 +42,8 @@ class Policies:
 
     def ask(self, domain, done):
         """done(mode, patterns, reason), at once if that is known."""
+        if not domain.isascii():
+            return done(mta_sts.NONE, (), b'no name in ASCII')
         known, now = self.known.get(domain), unix.monotonic()
         if known is not None and now < known.checked:
             return self._tell(known, done)

@@ -1,7 +1,9 @@
 """The message of a delivery, read from its descriptor in pieces: never whole in memory."""
 from qpy import unix
+from qpy.core import mess
 
 CHUNK = 65536       # bytes
+ENVELOPE_LIMIT = 2 << 20    # bytes; a longer one is not read for each hundred of its recipients
 
 
 class Short(OSError):
@@ -44,6 +46,10 @@ class Source:
         if len(head) == self.length:
             return self.length + head.count(b'\n') - head.count(b'\r\n')
         return self.length + self.length // 40
+
+    def envelope(self):
+        """What stands behind the message in its queue file (core.mess.Envelope); OSError or Damaged."""
+        return mess.parse(unix.pread(self.fd, ENVELOPE_LIMIT, self.start + self.length)[:-mess.FOOTER_SIZE])
 
     def close(self):
         """Give the descriptor back."""

@@ -665,6 +665,8 @@ def described(message):
         flags += b'u'
     if b'Q' in known:
         flags += b'q'
+    if b'R' in known or b'E' in known or any(message.envelope.recipient_options):
+        flags += b'd'
     carried = [letter + known[letter] for letter in (b'X', b'U', b'Q') if letter in known]
     if carried:
         options = b'\n'.join(carried)

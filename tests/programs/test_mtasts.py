@@ -119,6 +119,7 @@ def test_no_record(records, status):
     """Without one good TXT record no web server is asked."""
     asker = Asker(1, records, status)
     assert asker.one()[0] == b'none' and len(asker.asked) == 1
+    assert asker.one('b\xfccher.example'.encode())[0] == b'none' and len(asker.asked) == 1
 
 
 def test_a_program(tmp_path):

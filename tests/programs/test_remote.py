@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from qpy import unix
-from qpy.core import remote_report, smtp_client
+from qpy.core import mess, remote_report, smtp_client
 from qpy.lib.loop import Loop
 from qpy.qpyr import connection, remote, source
 from tests.peers.smtp_script import Server, good
@@ -494,3 +494,34 @@ def test_a_large_pipe(home):
 def test_limits_are_what_the_manual_says():
     """R-13: 4 KB per line, 100 lines, 64 KB per reply."""
     assert (smtp_client.LINE_LIMIT, smtp_client.LINES_LIMIT, smtp_client.REPLY_LIMIT) == (4096, 100, 65536)
+
+
+# --- what the sender wants to be told -----------------------------------------------------------------------
+
+def queue_file(*recipient_options):
+    """A descriptor of a queue file for r0@x.example and so on."""
+    envelope = mess.Envelope(b's@y.example', [b'r%d@x.example' % i for i in range(len(recipient_options))],
+                             [(b'R', b'HDRS'), (b'E', b'id+2B'), (b'X', b'trace')], recipient_options)
+    return unix.memfd(mess.pack(MESSAGE, envelope.build(), b'1764000000000001'))
+
+
+@pytest.mark.parametrize('extensions, mail, rcpt', [
+    ((b'PIPELINING', b'DSN'), b' RET=HDRS ENVID=id+2B', [b' NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;a@x', b'', b'']),
+    ((b'PIPELINING',), b'', [b'', b'', b''])])
+def test_wishes_are_passed_on(extensions, mail, rcpt):
+    """RFC 3461, 5.2: RET, ENVID, NOTIFY and ORCPT go to a server that knows DSN, and to no other; what could not stand in a
+    command is left out."""
+    options = [[(b'N', b'SUCCESS,FAILURE'), (b'O', b'rfc822;a@x')], [], [(b'N', b'NEVER\r\nDATA'), (b'O', b'x' * 501)]]
+    with Server(good(extensions)) as server:
+        sender, ended = to(server), []
+        sender.remote.deliver(b'x.example', b's@y.example', [b'r%d@x.example' % i for i in range(3)], b'd',
+                              source.Source(queue_file(*options), 0, len(MESSAGE)), ended.append)
+        assert [letter for letter, _ in sender.wait(ended)[0].outcomes()] == [b'K'] * 3
+    assert server.log[1] == b'MAIL FROM:<s@y.example>' + mail
+    assert server.log[2:5] == [b'RCPT TO:<r%d@x.example>' % i + words for i, words in enumerate(rcpt)]
+
+
+def test_a_delivery_matters_more_than_wishes():
+    """A file without an envelope that can be read is delivered all the same."""
+    with Server(good((b'DSN',))) as server:
+        assert to(server).send(flags=b'd')[0][0][0] == b'K' and len(server.mail) == 1
