@@ -120,7 +120,8 @@ def test_the_trace_shows_each_messages_way():
         demo.process.wait()
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+                                    signal.SIGKILL])
 def test_whatever_ends_the_demo_ends_its_chain(number):
     """After TERM and HUP chain and sandbox are gone; after KILL the chain goes too: its socket refuses clients."""
     demo = Watched()
@@ -149,6 +150,7 @@ def wait_for_the_lock(home):
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
+@pytest.mark.slow
 def test_a_directory_that_stays_can_be_used_again():
     """With --dir the sandbox stays, and a second round in it is as good as the first."""
     top = tempfile.mkdtemp(prefix='qpy-test-')

@@ -42,7 +42,8 @@ def gone(pids):
         time.sleep(0.01)             # what is left is the kernel's work
 
 
-@pytest.mark.parametrize('name', ['queued', 'lspawn', 'seed'])
+@pytest.mark.parametrize('name', ['queued', *(pytest.param(name, marks=pytest.mark.slow)
+                                             for name in ('lspawn', 'seed'))])
 def test_a_killed_neighbour_while_a_program_hangs(house, name):
     """The chain ends with 111 within seconds, and of the program's whole tree, sessions of its own too, nothing stays."""
     pids = hanging(house)

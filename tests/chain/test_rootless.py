@@ -141,7 +141,8 @@ def test_hup_and_alrm(running):
     running.await_message('user/Maildir', 'still here')
 
 
-@pytest.mark.parametrize('name', ['queued', 'send', 'lspawn', 'rspawn', 'clean', 'seed'])
+@pytest.mark.parametrize('name', ['queued', 'send', *(pytest.param(name, marks=pytest.mark.slow)
+                                                     for name in ('lspawn', 'rspawn', 'clean', 'seed'))])
 def test_a_killed_neighbour_ends_the_chain_and_nothing_is_lost(house, name):
     """After SIGKILL of a program the chain ends with 111; started again it delivers what had been accepted."""
     house.recipe('user', '.qmail', '|test -e go || exit 111\n./Maildir/\n')

@@ -139,6 +139,7 @@ def test_split_pieces(words, size):
     assert split(data) == split(data, pieces)
 
 
+@pytest.mark.slow
 def test_header_limit():
     """H-01: a header beyond the limit is refused; a body without any line end is not a header."""
     for endless in (b'A: ' + b'x' * 9_000_000, b'A: 1\n' * 2_000_000, b'A: 1\n' + b' x\n' * 3_000_000):

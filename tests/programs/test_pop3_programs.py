@@ -62,8 +62,9 @@ def test_a_connection_that_breaks(house, tmp_path):
     assert house.names('new') == ['2.b.host', '3.c.host'] and house.names('cur') == ['1.a.host:2,S']
 
 
-@pytest.mark.parametrize('user, password', [('joe', 'wrong'), ('nobody', 'secret word'),
-                                            ('joe-x', 'secret word')])
+@pytest.mark.parametrize('user, password', [
+    ('joe', 'wrong'), pytest.param('nobody', 'secret word', marks=pytest.mark.slow),
+    pytest.param('joe-x', 'secret word', marks=pytest.mark.slow)])
 def test_refusals(house, tmp_path, user, password):
     """A wrong password and a name that nobody has: the same words, after a pause; one attempt per connection;
     logged."""
@@ -104,9 +105,9 @@ def test_the_checkpassword_interface(house):
         assert file.read() == b'joe|0123|' + banner[4:-2] + b'|'
 
 
-@pytest.mark.parametrize('script, words', [('exit 1', b'authorization failed'),
-                                           ('exit 111', b'authorization failed'),
-                                           ('kill -9 $$', b'aack, child crashed')])
+@pytest.mark.parametrize('script, words', [
+    ('exit 1', b'authorization failed'), pytest.param('exit 111', b'authorization failed', marks=pytest.mark.slow),
+    ('kill -9 $$', b'aack, child crashed')])
 def test_what_the_program_says(house, script, words):
     """Any exit but 0 is a refusal, a signal a crash."""
     process, sock = house.session('popup', 'h', 'sh', '-c', script, stderr=subprocess.DEVNULL)

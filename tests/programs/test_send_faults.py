@@ -134,7 +134,8 @@ def test_without_faults(monkeypatch):
     assert scenario(monkeypatch, at_most=1) > 50
 
 
-@pytest.mark.parametrize('problem', [Killed, errno.EIO, pytest.param(errno.ENOSPC, marks=pytest.mark.slow),
+@pytest.mark.parametrize('problem', [Killed, pytest.param(errno.EIO, marks=pytest.mark.slow),
+                                     pytest.param(errno.ENOSPC, marks=pytest.mark.slow),
                                      pytest.param(errno.EMFILE, marks=pytest.mark.slow)])
 def test_every_call(monkeypatch, problem):
     """Q-11, Q-01..Q-10, INV1, INV3: whichever call fails or is the last, each recipient is delivered or told of, a
