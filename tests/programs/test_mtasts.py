@@ -19,12 +19,12 @@ HEAD = b'HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n'
 
 
 class Web:
-    """An HTTPS server on loopback that answers each connection with `answer`, if that is not None."""
+    """An HTTPS server that answers each connection with `answer`, if that is not None."""
 
-    def __init__(self, *names, answer=None, **options):
+    def __init__(self, *names, answer=None, at=('127.0.0.1', 0), **options):
         self.context = authority().context(*names, **options)
         self.answer, self.requests = HEAD + b'\r\n' + POLICY if answer is None else answer, []
-        self.sock = socket.create_server(('127.0.0.1', 0))
+        self.sock = socket.create_server(at)
         self.port = self.sock.getsockname()[1]
         threading.Thread(target=self.serve, daemon=True).start()
 
