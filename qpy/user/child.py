@@ -1,17 +1,19 @@
 """Running a user's program, and seeing the last of everything it started.
 
 A program gets the message on descriptor 0 (its own open description, read only, at the first byte), one pipe as 1
-and 2, nothing above; its own session, default signals, an empty mask, no core file.  When it ends, or overstays,
-whatever is left of its processes is killed: this process is their subreaper, so even one that left its session and
-its parent comes back here.
+and 2, nothing above; its own session, default signals, an empty mask, no core file.  When it has succeeded, what it
+has put into the background may go on for BEHIND seconds: mailing-list programs answer first and work then.  When
+that is over, or it has failed or overstays, whatever is left of its processes is killed: this process is their
+subreaper, so even one that left its session and its parent comes back here.
 """
 from qpy import unix, unix_kernel
-from qpy.core import exits, limits
+from qpy.core import dotqmail, exits, limits
 from qpy.lib import controls
 
 SHELL = b'/bin/sh'
 OUTPUT_KEPT = 4096          # bytes of output that are remembered: more than a report can hold
 KILL_PATIENCE = 10.0        # seconds spent on killing a tree that keeps growing
+BEHIND = 600.0              # seconds; within the time of the delivery
 HIGHEST_FD = 65536
 
 
@@ -77,7 +79,10 @@ def watch(pid, out, deadline, life):
     finally:
         ready.close()
         unix.close(pidfd)
-    status = end_tree(pid)
+    status = bury(pid, None)
+    if status in (exits.OK, dotqmail.STOP):
+        wait_behind(out, min(deadline, unix.monotonic() + BEHIND), life)
+    status = end_tree(pid, status)
     while collect(out, printed) and not unix.monotonic() >= deadline:
         pass
     return status, bytes(printed)
@@ -94,9 +99,41 @@ def collect(out, printed):
     return bool(piece)
 
 
-def end_tree(pid):
+def wait_behind(out, deadline, life):
+    """Until everything the program has left running has ended, or the deadline; Forsaken when life ends.
+
+    Only our own children are watched: when one ends, what it leaves comes to us."""
+    also = {fd for fd in (out, life) if fd >= 0}
+    while left := children():
+        ready, pidfds = unix.epoll(), [fd for fd in map(watched, left) if fd is not None]
+        try:
+            for fd in (*pidfds, *also):
+                ready.register(fd, unix.EPOLLIN)
+            events = [fd for fd, _ in ready.poll(max(0.0, deadline - unix.monotonic()))]
+        finally:
+            ready.close()
+            for fd in pidfds:
+                unix.close(fd)
+        if life in events:
+            raise Forsaken
+        if not events or unix.monotonic() >= deadline:
+            return
+        if out in events and not collect(out, bytearray(OUTPUT_KEPT)):
+            also.discard(out)
+        bury(0, None)
+
+
+def watched(pid):
+    """A pidfd, None if there is no such process any more."""
+    try:
+        return unix.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def end_tree(pid, status=None):
     """Kill and bury all children, however they multiply; the exit code (or minus the signal) of pid."""
-    status, end = None, unix.monotonic() + KILL_PATIENCE
+    end = unix.monotonic() + KILL_PATIENCE
     while unix.monotonic() < end:
         status = bury(pid, status)
         left = descendants()
