@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import shutil
 import smtplib
 import subprocess
 import time
