@@ -37,6 +37,11 @@ class Hop:
         return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 
     @property
+    def place(self):
+        """What is remembered of it: a filter may listen beside a server."""
+        return b'%s:%d' % (self.host, self.port)
+
+    @property
     def account(self):
         """The key in control/smtplogins."""
         return text.lower(b'%s@%s' % (self.login, self.host))

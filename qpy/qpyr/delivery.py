@@ -104,7 +104,7 @@ class Delivery:
         """How a connection to this place must be protected."""
         if hop.path:
             return tls_policy.CLEAR
-        remembered = self.worker.memory.knows(hop.host, unix.monotonic())
+        remembered = self.worker.memory.knows(hop.place, unix.monotonic())
         policy = tls_policy.decide(hop.host, self.settings.tls, bool(hop.login), remembered, self.required,
                                    tls_policy.is_waived(self._head()))
         if hop.kind == SMTPS and not policy.must:
@@ -413,7 +413,7 @@ class Delivery:
         """What is to be known about this connection and this domain later."""
         if session.tls:
             connection.shield = self._shields(self.server)[0]
-            self.worker.memory.saw(self.hop.host, unix.monotonic())
+            self.worker.memory.saw(self.hop.place, unix.monotonic())
         else:
             connection.shield = b'none' if self.policy.level == tls_policy.NONE else b''
 

@@ -225,6 +225,15 @@ def test_no_silent_downgrade(monkeypatch):
         assert sender.send()[0][0][0] == b'K'
 
 
+def test_another_port_is_another_place():
+    """A filter without TLS beside a server with it, on another port of the same relay, is not asked for TLS."""
+    with Server(secure('x')) as server, Server(good(EXTENSIONS[:2])) as beside:
+        sender = to(server)
+        assert sender.send()[0][0][0] == b'K'
+        sender.settings.routes = {b'': b'127.0.0.1:%d' % beside.port}
+        assert sender.send()[0][0][0] == b'K' and len(beside.mail) == 1
+
+
 def test_a_connection_in_the_clear_is_not_used_for_tls():
     """A kept connection serves only deliveries that are content with its protection."""
     with Server([good(EXTENSIONS[:2]), secure('127.0.0.1'), secure('127.0.0.1')]) as server:
