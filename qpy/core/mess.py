@@ -20,7 +20,7 @@ ID_SIZE = 16
 #: next five are believed from the account that hears the network only.
 STAMPED = (b'u', b'p', b't')                        # uid, pid, unix time: from the kernel
 NETWORK = (b'P', b'C', b'c', b'H', b'L')            # protocol, client ip, client name, HELO, login
-WISHES = (b'B', b'U', b'Q', b'R', b'E', b'h', b'b', b'X')
+WISHES = (b'B', b'U', b'Q', b'R', b'E', b'h', b'b', b'X', b'a')
 PER_RECIPIENT = (b'N', b'O')                        # NOTIFY, ORCPT
 
 
@@ -50,6 +50,13 @@ def make_id(number):
 def birth(ident):
     """When the message was queued, in seconds since 1970 (float)."""
     return int(ident) / 1e6
+
+
+def arrival(ident, envelope):
+    """When the message came into a queue, in whole seconds since 1970: into this one, or, as the record `a` has it,
+    so many seconds earlier into the one it was taken over from."""
+    age = envelope.option(b'a', b'')
+    return int(ident) // 1_000_000 - (int(age) if age.isdigit() and len(age) < 10 else 0)
 
 
 # --- the envelope --------------------------------------------------------------------------------------------

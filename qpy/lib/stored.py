@@ -38,7 +38,7 @@ def described(mess_fd, state_fd, name, controls):
     view = state.replay(data or b'', name, len(envelope.recipients))
     owner = text.parse_uint(envelope.option(b'u', b''), 1 << 32) or 0
     place = b'held' if view.held is not None else b'stopped'
-    message = sendctl.Message(name, found.size, int(mess.birth(name)), text.printable(envelope.sender), place,
+    message = sendctl.Message(name, found.size, mess.arrival(name, envelope), text.printable(envelope.sender), place,
                               view.due or 0, view.attempts, owner)
     for index, recipient in enumerate(envelope.recipients):
         way = route.rewrite(recipient, controls)

@@ -191,7 +191,7 @@ def described(message):
     arrived = text.parse_uint(envelope.option(b't', b''), 1 << 40)
     eight_bit = any(not piece.isascii() for piece in contents(message, message.size))
     return bounce.Original(message.ident, envelope.sender, message.size,
-                           int(mess.birth(message.ident)) if arrived is None else arrived,
+                           mess.arrival(message.ident, envelope) if arrived is None or envelope.option(b'a') else arrived,
                            envelope.option(b'R'), envelope.option(b'E'), eight_bit)
 
 

@@ -132,7 +132,7 @@ class Desk:
         view = view or state.View(len(envelope.recipients))
         place, due = self.place(id)
         lines = [b'm\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d' % (
-            name, message.size, id // 1_000_000, text.printable(envelope.sender), place, due, view.attempts,
+            name, message.size, mess.arrival(id, envelope), text.printable(envelope.sender), place, due, view.attempts,
             owner or 0)]
         for index, recipient in enumerate(envelope.recipients):
             channel, address, _ = self.send.route_of(recipient)

@@ -355,14 +355,14 @@ class Send:
         """The Job of a message that was read."""
         name, envelope, recipients = message.ident, message.envelope, message.envelope.recipients
         flags, options, lines = described(message)
-        route_of = self.route_of
+        route_of, birth = self.route_of, mess.arrival(id, envelope)
         if view is None:
             todo = [(index, *route_of(recipient)) for index, recipient in enumerate(recipients)]
             return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
-                                id // 1_000_000, flags, options, new_lines=lines)
+                                birth, flags, options, new_lines=lines)
         todo = [(index, *route_of(recipients[index])) for index in view.indices(0)]
         return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
-                            id // 1_000_000, flags, options,
+                            birth, flags, options,
                             self.clock.steady(view.due) if view.due else 0, view.attempts, True,
                             view.indices(2))
 

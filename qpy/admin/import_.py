@@ -1,0 +1,251 @@
+"""qpy-import, as root or DIR's owner: what another mail server had, in our files, and a report of what has no equal.
+
+    qpy-import [-n] qmail [DIRECTORY]       /var/qmail: control/, users/, alias/.qmail-*, rc, /etc/tcp.smtp
+    qpy-import [-n] postfix [DIRECTORY]     /etc/postfix: main.cf and the tables it names
+    qpy-import [-n] queue [DIRECTORY]       /var/qmail/queue, at rest, into our running queue
+
+Descriptor 1: a line per file or message, then what to look at.  -n: only the report.  What was in DIR stays beside the
+new file as NAME~.  Nothing is changed where it is read from, but for a list of the messages that were taken over.
+Exit: 0; 1 done, but a file was not written or a message not taken over; 100 called wrongly; 111 it cannot be done.
+"""
+import os
+import time
+
+from qpy.admin import newmrh, newu, postfix, qmailhome, qmailqueue
+from qpy.core import bounce, controls as tables, dates, exits, grammar
+from qpy.lib import controls, program, submit
+
+INCOMPLETE = 1
+USAGE = b'usage: qpy-import [-n] qmail|postfix|queue [DIRECTORY]'
+PLACES = {'qmail': '/var/qmail', 'postfix': '/etc/postfix', 'queue': '/var/qmail/queue'}
+JOURNAL = 'imported-by-qpy'
+SECRET = ('control/smtplogins',)
+PARSE = {tables.LINE: tables.parse_line, tables.NUMBER: tables.parse_number, tables.LIST: tables.parse_list,
+         tables.MAP: tables.parse_map, tables.TEXT: tables.parse_text}
+
+
+def main(home, args):
+    """See the top of the module."""
+    words = [os.fsdecode(word) for word in args]
+    only_report = '-n' in words[:1]
+    words = words[only_report:]
+    if not words or words[0] not in PLACES or len(words) > 2:
+        raise program.Fatal(exits.PERM, USAGE)
+    place = os.path.abspath(words[1] if len(words) > 1 else PLACES[words[0]])
+    if not os.path.isdir(place):
+        raise program.Fatal(exits.TEMP, b'unable to read %s: no such directory' % os.fsencode(place))
+    try:
+        if words[0] == 'queue':
+            return import_queue(home, place, only_report)
+        found = from_qmail(place) if words[0] == 'qmail' else from_postfix(place)
+        return Import(os.fsdecode(home), only_report).run(found)
+    except OSError as problem:
+        raise program.Fatal(exits.TEMP, b'unable to use %s: %s' % (os.fsencode(str(problem.filename or place)),
+                                                                   program.reason(problem))) from None
+
+
+def say(line):
+    """One line of the report, safe to print."""
+    print(''.join(c if c.isprintable() else '?' for c in line), flush=True)
+
+
+def from_qmail(place):
+    """The translation of a qmail home."""
+    if not os.path.isdir(place + '/control'):
+        raise program.Fatal(exits.TEMP, b'unable to read %s: it has no control directory' % os.fsencode(place))
+    return qmailhome.Translation(place, '/etc/tcp.smtp' if place == PLACES['qmail'] else place + '/etc/tcp.smtp')
+
+
+def from_postfix(place):
+    """The translation of a Postfix configuration; paths in it mean the copy where `place` is one."""
+    def read(path):
+        if place != PLACES['postfix']:
+            path = path.replace(PLACES['postfix'] + '/', place + '/') if path.startswith(PLACES['postfix']) \
+                else os.path.join(os.path.dirname(place), path.rpartition('/')[2])
+        return qmailhome.read(path)
+    text = qmailhome.read(place + '/main.cf')
+    if text is None:
+        raise program.Fatal(exits.TEMP, b'unable to read %s/main.cf: no such file' % os.fsencode(place))
+    found = postfix.Translation(postfix.parse_main(text), read, os.uname().nodename)
+    found.notes.append('aliases stay in /etc/aliases: run qpy-newaliases; what it cannot take it names')
+    return found
+
+
+class Import:
+    """Writing what was found into DIR."""
+
+    def __init__(self, home, only_report):
+        self.home, self.only_report, self.code, self.changed = home, only_report, exits.OK, set()
+
+    def run(self, found):
+        """All of it; the exit code."""
+        for path, text in sorted(found.files.items()):
+            self.file(path, text.encode('latin-1', 'replace'))
+        if not self.only_report:
+            self.compile()
+        for name, value in found.no_equal.items():
+            say('no equal: %s: %s' % (name, value))
+        for note in found.notes:
+            say('look: ' + note)
+        return self.code
+
+    def file(self, path, data):
+        """One file: checked, and written if it is not so already."""
+        target, name = os.path.join(self.home, path), os.fsencode(path.partition('/')[2])
+        if path.startswith('control/'):
+            data = self.checked(name, data)
+            if data is None:
+                return
+        try:
+            with open(target, 'rb') as file:
+                if file.read() == data:
+                    return say('same: ' + path)
+            replaced = True
+        except FileNotFoundError:
+            replaced = False
+        say('%s: %s%s' % ('would write' if self.only_report else 'written', path, ', the old one is %s~' % path if
+                          replaced and not self.only_report else ''))
+        self.changed.add(path)
+        if not self.only_report:
+            self.write(target, data, path, replaced)
+
+    def checked(self, name, data):
+        """The data of a control file without the lines that would be refused, which become comments; None if that
+        cannot mend it."""
+        kind = tables.row(name)[1]
+        if kind == tables.CDB:
+            return data
+        for _ in range(data.count(b'\n') + 2):
+            try:
+                grammar.check(data, name) if name in grammar.CHECKS else PARSE[kind](data, name)
+                return data
+            except tables.ControlError as problem:
+                self.code = INCOMPLETE
+                lines = data.split(b'\n')
+                if kind not in (tables.LIST, tables.MAP, tables.TEXT) or not 0 < problem.line <= len(lines):
+                    say('not written: ' + problem.text.decode('ascii', 'replace'))
+                    return None
+                say('left out: ' + problem.text.decode('ascii', 'replace'))
+                lines[problem.line - 1] = b'# not taken over: ' + tables.show(lines[problem.line - 1])
+                data = b'\n'.join(lines)
+        return None
+
+    def write(self, target, data, path, replaced):
+        """Write it whole; DIR's owner owns it, and what is alias's is alias's."""
+        directory = os.stat(os.path.dirname(target))
+        with open(target + '.tmp', 'wb') as file:
+            os.fchmod(file.fileno(), 0o640 if path in SECRET else 0o644)
+            if os.geteuid() == 0:
+                os.fchown(file.fileno(), directory.st_uid, self.group() if path in SECRET else directory.st_gid)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replaced:
+            os.replace(target, target + '~')
+        os.replace(target + '.tmp', target)
+
+    def group(self):
+        """The gid of who may read passwords: that of qpyr, which reads them."""
+        import pwd
+        names = controls.listing(os.fsencode(self.home), b'accounts') or []
+        name = next((line.partition(b':')[2].decode() for line in names if line.startswith(b'qpyr:')), 'qpyr')
+        try:
+            return pwd.getpwnam(name).pw_gid
+        except KeyError:
+            return 0
+
+    def compile(self):
+        """The tables that are made of what was written."""
+        home = os.fsencode(self.home)
+        for path, maker in (('users/assign', newu), ('control/morercpthosts', newmrh)):
+            if path in self.changed:
+                try:
+                    maker.main(home, [])
+                    say('compiled: ' + path)
+                except program.Fatal as problem:
+                    self.code = INCOMPLETE
+                    say('not compiled: ' + problem.text.decode('ascii', 'replace'))
+
+
+# --- the queue -----------------------------------------------------------------------------------------------
+
+def import_queue(home, place, only_report):
+    """Each message of a qmail queue at rest, into ours."""
+    try:
+        lock = qmailqueue.hold(place)
+    except qmailqueue.Running:
+        raise program.Fatal(exits.TEMP, b'qmail-send runs in %s: stop it first' % os.fsencode(place)) from None
+    taken, code = Taken(home, os.path.join(place, JOURNAL), only_report), exits.OK
+    unreadable = []
+    for message in qmailqueue.messages(place, virtual_domains(os.path.dirname(place)), unreadable.append):
+        if not taken.over(message):
+            code = INCOMPLETE
+    for line in unreadable:
+        say('not taken over: ' + line)
+    if lock:
+        lock.close()
+    return INCOMPLETE if unreadable else code
+
+
+def virtual_domains(place):
+    """[(domain, prefix)] of that qmail's control/virtualdomains."""
+    text = qmailhome.read(place + '/control/virtualdomains') or ''
+    pairs = [line.rstrip().encode('latin-1').partition(b':') for line in text.splitlines() if line[:1] != '#']
+    return [(key.lower(), prefix) for key, colon, prefix in pairs if colon]
+
+
+class Taken:
+    """The messages that were taken over, by number and age, so that a second run takes none twice."""
+
+    def __init__(self, home, journal, only_report):
+        self.home, self.journal, self.only_report = home, journal, only_report
+        self.settings = bounce.Settings(b'qsbmf', *(controls.line(home, name) for name in (
+            b'bouncefrom', b'bouncehost', b'doublebounceto', b'doublebouncehost')))
+        self.known = set((qmailhome.read(journal) or '').split('\n'))
+
+    def over(self, message):
+        """Queue it with what is left of it, and say so; False if that failed."""
+        what = 'message %d from <%s>' % (message.number, message.sender.decode('latin-1'))
+        if '%d %d' % (message.number, message.born) in self.known:
+            return say('taken over before: ' + what) or True
+        age = max(0, int(time.time() - message.born))
+        words = '%s, %d recipients left, %d hours old%s' % (what, len(message.recipients), age // 3600,
+                                                            ', and a bounce' if message.failed else '')
+        if self.only_report:
+            return say('would take over: ' + words) or True
+        for ident, refusal in self.queued(message, age):
+            if refusal:
+                return say('not taken over: %s: %s' % (what, refusal)) or False
+            words += ', as ' + ident
+        with open(self.journal, 'a') as file:
+            file.write('%d %d\n' % (message.number, message.born))
+            file.flush()
+            os.fsync(file.fileno())
+        return say('taken over: ' + words) or True
+
+    def queued(self, message, age):
+        """(ID, why not) of the message and of the bounce of what has failed."""
+        if message.recipients:
+            with open(message.path, 'rb') as file:
+                yield told(submit.send(self.home, message.sender, message.recipients, file.fileno(),
+                                       [(b'a', b'%d' % age)]))
+        to_whom = message.failed and bounce.envelope(message.sender, self.settings)
+        if to_whom:
+            yield told(submit.send(self.home, to_whom[0], [to_whom[1]], self.report(message, to_whom[1])))
+
+    def report(self, message, to):
+        """The bounce qmail would have made, in its form."""
+        head = b'Date: %s\nFrom: %s@%s\nTo: %s\nSubject: failure notice\n\n' % (
+            dates.header_date(int(time.time())), self.settings.user, self.settings.host, to)
+        intro = bounce.INTRO if message.sender else bounce.DOUBLE_INTRO
+        copy = bounce.COPY if message.sender else bounce.DOUBLE_COPY
+        yield head + intro % self.settings.host + message.failed + copy + b'Return-Path: <%s>\n' % message.sender
+        with open(message.path, 'rb') as file:
+            while piece := file.read(65536):
+                yield piece
+
+
+def told(answer):
+    """(ID, '') or ('', why not)."""
+    code, text = answer
+    return (text.decode(), '') if not code else ('', text.decode('ascii', 'replace'))

@@ -1,0 +1,371 @@
+"""What a Postfix configuration means in qpy's files: main.cf and the tables it names, translated.
+
+    found = Translation(values, read)     values: parse_main(...); read(path) -> text of a file, None if there is none
+    found.files                           {path below DIR: text}
+    found.notes                           sentences on what is not the same
+    found.no_equal                        {parameter: value} that nothing here answers to
+"""
+TABLE_TYPES = ('hash', 'btree', 'lmdb', 'cdb', 'dbm', 'sdbm', 'texthash')       # whose source is text beside it
+UNITS = {'s': 1, 'm': 60, 'h': 3600, 'd': 86400, 'w': 604800}
+SERVICES = {'smtp': 25, 'submission': 587, 'submissions': 465, 'smtps': 465, 'lmtp': 24}
+NUMBERS = (('message_size_limit', 'databytes'), ('smtpd_recipient_limit', 'maxrcpt'),
+           ('default_destination_concurrency_limit', 'concurrencydestination'),
+           ('smtp_destination_concurrency_limit', 'concurrencydestination'),
+           ('default_process_limit', 'concurrencyremote'), ('bounce_size_limit', 'bouncemaxbytes'),
+           ('smtpd_client_connection_count_limit', 'concurrencyaddress'))
+TIMES = (('maximal_queue_lifetime', 'queuelifetime'), ('smtp_connect_timeout', 'timeoutconnect'),
+         ('smtpd_timeout', 'timeoutsmtpd'), ('command_time_limit', 'timeoutlocal'))
+LEVELS = {'none': 'none', 'may': 'may', 'encrypt': 'encrypt', 'dane': 'dane', 'dane-only': 'dane', 'verify': 'verify',
+          'secure': 'verify', 'fingerprint': ''}
+# Parameters that say where things are, or what is so here anyway.
+SILENT = set('''alias_database alias_maps append_dot_mydomain biff command_directory compatibility_level config_directory
+    daemon_directory data_directory debug_peer_level debug_peer_list debugger_command html_directory inet_protocols
+    mail_owner mailq_path manpage_directory meta_directory mydomain myhostname mydestination myorigin newaliases_path
+    parent_domain_matches_subdomains queue_directory readme_directory relay_domains relayhost sample_directory
+    sendmail_path setgid_group shlib_directory smtp_tls_session_cache_database smtpd_tls_session_cache_database
+    transport_maps virtual_alias_domains virtual_alias_maps virtual_maps mynetworks mynetworks_style home_mailbox
+    mail_spool_directory mailbox_command recipient_delimiter smtp_sasl_password_maps smtp_tls_policy_maps
+    smtp_sasl_auth_enable smtp_sasl_security_options smtp_tls_security_level smtpd_banner smtp_helo_name mail_name
+    sender_dependent_relayhost_maps 2bounce_notice_recipient mailbox_size_limit unknown_local_recipient_reject_code
+    smtp_bind_address smtp_bind_address6 local_recipient_maps empty_address_recipient myhostname
+    smtpd_relay_restrictions disable_vrfy_command smtputf8_enable readme_directory smtp_tls_CApath smtp_tls_CAfile
+    virtual_mailbox_domains virtual_mailbox_maps inet_interfaces'''.split())
+
+
+# --- its own formats -----------------------------------------------------------------------------------------
+
+def logical_lines(text):
+    """Lines with their continuations, without comments and empty ones."""
+    found = []
+    for line in text.split('\n'):
+        if not line.strip() or line.lstrip()[:1] == '#':
+            continue
+        if line[:1] in ' \t' and found:
+            found[-1] += ' ' + line.strip()
+        else:
+            found.append(line.strip())
+    return found
+
+
+def parse_main(text):
+    """{parameter: value as written} of a main.cf; the last line of a name counts."""
+    pairs = (line.partition('=') for line in logical_lines(text))
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def parse_table(text):
+    """[(key, value)] of a table's source, in order."""
+    pairs = (line.split(None, 1) for line in logical_lines(text))
+    return [(pair[0], pair[1] if len(pair) > 1 else '') for pair in pairs]
+
+
+def words(value):
+    """The words of a list: commas and blanks between them."""
+    return value.replace(',', ' ').split()
+
+
+def seconds(value, default='s'):
+    """A time with its unit, in seconds; None if it is none."""
+    number, unit = (value[:-1], value[-1]) if value[-1:] in UNITS else (value, default)
+    return int(number) * UNITS[unit] if number.isdigit() else None
+
+
+class Translation:
+    """See the top of the module."""
+
+    def __init__(self, values, read, hostname='localhost'):
+        self.values, self.read, self.hostname = values, read, hostname
+        self.files, self.notes, self.no_equal, self.routes, self.logins = {}, [], {}, {}, {}
+        for step in (self.names, self.domains, self.virtual, self.mailbox_domains, self.transports, self.senders,
+                     self.passwords, self.tls, self.networks, self.numbers, self.delivery, self.rest):
+            step()
+
+    def say(self, words_):
+        """One sentence for the report."""
+        self.notes.append(words_)
+
+    def write(self, name, lines):
+        """A control file, if it has a line."""
+        lines = list(dict.fromkeys(lines))
+        if lines:
+            self.files['control/' + name] = ''.join(line + '\n' for line in lines)
+
+    # --- values ---
+
+    def value(self, name, default=''):
+        """A parameter with every $name in it replaced."""
+        return self.expand(self.values.get(name, self.built_in(name) or default), 8)
+
+    def built_in(self, name):
+        """Postfix's own default where others are made of it."""
+        if name == 'mydomain':
+            host = self.value('myhostname')
+            return host.partition('.')[2] if host.count('.') > 1 else host
+        return {'myhostname': self.hostname, 'myorigin': '$myhostname', 'mail_name': 'Postfix',
+                'mydestination': '$myhostname, localhost.$mydomain, localhost',
+                'virtual_alias_maps': '$virtual_maps', 'virtual_alias_domains': '$virtual_alias_maps'}.get(name, '')
+
+    def expand(self, value, depth):
+        """$name, ${name} and $(name) replaced; what asks for more stays, and is told by who uses it."""
+        out, at = '', value.find('$')
+        while at >= 0 and depth:
+            out, rest = out + value[:at], value[at + 1:]
+            if rest[:1] in '{(' and rest:
+                name, _, rest = rest[1:].partition('}' if rest[0] == '{' else ')')
+            else:
+                size = next((i for i, c in enumerate(rest) if not (c.isalnum() or c == '_')), len(rest))
+                name, rest = rest[:size], rest[size:]
+            known = self.values.get(name, self.built_in(name))
+            out, value = out + (self.expand(known, depth - 1) if name else '$'), rest
+            at = value.find('$')
+        return out + value
+
+    def tables(self, parameter):
+        """[(key, value)] of all tables of a parameter that can be read; the others are told."""
+        found = []
+        for word in words(self.value(parameter)):
+            kind, colon, path = word.partition(':')
+            if not colon or path[:1] != '/':
+                self.no_equal.setdefault(parameter, self.value(parameter))
+                continue
+            text = self.read(path) if kind in TABLE_TYPES else None
+            if text is None:
+                self.say('%s: unable to use the table %s; its entries are not taken over' % (parameter, word))
+            else:
+                found += parse_table(text)
+        return found
+
+    def listed(self, parameter):
+        """The domains of a parameter: its words, the words of a file, the keys of a table."""
+        found = []
+        for word in words(self.value(parameter)):
+            kind, colon, path = word.partition(':')
+            if colon and kind in TABLE_TYPES:
+                text = self.read(path)
+                found += [key for key, _ in parse_table(text)] if text is not None else []
+            elif word[:1] == '/':
+                text = self.read(word)
+                found += words(' '.join(logical_lines(text))) if text is not None else []
+            if colon and kind not in TABLE_TYPES or word[:1] == '!' or (colon or word[:1] == '/') and text is None:
+                self.say('%s: %s is not taken over' % (parameter, word))
+            elif not colon and word[:1] != '/':
+                found.append(word)
+        return [word.lower() for word in found]
+
+    # --- the steps ---
+
+    def names(self):
+        """Who we are."""
+        self.me = self.value('myhostname')
+        self.write('me', [self.me])
+        origin = self.value('myorigin')
+        text = self.read(origin) if origin[:1] == '/' else origin
+        if text and text.split()[0] != self.me:
+            self.write('defaulthost', [text.split()[0]])
+        banner = self.value('smtpd_banner').removesuffix(' (Debian/GNU)').removesuffix('Postfix').strip()
+        banner = banner.removesuffix('ESMTP').strip()
+        if banner and banner != self.me:
+            self.write('smtpgreeting', [banner])
+        if self.value('smtp_helo_name', self.me) != self.me:
+            self.write('helohost', [self.value('smtp_helo_name')])
+        if '2bounce_notice_recipient' in self.values:
+            local, at, host = self.value('2bounce_notice_recipient').partition('@')
+            self.write('doublebounceto', [local])
+            self.write('doublebouncehost', [host] if at else [])
+        for name in ('smtp_bind_address', 'smtp_bind_address6'):
+            if name in self.values:
+                self.write('outgoingip', self.files.get('control/outgoingip', '').split() + [self.value(name)])
+
+    def domains(self):
+        """What is delivered here, and what is passed on."""
+        self.local = self.listed('mydestination')
+        self.write('locals', self.local)
+        relayed = self.listed('relay_domains')
+        below = 'relay_domains' in self.value('parent_domain_matches_subdomains', 'relay_domains')
+        self.accepted = self.local + [entry for domain in relayed for entry in
+                                      ([domain, '.' + domain.lstrip('.')] if below else [domain])]
+
+    def virtual(self):
+        """virtual_alias_maps: a virtual domain each, and a .qmail file per address, all of the user alias."""
+        entries = self.tables('virtual_alias_maps')
+        if self.values.get('virtual_alias_domains'):
+            domains = [d for d in self.listed('virtual_alias_domains') if '@' not in d]
+        else:
+            domains = [key.lower() for key, _ in entries if '@' not in key and '.' in key]
+        lines = ['%s:alias-%s' % (domain, domain) for domain in domains]
+        for key, value in entries:
+            local, at, domain = key.lower().rpartition('@')
+            if not at and key.lower() in domains:
+                continue
+            if not at or domain in self.local:
+                self.alias(key.lower().partition('@')[0], value, key)
+            elif domain in domains:
+                self.alias('%s-%s' % (domain, local or 'default'), value, key)
+            elif local:
+                lines.append('%s:alias-%s' % (key.lower(), domain))
+                self.alias('%s-%s' % (domain, local), value, key)
+            else:
+                self.say('virtual: %s is neither a virtual domain nor local; not taken over' % key)
+        self.accepted += domains
+        self.write('virtualdomains', lines)
+
+    def alias(self, extension, value, key):
+        """alias/.qmail-EXTENSION that forwards to the addresses of value."""
+        lines = []
+        for target in words(value):
+            if target[:1] == '@':
+                lines.append('|forward "$DEFAULT"' + target)
+            elif target[:1] in '|/"' or ':' in target.partition('@')[0]:
+                self.say('virtual: %s: the target %s is not taken over' % (key, target))
+            else:
+                lines.append('&' + target)
+        if '/' in extension or not lines:
+            return self.say('virtual: %s is not taken over' % key)
+        self.files['alias/.qmail-' + extension.replace('.', ':')] = ''.join(line + '\n' for line in lines)
+
+    def mailbox_domains(self):
+        """Virtual mailboxes belong to one account there; here each user or extension has his own."""
+        domains = self.listed('virtual_mailbox_domains')
+        if domains:
+            self.say('virtual_mailbox_domains %s: give each domain to a user in control/virtualdomains, and each address '
+                     'a .qmail file with the path of its Maildir; nothing is written' % ' '.join(domains))
+            self.no_equal['virtual_mailbox_domains'] = self.value('virtual_mailbox_domains')
+
+    def place(self, nexthop, parameter):
+        """host, [host] or [host]:port as in smtproutes; None if it is something else."""
+        bare = nexthop[:1] != '['
+        host, _, port = (nexthop[1:].partition(']')[0], '', nexthop.rpartition(']')[2].lstrip(':')) if not bare \
+            else nexthop.partition(':')
+        if port and not port.isdigit():
+            port = str(SERVICES.get(port, ''))
+            if not port:
+                return None
+        if bare and host and not host.replace('.', '').isdigit():
+            self.say('%s: for %s Postfix looks up MX records, we do not: see that the name has an address'
+                     % (parameter, host))
+        host = '[%s]' % host.removeprefix('IPv6:') if ':' in host else host
+        kind = 'smtps=' if port == '465' else ''
+        return kind + host + (':' + port if port and not kind else '')
+
+    def transports(self):
+        """relayhost and transport_maps, into smtproutes."""
+        for key, value in self.tables('transport_maps'):
+            transport, _, nexthop = value.partition(':')
+            place = self.place(nexthop, 'transport ' + key) if nexthop else ''
+            if transport == 'lmtp' and nexthop.startswith('unix:'):
+                path = nexthop[5:]
+                place = path if path[:1] == '/' else self.value('queue_directory', '/var/spool/postfix') + '/' + path
+            if transport not in ('', 'smtp', 'relay', 'lmtp') or '@' in key or place is None:
+                self.say('transport: "%s %s" is not taken over' % (key, value))
+                continue
+            host = key.lower() if key != '*' else ''
+            self.routes[host] = ('lmtp=' if transport == 'lmtp' and place else '') + place
+            if host in self.local:
+                self.say('transport: %s is in mydestination too: a domain in control/locals is never sent on, so it '
+                         'is left out there' % host)
+                self.local.remove(host)
+                self.write('locals', self.local)
+        relay = self.value('relayhost')
+        if relay:
+            self.routes[''] = self.place(relay, 'relayhost') or ''
+
+    def senders(self):
+        """sender_dependent_relayhost_maps, into senderroutes."""
+        self.by_sender = {key.lower(): self.place(value, key) for key, value
+                          in self.tables('sender_dependent_relayhost_maps')}
+
+    def passwords(self):
+        """smtp_sasl_password_maps: the login in front of each place that has one, the password in smtplogins."""
+        passwords = {}
+        for key, value in self.tables('smtp_sasl_password_maps'):
+            user, _, password = value.partition(':')
+            if '@' in key and '[' not in key:
+                self.say('smtp_sasl_password_maps: the login by sender of %s is not taken over' % key)
+            else:
+                passwords[self.place(key, 'password') or key] = user, password
+        self.notes = [note for note in self.notes if not note.startswith('password:')]
+        lines = []
+        for table in (self.routes, self.by_sender):
+            for key, place in table.items():
+                if place in passwords:
+                    user, password = passwords[place]
+                    kind, equals, place = place.rpartition('=')
+                    table[key] = kind + equals + user + '@' + place
+                    lines.append('%s@%s:%s' % (user, host_of(place), password))
+        self.write('smtplogins', lines)
+        self.write('smtproutes', ['%s:%s' % pair for pair in self.routes.items()])
+        self.write('senderroutes', ['%s:%s' % pair for pair in self.by_sender.items() if pair[1]])
+
+    def tls(self):
+        """Levels of TLS on the way out."""
+        lines = []
+        default = LEVELS.get(self.value('smtp_tls_security_level'), '')
+        for key, value in self.tables('smtp_tls_policy_maps'):
+            level, *attributes = value.split()
+            here = LEVELS.get(level, '')
+            if not here or attributes or ':' in key.rpartition(']')[2]:
+                self.say('smtp_tls_policy_maps: look at "%s %s"' % (key, value))
+            if here:
+                lines.append('%s:%s' % (key.strip('[]').partition(']')[0].lower(), here))
+        if default not in ('', 'may'):
+            lines.append(':' + default)
+        self.write('tlsdestinations', lines)
+
+    def networks(self):
+        """Who may relay."""
+        networks = words(self.value('mynetworks')) or ['127.0.0.0/8', '[::1]/128']
+        lines = []
+        for network in networks:
+            if network[:1] in '!/' or ':' in network and network[:1] != '[':
+                self.say('mynetworks: %s is not taken over' % network)
+            else:
+                lines.append('%s:allow,RELAYCLIENT=""' % network)
+        self.write('tcp.smtp', lines + [':allow'])
+        self.write('rcpthosts', self.accepted)
+
+    def numbers(self):
+        """Numbers and times."""
+        if 'message_size_limit' not in self.values:
+            self.values['message_size_limit'] = '10240000'          # Postfix's own default; ours is no limit
+        for parameter, name in NUMBERS:
+            if self.value(parameter).isdigit() and parameter in self.values:
+                self.write(name, [self.value(parameter)])
+        for parameter, name in TIMES:
+            count = seconds(self.value(parameter), 'd' if 'lifetime' in parameter else 's')
+            if parameter in self.values and count is not None:
+                self.write(name, [str(count)])
+
+    def delivery(self):
+        """Where a user's mail goes."""
+        box, command = self.value('home_mailbox'), self.value('mailbox_command')
+        if command:
+            self.write('defaultdelivery', ['|preline ' + command])
+            self.say('mailbox_command: its words go to the shell behind preline; EXTENSION is EXT here, see '
+                     'qpy-command.8')
+        elif box:
+            self.write('defaultdelivery', ['./' + box])
+        else:
+            self.say('mail went to %s/USER; here it goes to ~/Maildir/ unless control/defaultdelivery says '
+                     'otherwise' % (self.value('mail_spool_directory') or '/var/mail'))
+        if self.value('recipient_delimiter') not in ('', '-'):
+            self.say('recipient_delimiter %s: the delimiter is - here; write lines with %s into users/assign for '
+                     'whom it matters' % ((self.value('recipient_delimiter'),) * 2))
+        if words(self.value('inet_interfaces', 'all')) in (['loopback-only'], ['localhost']):
+            self.say('inet_interfaces: listen on 127.0.0.1 only, with qpy-install --smtp 127.0.0.1:25')
+
+    def rest(self):
+        """What nothing here answers to."""
+        handled = SILENT | {name for name, _ in NUMBERS + TIMES}
+        for name, value in self.values.items():
+            if name not in handled and not self.referred(name):
+                self.no_equal[name] = value
+        self.no_equal = dict(sorted(self.no_equal.items()))
+
+    def referred(self, name):
+        """A name of the administrator's own that other values use."""
+        return any('$' + name in value or '{%s}' % name in value for value in self.values.values())
+
+
+def host_of(place):
+    """The host of a place in smtproutes, without its port."""
+    return place.rpartition(']')[0] + ']' if place[:1] == '[' else place.partition(':')[0]

@@ -1,0 +1,145 @@
+"""What a qmail home (control/, users/, alias/, rc) means in qpy's files.
+
+    found = Translation(path)      found.files {path below DIR: text}; found.notes; found.no_equal {file: why}
+Text is latin-1: bytes go through as they are.
+"""
+import os
+
+from qpy.core import controls as tables
+
+ELSEWHERE = {       # control files of patches, and what answers to them here
+    'authsenders': 'control/senderroutes and control/smtplogins, see the notes',
+    'badhelonorelay': 'control/badhelo, which never counts for who may relay',
+    'badmailfromnorelay': 'control/badmailfrom', 'badrcptto.cdb': 'control/badrcptto',
+    'blackholedsender': 'a .qmail file or a filter', 'bouncesubject': 'nothing', 'concurrencysuppl0': 'concurrencydestination',
+    'clientcert.pem': 'nothing yet', 'dkimkeys': 'nothing yet', 'filterargs': 'QMAILREMOTE in control/services',
+    'dnsbllist': 'rblsmtpd in front, or a filter', 'goodrcptto': 'control/validrcptto',
+    'maxhops': 'nothing: it is 100', 'maxrecipients': 'control/maxrcpt', 'moreipme': 'control/locals for names',
+    'mailfromrules': 'a filter', 'recipientmap': 'control/virtualdomains and .qmail files',
+    'recipients': 'control/validrcptto', 'rsa2048.pem': 'nothing: it is not needed',
+    'dh2048.pem': 'nothing: it is not needed', 'simcontrol': 'QMAILQUEUE in control/tcp.smtp',
+    'smtpplugins': 'a filter: QMAILQUEUE in control/tcp.smtp', 'spfbehavior': 'nothing yet',
+    'tlshosts': 'control/tlsdestinations', 'timeoutread': 'control/timeoutsmtpd'}
+USERS = ('assign', 'include', 'exclude', 'mailnames', 'subusers', 'append')
+WRITTEN_BY_HAND = (tables.LIST, tables.MAP)
+KINDS = {row[0].decode(): row[1] for row in tables.TABLE}
+
+
+class Translation:
+    """See the top of the module."""
+
+    def __init__(self, path, tcp_smtp='/etc/tcp.smtp'):
+        self.path, self.files, self.notes, self.no_equal = path, {}, [], {}
+        self.control()
+        self.routes()
+        self.rules(tcp_smtp)
+        self.users()
+        self.alias()
+        self.start()
+
+    def read(self, name):
+        """A file below the qmail home as text, None if there is none."""
+        return read(os.path.join(self.path, name))
+
+    def control(self):
+        """Every control file that is known here, as it is; the rest is told."""
+        for name in sorted(os.listdir(os.path.join(self.path, 'control'))):
+            if name in KINDS and os.path.isfile(os.path.join(self.path, 'control', name)):
+                if KINDS[name] != tables.CDB or name == 'validrcptto.cdb':
+                    self.files['control/' + name] = self.read('control/' + name)
+            elif not tables.is_copy(os.fsencode(name)) and not name.endswith(('.tmp', '.cdb')):
+                near = tables.nearest(os.fsencode(name)).decode()
+                self.no_equal['control/' + name] = ELSEWHERE.get(name, 'did you mean %s?' % near if near
+                                                                 else 'no program here reads it')
+        for name in ('services', 'accounts'):
+            self.files.pop('control/' + name, None)
+        if 'control/rcpthosts' not in self.files:
+            self.notes.append('there is no control/rcpthosts: qmail accepted mail for every domain, an open relay; here '
+                              'it is accepted for locals and virtualdomains')
+        if 'control/me' not in self.files:
+            self.notes.append('there is no control/me; what is in DIR stays')
+
+    def routes(self):
+        """Logins that patches write into smtproutes and authsenders: KEY:RELAY[:PORT]|USER|PASSWORD."""
+        logins = []
+        for source, target in (('smtproutes', 'smtproutes'), ('authsenders', 'senderroutes')):
+            text = self.read('control/' + source)
+            if text is not None and (source == 'authsenders' or '|' in text):
+                lines = [with_login(line, logins) for line in text.splitlines()]
+                if source == 'authsenders' and any(line[:1] == ':' for line in lines):
+                    self.notes.append('authsenders: an entry for all senders is a line for all domains in smtproutes')
+                    lines = [line for line in lines if line[:1] != ':']
+                self.files['control/' + target] = ''.join(line + '\n' for line in lines)
+        if logins:
+            self.files['control/smtplogins'] = ''.join(login + '\n' for login in dict.fromkeys(logins))
+            self.no_equal.pop('control/authsenders', None)
+
+    def rules(self, path):
+        """tcprules' source, which is no control file there."""
+        text = self.read('control/tcp.smtp') or read(path)
+        if text is None:
+            self.notes.append('no tcp.smtp was found: say who may relay in control/tcp.smtp')
+        else:
+            self.files['control/tcp.smtp'] = text
+
+    def users(self):
+        """users/assign and its relatives."""
+        for name in USERS:
+            text = self.read('users/' + name)
+            if text is not None:
+                self.files['users/' + name] = text
+
+    def alias(self):
+        """The .qmail files of the user alias."""
+        directory = os.path.join(self.path, 'alias')
+        names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+        for name in names:
+            if name.startswith('.qmail') and os.path.isfile(os.path.join(directory, name)):
+                self.files['alias/' + name] = text = self.read('alias/' + name)
+                if 'fastforward' in text:
+                    self.notes.append('alias/%s runs fastforward: our newaliases and users/aliases.cdb do the same '
+                                      'without it (qpy-aliases.5)' % name)
+        for name in names:
+            if name in ('Maildir', 'Mailbox'):
+                self.notes.append('alias/%s is left where it is: mail in it is not moved' % name)
+
+    def start(self):
+        """The default delivery that /var/qmail/rc gives qmail-start."""
+        if 'control/defaultdelivery' in self.files:
+            return
+        for line in (self.read('rc') or '').splitlines():
+            _, found, rest = line.partition('qmail-start ')
+            if found and line.lstrip()[:1] != '#':
+                word = shell_word(rest)
+                if word and '$' not in word:
+                    self.files['control/defaultdelivery'] = word + '\n'
+                    return
+        self.notes.append("no defaultdelivery was found: it is ./Maildir/ here, where qmail's is ./Mailbox")
+
+
+def read(path):
+    """A file as text; None if there is none."""
+    try:
+        with open(path, encoding='latin-1', newline='') as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def with_login(line, logins):
+    """A line KEY:RELAY[:PORT]|USER|PASSWORD as ours; its login goes to logins."""
+    route, bar, rest = line.partition('|')
+    user, _, password = rest.partition('|')
+    if not bar or line[:1] == '#':
+        return line
+    key, _, place = route.partition(':')
+    place = place.replace(';', ':')
+    logins.append('%s@%s:%s' % (user, place.partition(':')[0], password))
+    return '%s:%s@%s' % (key, user, place)
+
+
+def shell_word(text):
+    """The first word of a shell's line, its quotes taken away."""
+    if text[:1] in '"\'':
+        return text[1:].partition(text[0])[0]
+    return text.split()[0] if text.split() else ''

@@ -1,0 +1,303 @@
+"""qpy-import on made-up trees in the real formats: a qmail home, a Postfix configuration, a qmail queue at rest."""
+import fcntl
+import os
+import subprocess
+import time
+
+import pytest
+
+from qpy.admin import postfix
+from qpy.core import controls, mess
+from tests.peers.queued import Daemon, make_home
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def write(top, files):
+    """{path: text} below a directory."""
+    for path, text in files.items():
+        target = top / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A DIR as qpy-install leaves it."""
+    write(tmp_path / 'qpy', {'control/me': 'new.test\n', 'control/locals': 'new.test\nlocalhost\n',
+                             'control/tcp.smtp': ':allow\n'})
+    for name in ('alias', 'users'):
+        (tmp_path / 'qpy' / name).mkdir()
+    return tmp_path / 'qpy'
+
+
+def run(home, *words):
+    """(exit code, lines of the report)."""
+    done = subprocess.run([ROOT + '/bin/qpy-import', *map(str, words)], capture_output=True, text=True,
+                          env={'QPYHOME': str(home), 'PATH': '/usr/bin:/bin'})
+    assert not done.stderr or done.returncode > 99, done.stderr
+    return done.returncode, (done.stdout + done.stderr).splitlines()
+
+
+# --- qmail ---------------------------------------------------------------------------------------------------
+
+QMAIL = {
+    'control/me': 'mail.example.org\n', 'control/locals': 'mail.example.org\nexample.org\n',
+    'control/rcpthosts': 'mail.example.org\nexample.org\nexample.net\n.lists.example.org\n',
+    'control/morercpthosts': 'more.example\n', 'control/morercpthosts.cdb': b'old',
+    'control/virtualdomains': 'example.net:bob\n.lists.example.org:alias-lists\n',
+    'control/concurrencyremote': '40\n', 'control/databytes': '10000000\n', 'control/badmailfrom': 'x@y.test\n^.*@z$\nz\n',
+    'control/smtproutes': ':relay.isp.example:587|joe@isp.example|se:cret\nplain.example:10.0.0.1\n',
+    'control/spfbehavior': '3\n', 'control/simcontrol': ':clam=yes\n', 'control/locals~': 'x\n', 'control/rcpthost': 'x\n',
+    'etc/tcp.smtp': '127.:allow,RELAYCLIENT=""\n:allow\n',
+    'users/assign': '=bob:bob:1001:1001:/home/bob:::\n+bob-:bob:1001:1001:/home/bob:-::\n.\n',
+    'alias/.qmail-root': '&ann@example.org\n', 'alias/.qmail-default': '| fastforward -d /etc/aliases.cdb\n',
+    'alias/Maildir/new/1': 'mail',
+    'rc': '#!/bin/sh\n# qmail-start ./No splogger\nexec env - PATH="/var/qmail/bin:$PATH" \\\n'
+          "qmail-start '|preline procmail' splogger qmail\n"}
+
+
+def test_qmail(home, tmp_path):
+    """Control files, users, alias and the default delivery come over; lines that could not work become comments; what
+    has no equal and what to look at is told."""
+    write(tmp_path / 'qmail', QMAIL)
+    code, lines = run(home, 'qmail', tmp_path / 'qmail')
+    text = '\n'.join(lines)
+    assert code == 1 and 'left out: control/badmailfrom, line 3, "z": no address has no @' in text
+    for name in ('locals', 'rcpthosts', 'virtualdomains', 'concurrencyremote', 'databytes', 'morercpthosts'):
+        assert (home / 'control' / name).read_text() == QMAIL['control/' + name], name
+    assert (home / 'control/locals~').read_text() == 'new.test\nlocalhost\n'
+    assert (home / 'control/badmailfrom').read_text() == 'x@y.test\n^.*@z$\n# not taken over: z\n'
+    assert (home / 'control/smtproutes').read_text() == ':joe@isp.example@relay.isp.example:587\nplain.example:10.0.0.1\n'
+    assert (home / 'control/smtplogins').read_text() == 'joe@isp.example@relay.isp.example:se:cret\n'
+    assert os.stat(home / 'control/smtplogins').st_mode & 0o777 == 0o640
+    assert (home / 'control/defaultdelivery').read_text() == '|preline procmail\n'
+    assert (home / 'control/tcp.smtp').read_text() == QMAIL['etc/tcp.smtp']
+    assert (home / 'alias/.qmail-root').read_text() == '&ann@example.org\n'
+    assert (home / 'users/cdb').stat().st_size and (home / 'control/morercpthosts.cdb').read_bytes()[:3] != b'old'
+    for wanted in ('no equal: control/spfbehavior: nothing yet', 'no equal: control/simcontrol: QMAILQUEUE in',
+                   'no equal: control/rcpthost: did you mean rcpthosts?', 'look: alias/.qmail-default runs fastforward',
+                   'look: alias/Maildir is left where it is', 'written: control/me, the old one is control/me~'):
+        assert wanted in text, wanted
+    assert 'locals~' not in [line.rpartition('/')[2] for line in lines if line.startswith('no equal')]
+
+
+def test_a_second_time_nothing_changes(home, tmp_path):
+    """Run again: all is the same, and no old file is lost."""
+    write(tmp_path / 'qmail', QMAIL)
+    run(home, 'qmail', tmp_path / 'qmail')
+    before = {path: path.read_bytes() for path in home.rglob('*') if path.is_file()}
+    lines = run(home, 'qmail', tmp_path / 'qmail')[1]
+    assert not [line for line in lines if line.startswith('written')]
+    assert before == {path: path.read_bytes() for path in home.rglob('*') if path.is_file()}
+
+
+def test_only_a_report(home, tmp_path):
+    """-n writes nothing."""
+    write(tmp_path / 'qmail', QMAIL)
+    lines = run(home, '-n', 'qmail', tmp_path / 'qmail')[1]
+    assert 'would write: control/rcpthosts' in lines
+    assert sorted(os.listdir(home / 'control')) == ['locals', 'me', 'tcp.smtp'] and not os.listdir(home / 'alias')
+
+
+def test_an_open_relay_is_not_brought_along(home, tmp_path):
+    """qmail without rcpthosts accepted everything: that is said, and does not go on."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n'})
+    code, lines = run(home, 'qmail', tmp_path / 'qmail')
+    assert code == 0 and any('an open relay' in line for line in lines)
+    assert not (home / 'control/rcpthosts').exists()
+
+
+@pytest.mark.parametrize('words', [(), ('exim',), ('qmail', 'a', 'b'), ('-n',)])
+def test_wrong_usage(home, words):
+    """100, and how it is called."""
+    assert run(home, *words)[0] == 100
+
+
+@pytest.mark.parametrize('what', ['qmail', 'postfix', 'queue'])
+def test_nothing_there(home, tmp_path, what):
+    """111, and what is missing."""
+    code, lines = run(home, what, tmp_path / 'absent')
+    assert code == 111 and 'no such directory' in lines[0]
+
+
+# --- Postfix -------------------------------------------------------------------------------------------------
+
+MAIN = r'''# a comment
+smtpd_banner = $myhostname ESMTP $mail_name (Debian/GNU)
+myhostname = mail.example.org
+myorigin = /etc/mailname
+mydestination = $myhostname, example.org,
+    localhost.$mydomain localhost
+  # a comment inside
+relayhost = [smtp.isp.example]:587
+mynetworks = 127.0.0.0/8 10.1.0.0/16 [::1]/128
+relay_domains = hash:/etc/postfix/relay
+virtual_alias_domains = example.net
+virtual_alias_maps = hash:/etc/postfix/virtual, mysql:/etc/postfix/mysql.cf
+transport_maps = hash:/etc/postfix/transport
+smtp_sasl_password_maps = hash:/etc/postfix/sasl
+smtp_tls_policy_maps = texthash:${config_dir_of_mine}/tls
+config_dir_of_mine = /etc/postfix
+smtp_tls_security_level = may
+maximal_queue_lifetime = 3d
+home_mailbox = Maildir/
+recipient_delimiter = +
+mailbox_size_limit = 0
+smtpd_milters = inet:127.0.0.1:8891
+header_checks = regexp:/etc/postfix/header_checks
+sender_dependent_relayhost_maps = hash:/etc/postfix/bysender
+'''
+POSTFIX = {
+    'main.cf': MAIN, 'relay': 'partner.example OK\n',
+    'virtual': '# comment\nexample.net anything\nann@example.net ann, bob@far.example\n@example.net catch\n'
+               'info@example.org ann\nsales bob\njoe@elsewhere.example joe\nfirst.last@example.net ann\n'
+               'pipe@example.net "|/bin/x"\n',
+    'transport': 'old.example smtp:[10.0.0.9]:2525\n.partner.example relay:[gate.example]\n'
+                 'imap.example lmtp:unix:/run/dovecot/lmtp\nno.example error:gone\nu@x.example smtp:[y]\n',
+    'sasl': '[smtp.isp.example]:587 joe@isp.example:se:cret\n', 'bysender': 'a@b.example [out.example]:465\n',
+    'tls': 'example.com encrypt\nsecure.example secure match=nexthop\n[mx.example]:587 dane\n'}
+
+
+def test_postfix(home, tmp_path):
+    """main.cf with continuations and $names, and its tables, become control and alias files."""
+    write(tmp_path / 'postfix', POSTFIX)
+    write(tmp_path, {'mailname': 'example.org\n'})
+    code, lines = run(home, 'postfix', tmp_path / 'postfix')
+    text, control = '\n'.join(lines), home / 'control'
+    assert code == 0, text
+    expected = {
+        'me': 'mail.example.org\n', 'defaulthost': 'example.org\n',
+        'locals': 'mail.example.org\nexample.org\nlocalhost.example.org\nlocalhost\n',
+        'rcpthosts': 'mail.example.org\nexample.org\nlocalhost.example.org\nlocalhost\npartner.example\n'
+                     '.partner.example\nexample.net\n',
+        'virtualdomains': 'example.net:alias-example.net\njoe@elsewhere.example:alias-elsewhere.example\n',
+        'smtproutes': 'old.example:10.0.0.9:2525\n.partner.example:gate.example\n'
+                      'imap.example:lmtp=/run/dovecot/lmtp\n:joe@isp.example@smtp.isp.example:587\n',
+        'smtplogins': 'joe@isp.example@smtp.isp.example:se:cret\n', 'senderroutes': 'a@b.example:smtps=out.example\n',
+        'tlsdestinations': 'example.com:encrypt\nsecure.example:verify\nmx.example:dane\n',
+        'tcp.smtp': '127.0.0.0/8:allow,RELAYCLIENT=""\n10.1.0.0/16:allow,RELAYCLIENT=""\n'
+                    '[::1]/128:allow,RELAYCLIENT=""\n:allow\n',
+        'databytes': '10240000\n', 'queuelifetime': '259200\n', 'defaultdelivery': './Maildir/\n'}
+    for name, wanted in expected.items():
+        assert (control / name).read_text() == wanted, name
+    assert {path.name: path.read_text() for path in (home / 'alias').iterdir()} == {
+        '.qmail-example:net-ann': '&ann\n&bob@far.example\n', '.qmail-example:net-default': '&catch\n',
+        '.qmail-info': '&ann\n', '.qmail-sales': '&bob\n', '.qmail-elsewhere:example-joe': '&joe\n',
+        '.qmail-example:net-first:last': '&ann\n'}
+    for wanted in ('no equal: smtpd_milters: inet:127.0.0.1:8891', 'no equal: header_checks: ',
+                   'look: virtual_alias_maps: unable to use', 'look: transport: "no.example error:gone" is not taken over',
+                   'look: recipient_delimiter +', 'look: virtual: pipe@example.net', 'look: aliases stay in /etc/aliases',
+                   'look: smtp_tls_policy_maps: look at "secure.example'):
+        assert wanted in text, (wanted, text)
+    assert 'config_dir_of_mine' not in text and 'mailbox_size_limit' not in text
+
+
+def test_what_postfix_meant_is_what_we_do(home, tmp_path):
+    """The addresses of `virtual` go where Postfix would send them: sendmail -bv on the imported files."""
+    write(tmp_path / 'postfix', POSTFIX)
+    write(tmp_path, {'mailname': 'example.org\n'})
+    run(home, 'postfix', tmp_path / 'postfix')
+    done = subprocess.run([ROOT + '/bin/qpy-sendmail', '-bv', 'joe@elsewhere.example', 'ann@example.net',
+                           'any@partner.example'], capture_output=True, text=True, env={'QPYHOME': str(home)})
+    assert 'alias-elsewhere.example-joe' in done.stdout and 'alias-example.net-ann' in done.stdout, done.stdout
+    assert 'gate.example' not in done.stdout or 'partner.example' in done.stdout
+
+
+@pytest.mark.parametrize('value, wanted', [
+    ('$myhostname', 'h.example.org'), ('${mydomain}x', 'example.orgx'), ('$(a)-$b', 'A $-B'), ('$none', ''),
+    ('$loop', '$loop'), ('a$', 'a$'), ('x $myorigin', 'x h.example.org')])
+def test_names_in_values(value, wanted):
+    """$name, ${name}, $(name), Postfix's own defaults, and a value that names itself."""
+    values = {'myhostname': 'h.example.org', 'a': 'A $', 'b': 'B', 'loop': '$loop', 'probe': value}
+    found = postfix.Translation(values, lambda path: None)
+    assert found.value('probe') == wanted
+
+
+def test_every_number_is_a_number():
+    """Parameters are translated into control files that exist."""
+    for _, name in postfix.NUMBERS + postfix.TIMES:
+        assert controls.row(name.encode())[1] == controls.NUMBER
+
+
+# --- a queue -------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def queued(tmp_path):
+    """Our queue, with queued running."""
+    home = str(tmp_path / 'house')
+    make_home(home)
+    with open(home + '/control/me', 'w') as file:
+        file.write('new.test\n')
+    daemon = Daemon(os.fsencode(home), 'queued', [b'submit', b'new'])
+    yield home
+    daemon.end()
+
+
+def old_queue(top, split='7'):
+    """A qmail queue: one message half delivered with a failure to tell, one in todo, one that was never finished."""
+    write(top, {
+        'control/virtualdomains': 'virt.test:bob\n',
+        'queue/lock/sendmutex': '', f'queue/mess/{split}/107': 'Received: (qmail 1 invoked by uid 7); x\nSubject: a\n\nA\n',
+        f'queue/info/{split}/107': 'Fann@x.test\0', f'queue/local/{split}/107': 'Djoe@new.test\0Tbob-info@virt.test\0',
+        f'queue/remote/{split}/107': 'Dgone@far.test\0Tdan@far.test\0',
+        'queue/bounce/107': '<gone@far.test>:\nNo such user\n\n',
+        f'queue/mess/{split}/108': 'Subject: b\n\nB\n', 'queue/todo/108': 'u7\0p1\0F\0Tann@x.test\0',
+        f'queue/mess/{split}/109': 'Subject: c\n\nC\n'})
+    old = time.time() - 86400 * 3
+    os.utime(top / f'queue/info/{split}/107', (old, old))
+
+
+def stored(home):
+    """[(message, envelope)] of our queue, in order."""
+    found = []
+    for name in sorted(os.listdir(home + '/queue/mess')):
+        with open(home + '/queue/mess/' + name, 'rb') as file:
+            found.append(mess.unpack(file.read(), name.encode()))
+    return found
+
+
+def test_a_qmail_queue(queued, tmp_path):
+    """What is left of each message comes over with its age; delivered recipients do not; what had failed becomes the
+    bounce; nothing is taken over twice, and nothing is changed there."""
+    old_queue(tmp_path / 'qmail')
+    code, lines = run(queued, 'queue', tmp_path / 'qmail/queue')
+    assert code == 1 and 'not taken over: message 109: neither todo nor info: never finished being queued' in lines
+    (first, one), (second, two), (third, three) = stored(queued)
+    assert first.endswith(b'Subject: a\n\nA\n') and b'(qmail 1 invoked by uid 7)' in first
+    assert (one.sender, one.recipients) == (b'ann@x.test', [b'info@virt.test', b'dan@far.test'])
+    assert abs(int(one.option(b'a')) - 86400 * 3) < 100
+    assert abs(mess.arrival(sorted(os.listdir(queued + '/queue/mess'))[0], one) - (time.time() - 86400 * 3)) < 100
+    assert (two.sender, two.recipients) == (b'', [b'ann@x.test'])
+    assert b'Hi. This is the qmail-send program at new.test.' in second and b'<gone@far.test>:\nNo such user\n\n--- Below' in second
+    assert second.endswith(b'Return-Path: <ann@x.test>\nReceived: (qmail 1 invoked by uid 7); x\nSubject: a\n\nA\n')
+    assert (three.sender, three.recipients) == (b'', [b'ann@x.test']) and third.endswith(b'Subject: b\n\nB\n')
+    assert sum(line.startswith('taken over before') for line in run(queued, 'queue', tmp_path / 'qmail/queue')[1]) == 2
+    assert len(stored(queued)) == 3 and (tmp_path / 'qmail/queue/mess/7/107').exists()
+
+
+def test_a_queue_report(queued, tmp_path):
+    """-n takes nothing over."""
+    old_queue(tmp_path / 'qmail')
+    lines = run(queued, '-n', 'queue', tmp_path / 'qmail/queue')[1]
+    assert any(line.startswith('would take over: message 107 from <ann@x.test>, 2 recipients left, 72 hours old, and a '
+                               'bounce') for line in lines)
+    assert stored(queued) == []
+
+
+def test_a_queue_in_use(queued, tmp_path):
+    """While qmail-send runs nothing is touched."""
+    old_queue(tmp_path / 'qmail')
+    with open(tmp_path / 'qmail/queue/lock/sendmutex') as mutex:
+        fcntl.flock(mutex, fcntl.LOCK_EX)
+        code, lines = run(queued, 'queue', tmp_path / 'qmail/queue')
+    assert code == 111 and 'qmail-send runs in' in lines[0]
+
+
+def test_without_our_queue(home, tmp_path):
+    """qpy must run: it is said for each message, and nothing counts as taken over."""
+    old_queue(tmp_path / 'qmail')
+    (home / 'run').mkdir()
+    code, lines = run(home, 'queue', tmp_path / 'qmail/queue')
+    assert code in (1, 111) and not [line for line in lines if line.startswith('taken over')]
+    assert not (tmp_path / 'qmail/queue/imported-by-qpy').exists()
