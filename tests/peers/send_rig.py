@@ -183,7 +183,9 @@ class Rig:
 
     def lines(self):
         """What send has said since the last time, as lines."""
-        while select.select([self.log_read], [], [], 0)[0]:
+        asked = select.poll()               # select would refuse high descriptors
+        asked.register(self.log_read, select.POLLIN)
+        while asked.poll(0):
             data = os.read(self.log_read, 65536)
             self.log_text += data
         lines, self.log_text = self.log_text.splitlines(), b''

@@ -14,6 +14,13 @@ PYTHON = ['/usr/bin/python3', '-IS']
 PATIENCE = 20
 
 
+def ready(sock, seconds):
+    """Whether there is something to read, waiting so long; select would refuse high descriptors."""
+    asked = select.poll()
+    asked.register(sock, select.POLLIN)
+    return bool(asked.poll(seconds * 1000))
+
+
 class FakeQueued:
     """Answers on run/submit. messages: [(bytes, Envelope)]; answer: None, (code, sentence), or 'die'; hold:
     do not read."""
@@ -241,7 +248,7 @@ class Client:
 
     def quiet(self, seconds=0.2):
         """True if nothing comes for a moment."""
-        return not self.buffer and not select.select([self.sock], [], [], seconds)[0]
+        return not self.buffer and not ready(self.sock, seconds)
 
     def close(self):
         self.sock.close()

@@ -218,7 +218,7 @@ def test_what_the_callers_iterable_raises_is_passed_on_and_nothing_is_queued(hom
         raise KeyError('no more')
     with pytest.raises(KeyError):
         submit.send(home, b'a', [b'b'], pieces())
-    assert submit.send(home, b'a', [b'b'], 987)[0] == exits.QQ_READ         # a descriptor that is none
+    assert submit.send(home, b'a', [b'b'], 987_654)[0] == exits.QQ_READ         # a descriptor that is none
     assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
     assert len(listing(home)) == 1
 

@@ -9,7 +9,7 @@ import pytest
 from tests.peers import debian, net, postfix, qpy as peer
 
 UID = 64110                     # joe's; nobody else on the machine has it
-PATIENCE = 20                   # seconds until mail that should have come has not
+PATIENCE = 60                   # seconds until mail that should have come has not
 
 
 class Mailbox:

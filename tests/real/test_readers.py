@@ -21,8 +21,8 @@ def run(*command, data=b'', **more):
 
 @pytest.fixture(scope='module')
 def log(server):
-    """The real log of a chain that delivered, refused, deferred and bounced, as bytes."""
-    box = server.mailbox
+    """The real log of a chain that delivered, refused, deferred and bounced, as bytes, from here on."""
+    box, before = server.mailbox, len(server.log())
     box.seen = box.names()
     box.dot_qmail('later', '|exit 111\n')
     box.dot_qmail('never', '|echo no such thing; exit 100\n')
@@ -34,7 +34,9 @@ def log(server):
             client.sendmail('forger: x@evil.test', ['nobody-at-all@qpy.test'], '')
     box.next(log=server.log)
     box.next(log=server.log)            # the bounce
-    return server.log().encode()
+    yield server.log()[before:].encode()
+    for name in server.waiting():
+        server.command(server.home + '/bin/qpy-ctl', 'drop', name)
 
 
 def syslog(log):
