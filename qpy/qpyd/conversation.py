@@ -43,7 +43,8 @@ class Conversation:
         """Greet."""
         self.session.banner()
         self.flush()
-        self.interest()
+        if self.input >= 0:         # a client that is gone already has closed it
+            self.interest()
 
     # Input.
 
