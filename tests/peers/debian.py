@@ -1,5 +1,6 @@
 """Debian's packages, unpacked and not installed, so that two mail servers need not fight over one machine."""
 import glob
+import hashlib
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ def unpack(*packages):
 
     RuntimeError, with apt's words, if they cannot be had.
     """
-    root = os.path.join(CACHE, '+'.join(packages))
+    root = os.path.join(CACHE, file_name(packages))
     if os.path.isdir(root):
         if os.stat(CACHE).st_uid not in (0, os.geteuid()):
             raise RuntimeError('%s belongs to somebody else' % CACHE)
@@ -40,6 +41,12 @@ def unpack(*packages):
     os.rename(os.path.join(work, 'root'), root)
     shutil.rmtree(work)
     return root
+
+
+def file_name(packages):
+    """The name of their directory; of many packages the first and a sum of all."""
+    name = '+'.join(packages)
+    return name if len(name) < 240 else '%s+%s' % (packages[0], hashlib.sha256(name.encode()).hexdigest()[:16])
 
 
 def merge(root):

@@ -1,0 +1,56 @@
+"""The manual is whole: each page has the sections people look for, and qpy.7 names every program and format."""
+import os
+import re
+import subprocess
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PAGES = sorted(name for name in os.listdir(ROOT + '/man') if name[-1:].isdigit())
+PROGRAMS = sorted(os.listdir(ROOT + '/bin'))
+NEEDED = ('EXIT STATUS', 'ENVIRONMENT', 'FILES', 'EXAMPLES', 'SECURITY', 'SEE ALSO')
+
+
+def sections(page):
+    """The titles of a page's sections."""
+    with open(ROOT + '/man/' + page) as file:
+        return re.findall(r'^\.Sh (.*)$', file.read(), re.M)
+
+
+@pytest.mark.parametrize('page', [name for name in PAGES if name[-1] in '18'])
+def test_sections(page):
+    """A program's page has all of EXIT STATUS, ENVIRONMENT, FILES, EXAMPLES, SECURITY and SEE ALSO, each once."""
+    found = sections(page)
+    assert [name for name in NEEDED if found.count(name) != 1] == []
+
+
+@pytest.mark.parametrize('page', [name for name in PAGES if name[-1] in '5'])
+def test_sections_of_formats(page):
+    """A format's page has EXAMPLES and SEE ALSO."""
+    assert {'EXAMPLES', 'SEE ALSO'} <= set(sections(page))
+
+
+def test_the_list_of_all():
+    """qpy.7 has a line for each program in bin/ and each other page, in its section, and for nothing else."""
+    with open(ROOT + '/man/qpy.7') as file:
+        listed = re.findall(r'^\.It Xr (\S+) (\d)', file.read(), re.M)
+    assert len(listed) == len(set(listed))
+    assert sorted('%s.%s' % pair for pair in listed) == [page for page in PAGES if page != 'qpy.7']
+    assert set(PROGRAMS) <= {name for name, _ in listed}
+
+
+def test_what_the_list_says_is_what_the_page_says():
+    """Each line of qpy.7 has the page's own words."""
+    with open(ROOT + '/man/qpy.7') as file:
+        lines = {'%s.%s' % pair[:2]: pair[2] for pair in re.findall(r'^\.It Xr (\S+) (\d)\n(.*)$', file.read(), re.M)}
+    for page in PAGES:
+        if page != 'qpy.7':
+            with open(ROOT + '/man/' + page) as file:
+                words = re.search(r'^\.Nd (.*)$', file.read(), re.M)[1]
+            assert lines[page] == words, page
+
+
+def test_it_can_be_read():
+    """mandoc renders the list."""
+    done = subprocess.run(['mandoc', '-Tutf8', ROOT + '/man/qpy.7'], capture_output=True, text=True)
+    assert done.returncode == 0 and 'qpy-sendmail' in done.stdout
