@@ -43,7 +43,20 @@ def nameless():
     """The descriptor of a new file that nobody else can open."""
     for place in PLACES:
         try:
-            return unix.open(place, unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+            return nameless_in(place)
         except unix.error as problem:
             refused = problem
     raise refused
+
+
+def nameless_in(place):
+    """The same in one directory; where files must be born with a name it lasts for a moment."""
+    try:
+        return unix.open(place, unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+    except unix.error as problem:
+        if problem.errno not in (unix.ENOTSUP, unix.EISDIR, unix.EINVAL):
+            raise
+    path = b'%s/qpy.%s' % (place, unix.urandom(12).hex().encode())
+    fd = unix.open(path, unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
+    unix.unlink(path)
+    return fd

@@ -9,8 +9,6 @@ from qpy.core import exits, header, inject, text
 from qpy.lib import controls, program
 
 PIECE = 65536           # bytes read at a time
-MEMORY = 1 << 20        # bytes of a message held in memory; a longer one goes to a file
-SPOOLS = (b'/var/tmp', b'/tmp')
 
 MOST_DESCRIPTORS = 65536        # where a kernel without close_range(2) makes us close one by one
 NOT_THERE = {exits.QQ_CONNECT_TIMEOUT: b'qpy-queued does not answer: ',
@@ -123,66 +121,16 @@ class Message:
         put(body.end())
 
 
-class Spool:
-    """A message being gathered: put(bytes), then content() -> bytes, or a descriptor that stands at its start."""
-    __slots__ = ('pieces', 'size', 'fd')
-
-    def __init__(self):
-        self.pieces, self.size, self.fd = [], 0, -1
-
-    def put(self, data):
-        self.size += len(data)
-        self.pieces.append(data)
-        if self.size > MEMORY:
-            self._write_out()
-
-    def _write_out(self):
-        if self.fd < 0:
-            self.fd = unlinked_file()
-        unix.write_all(self.fd, b''.join(self.pieces))
-        self.pieces = []
-
-    def content(self):
-        if self.fd < 0:
-            return b''.join(self.pieces)
-        self._write_out()
-        unix.lseek(self.fd, 0, unix.SEEK_SET)
-        return self.fd
-
-
-def unlinked_file():
-    """A new file without a name.  OSError of the last place tried if there is none for it."""
-    for place in SPOOLS:
-        try:
-            return unlinked_in(place)
-        except unix.error as problem:
-            last = problem
-    raise last
-
-
-def unlinked_in(place):
-    """The same in one directory; where files must be born with a name it lasts for a moment."""
-    try:
-        return unix.open(place, unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
-    except unix.error as problem:
-        if problem.errno not in (unix.ENOTSUP, unix.EISDIR, unix.EINVAL):
-            raise
-    path = b'%s/qpy.%s' % (place, unix.urandom(12).hex().encode())
-    fd = unix.open(path, unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_RDWR | unix.O_CLOEXEC, 0o600)
-    unix.unlink(path)
-    return fd
-
-
 def queue(home, message, new_header, sender, recipients, options=(), notify=None):
     """Gather the message and submit it; returns submit's (code, ID or text)."""
-    from qpy.lib import submit
-    spool = Spool()
-    message.write(new_header, spool.put)
+    from qpy.lib import spool, submit
+    gathered = spool.Spool()
+    message.write(new_header, gathered.add)
     options = list(options)
     if message.eight_bit and not any(letter == b'B' for letter, _ in options):
         options.append((b'B', b'8BITMIME'))
     extra = [((b'N', notify),)] * len(recipients) if notify else None
-    return submit.send(home, sender, recipients, spool.content(), options=options, recipient_options=extra)
+    return submit.send(home, sender, recipients, gathered.content(), options=options, recipient_options=extra)
 
 
 def explained(work, refused, unreadable):

@@ -10,80 +10,27 @@ It prints nothing.  Once a host has taken the connection no other one is tried: 
 message.
 """
 from qpy import unix
-from qpy.core import dnsconf, exits, mess, netstring, qmqp, submit
-from qpy.lib import controls, program, spool
+from qpy.core import dnsconf, exits, netstring, qmqp
+from qpy.lib import controls, handed, program
+from qpy.lib.handed import Stop
 
-PATIENCE = 86_400           # seconds for everything
 CONNECT = 10                # seconds for a connection
 STEP = 60                   # seconds for each step of the conversation
-PIECE = 65536
 CODES = {b'K': exits.OK, b'Z': exits.QQ_SERVER_TEMPORARY, b'D': exits.QQ_REFUSED}
-KNOWN = frozenset(b'T' + b''.join(mess.STAMPED + mess.NETWORK + mess.WISHES + mess.PER_RECIPIENT))
-
-
-class Stop(Exception):
-    """End with this exit code."""
-
-    def __init__(self, code):
-        super().__init__(code)
-        self.code = code
 
 
 def main(home, args):
     """The message, the envelope, a host, its answer."""
-    unix.signal(unix.SIGPIPE, unix.SIG_IGN)
-    unix.signal(unix.SIGALRM, lambda *_: unix._exit(exits.QQ_TIMEOUT))
-    unix.alarm(PATIENCE)
-    try:
-        message = collect()
-        addresses = read_envelope()
-        sock = connect(servers(home))
-        return converse(sock, message, addresses)
-    except Stop as stop:
-        return stop.code
-    except MemoryError:
-        return exits.QQ_MEMORY
-    except Exception:
-        return exits.QQ_BUG
+    def work():
+        message = handed.message()
+        addresses = addresses_of(handed.envelope())
+        return converse(connect(servers(home)), message, addresses)
+    return handed.run(work)
 
 
-def collect():
-    """Descriptor 0 to its end: a Spool."""
-    message = spool.Spool()
-    while piece := read(0):
-        try:
-            message.add(piece)
-        except unix.error:
-            raise Stop(exits.QQ_WRITE) from None
-    return message
-
-
-def read(fd):
-    """The next bytes of fd."""
-    try:
-        return unix.read(fd, PIECE)
-    except unix.error:
-        raise Stop(exits.QQ_READ) from None
-
-
-def read_envelope():
-    """[sender, recipient, ...] from descriptor 1.  QMQP carries nothing else, so other known records are
-    dropped."""
-    data = b''
-    while b'\0\0' not in data:
-        piece = read(1)
-        if not piece:
-            raise Stop(exits.QQ_ENVELOPE if data[:1] not in (b'', b'F') else exits.QQ_READ)
-        data += piece
-        if len(data) > submit.ENVELOPE_LIMIT:
-            raise Stop(exits.QQ_REFUSED)
-    first, *records = data.partition(b'\0\0')[0].split(b'\0')
-    if first[:1] != b'F' or any(record[0] not in KNOWN for record in records):
-        raise Stop(exits.QQ_ENVELOPE)
-    addresses = [first[1:], *(record[1:] for record in records if record[:1] == b'T')]
-    if any(len(address) > mess.ADDRESS_LIMIT for address in addresses):
-        raise Stop(exits.QQ_ADDRESS_TOO_LONG)
-    return addresses
+def addresses_of(records):
+    """[sender, recipient, ...]: QMQP carries nothing else, so other records are dropped."""
+    return [records[0][1:], *(record[1:] for record in records[1:] if record[:1] == b'T')]
 
 
 def servers(home):
@@ -135,7 +82,7 @@ def converse(sock, message, addresses):
         if isinstance(content, bytes):
             sock.sendall(content)
         else:
-            while piece := read(content):
+            while piece := handed.read(content):
                 sock.sendall(piece)
         sock.sendall(after)
         return CODES.get(hear(sock)[:1], exits.QQ_CONNECTION_FAILED)
@@ -147,7 +94,7 @@ def hear(sock):
     """The answer; OSError if it does not come."""
     answer = qmqp.Answer()
     while True:
-        data = sock.recv(PIECE)
+        data = sock.recv(handed.PIECE)
         if not data:
             raise OSError(unix.EPIPE, 'no answer')
         words = answer.feed(data)

@@ -6,8 +6,7 @@ import subprocess
 import pytest
 
 from qpy.core import exits, mess
-from qpy.lib import loop, packets, queuefile, submit
-from qpy.qpyq import queue
+from qpy.lib import loop, packets, queuefile, spool, submit
 from tests.peers import queued as rig
 
 MESSAGE = b'Subject: x\n\nbody\n'
@@ -166,7 +165,7 @@ def test_interrupts_do_not_end_it(home, daemon):
 
 def test_the_spool_has_no_name(monkeypatch, tmp_path):
     """What is too long for memory waits in a file that no name leads to, also where O_TMPFILE is unknown."""
-    monkeypatch.setattr(queue, 'SPOOLS', (b'/nonexistent', os.fsencode(tmp_path)))
+    monkeypatch.setattr(spool, 'PLACES', (b'/nonexistent', os.fsencode(tmp_path)))
     real = os.open
 
     def without_tmpfile(path, flags, *mode, **more):
@@ -174,14 +173,14 @@ def test_the_spool_has_no_name(monkeypatch, tmp_path):
             raise OSError(95, 'Operation not supported')
         return real(path, flags, *mode, **more)
     for opening in (real, without_tmpfile):
-        monkeypatch.setattr(queue.unix, 'open', opening)
-        fd = queue.spool()
+        monkeypatch.setattr(spool.unix, 'open', opening)
+        fd = spool.nameless()
         os.write(fd, b'x')
         assert os.listdir(tmp_path) == [] and os.fstat(fd).st_nlink == 0
         os.close(fd)
-    monkeypatch.setattr(queue, 'SPOOLS', (b'/nonexistent',))
-    with pytest.raises(queue.Stop):
-        queue.spool()
+    monkeypatch.setattr(spool, 'PLACES', (b'/nonexistent',))
+    with pytest.raises(FileNotFoundError):
+        spool.nameless()
 
 
 @pytest.mark.parametrize('closed', [0, 1])

@@ -14,7 +14,8 @@ import qpy.lib
 import qpy.user
 from qpy import unix
 from qpy.core import exits
-from qpy.user import inject, injection, sendmail
+from qpy.lib import spool
+from qpy.user import inject, sendmail
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIABLES = [b'QMAILUSER', b'MAILUSER', b'USER', b'LOGNAME', b'QMAILHOST', b'MAILHOST', b'QMAILNAME',
@@ -76,7 +77,7 @@ def queue(monkeypatch):
 
 def with_stdin(data, work):
     """work() with data as descriptor 0."""
-    saved, fd = os.dup(0), injection.unlinked_file()
+    saved, fd = os.dup(0), spool.nameless()
     os.write(fd, data)
     os.lseek(fd, 0, 0)
     os.dup2(fd, 0)
