@@ -50,10 +50,11 @@ class Netstring:
         """Read the digits; what follows the colon."""
         digits, colon, rest = data.partition(b':')
         self.size += digits[:20]
-        if self.size.strip(b'0123456789') or colon and not self.size:
-            raise Malformed('no length')
-        if len(self.size) > 10 or self.size and int(self.size) > self.most:
+        number = self.size[:len(self.size) - len(self.size.lstrip(b'0123456789'))]
+        if len(number) > 10 or number and int(number) > self.most:      # first, as it would be byte by byte
             raise TooMuch('longer than %d' % self.most)
+        if number != self.size or colon and not number:
+            raise Malformed('no length')
         if colon:
             self.left = int(self.size)
         return rest
