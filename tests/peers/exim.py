@@ -1,0 +1,110 @@
+"""A real Exim, as Debian ships it, that files what it accepts in a Maildir; unpacked, with accounts of its own on a Host
+(tests.peers.net).  Needs root, and the packages (tests.peers.debian).
+"""
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+
+from tests.peers import debian, net
+from tests.peers.qpy import wait_for_port
+
+UID = 64011
+PACKAGES = ('exim4-daemon-light', 'exim4-base', 'libgnutls-dane0', 'libunbound8', 'libidn12', 'libnsl2')
+CONF = """
+keep_environment =
+primary_hostname = exim.test
+spool_directory = {work}/spool
+log_file_path = {work}/log.%slog
+pid_file_path = {work}/pid
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = {port}
+domainlist ours = exim.test
+acl_smtp_rcpt = anybody
+tls_advertise_hosts =
+host_lookup =
+rfc1413_query_timeout = 0s
+begin acl
+anybody:
+  accept domains = +ours
+begin routers
+ours:
+  driver = accept
+  domains = +ours
+  transport = box
+begin transports
+box:
+  driver = appendfile
+  directory = {work}/box
+  maildir_format
+  user = nobody
+  group = nogroup
+"""
+
+
+class Exim:
+    """Listens on 127.0.0.1:port for domain exim.test; its box is a Maildir."""
+
+    domain = 'exim.test'
+
+    def __init__(self, port):
+        root = debian.unpack(*PACKAGES)
+        self.work = tempfile.mkdtemp(prefix='qpy-exim-')
+        os.chmod(self.work, 0o755)
+        for name, uid in (('spool', UID), ('box', 65534)):
+            os.mkdir(os.path.join(self.work, name))
+            os.chown(os.path.join(self.work, name), uid, uid)
+        self.host = net.Host('exim', network=False)
+        self.host.usr(os.path.join(root, 'usr'))
+        accounts(self.host, self.work, {'Debian-exim': UID})
+        self.host.etc(self.work, {'exim4/exim4.conf': CONF.format(work=self.work, port=port)})
+        os.chown(self.work, UID, UID)
+        self.output = open(os.path.join(self.work, 'output'), 'wb')
+        self.process = subprocess.Popen([*self.host.prefix, '/usr/sbin/exim4', '-bdf', '-q1m'], stdin=subprocess.DEVNULL,
+                                        stdout=self.output, stderr=self.output, start_new_session=True)
+        started(self, port)
+
+    def box(self):
+        """The Maildir with what it has taken."""
+        return os.path.join(self.work, 'box/new')
+
+
+def accounts(host, directory, names):
+    """Let these accounts, {name: uid}, and groups exist on the host, in place of what the machine has under their names."""
+    files = {}
+    for kind, line in (('passwd', '%s:*:%d:%d::/:/bin/false\n'), ('group', '%s:*:%d:%.0s\n')):
+        with open('/etc/' + kind) as known:
+            kept = [each for each in known if each.partition(':')[0] not in names]
+        files[kind] = ''.join(kept) + ''.join(line % (name, uid, uid) for name, uid in names.items())
+    host.etc(directory, files)
+
+
+def started(server, port):
+    """Wait until it greets; RuntimeError with what it has said."""
+    try:
+        wait_for_port(port, alive=lambda: server.process.poll() is None, greeting=b'220')
+    except OSError:
+        said = log(server)
+        stop(server)
+        raise RuntimeError('it did not start: ' + said) from None
+
+
+def log(server):
+    """What it has said."""
+    with open(os.path.join(server.work, 'output'), errors='replace') as file:
+        return file.read()
+
+
+def stop(server):
+    """End it with all its processes, and remove what it wrote."""
+    if server.process.poll() is None:
+        os.killpg(server.process.pid, signal.SIGTERM)
+        try:
+            server.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.process.pid, signal.SIGKILL)
+            server.process.wait()
+    server.output.close()
+    server.host.end()
+    shutil.rmtree(server.work, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""A real OpenSMTPD, as Debian ships it, that files what it accepts in a Maildir; unpacked, with accounts, spool and
+sockets of its own on a Host (tests.peers.net).  Needs root, overlayfs, and the packages (tests.peers.debian).
+"""
+import os
+import subprocess
+import tempfile
+
+from tests.peers import debian, exim, net
+
+UID = 64021
+PACKAGES = ('opensmtpd', 'libevent-2.1-7')
+CONF = """
+listen on 127.0.0.1 port {port} hostname opensmtpd.test
+action "box" maildir "{work}/box" user joe
+match from any for domain "opensmtpd.test" action "box"
+"""
+
+
+class OpenSmtpd:
+    """Listens on 127.0.0.1:port for domain opensmtpd.test, where joe is known; his box is a Maildir."""
+
+    domain = 'opensmtpd.test'
+
+    def __init__(self, port):
+        root = debian.unpack(*PACKAGES)
+        self.work = tempfile.mkdtemp(prefix='qpy-opensmtpd-')
+        os.chmod(self.work, 0o755)
+        for name in ('box', 'box/new', 'box/cur', 'box/tmp'):
+            os.mkdir(os.path.join(self.work, name))
+            os.chown(os.path.join(self.work, name), UID + 2, UID + 2)
+        self.host = net.Host('opensmtpd', network=False)
+        self.host.usr(os.path.join(root, 'usr'))
+        exim.accounts(self.host, self.work, {'opensmtpd': UID, 'opensmtpq': UID + 1, 'joe': UID + 2})
+        for place in ('/var/lib', '/var/spool', '/run'):
+            self.host.run('mount', '-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', place)
+        self.host.run('mkdir', '-p', '/var/lib/opensmtpd/empty')
+        conf = os.path.join(self.work, 'conf')
+        with open(conf, 'w') as file:
+            file.write(CONF.format(work=self.work, port=port))
+        os.chmod(conf, 0o600)
+        self.output = open(os.path.join(self.work, 'output'), 'wb')
+        self.process = subprocess.Popen([*self.host.prefix, '/usr/sbin/smtpd', '-F', '-v', '-f', conf], stdin=subprocess.DEVNULL,
+                                        stdout=self.output, stderr=self.output, start_new_session=True)
+        exim.started(self, port)
+
+    def box(self):
+        """The Maildir with what it has taken."""
+        return os.path.join(self.work, 'box/new')
