@@ -24,6 +24,7 @@ domainlist ours = exim.test
 acl_smtp_rcpt = anybody
 tls_advertise_hosts =
 host_lookup =
+smtp_accept_queue_per_connection = 0
 rfc1413_query_timeout = 0s
 begin acl
 anybody:
