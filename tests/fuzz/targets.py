@@ -108,21 +108,25 @@ def tcp_rules(data):
 
 
 def listen(kind, pieces):
-    """Events, or which of the two errors ended them."""
-    session, found = kind(), []
+    """(text of the whole messages, their envelopes, whether an error ended them)."""
+    session, texts, text, found = kind(), [], b'', []
     try:
         for piece in pieces:
             session.receive(piece)
             while (event := session.next()) is not None:
-                found.append(event)
-    except (netstring.Malformed, netstring.TooMuch) as problem:
-        return type(problem)
-    text = b''.join(value for _, value in found if isinstance(value, bytes))
-    return text, [value for _, value in found if not isinstance(value, bytes)]
+                if isinstance(event[1], bytes):
+                    text += event[1]
+                else:
+                    texts.append(text)
+                    found.append(event[1])
+                    text = b''
+    except (netstring.Malformed, netstring.TooMuch):        # of two faults in one piece either may be told
+        return texts, found, True
+    return texts, found, False
 
 
 def netstrings(data):
-    """QMTP and QMQP: however it is cut, the same bytes and envelopes, or the same error."""
+    """QMTP and QMQP: however it is cut, the same messages, and the same end."""
     data, pieces = cut(data)
     for kind in (qmtp.Session, qmqp.Session):
         assert listen(kind, pieces) == listen(kind, [data])
