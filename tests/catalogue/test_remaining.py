@@ -201,3 +201,24 @@ def test_what_nobody_foresaw(tmp_path, ending):
                           capture_output=True, timeout=60)
     assert done.returncode == 111 and done.stdout == b''
     assert done.stderr.count(b'\n') == 1 and b'Traceback' not in done.stderr
+
+
+# --- the log ---
+
+def test_a_log_on_a_full_disk():
+    """A-18: while what qpy-log writes to is full, programs' lines are taken from them all the same: nobody waits, and
+    qpy-log ends as ever with the last of them."""
+    read, write = os.pipe()
+    arrange = ("import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid()); "
+               "os.execv(sys.argv[2], sys.argv[2:])")
+    with open('/dev/full', 'wb') as full:
+        child = subprocess.Popen(['/usr/bin/python3', '-IS', '-c', arrange, str(read), SOURCE + '/bin/qpy-log'],
+                                 pass_fds=[read], stdout=full, stderr=subprocess.PIPE,
+                                 env={'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'send'})
+    os.close(read)
+    line = b'x' * 999 + b'\n'
+    for _ in range(300):            # far more than a pipe holds
+        os.write(write, line)
+    os.close(write)
+    assert child.wait(20) == 0
+    child.stderr.close()
