@@ -10,10 +10,11 @@ from them, as tuples whose first item is one of the words below; `lines` collect
 
 Fairness.  A channel goes round over the jobs that have something to start, one transaction each; a job goes
 round over its destinations.  So a message to 50,000 people delays another one by one transaction, not by
-50,000.  A destination that has as many transactions as it may have keeps its Works in a queue of its own, out
-of everybody's way, and wakes the first when one ends; a destination in trouble (scope `h`) is left alone for
-a while, and what was meant for it is deferred without trying.  Each step costs the same however many wait: no
-list is searched.
+50,000.  A destination may have no more transactions than its channel has free (`share`), so that hosts which
+never answer, or users whose programs hang, leave room for the others.  One that has its share keeps its Works
+in a queue of its own, out of everybody's way, and wakes the first when one ends; a destination in trouble
+(scope `h`) is left alone for a while, and what was meant for it is deferred without trying.  Each step costs
+the same however many wait: no list is searched.
 
 What may be forgotten.  Nothing here is on disk.  A done mark or a failure that was not written yet when the
 machine stops is found out again by delivering again: a duplicate, never a loss.  A message leaves (`remove`)
@@ -47,6 +48,7 @@ LOADS = 64                      # messages loaded per step
 STARTS = 256                    # transactions started per step and channel
 RECIPIENTS = 100                # in one remote transaction
 REPORT_LIMIT = 10_000           # bytes of one report, as in qmail-send
+WINDOW = 5                      # transactions a destination may have before one of them has ended
 MOST_DESTINATIONS = 20_000      # remembered without anything to do there
 
 TOO_LONG = b"I'm not going to try again; this message has been in the queue too long.\n"
@@ -109,14 +111,18 @@ class Flight:
 
 
 class Place:
-    """A destination: a host, or a local user.  until: steady time before which it is left alone."""
+    """A destination: a host, or a local user.  until: steady time before which it is left alone.
 
-    __slots__ = ('name', 'channel', 'active', 'works', 'waiting', 'parked', 'failures', 'until', 'reason')
+    window: transactions it has shown to be good for; one more with each that ends well, half with a deferral.
+    """
+
+    __slots__ = ('name', 'channel', 'active', 'works', 'window', 'waiting', 'parked', 'failures', 'until', 'reason')
 
     def __init__(self, name, channel):
         self.name, self.channel = name, channel
         self.active = self.works = self.failures = self.until = 0       # works: those with recipients left
         self.waiting, self.parked, self.reason = None, None, b''
+        self.window = WINDOW
 
 
 class Channel:
@@ -359,6 +365,14 @@ class Dispatch:
         """Transactions one destination may have: one host its limit, one local user half of the channel."""
         return max(1, channel.limit // 2) if channel is self.local else self.settings.per_host
 
+    def share(self, place, more=0):
+        """Transactions a destination may have when `more` have started: no more than its window, nor than are then
+        free in its channel.  So those that never answer leave room to the others.  One in trouble is probed."""
+        if place.failures:
+            return 1
+        channel = place.channel
+        return min(place.window, self.per_place(channel), max(1, channel.limit - channel.active - more))
+
     def _startable(self, work):
         """May a transaction of this Work start?  If not it has been put where it belongs."""
         if not work.recipients:
@@ -367,7 +381,7 @@ class Dispatch:
         if place.until > self.now:
             self._give_up_for_now(work)
             return False
-        if place.active >= (1 if place.failures else self.per_place(place.channel)):
+        if place.active >= self.share(place):
             if place.waiting is None:
                 place.waiting = deque()
             place.waiting.append(work)
@@ -435,9 +449,11 @@ class Dispatch:
             place.channel.active -= 1
         self.status()
         self._judge(place, known, scope, text)
+        place.window = max(WINDOW, place.window // 2) if letter == b'Z' else min(place.window + 1,
+                                                                                 self.per_place(place.channel))
         self._settle(job, index, letter if known else b'Z', text)
         if not flight.left:
-            self._freed(place)
+            self._freed(place, 1 + (place.active + 1 < self.share(place, 1)))   # one more where there is room
         return True
 
     def _judge(self, place, known, scope, text):
@@ -476,7 +492,7 @@ class Dispatch:
             else:
                 self._settle(job, index, b'Z', text)
 
-    def _freed(self, place, many=1):
+    def _freed(self, place, many):
         """Room at a destination: its next Works get their turn, parked messages are called back."""
         waiting = place.waiting
         while waiting and many:

@@ -3,6 +3,7 @@ import random
 import time
 import tracemalloc
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from qpy.core import dispatch, schedule
@@ -245,10 +246,10 @@ def test_groups():
 
 def test_verp_is_one_by_one():
     """A sender that asks for VERP makes every recipient a transaction."""
-    w = World(per_host=7)
+    w = World(per_host=3)
     w.add(*[(R, b'h')] * 10, sender=b'list-@x-@[]')
     w.step()
-    assert len(w.open) == w.d.remote.active == 7
+    assert len(w.open) == w.d.remote.active == 3
 
 
 def test_big_message_does_not_starve_others():
@@ -287,6 +288,41 @@ def test_local_user_has_half():
         w.add((L, b'joe'))
     w.step()
     assert w.d.local.active == 5
+
+
+@pytest.mark.parametrize('channel, limits, mute', [(R, dict(remote=200, per_host=20), n) for n in (1, 12, 30)]
+                         + [(L, dict(local=100), n) for n in (1, 2, 15)])
+def test_destinations_that_never_answer_leave_room(channel, limits, mute):
+    """D-05, L-28: hosts that accept and say nothing, or users whose programs hang, stop nobody else's mail."""
+    w = World(**limits)
+    for n in range(mute):
+        for _ in range(60):
+            w.add((channel, b'mute%d' % n))
+    w.step()
+    live = w.add((channel, b'live'))
+    w.step()
+    assert (live, b'r0@live') in w.open.values()
+    assert w.d.channels[channel].active <= dispatch.WINDOW * mute + 1
+
+
+def test_a_destination_grows_again_when_the_others_are_done():
+    """Who had a small share in a crowd has his whole one when he is alone."""
+    w = World(remote=200, per_host=20)
+    for _ in range(400):
+        w.add((R, b'long'))
+    for n in range(40):
+        for _ in range(20):
+            w.add((R, b'short%d' % n))
+    w.step()
+    while any(r != b'r0@long' for _, r in w.open.values()):
+        for number in [n for n, (_, r) in w.open.items() if r != b'r0@long']:
+            w.answer(number)
+        w.step()
+    assert len(w.open) < 20
+    for _ in range(30):
+        w.answer(next(iter(w.open)))
+        w.step()
+    assert len(w.open) == 20
 
 
 def test_destination_in_trouble():
