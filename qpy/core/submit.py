@@ -234,6 +234,8 @@ def admit(raw, believed, stamp):
         elif kind == _DROPPED or kind == _NETWORK and not believed:
             continue
         kept.append(record)
+    if not recipients and len(records) > 1:         # qmail's empty list of recipients has nothing else either
+        raise Refused(exits.QQ_ENVELOPE)
     if recipients > RECIPIENT_LIMIT:
         raise Refused(exits.QQ_REFUSED, b'too many recipients (#5.5.3)')
     kept.append(b'')

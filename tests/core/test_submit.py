@@ -184,3 +184,12 @@ def test_both_ends():
     (kind, body), (_, records) = submit.Receiver().feed(sent)
     assert (kind, body) == (submit.BODY, b'body\n')
     assert admit(records).recipient_options == [[(b'N', b'NEVER')], ()]
+
+
+@pytest.mark.parametrize('raw', [b'Fa\0Xb\0', b'Fa\0tbob\0', b'Fa\0Qbob\0', b'Fa\0ubob\0'])
+def test_a_mistyped_recipient_is_no_empty_list(raw):
+    """S-16: no recipient but something else in its place is a malformed envelope, not mail for nobody."""
+    with pytest.raises(submit.Refused) as no:
+        submit.admit(raw, True, submit.stamp(1, 2, 3))
+    assert no.value.code == 91
+    assert submit.admit(b'Fa\0', True, submit.stamp(1, 2, 3))
