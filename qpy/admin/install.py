@@ -64,7 +64,7 @@ ExecStart=%(home)s/bin/qpy-start
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
 KillMode=mixed
-TimeoutStopSec=30min
+TimeoutStopSec=90s
 LimitNOFILE=65536
 TasksMax=infinity
 %(fence)s
