@@ -1,6 +1,7 @@
 """What all tests share: the source on the path, a moderate hypothesis, and visible skips for what needs root."""
 import os
 import pathlib
+import resource
 import shutil
 import sys
 import tempfile
@@ -10,6 +11,8 @@ import pytest
 SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if SOURCE not in sys.path:
     sys.path.insert(0, SOURCE)
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 try:
     from hypothesis import HealthCheck, settings
