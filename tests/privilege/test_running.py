@@ -510,12 +510,13 @@ while True:
 
 
 def test_P36_nothing_outlives_its_delivery(running):
-    """A program that leaves its session and its parent, and ignores signals, ends with its delivery."""
+    """What leaves its session and its parent, and ignores signals, ends with the delivery that has failed; after a
+    success it may go on for a while (test_local)."""
     script = os.path.join(running.top, 'stay.py')
     with open(script, 'w') as file:
         file.write(STAY)
     os.chmod(script, 0o644)
-    deliver(running, 'stay', '|python3 -I %s; while ! test -s stayed; do :; done; cp stayed stay; touch stay.done\n' % script,
+    deliver(running, 'stay', '|python3 -I %s; while ! test -s stayed; do :; done; cp stayed stay; touch stay.done; exit 100\n' % script,
             'stay')
     with open(os.path.join(running.user_homes['ann'], 'stayed')) as file:
         pid = int(file.read())
