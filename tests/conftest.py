@@ -21,6 +21,7 @@ except ImportError:
 else:
     settings.register_profile('default', deadline=None, max_examples=100, derandomize=bool(os.environ.get('CI')),
                               suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile('fast', deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
     settings.register_profile('long', deadline=None, max_examples=20000,
                               suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile(os.environ.get('QPY_HYPOTHESIS', 'default'))

@@ -28,7 +28,8 @@ def main(home, args):
         print('qpy-test: fatal: unable to make an environment for the tests: %s\n(Debian: apt install python3-venv)'
               % said.strip(), file=sys.stderr, flush=True)
         return TEMP
-    return subprocess.run([python, '-m', 'pytest', '-q', *choose(words)], cwd=SOURCE, env=environment()).returncode
+    return subprocess.run([python, '-m', 'pytest', '-q', *choose(words)], cwd=SOURCE,
+                          env=environment('--fast' in words)).returncode
 
 
 def choose(words):
@@ -40,10 +41,12 @@ def choose(words):
     return present + ['-n', str(max(2, os.cpu_count() or 2))] + rest
 
 
-def environment():
+def environment(fast):
     """Ours, without what would change the meaning of the tests; no cache is written beside a read-only source."""
     kept = {name: value for name, value in os.environ.items()
             if not name.startswith(('QPY', 'QMAIL', 'PYTHON', 'LISTEN_')) or name in ('QPY_HYPOTHESIS', 'QPY_TEST_CACHE')}
+    if fast:
+        kept.setdefault('QPY_HYPOTHESIS', 'fast')
     if not os.access(SOURCE, os.W_OK):
         kept['PYTHONDONTWRITEBYTECODE'] = '1'
         kept['PYTEST_ADDOPTS'] = '-p no:cacheprovider'

@@ -93,6 +93,7 @@ class Watched:
                 return line
 
 
+@pytest.mark.slow
 def test_the_trace_shows_each_messages_way():
     """It says where it is and what to paste; a message's way is shown with times up to its file; ^C ends all."""
     demo = Watched()
@@ -120,6 +121,7 @@ def test_the_trace_shows_each_messages_way():
         demo.process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
                                     signal.SIGKILL])
 def test_whatever_ends_the_demo_ends_its_chain(number):
@@ -166,6 +168,7 @@ def test_a_directory_that_stays_can_be_used_again():
 
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('words, code, said', [
     ('--port 99999', 100, '99999 is no port'), ('--port 25x', 100, '25x is no port'),
     ('--dir /proc/x', 111, 'may not write to /proc; choose another directory with --dir'),
@@ -188,6 +191,7 @@ def test_a_port_that_needs_root_is_said():
     assert done.returncode == 111 and 'ports below 1024 need root' in done.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_said():
     """--port with a port in use is refused in one line, and nothing is left behind."""
     import socket

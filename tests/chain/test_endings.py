@@ -9,6 +9,8 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import houses  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ANN = 54001
 HANGS = '|echo $$ > pids; trap "" TERM; (setsid sleep 777 & echo $! >> pids); sleep 778\n'
 SECONDS = 8.0               # far less than any program may take, and than the grace of start

@@ -10,6 +10,8 @@ from qpy.core import route
 from qpy.lib import route as routes
 from qpy.lib import users
 
+pytestmark = pytest.mark.slow
+
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MESSAGE = b'A: b\n\nbody\n'
 LINES = {'UFLINE': 'From s@y Thu Nov 05 02:16:14 2026\n', 'RPLINE': 'Return-Path: <s@y>\n',

@@ -9,6 +9,8 @@ import pytest
 
 from qpy.admin import install
 
+pytestmark = pytest.mark.slow
+
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PLAIN = 54321
 

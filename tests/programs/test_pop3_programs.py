@@ -10,6 +10,8 @@ import pytest
 
 from tests.peers.pop3 import OWNER, PASSWORD, SOURCE, House
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = b'Subject: one\n\n.dot\nbody\n', b'Subject: two\n\nno end'
 
 

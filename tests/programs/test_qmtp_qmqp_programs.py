@@ -10,6 +10,8 @@ import pytest
 from qpy.core import netstring
 from tests.peers.smtp_rig import PYTHON, SOURCE, Rig
 
+pytestmark = pytest.mark.slow
+
 encode = netstring.encode
 
 

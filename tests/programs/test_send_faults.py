@@ -8,6 +8,8 @@ from qpy import unix
 from tests.peers import queued
 from tests.peers.send_rig import Rig
 
+pytestmark = pytest.mark.slow
+
 CALLS = ('open', 'pread', 'write', 'close', 'memfd', 'reopen', 'unlink', 'scandir', 'fstat', 'ftruncate', 'read',
          'copy_file_range', 'fchmod', 'read_all', 'stat')
 RECIPIENTS = {b'K': b'fine@x.example', b'D': b'never@y.example', b'Z': b'later@z.example'}

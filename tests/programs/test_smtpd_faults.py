@@ -6,6 +6,8 @@ import pytest
 
 from tests.peers.smtp_rig import PYTHON, SOURCE, Rig
 
+pytestmark = pytest.mark.slow
+
 RUN = """
 import sys
 sys.path.insert(0, %r)
