@@ -377,6 +377,38 @@ def test_parked():
     assert not w.mail
 
 
+def test_old_mail_is_not_forgotten_for_new():
+    """While new mail pours in, one of four that are loaded is from the backlog."""
+    w = World()
+    for _ in range(dispatch.LOADS):
+        w.add((R, b'old'), arrived=False)
+    old = set(w.mail)
+    for _ in range(3 * dispatch.LOADS):
+        w.add((R, b'new'))
+    loads = [id for action, id, _ in w.d.advance() if action == dispatch.LOAD]
+    assert len(loads) == dispatch.LOADS
+    assert [id in old for id in loads] == [False, False, False, True] * (dispatch.LOADS // 4)
+
+
+def test_prune(monkeypatch):
+    """Of very many destinations those are forgotten whose trouble is long past, and those only."""
+    monkeypatch.setattr(dispatch, 'MOST_DESTINATIONS', 3)
+    w = World()
+    for n in range(3):
+        w.add((R, b'h%d' % n))
+    w.step()
+    w.answer_all(b'Z', b'h')
+    w.add((R, b'busy'))
+    w.step()
+    w.d.prune()
+    assert len(w.d.remote.places) == 4          # their trouble is not past yet
+    w.mono += 3 * schedule.BACKOFF_MOST
+    w.clock.look(START + w.mono, w.mono)
+    w.d.now = w.clock.now
+    w.d.prune()
+    assert list(w.d.remote.places) == [b'busy']
+
+
 def test_full_disk():
     """Q-01, Q-21: while nothing can be written nothing is forgotten, and it goes on by itself later."""
     w = World()

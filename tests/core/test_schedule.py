@@ -58,6 +58,10 @@ def test_spread(count, chance):
     assert 0 <= schedule.spread(count, chance) <= 900
     if count < 100:
         assert schedule.spread(count, chance) == 0
+    elif count < 90_000:
+        assert schedule.spread(count, chance) == count // 100
+    else:
+        assert schedule.spread(count, chance) == int(900 * chance)
 
 
 def test_lifetime_zero():

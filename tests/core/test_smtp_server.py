@@ -1,4 +1,6 @@
 """The server's SMTP session, without a socket: each input and the reply it must get."""
+import re
+
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -129,6 +131,17 @@ def test_received_forms():
     assert received.line(b'', b'foo', b'', b'', b'', b'ESMTP', DATE) == (
         b'Received: from unknown (HELO foo) (unknown)\n  by unknown with ESMTP; ' + DATE + b'\n')
     assert b'(HELO' not in received.line(b'a.b', b'A.B', b'', b'1.2.3.4', b'x', b'SMTP', DATE)
+
+
+@given(st.binary(max_size=40))
+def test_received_words_are_safe(word):
+    """What a stranger says stands in Received as letters, digits and .@%+/=:-[] only: no line, comment or quote of
+    its own.
+    """
+    safe = received.safe(word)
+    assert len(safe) == len(word) and re.fullmatch(rb'[A-Za-z0-9.@%+/=:\-\[\]?]*', safe)
+    assert all(a in (b, ord('?')) for a, b in zip(safe, word))
+    assert safe == word or re.search(rb'[^A-Za-z0-9.@%+/=:\-\[\]]', word)
 
 
 ONE_LINERS = [

@@ -451,6 +451,69 @@ def test_a_slow_disk_makes_clients_wait_not_memory_grow(inside, monkeypatch):
     assert not left
 
 
+def body(size):
+    """A submission of that many bytes of message."""
+    return protocol.frame(b'x' * size) + protocol.END + protocol.envelope(b'a', [b'b'])
+
+
+@pytest.mark.parametrize('name, limit, words', [
+    ('MESSAGE_LIMIT', 1000, b'31 message too large (#5.3.4)'),
+    ('USER_MEMORY', 1000, b'71 too much under way for this user (#4.3.2)'),
+    ('USER_BYTES', 1000, b'71 too much under way for this user (#4.3.2)')])
+def test_too_much_is_refused_and_the_next_message_is_not(inside, monkeypatch, name, limit, words):
+    """G-48, INV7: a message over a limit is refused once it has ended, with the limit's sentence; what is just
+    at it is taken, and the one behind it on the same connection too.
+    """
+    monkeypatch.setattr(queued, name, limit)
+    inside.disk.free = True
+    sock = client(inside)
+    for size, taken in ((limit + 1, False), (limit - 500, True)):
+        sock.send((protocol.VERSION if not taken else b'') + body(size))
+        said = b''
+        while not said.endswith(b'\0'):
+            inside.loop.step(5)
+            try:
+                said += sock.recv(1000)
+            except BlockingIOError:
+                pass
+        assert accepted(said) if taken else said == words + b'\0'
+
+
+def test_who_sends_without_waiting_is_not_read_on(inside, monkeypatch):
+    """D-14: with more than PIPELINE messages waiting for the disk a client waits, however small they are."""
+    monkeypatch.setattr(queued, 'PIPELINE', 3)
+    sock = client(inside)
+    sock.send(protocol.VERSION + ONE)
+    for _ in range(20):
+        inside.loop.step(0)
+        sock.send(ONE)
+    waiting, = inside.clients
+    assert len(waiting.pending) == 4 and inside.paused
+    inside.disk.free = True
+    inside.disk.turn.release()
+    heard = 0
+    while heard < 21:
+        inside.loop.step(0.01)
+        try:
+            heard += sock.recv(10_000).count(b'\0')
+        except BlockingIOError:
+            pass
+
+
+def test_who_never_listens_is_left(inside, monkeypatch):
+    """S-12: answers that nobody reads are kept up to OUT_LIMIT bytes; then that client is closed."""
+    monkeypatch.setattr(queued, 'OUT_LIMIT', 100)
+    inside.disk.free = True
+    sock = client(inside)
+    waiting, = inside.clients
+    waiting._say(b'x' * 100)
+    assert inside.clients
+    while inside.clients:
+        waiting._say(b'x' * 65536)
+    assert len(waiting.out) > 100
+    sock.close()
+
+
 def test_what_send_does_not_hear_it_is_told_to_look_for(inside):
     """new: when send does not read, IDs are forgotten and one <N takes their place; no ID at or above N was told before."""
     ours, theirs = unix.socketpair(unix.SOCK_STREAM)

@@ -293,7 +293,7 @@ def test_qread_without_send(rig, capfd, monkeypatch):
         'warning: qpy-send is not running; this is what the files of the queue say\n')
     assert qread.main(rig.home, [b'--json', ident]) == 0
     fields = json.loads(output(capfd))
-    assert fields['place'] == 'stopped' and fields['attempts'] == 1 and fields['due'] > 1_800_000_400
+    assert fields['place'] == 'stopped' and fields['attempts'] == 1 and fields['due'] >= 1_800_000_400
     assert [each['reason'] for each in fields['recipients']] == ['not now', 'not now']
     with pytest.raises(program.Fatal, match='no such message'):
         qread.main(rig.home, [b'1700000000000000'])
