@@ -295,8 +295,9 @@ def caller(words, tmp_path, **more):
         pwd.getpwuid(os.getuid())
     except KeyError:
         pytest.skip('uid %d has no name here' % os.getuid())
-    environ = {**os.environ, 'HOME': str(tmp_path), 'GIT_AUTHOR_NAME': 'joe', 'GIT_COMMITTER_NAME': 'joe',
-               **more.pop('env', {})}
+    git = {'GIT_%s_%s' % (who, what): value for who in ('AUTHOR', 'COMMITTER')
+           for what, value in (('NAME', 'joe'), ('EMAIL', 'joe@example.org'))}
+    environ = {**os.environ, 'HOME': str(tmp_path), **git, **more.pop('env', {})}
     result = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=60, env=environ, **more)
     assert result.returncode == 0, result
 
