@@ -73,6 +73,7 @@ from _socket import (AF_INET, AF_INET6, AF_UNIX, CMSG_SPACE, IPPROTO_IPV6, IPPRO
                      SOCK_DGRAM, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, gethostname,
                      inet_ntop, inet_pton)
 TCP_CORK = _socket.TCP_CORK
+IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT = _socket.IPPROTO_IP, 24       # linux/in.h
 TCP_QUICKACK = _socket.TCP_QUICKACK
 socket = _socket.socket
 

@@ -174,7 +174,7 @@ class Translation:
             self.write('doublebouncehost', [host] if at else [])
         for name in ('smtp_bind_address', 'smtp_bind_address6'):
             if name in self.values:
-                self.write('outgoingip', self.files.get('control/outgoingip', '').split() + [self.value(name)])
+                self.write('outgoingip', self.files.get('control/outgoingip', '').split() + [self.value(name).strip('[]')])
 
     def domains(self):
         """What is delivered here, and what is passed on."""

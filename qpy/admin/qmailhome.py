@@ -11,6 +11,7 @@ ELSEWHERE = {       # control files of patches, and what answers to them here
     'authsenders': 'control/senderroutes and control/smtplogins, see the notes',
     'badhelonorelay': 'control/badhelo, which never counts for who may relay',
     'badmailfromnorelay': 'control/badmailfrom', 'badrcptto.cdb': 'control/badrcptto',
+    'bindroutes': 'control/outgoingip, by domain and not by address',
     'blackholedsender': 'a .qmail file or a filter', 'bouncesubject': 'nothing', 'concurrencysuppl0': 'concurrencydestination',
     'clientcert.pem': 'nothing yet', 'dkimkeys': 'nothing yet', 'filterargs': 'QMAILREMOTE in control/services',
     'dnsbllist': 'rblsmtpd in front, or a filter', 'goodrcptto': 'control/validrcptto',
@@ -20,6 +21,8 @@ ELSEWHERE = {       # control files of patches, and what answers to them here
     'dh2048.pem': 'nothing: it is not needed', 'simcontrol': 'QMAILQUEUE in control/tcp.smtp',
     'smtpplugins': 'a filter: QMAILQUEUE in control/tcp.smtp', 'spfbehavior': 'nothing yet',
     'tlshosts': 'control/tlsdestinations', 'timeoutread': 'control/timeoutsmtpd'}
+SOURCES = (('outgoingip', ''), ('outgoingip6', ''), ('outgoingips', '@'), ('domainbindings', '@'),
+           ('domainbindings6', '@'))      # files of patches with addresses to leave from, and what their keys are
 USERS = ('assign', 'include', 'exclude', 'mailnames', 'subusers', 'append')
 WRITTEN_BY_HAND = (tables.LIST, tables.MAP)
 KINDS = {row[0].decode(): row[1] for row in tables.TABLE}
@@ -32,6 +35,7 @@ class Translation:
         self.path, self.files, self.notes, self.no_equal = path, {}, [], {}
         self.control()
         self.routes()
+        self.sources()
         self.rules(tcp_smtp)
         self.users()
         self.alias()
@@ -73,6 +77,17 @@ class Translation:
         if logins:
             self.files['control/smtplogins'] = ''.join(login + '\n' for login in dict.fromkeys(logins))
             self.no_equal.pop('control/authsenders', None)
+
+    def sources(self):
+        """Addresses that mail leaves from, from whichever file a patch reads them: one for all, or by sender's domain."""
+        lines = []
+        for name, key in SOURCES:
+            for line in (self.read('control/' + name) or '').splitlines():
+                if line.strip() and line[:1] != '#':
+                    lines.append((key if not line.startswith(('@', ':')) else '') + line.strip())
+                    self.no_equal.pop('control/' + name, None)
+        if lines:
+            self.files['control/outgoingip'] = ''.join(line + '\n' for line in lines)
 
     def rules(self, path):
         """tcprules' source, which is no control file there."""

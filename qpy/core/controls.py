@@ -84,6 +84,8 @@ TABLE = (
      b'more domains for rcpthosts: the source of morercpthosts.cdb'),
     (b'morercpthosts.cdb', CDB, None, b'qpy-smtpd qpy-qmtpd',
      b'fast form of morercpthosts, asked after rcpthosts'),
+    (b'outgoingip', LIST, None, b'qpy-rspawn qpy-remote',
+     b'addresses of this host that mail leaves from, each ADDRESS, domain:ADDRESS or @sender.domain:ADDRESS'),
     (b'percenthack', LIST, None, b'qpy-send qpy-users', b'domains where user%host@domain means user@host'),
     (b'plusdomain', LINE, me_or(b'plusdomain'), b'qpy-inject',
      b'domain that replaces a + at the end of a host'),

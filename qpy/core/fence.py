@@ -26,7 +26,7 @@ IDENTITY = (('setuid', 105, 146), ('setgid', 106, 144), ('setreuid', 113, 145), 
             ('setresuid', 117, 147), ('setresgid', 119, 149), ('setgroups', 116, 159),
             ('setfsuid', 122, 151), ('setfsgid', 123, 152), ('capset', 126, 91))
 # what only a start-up does
-SOCKETS = (('bind', 49, 200), ('listen', 50, 201))
+BIND, LISTEN = (('bind', 49, 200),), (('listen', 50, 201),)
 # other processes: their memory, descriptors, order, and ways of talking that nobody sees
 OTHERS = (('ptrace', 101, 117), ('process_vm_readv', 310, 270), ('process_vm_writev', 311, 271),
           ('pidfd_getfd', 438, 438), ('kcmp', 312, 272), ('process_madvise', 440, 440),
@@ -63,7 +63,8 @@ NEWER = 452                 # fchmodat2 and whatever came later: numbers that al
 
 AF_UNIX, AF_INET, AF_NETLINK, AF_INET6 = 1, 2, 16, 10
 STREAM, DATAGRAM, KIND = 1, 2, 0xf
-FAMILIES = {b'unix': (AF_UNIX,), b'tcp': (AF_INET, AF_INET6), b'udp': (AF_INET, AF_INET6)}
+INTERNET = AF_INET, AF_INET6
+FAMILIES = {b'unix': (AF_UNIX,), b'tcp': INTERNET, b'udp': INTERNET, b'from': INTERNET}
 PROTOCOLS = (0, 6, 17)      # none, TCP, UDP: no MPTCP, SCTP, raw
 FASTOPEN = 0x20000000       # MSG_FASTOPEN: connects while it sends
 SHORT = 15                  # bytes of an address: a name in the current directory fits, an IP address does not
@@ -86,7 +87,8 @@ def fence(row, machine):
     steps += call.sending(row.connects) + call.memory() + call.sockets(row.sockets) + call.connecting(row.connects)
     steps += call.new_processes(row.children) + call.own_limits_only()
     refused = EXEC + ATTRIBUTES + IDENTITY + OTHERS + KERNEL
-    refused += SOCKETS if row.children != b'workers' else ()
+    if row.children != b'workers':
+        refused += LISTEN if b'from' in row.sockets else BIND + LISTEN
     refused += () if row.signals else SIGNAL
     refused += () if row.modes else MODE
     steps += call.none(refused) + [(GREATER_EQUAL, 0, 1, NEWER), (RETURN, 0, 0, ENOSYS), (RETURN, 0, 0, ALLOW)]

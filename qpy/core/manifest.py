@@ -22,9 +22,10 @@ TABLE = b"""\
    mtasts          qpyr     host   control=rl,etc=r,cas=rl           none       no       unix,tcp  mail      2000
    lspawn          qpyu     host   control=rl                        none       no       unix      run       2000
    seed            qpyu     mail   any                               programs   yes      any       any       -
-   rspawn          qpyr     host   control=rl,etc=r,proc=r,cas=rl    workers    yes      unix,tcp  any       2000
+   rspawn          qpyr     host   control=rl,etc=r,proc=r,cas=rl    workers    yes      unix,from any       2000
    rspawn-programs qpyr     host   any                               programs   yes      any       any       -
    remote          qpyr     host   control=rl,etc=r,proc=r,cas=rl    none       no       unix,tcp  mail      2000
+   remote-bound    qpyr     host   control=rl,etc=r,proc=r,cas=rl    none       no       unix,from mail      2000
 """
 # where       its namespace: host, empty (no network at all), mail (no users but those of mail)
 # files       PLACE=RIGHTS; r read, l list, w write, c create, d delete, m move from or to; any: as its account may.
@@ -32,9 +33,10 @@ TABLE = b"""\
 # children    none; threads; workers (its own code, forked; each listens again and then has its own line); programs
 #             (other programs: nothing else is taken from these, because what they start would inherit it)
 # signals     whether it may send any
-# sockets     what it may make: unix, tcp, udp, any
+# sockets     what it may make: unix, tcp, udp, any; from: TCP, bound to an address of its choice and to no port
 # connects    to names in DIR/run, to ports of mail (mtasts: of HTTPS), to any
 # memory      address space in megabytes
+# remote-bound is remote where control/outgoingip names an address.
 # smtpd-master's line is also that of qmtpd's and qmqpd's masters, and of those of their children that run a filter;
 # qmtpd's also qmqpd's.  The seed's line is here to be read: users' programs come from it; their user keeps them.
 
@@ -53,7 +55,7 @@ RIGHTS = {b'r': READ_FILE, b'l': READ_DIR, b'w': WRITE_FILE | TRUNCATE, b'c': MA
           b'm': REFER}
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV       # what a rule about a single file may hold
 EVERYTHING = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-TCP, CONNECT_TCP, NET_ABI = 3, 2, 4                 # bind and connect
+TCP, BIND_TCP, CONNECT_TCP, NET_ABI = 3, 1, 2, 4    # bind and connect
 SCOPE_SOCKETS, SCOPE_SIGNALS, SCOPE_ABI = 1, 2, 6   # abstract sockets; signals to who is not below
 NEEDED_ABI = {b'clean': 2}                          # it moves files from one directory to another
 

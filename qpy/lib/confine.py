@@ -249,7 +249,7 @@ def landlock(home, row, ports):
     if not abi or abi < manifest.NEEDED_ABI.get(row.name, 1):
         raise OSError(unix.ENOSYS, 'no Landlock')
     tcp = manifest.TCP if abi >= manifest.NET_ABI else 0
-    if row.connects == b'any' and b'tcp' in row.sockets:
+    if row.connects == b'any' and (b'tcp' in row.sockets or b'from' in row.sockets):
         tcp &= ~manifest.CONNECT_TCP
     if b'any' in row.sockets:
         tcp = 0
@@ -264,6 +264,8 @@ def landlock(home, row, ports):
                 follow_links(rules, path, manifest.rights(b'r', abi))
         for port in ports if tcp & manifest.CONNECT_TCP else ():
             unix_kernel.landlock_allow_port(rules, manifest.CONNECT_TCP, port)
+        if b'from' in row.sockets and tcp & manifest.BIND_TCP:
+            unix_kernel.landlock_allow_port(rules, manifest.BIND_TCP, 0)
         unix_kernel.landlock_restrict(rules)
     finally:
         unix.close(rules)

@@ -11,8 +11,13 @@ SILENT = b'It did not answer in time'
 HANDSHAKE = 60          # seconds for all of it (T-03); below timeoutremote, as nobody has to think
 
 
+class NoSource(OSError):
+    """The address of ours that mail is to leave from cannot be used."""
+
+
 class Connection:
-    """A connection to key = (address, or path of a Unix socket; port; kind; login): see core.smtproutes.
+    """A connection to key = (address, or path of a Unix socket; port; kind; login; our address, or b'' for any): see
+    core.smtproutes and core.outgoingip.
 
     shield: what its bytes are protected by: b'' nothing, b'none' nothing on purpose, b'tls', b'verified NAME',
     b'dane NAME'.
@@ -37,16 +42,10 @@ class Connection:
     def connect(self, patience, on_connected):
         """Begin; on_connected(reason) with b'' when it stands, else with words (b'timed out' for that).
 
-        OSError if it failed at once.
+        OSError if it failed at once; NoSource if our address cannot be used.
         """
         address, port = self.key[:2]
-        if self.is_local:
-            self.sock = unix.socket_unix()
-        else:
-            family = unix.AF_INET6 if b':' in address else unix.AF_INET
-            self.sock = unix.socket(family, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0)
-            self.sock.setblocking(False)
-            self.sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+        self.sock = unix.socket_unix() if self.is_local else self._tcp_socket(address)
         try:
             self.sock.connect(address if self.is_local else (address.decode('ascii'), port))
         except BlockingIOError:
@@ -59,6 +58,22 @@ class Connection:
         self.on_connected = on_connected
         self.timer = self.loop.after(patience, lambda: self._connected(unix.ETIMEDOUT))
         self.loop.watch(self.sock.fileno(), None, self._connect_ready)
+
+    def _tcp_socket(self, address):
+        """A socket that can reach address, bound to ours if that is prescribed; the port is chosen when it connects."""
+        family = unix.AF_INET6 if b':' in address else unix.AF_INET
+        sock = unix.socket(family, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0)
+        sock.setblocking(False)
+        sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+        source = self.key[4]
+        if source:
+            try:
+                sock.setsockopt(unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+                sock.bind((source.decode('ascii'), 0))
+            except OSError as problem:
+                sock.close()
+                raise NoSource(problem.errno, problem.strerror) from None
+        return sock
 
     @property
     def is_local(self):

@@ -9,11 +9,11 @@ Nothing is tried again after the message was sent to its end.
 from binascii import b2a_base64
 
 from qpy import unix, unix_tls
-from qpy.core import dane, ip, mta_sts, mx, remote_report, smtproutes, tls_policy
+from qpy.core import dane, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, tls_policy
 from qpy.core.smtp_client import OF_MAIL, OF_RCPT, Session, Transaction, can_be_sent, notice_parameters
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
 from qpy.qpyr import source as sources
-from qpy.qpyr.connection import Connection
+from qpy.qpyr.connection import Connection, NoSource
 
 ANEW = b'once more, with the authority that its TLSA records name'
 SESSIONS = 5            # servers spoken to for one delivery
@@ -171,7 +171,8 @@ class Delivery:
         return plan
 
     def _key(self, address):
-        return address, self.hop.port, self.hop.kind, self.hop.login
+        source = outgoingip.choose(self.settings.sources, self.sender, self.host, address)
+        return address, self.hop.port, self.hop.kind, self.hop.login, source
 
     def _shields(self, server):
         """What may protect a connection that is used for this; see qpyr.connection."""
@@ -264,6 +265,11 @@ class Delivery:
         self.connection = Connection(self.worker.loop, key)
         try:
             self.connection.connect(self.settings.connect_patience, self._connected)
+        except NoSource as problem:         # says nothing about the server
+            self.connection = None
+            self.tried.append((key[0], b'unable to leave from %s, see control/outgoingip: %s'
+                               % (key[4], unix.strerror(problem.errno).lower().encode())))
+            return False
         except OSError as problem:
             self._not_connected(key[0], problem.errno)
             return False

@@ -7,7 +7,7 @@ Warm:      serve(home, socket), forked by qpy-rspawn: many deliveries at a time 
 It knows no DNS: it asks qpy-resolve.
 """
 from qpy import unix, unix_tls
-from qpy.core import channel, exits, mx, remote_report, smtproutes, tcpto, text, tls_policy
+from qpy.core import channel, exits, mx, outgoingip, remote_report, smtproutes, tcpto, text, tls_policy
 from qpy.lib import confine, controls, packets, program
 from qpy.lib.loop import Loop
 from qpy.qpyr import source as sources
@@ -20,7 +20,7 @@ OWN_FOR = 60            # seconds our own addresses are believed
 REMEMBERED_FOR = 3600   # seconds a server that died of PIPELINING, or of TLS, is spoken to without
 REMEMBERED_MOST = 1000  # such servers
 PLACE = b'; write host, host:port or [IPv6]:port'
-CONTROLS = (b'me', b'helohost', b'senderroutes', b'smtplogins', b'smtproutes', b'timeoutconnect', b'timeoutremote',
+CONTROLS = (b'me', b'helohost', b'outgoingip', b'senderroutes', b'smtplogins', b'smtproutes', b'timeoutconnect', b'timeoutremote',
             b'tlscas', b'tlsdestinations')
 
 
@@ -28,21 +28,27 @@ class Settings:
     """What the control files say.  loopback, port, cap: other values are for tests."""
 
     __slots__ = ('helo', 'routes', 'connect_patience', 'patience', 'cap', 'port', 'loopback', 'senders', 'logins',
-                 'tls', 'cas', 'contexts', 'named')
+                 'tls', 'cas', 'contexts', 'named', 'sources')
 
     def __init__(self, helo, routes, connect_patience=60, patience=1200, cap=CAP, port=smtproutes.PORT,
-                 loopback=False, senders=None, logins=None, tls=None, cas=None):
+                 loopback=False, senders=None, logins=None, tls=None, cas=None, sources=None):
         self.helo, self.routes = helo, routes
         self.connect_patience, self.patience, self.cap = connect_patience, patience, cap
         self.port, self.loopback = port, loopback
         self.senders, self.logins, self.tls, self.cas = senders or {}, logins or {}, tls or {}, cas
         self.contexts, self.named = {}, None
+        self.sources = sources or {}        # core.outgoingip.table()
 
     def ports(self):
         """Every TCP port that mail may leave by.  Made once: it is asked for with each delivery."""
         if self.named is None:
             self.named = {self.port} | smtproutes.ports((self.routes, self.senders))
         return self.named
+
+    @property
+    def row(self):
+        """The line of core.manifest for who obeys these."""
+        return b'remote-bound' if any(self.sources.values()) else b'remote'
 
     def context(self, verify):
         """The context for TLS whose certificate must verify, or need not.  OSError if control/tlscas is broken."""
@@ -59,7 +65,7 @@ def read_settings(home):
     cas = home + b'/control/tlscas' if controls.text(home, b'tlscas') is not None else None
     settings = Settings(controls.line(home, b'helohost'), routes, controls.number(home, b'timeoutconnect'),
                         controls.number(home, b'timeoutremote'), senders=senders, tls=tls, cas=cas,
-                        logins=read_logins(home))
+                        logins=read_logins(home), sources=read_sources(home))
     if cas:
         try:
             settings.context(True)
@@ -74,6 +80,18 @@ def read_logins(home):
     if found and unix.stat(home + b'/control/smtplogins').st_mode & 0o007:
         raise controls.Broken(b'smtplogins', 0, b'', b'everybody may read these passwords; chgrp qpyr, chmod 0640')
     return found
+
+
+def read_sources(home):
+    """The addresses of control/outgoingip; Broken if a line cannot be used."""
+    lines = controls.numbered(home, b'outgoingip')
+    for number, line in lines:
+        try:
+            outgoingip.parse(line)
+        except ValueError as problem:
+            raise controls.Broken(b'outgoingip', number, line, b'%s; %s' % (str(problem).encode(), outgoingip.REMEDY)) \
+                from None
+    return outgoingip.table([line for _, line in lines])
 
 
 def checked(home, name, faults, remedy=b''):
@@ -190,18 +208,20 @@ def split_recipients(lines):
 def serve(home, sock):
     """Do what comes on sock, until it is closed.  Returns the exit code."""
     loop, watched = Loop(), controls.Watched(home, CONTROLS, read_settings)
-    open_ports = watched.value.ports()
-    Server(Remote(loop, home, lambda: within(open_ports, watched.get())), sock)
-    confine.confine(home, b'remote', open_ports)
+    row, open_ports = watched.value.row, watched.value.ports()
+    Server(Remote(loop, home, lambda: within(row, open_ports, watched.get())), sock)
+    confine.confine(home, row, open_ports)
     loop.run()
     return exits.OK
 
 
-def within(open_ports, settings):
-    """The settings, if they name no port that was closed to this process when it began; else it ends, and qpy-rspawn
+def within(row, open_ports, settings):
+    """The settings, if they ask for nothing that was closed to this process when it began; else it ends, and qpy-rspawn
     starts another one.  What is on its way waits for its next attempt: this happens once in years."""
     if not settings.ports() <= open_ports:
         raise program.Fatal(exits.TEMP, b'control/smtproutes names a new port: starting anew')
+    if settings.row != row:
+        raise program.Fatal(exits.TEMP, b'control/outgoingip names the first address, or no more: starting anew')
     return settings
 
 
@@ -229,7 +249,7 @@ def one_shot(home, args):
         ended.append(delivery.output())
         loop.stop()
     remote = Remote(loop, home, lambda: settings)
-    confine.confine(home, b'remote', settings.ports())
+    confine.confine(home, settings.row, settings.ports())
     loop.call_soon(lambda: remote.deliver(args[0], args[1], args[2:], b'', sources.of_descriptor(0), on_end))
     loop.run()
     remote.pool.close()

@@ -9,7 +9,8 @@ from qpy.core import fence, manifest, seccomp
 
 ALLOWED, REFUSED, UNKNOWN, KILLED = 0x7fff0000, 0x00050001, 0x00050026, 0x80000000
 NUMBERS = {machine: {call[0]: call[column] for group in (fence.EXEC, fence.SIGNAL, fence.ATTRIBUTES, fence.MODE,
-                                                         fence.IDENTITY, fence.SOCKETS, fence.OTHERS, fence.KERNEL,
+                                                         fence.IDENTITY, fence.BIND, fence.LISTEN, fence.OTHERS,
+                                                         fence.KERNEL,
                                                          fence.PARTLY) for call in group}
            for machine, column in fence.COLUMN.items()}
 HEADERS = {'x86_64': '/usr/include/x86_64-linux-gnu/asm/unistd_64.h', 'aarch64': '/usr/include/asm-generic/unistd.h'}
@@ -95,9 +96,10 @@ def test_what_the_lines_say_of_each(name, machine):
     assert (asked('kill', 77, 15) == ALLOWED) == row.signals
     assert (asked('fchmod', 3, 0o444) == ALLOWED) == (name == b'send')
     assert (asked('listen', 3, 10) == ALLOWED) == (row.children == b'workers')
+    assert (asked('bind', 3, 0, 16) == ALLOWED) == (row.children == b'workers' or b'from' in row.sockets)
     free = b'any' in row.sockets
     assert (asked('socket', 1, 0x80001, 0) == ALLOWED) == (free or b'unix' in row.sockets)
-    assert (asked('socket', 2, 0x80801, 0) == ALLOWED) == (free or b'tcp' in row.sockets)
+    assert (asked('socket', 2, 0x80801, 0) == ALLOWED) == (free or b'tcp' in row.sockets or b'from' in row.sockets)
     assert (asked('socket', 10, 0x80002, 17) == ALLOWED) == (free or b'udp' in row.sockets)
     if not free:
         for family, kind, protocol in ((2, 1, 262), (2, 3, 1), (16, 3, 0), (17, 3, 0), (40, 1, 0), (38, 5, 0), (2, 1, 132)):

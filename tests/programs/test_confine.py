@@ -234,3 +234,24 @@ def test_a_log_that_is_a_file_can_be_written_on(tmp_path):
         confine.confine(b'/nonexistent', b'log')
         return os.write(2, b'a line\n')
     assert in_child(probe) == 7
+
+
+@pytest.mark.parametrize('name, may_bind', [(b'remote', False), (b'remote-bound', True)])
+def test_who_leaves_from_an_address_of_his_choice_takes_no_port(name, may_bind, tmp_path):
+    """As qpy-rspawn's child: with control/outgoingip qpy-remote binds, to port 0 only and without listening; else not."""
+    if unix_kernel.landlock_abi() < 4 or os.uname().machine not in ('x86_64', 'aarch64'):
+        pytest.skip('no rules for TCP ports here')
+    (tmp_path / 'control').mkdir()
+    home = os.fsencode(tmp_path)
+
+    def probe():
+        import socket
+
+        def worker():
+            confine.confine(home, name, {25})
+            bound = socket.socket()
+            return (refused(bound.bind, ('127.0.0.2', 0)), refused(socket.socket().bind, ('127.0.0.2', 40025)),
+                    refused(bound.listen, 1))
+        confine.confine(home, b'rspawn')
+        return in_child(worker)
+    assert in_child(probe) == (not may_bind, True, True)

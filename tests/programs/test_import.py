@@ -48,6 +48,7 @@ QMAIL = {
     'control/virtualdomains': 'example.net:bob\n.lists.example.org:alias-lists\n',
     'control/concurrencyremote': '40\n', 'control/databytes': '10000000\n', 'control/badmailfrom': 'x@y.test\n^.*@z$\nz\n',
     'control/smtproutes': ':relay.isp.example:587|joe@isp.example|se:cret\nplain.example:10.0.0.1\n',
+    'control/outgoingip': '192.0.2.5\n', 'control/domainbindings': 'bob.example:192.0.2.6\n', 'control/bindroutes': '10.:10.0.0.1\n',
     'control/spfbehavior': '3\n', 'control/simcontrol': ':clam=yes\n', 'control/locals~': 'x\n', 'control/rcpthost': 'x\n',
     'etc/tcp.smtp': '127.:allow,RELAYCLIENT=""\n:allow\n',
     'users/assign': '=bob:bob:1001:1001:/home/bob:::\n+bob-:bob:1001:1001:/home/bob:-::\n.\n',
@@ -71,11 +72,12 @@ def test_qmail(home, tmp_path):
     assert (home / 'control/smtproutes').read_text() == ':joe@isp.example@relay.isp.example:587\nplain.example:10.0.0.1\n'
     assert (home / 'control/smtplogins').read_text() == 'joe@isp.example@relay.isp.example:se:cret\n'
     assert os.stat(home / 'control/smtplogins').st_mode & 0o777 == 0o640
+    assert (home / 'control/outgoingip').read_text() == '192.0.2.5\n@bob.example:192.0.2.6\n'
     assert (home / 'control/defaultdelivery').read_text() == '|preline procmail\n'
     assert (home / 'control/tcp.smtp').read_text() == QMAIL['etc/tcp.smtp']
     assert (home / 'alias/.qmail-root').read_text() == '&ann@example.org\n'
     assert (home / 'users/cdb').stat().st_size and (home / 'control/morercpthosts.cdb').read_bytes()[:3] != b'old'
-    for wanted in ('no equal: control/spfbehavior: nothing yet', 'no equal: control/simcontrol: QMAILQUEUE in',
+    for wanted in ('no equal: control/spfbehavior: nothing yet', 'no equal: control/simcontrol: QMAILQUEUE in', 'no equal: control/bindroutes: control/outgoingip',
                    'no equal: control/rcpthost: did you mean rcpthosts?', 'look: alias/.qmail-default runs fastforward',
                    'look: alias/Maildir is left where it is', 'written: control/me, the old one is control/me~'):
         assert wanted in text, wanted
@@ -141,6 +143,8 @@ smtp_tls_policy_maps = texthash:${config_dir_of_mine}/tls
 config_dir_of_mine = /etc/postfix
 smtp_tls_security_level = may
 maximal_queue_lifetime = 3d
+smtp_bind_address = 192.0.2.7
+smtp_bind_address6 = [2001:db8::7]
 home_mailbox = Maildir/
 recipient_delimiter = +
 mailbox_size_limit = 0
@@ -178,7 +182,7 @@ def test_postfix(home, tmp_path):
         'tlsdestinations': 'example.com:encrypt\nsecure.example:verify\nmx.example:dane\n',
         'tcp.smtp': '127.0.0.0/8:allow,RELAYCLIENT=""\n10.1.0.0/16:allow,RELAYCLIENT=""\n'
                     '[::1]/128:allow,RELAYCLIENT=""\n:allow\n',
-        'databytes': '10240000\n', 'queuelifetime': '259200\n', 'defaultdelivery': './Maildir/\n'}
+        'outgoingip': '192.0.2.7\n2001:db8::7\n', 'databytes': '10240000\n', 'queuelifetime': '259200\n', 'defaultdelivery': './Maildir/\n'}
     for name, wanted in expected.items():
         assert (control / name).read_text() == wanted, name
     assert {path.name: path.read_text() for path in (home / 'alias').iterdir()} == {
