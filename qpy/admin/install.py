@@ -462,7 +462,7 @@ def link(path, target):
 
 def copy_pages(home):
     """The manual; and in DIR/doc, never live, the samples of control files and what others need to work with us."""
-    for source, target in (('man', 'man'), ('control', 'doc/control'), ('doc', 'doc')):
+    for source, target in (('man', 'man'), ('control', 'doc/control')):
         directory = os.path.join(CODE, source)
         if not os.path.isdir(directory) or os.path.realpath(directory) == os.path.realpath(os.path.join(home, target)):
             continue
@@ -470,7 +470,7 @@ def copy_pages(home):
             place = os.path.join(home, target)
             if source == 'man':
                 section = name.rpartition('.')[2]
-                place = os.path.join(place, 'man' + section if section.isdigit() else '')
+                place = os.path.join(home, 'man/man' + section if section.isdigit() else 'doc')
             os.makedirs(place, exist_ok=True)
             shutil.copyfile(os.path.join(directory, name), os.path.join(place, name))
             os.chmod(os.path.join(place, name), 0o644)

@@ -103,6 +103,7 @@ def test_the_first_control_files(installed):
     assert installed.read('alias/.qmail-postmaster') == '&a@b.test\n'
     assert sorted(os.listdir(installed.home + '/control')) == ['locals', 'me', 'services', 'tcp.smtp']
     assert 'services' in os.listdir(installed.home + '/doc/control')
+    assert 'fail2ban-qpy.conf' in os.listdir(installed.home + '/doc')
 
 
 def test_launchers_are_absolute_and_run_from_anywhere(installed):

@@ -120,7 +120,7 @@ def test_munin(server, log):
 
 @pytest.mark.parametrize('form', ['syslog', 'multilog'])
 def test_fail2ban(server, log, tmp_path, form):
-    """The filter in doc/ finds the client that was refused, by splogger's lines and by multilog's, and no other."""
+    """The filter that is installed in doc finds the client that was refused, by splogger's lines and by multilog's, and no other."""
     root = unpacked('fail2ban')
     (tmp_path / 'filter.d').mkdir()
     with open(root + '/etc/fail2ban/filter.d/common.conf') as file:
