@@ -87,16 +87,36 @@ def reason(problem):
 
 # --- the log -------------------------------------------------------------------------------------------------
 
-lost = 0        # lines that the log would not take
+lost = 0        # lines that the log would not take, and that it was not told of
 
 
-def log(line):
-    """Write one line to descriptor 2.  A log that is full or gone never stops mail: the line is counted as lost."""
+def log(lines):
+    """Write a line, or several with newlines between them, to descriptor 2.
+
+    A log that is full or gone never stops mail: its lines are lost, and their number stands before the next."""
     global lost
     try:
-        unix.write(2, line + b'\n')
+        unix.write(2, b''.join(line + b'\n' for line in lost_lines() + [lines]))
+        lost = 0
     except OSError:
-        lost += 1
+        lost += lines.count(b'\n') + 1
+
+
+def tell_lost():
+    """Say how many lines were lost without waiting for the next; False if that cannot be said either."""
+    global lost
+    try:
+        for line in lost_lines():
+            unix.write(2, line + b'\n')
+        lost = 0
+    except OSError:
+        return False
+    return True
+
+
+def lost_lines():
+    """[the line that says how many were lost], or []."""
+    return [b'%s: warning: %d log lines were lost' % (name, lost)] if lost else []
 
 
 def complain(text):

@@ -14,6 +14,7 @@ from qpy.qpyd.recipients import Recipients
 ACCEPTS = 8             # clients taken in one pass of the loop: the other workers want some too
 PAUSE = 0.25            # seconds without accepting when descriptors or memory are short
 SWEEP = 5.0             # seconds between looks at the clock, if the time limits are not shorter
+TELL_LOST = 1.0         # seconds until a log that would not take lines is told how many they were
 LINE_MAX = 4000         # bytes written to the log at once: a pipe takes that in one piece
 
 
@@ -27,7 +28,7 @@ class Server:
         self.queue, self.recipients = queue_line.Queue(loop, home), Recipients(loop, home)
         self.quiet = self.environ.get(b'QPYLOCALBS') == b'1'    # descriptor 2 is the caller's terminal or mail
         self.clients, self.lines, self.timer, self.refusals = set(), [], None, refusals.Refusals()
-        self.stamp, self.written = 0, b''
+        self.stamp, self.written, self.telling = 0, b'', False
         self.ended = None               # called when the last client has gone (one shot)
         self.now, self.wall = unix.monotonic, unix.time
 
@@ -178,3 +179,17 @@ class Server:
             piece += (b'\n' if piece else b'') + line
         if piece:
             program.log(piece)
+        if program.lost:
+            self.tell_lost_later()
+
+    def tell_lost_later(self):
+        """No line may follow for hours: how many were lost is said as soon as the log takes something again."""
+        if not self.telling:
+            self.telling = True
+            self.loop.after(TELL_LOST, self.tell_lost)
+
+    def tell_lost(self):
+        """Say it, or try again."""
+        self.telling = False
+        if not program.tell_lost():
+            self.tell_lost_later()

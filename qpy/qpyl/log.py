@@ -6,7 +6,8 @@
 Lines of `send` are written as they are, because other programs parse them.  Every other line is marked with the name
 of the pipe it came on, `name: `, unless it begins with `qpy-name: ` already: no program can speak as another.
 Bytes below 32 other than the line's end, and 127, become `?`.  Each pipe but send's may fill BURST lines at
-once and RATE a second for long; what is above is counted and the count is written.
+once and RATE a second for long; what is above is counted and the count is written, at the latest after TELL seconds.
+So is the number of lines that descriptor 1 would not take, once it takes lines again.
 """
 from qpy import unix, unix_kernel
 from qpy.core import exits
@@ -17,6 +18,8 @@ BUFFER = 65536              # bytes read at a time
 LINGER = 12.0               # seconds that a pipe may stay open when the chain has ended: a user's process may hold one
 LINE_LIMIT = 65536          # bytes of one line; longer ones are broken
 BURST, RATE = 5000, 1000    # lines; lines a second
+TELL = 1.0                  # seconds until it is said how many lines were too many, if no other line comes before
+RETRY = 10.0                # seconds until a log that took nothing is tried again, if no other line comes before
 
 _SAFE = bytes(c if c >= 32 and c != 127 or c == 10 else 63 for c in range(256))
 
@@ -62,6 +65,10 @@ class Source:
         dropped, self.dropped = self.dropped, 0
         return [b'%d lines were too many and are not in this log' % dropped] if dropped else []
 
+    def late(self):
+        """The count of what was too many, as lines."""
+        return self.marked(self.count_of_dropped())
+
     def marked(self, lines):
         """The lines as bytes, each with its newline and the name it needs."""
         if self.name == BARE:
@@ -73,10 +80,11 @@ class Source:
 class Log:
     """All sources in one loop; ends when the last has ended."""
 
-    __slots__ = ('loop', 'open', 'lost')
+    __slots__ = ('loop', 'open', 'lost', 'waiting')
 
     def __init__(self, event_loop, found):
         self.loop, self.open, self.lost = event_loop, 0, 0
+        self.waiting = set()        # what is to be said later: a Source, or self for what was lost
         for name, fds in found.items():
             for fd in fds:
                 self.add(Source(name, fd, unix.monotonic()))
@@ -101,7 +109,8 @@ class Log:
         except BlockingIOError:
             return
         if data:
-            return self.write(source.feed(data, unix.monotonic()))
+            self.write(source.feed(data, unix.monotonic()))
+            return self.later(source, TELL) if source.dropped else None
         self.write(source.end(unix.monotonic()))
         self.loop.forget(source.fd)
         unix.close(source.fd)
@@ -109,13 +118,27 @@ class Log:
         if not self.open:
             self.loop.stop()
 
+    def later(self, what, seconds):
+        """Let the source, or ourselves, say what was lost, if nothing else has by then."""
+        if what not in self.waiting:
+            self.waiting.add(what)
+            self.loop.after(seconds, lambda: self.tell(what))
+
+    def tell(self, what):
+        """Say it now."""
+        self.waiting.discard(what)
+        self.write(b'' if what is self else what.late())
+
     def write(self, data):
         """Write to the log, waiting for it if need be; if it is gone, mail goes on without it."""
+        said = b'qpy-log: warning: %d lines could not be written\n' % self.lost if self.lost else b''
         try:
-            if data:
-                unix.write_all(1, data)
+            if said or data:
+                unix.write_all(1, said + data)
+            self.lost = 0
         except OSError:
-            self.lost += 1
+            self.lost += data.count(b'\n')
+            self.later(self, RETRY)
 
 
 def main(home, args):

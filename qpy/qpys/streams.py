@@ -14,7 +14,7 @@ class Log:
     """Lines to descriptor 1: all of one pass of the loop in one write.
 
     A log that is full or gone never stops mail.  What it does not take is kept up to LOG_LIMIT; beyond that
-    lines are lost, and how many stands in the next line it takes.
+    lines are lost, and how many is said as soon as it takes lines again.
     """
 
     __slots__ = ('loop', 'fd', 'rest', 'lost', 'waiting')
@@ -25,8 +25,7 @@ class Log:
     def write(self, lines):
         """Write these lines (without newlines) and what is left of earlier ones."""
         if self.lost and len(self.rest) < LOG_LIMIT // 2:
-            lines = [b'warning: %d log lines were lost' % self.lost] + lines
-            self.lost = 0
+            self._tell_lost()
         if len(self.rest) > LOG_LIMIT:
             self.lost += len(lines)
         else:
@@ -39,12 +38,18 @@ class Log:
         try:
             while self.rest:
                 self.rest = self.rest[unix.write(self.fd, self.rest):]
+                if self.lost and not self.rest:
+                    self._tell_lost()
         except BlockingIOError:
             self.waiting = True
             self.loop.after(LOG_PATIENCE, self._again)
         except unix.error:
             self.lost += self.rest.count(b'\n')
             self.rest = b''
+
+    def _tell_lost(self):
+        self.rest += b'warning: %d log lines were lost\n' % self.lost
+        self.lost = 0
 
     def _again(self):
         if self.waiting:

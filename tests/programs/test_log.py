@@ -4,6 +4,7 @@ import subprocess
 
 from hypothesis import given, strategies as st
 
+from qpy.lib.loop import Loop
 from qpy.qpyl import log
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -32,6 +33,50 @@ def test_a_flood_is_bounded_and_counted():
     assert source.feed(flood, 0.0).count(b'\n') == log.BURST
     assert source.feed(b'late\n', 1.0) == b'x: 700 lines were too many and are not in this log\nx: late\n'
     assert send.feed(flood, 0.0) == flood
+
+
+def test_a_flood_that_ends_is_told_all_the_same(monkeypatch):
+    """No further line has to come for the count of what was too many to be written."""
+    written = []
+    monkeypatch.setattr(log.unix, 'write_all', lambda fd, data: written.append(data))
+    monkeypatch.setattr(log, 'BURST', 3)
+    monkeypatch.setattr(log, 'TELL', 0.01)
+    merger, (read, write) = log.Log(Loop(), {}), os.pipe()
+    source = log.Source(b'x', read, 0.0)
+    source.allowance = 3
+    merger.add(source)
+    os.write(write, b'.\n' * 10)
+    while len(written) < 2:
+        merger.loop.step(1)
+    assert written == [b'x: .\n' * 3, b'x: 7 lines were too many and are not in this log\n'] and not merger.waiting
+    os.close(write)
+    merger.loop.step(1)
+    assert not merger.open and not merger.loop.readers
+
+
+def test_a_log_on_a_full_disk_says_what_is_missing(monkeypatch):
+    """Lines that could not be written are counted, and told when the disk has room: with the next line or without."""
+    written, full = [], [True]
+
+    def write_all(fd, data):
+        if full[0]:
+            raise OSError(28, 'No space left on device')
+        written.append(data)
+    monkeypatch.setattr(log.unix, 'write_all', write_all)
+    monkeypatch.setattr(log, 'RETRY', 0.01)
+    merger = log.Log(Loop(), {})
+    merger.write(b'a\nb\n')
+    merger.loop.step(1)
+    merger.write(b'c\n')
+    full[0] = False
+    merger.write(b'd\n')
+    assert written == [b'qpy-log: warning: 3 lines could not be written\nd\n']
+    full[0] = True
+    merger.write(b'e\n')
+    full[0] = False
+    while len(written) < 2:
+        merger.loop.step(1)
+    assert written[1] == b'qpy-log: warning: 1 lines could not be written\n'
 
 
 @given(st.lists(st.binary(max_size=60), max_size=8))

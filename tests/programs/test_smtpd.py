@@ -7,6 +7,9 @@ import time
 
 import pytest
 
+from qpy.lib import program
+from qpy.lib.loop import Loop
+from qpy.qpyd import server
 from tests.peers.smtp_rig import PYTHON, SOURCE, Rig
 
 ENVELOPE = b'MAIL FROM:<ann@example.org>\r\nRCPT TO:<joe@mx.example.com>\r\nDATA\r\n'
@@ -309,6 +312,37 @@ def test_a_flood_of_connections_is_no_flood_of_lines(make):
     assert {rig.connect().reply()[:3] for _ in range(50)} == {b'554'}
     assert rig.connect(source=('127.0.0.2', 0)).reply()[:3] == b'220'
     assert rig.log().count('refused connection ip 127.0.0.1: 554') == 1
+
+
+def test_lost_lines_are_told(monkeypatch):
+    """D-10: lines that a full log would not take are counted, and told as soon as it takes something, also if no
+    client comes any more."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    monkeypatch.setattr(program.unix, 'write', lambda fd, data: os.write(write if fd == 2 else fd, data))
+    monkeypatch.setattr(program, 'name', b'qpy-smtpd')
+    monkeypatch.setattr(program, 'lost', 0)
+    monkeypatch.setattr(server, 'TELL_LOST', 0.01)
+    loop = Loop()
+    one = server.Server(b'/nonexistent', loop, None, environ={})
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(write, bytes(4096))
+    for words in (b'one', b'two', b'three'):
+        one.log(words)
+    loop.step(0)
+    assert program.lost == 3 and one.telling
+    loop.step(1)
+    assert program.lost == 3 and one.telling
+    os.read(read, 1 << 20)
+    while program.lost:
+        loop.step(1)
+    assert os.read(read, 65536) == b'qpy-smtpd: warning: 3 log lines were lost\n' and not one.telling
+    program.lost = 2
+    program.log(b'qpy-smtpd: four')
+    assert os.read(read, 65536) == b'qpy-smtpd: warning: 2 log lines were lost\nqpy-smtpd: four\n'
+    for fd in (read, write):
+        os.close(fd)
 
 
 def test_slow_message_stalls_nobody(make):
