@@ -1,4 +1,4 @@
-"""What a sender is told when his message could not be delivered.
+"""What a sender is told of his message: that it could not be delivered, takes long, or has arrived.
 
 Two forms (control/bounceformat).  `qsbmf` is qmail's, plain text (https://cr.yp.to/proto/qsbmf.txt).
 `rfc3464` is a multipart/report whose first part is the same text, so that whatever reads qmail's bounces
@@ -6,9 +6,12 @@ reads these: its parser skips the paragraph that begins with `--`, finds `Hi. Th
 that begin with `<`, until one begins with `-`.  Second part: the same for machines (RFC 3464); third: the
 message, or its header.
 
+Only failures begin with the words of QSBMF: what reads it must not take a delay for one.  The original is returned
+with failures only; with all else its header (RFC 3461, 4.3), and so it is where it may travel by TLS only (RFC 8689).
+
 A report is (head, how much of the original, tail): the original itself passes through in pieces.
 """
-from qpy.core import address, dates, route
+from qpy.core import address, dates, notices, route
 from qpy.core.text import printable
 
 INTRO = (b"Hi. This is the qmail-send program at %s.\n"
@@ -16,6 +19,12 @@ INTRO = (b"Hi. This is the qmail-send program at %s.\n"
          b"This is a permanent error; I've given up. Sorry it didn't work out.\n\n")
 DOUBLE_INTRO = (b"Hi. This is the qmail-send program at %s.\n"
                 b"I tried to deliver a bounce message to this address, but the bounce bounced!\n\n")
+DELAY_INTRO = (b"This is the mail system at %s.\n"
+               b"Your message has not reached the following addresses yet. It is in the queue and is tried\n"
+               b"again; you need not send it again.%s\n\n")
+SUCCESS_INTRO = (b"This is the mail system at %s.\n"
+                 b"You asked to be told when your message has reached the following addresses.\n\n")
+UNTIL = b" If it cannot be delivered by\n%s, you will be told."
 COPY = b'--- Below this line is a copy of the message.\n\n'
 DOUBLE_COPY = b'--- Below this line is the original bounce.\n\n'
 EIGHT_BIT = b'Content-Transfer-Encoding: 8bit\n'
@@ -28,55 +37,64 @@ HEADER_LIMIT = 65536        # bytes of header in a report that returns no more
 
 WHOLE, HEADER = 'whole', 'header'       # how much of the original follows; a number is so many bytes
 
+# kinds of report: what its sender wants to hear if he gets it, Subject, Auto-Submitted (RFC 3834, 3.1.7), Action
+BOUNCE, DELAY, SUCCESS = b'bounce', b'delay', b'success'
+KINDS = {BOUNCE: (notices.FAILURE, b'failure notice', b'auto-replied', b'failed'),
+         DELAY: (notices.DELAY, b'your message is delayed', b'auto-replied', b'delayed'),
+         SUCCESS: (notices.SUCCESS, b'your message has been delivered', b'auto-replied', b'')}
+HOW = {notices.DELIVERED: b'It was delivered.\n',
+       notices.RELAYED: b'It was handed to a mail system that will not tell you what becomes of it.\n',
+       notices.EXPANDED: b'It was sent on to the addresses that this one stands for.\n'}
+
 
 class Settings:
     """Control files: form b'rfc3464' or b'qsbmf'; the address bounces come from; where double ones go; most
-    bytes.
+    bytes; lifetime of a message in seconds.
     """
 
-    __slots__ = ('form', 'user', 'host', 'double_user', 'double_host', 'most')
+    __slots__ = ('form', 'user', 'host', 'double_user', 'double_host', 'most', 'lifetime')
 
     def __init__(self, form=b'rfc3464', user=b'MAILER-DAEMON', host=b'bouncehost', double_user=b'postmaster',
-                 double_host=b'doublebouncehost', most=0):
+                 double_host=b'doublebouncehost', most=0, lifetime=0):
         self.form, self.user, self.host = form, user, host
-        self.double_user, self.double_host, self.most = double_user, double_host, most
+        self.double_user, self.double_host, self.most, self.lifetime = double_user, double_host, most, lifetime
 
 
-class Failure:
+class Outcome:
     """One recipient: as the sender wrote it (without a virtual domain's prefix), what was said, DSN
-    parameters.
+    parameters; action: how it succeeded (core.notices), if that is what is reported.
     """
 
-    __slots__ = ('recipient', 'text', 'orcpt', 'last')
+    __slots__ = ('recipient', 'text', 'orcpt', 'last', 'action')
 
-    def __init__(self, recipient, text, orcpt=None, last=None):
-        self.recipient, self.text, self.orcpt, self.last = recipient, text, orcpt, last
+    def __init__(self, recipient, text, orcpt=None, last=None, action=b''):
+        self.recipient, self.text, self.orcpt, self.last, self.action = recipient, text, orcpt, last, action
 
 
 class Original:
-    """The message that failed: its ID, envelope sender, size, arrival (unix time), RET, ENVID; is it 8-bit?
+    """The message that it is about: its ID, envelope sender, size, arrival (unix time), RET, ENVID; is it 8-bit; is
+    its header (SMTPUTF8); is it to travel by TLS only (REQUIRETLS)?
     """
 
-    __slots__ = ('name', 'sender', 'size', 'arrived', 'ret', 'envid', 'eight_bit')
+    __slots__ = ('name', 'sender', 'size', 'arrived', 'ret', 'envid', 'eight_bit', 'utf8', 'required')
 
-    def __init__(self, name, sender, size, arrived, ret=None, envid=None, eight_bit=False):
+    def __init__(self, name, sender, size, arrived, ret=None, envid=None, eight_bit=False, utf8=False,
+                 required=False):
         self.name, self.sender, self.size, self.arrived = name, sender, size, arrived
-        self.ret, self.envid, self.eight_bit = ret, envid, eight_bit
+        self.ret, self.envid, self.eight_bit, self.utf8, self.required = ret, envid, eight_bit, utf8, required
 
 
 # --- whom to tell ---------------------------------------------------------------------------------
 
-def wanted(notify):
-    """Does the sender want to know of this failure?  notify: the NOTIFY parameter of RFC 3461, None if
-    absent.
-    """
-    return notify is None or b'FAILURE' in notify.upper().split(b',')
+def wanted(notify, kind=BOUNCE):
+    """Does the sender want to know of this?  notify: the NOTIFY parameter of RFC 3461, None if absent."""
+    return notices.wanted(notify, KINDS[kind][0])
 
 
 def envelope(sender, settings):
     """(sender, recipient) of the report on a message from `sender`; None if nobody is to be told.
 
-    A failed bounce goes to the postmaster, a failure of that to nobody (qmail-send.c, injectbounce).
+    Only failures are reported of messages without a sender.  A failed bounce goes to the postmaster, a failure of that to nobody (qmail-send.c, injectbounce).
     """
     if sender == TRIPLE:
         return None
@@ -89,66 +107,75 @@ def envelope(sender, settings):
 
 # --- the report -----------------------------------------------------------------------------------
 
-def compose(original, failures, settings, now, token):
+def compose(original, outcomes, settings, now, token, kind=BOUNCE):
     """(head, how much of the original, tail).  now: unix time; token: bytes nobody can foretell, for the
     boundary.
     """
-    if settings.form == b'qsbmf':
-        return _plain(original, failures, settings, now, token)
-    return _report(original, failures, settings, now, token)
+    form = _plain if settings.form == b'qsbmf' else _report
+    return form(original, outcomes, settings, now, token, kind)
 
 
-def eight_bit(failures):
+def eight_bit(outcomes):
     """Will the text of the report hold more than ASCII, whatever the original holds?"""
-    return not all((failure.recipient + failure.text).isascii() for failure in failures)
+    return not all((outcome.recipient + outcome.text).isascii() for outcome in outcomes)
 
 
-def _head(original, settings, now, token):
+def _head(original, settings, now, token, kind):
     to = envelope(original.sender, settings)[1]
-    return (b'Date: %s\nFrom: %s\nTo: %s\nSubject: failure notice\nMessage-ID: <%s.%s@%s>\n'
-            b'Auto-Submitted: auto-replied\n'
+    return (b'Date: %s\nFrom: %s\nTo: %s\nSubject: %s\nMessage-ID: <%s.%s@%s>\nAuto-Submitted: %s\n'
             % (dates.header_date(now), address.quote(settings.user + b'@' + settings.host), address.quote(to),
-               original.name, token, settings.host))
+               KINDS[kind][1], original.name, token, settings.host, KINDS[kind][2]))
 
 
-def words(original, failures, settings):
+def words(original, outcomes, settings, kind=BOUNCE):
     """The text of both forms: the introduction and a paragraph per recipient, each ended by an empty line."""
-    intro = INTRO if original.sender else DOUBLE_INTRO
-    return intro % settings.host + b''.join([paragraph(each.recipient, each.text) for each in failures])
+    if kind == DELAY:
+        until = UNTIL % dates.header_date(original.arrived + settings.lifetime) if settings.lifetime else b''
+        intro = DELAY_INTRO % (settings.host, until)
+    else:
+        intro = (SUCCESS_INTRO if kind == SUCCESS else INTRO if original.sender else DOUBLE_INTRO) % settings.host
+    return intro + b''.join([paragraph(each.recipient, HOW.get(each.action, b'') + each.text) for each in outcomes])
 
 
-def _plain(original, failures, settings, now, token):
+def _plain(original, outcomes, settings, now, token, kind):
     most = settings.most
     cut = bool(most) and original.size > most
-    head = _head(original, settings, now, token)
-    if original.eight_bit or eight_bit(failures):
+    head = _head(original, settings, now, token, kind)
+    if original.eight_bit or eight_bit(outcomes):
         head += b'MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n' + EIGHT_BIT
-    return (head + b'\n' + words(original, failures, settings) + (COPY if original.sender else DOUBLE_COPY)
-            + _return_path(original), most if cut else WHOLE, STRIPPED if cut else b'')
+    head += b'\n' + words(original, outcomes, settings, kind) + (COPY if original.sender else DOUBLE_COPY)
+    if kind != BOUNCE or original.required:
+        return head + _return_path(original), HEADER, STRIPPED
+    return head + _return_path(original), most if cut else WHOLE, STRIPPED if cut else b''
 
 
 def _return_path(original):
     return b'Return-Path: <%s>\n' % line_safe(address.quote(original.sender))
 
 
-def _report(original, failures, settings, now, token):
+def _report(original, outcomes, settings, now, token, kind):
     boundary = b'%s.%s/qpy' % (original.name, token)
-    header_only = original.ret == b'HDRS' or settings.most and original.size > settings.most
-    eight = original.eight_bit or eight_bit(failures)
+    header_only = (kind != BOUNCE or original.required or original.ret == b'HDRS'
+                   or settings.most and original.size > settings.most)
+    eight = original.eight_bit or eight_bit(outcomes)
     encoding = EIGHT_BIT if eight else b''
-    head = (_head(original, settings, now, token)
+    head = (_head(original, settings, now, token, kind)
             + b'MIME-Version: 1.0\nContent-Type: multipart/report; report-type=delivery-status;\n'
               b'\tboundary="%s"\n%s\n' % (boundary, encoding))
-    text_type = b'utf-8\n' + EIGHT_BIT if eight_bit(failures) else b'us-ascii\n'
+    text_type = b'utf-8\n' + EIGHT_BIT if eight_bit(outcomes) else b'us-ascii\n'
     text = b'--%s\nContent-Type: text/plain; charset=%s\n%s' % (boundary, text_type,
-                                                               words(original, failures, settings))
+                                                               words(original, outcomes, settings, kind))
     machine = b'--%s\nContent-Type: message/delivery-status\n\n%s\n' % (boundary,
-                                                                        status(original, failures, settings))
-    copy = b'--%s\nContent-Type: %s\n%s\n' % (boundary,
-                                              b'text/rfc822-headers' if header_only else b'message/rfc822',
+                                                                        status(original, outcomes, settings, kind))
+    copy = b'--%s\nContent-Type: %s\n%s\n' % (boundary, _COPIES[original.utf8, bool(header_only)],
                                               EIGHT_BIT if original.eight_bit else b'')
     return (head + text + machine + copy + _return_path(original), HEADER if header_only else WHOLE,
             b'\n--%s--\n' % boundary)
+
+
+# by whether the header of the original is UTF-8 (RFC 6533, sections 3 and 4) and whether it is all that is returned
+_COPIES = {(False, False): b'message/rfc822', (False, True): b'text/rfc822-headers',
+           (True, False): b'message/global', (True, True): b'message/global-headers'}
 
 
 # --- for people -----------------------------------------------------------------------------------
@@ -205,28 +232,31 @@ def line_safe(value):
 
 # --- for machines (RFC 3464) ----------------------------------------------------------------------
 
-def status(original, failures, settings):
+def status(original, outcomes, settings, kind=BOUNCE):
     """The body of message/delivery-status: fields for the message, then a group of them for each recipient.
     """
     groups = [b'Reporting-MTA: dns; %s\n' % settings.host]
     if original.envid:
         groups[0] += b'Original-Envelope-Id: %s\n' % line_safe(from_xtext(original.envid))
     groups[0] += b'X-Qpy-Queue-ID: %s\nArrival-Date: %s\n' % (original.name, mail_date(original.arrived))
-    return b'\n'.join(groups + [_recipient_fields(failure) for failure in failures])
+    until = original.arrived + settings.lifetime if kind == DELAY and settings.lifetime else None
+    return b'\n'.join(groups + [_recipient_fields(outcome, kind, until) for outcome in outcomes])
 
 
-def _recipient_fields(failure):
-    kind, _, original = (failure.orcpt or b'').partition(b';')
+def _recipient_fields(outcome, kind, until):
+    type_, _, original = (outcome.orcpt or b'').partition(b';')
     lines = b''
     if original:
-        lines = b'Original-Recipient: %s; %s\n' % (printable(kind), line_safe(from_xtext(original)))
-    lines += b'Final-Recipient: %s\nAction: failed\nStatus: %s\n' % (typed(failure.recipient),
-                                                                    enhanced_code(failure.text))
-    diagnostic = _diagnostic(failure.text)
+        lines = b'Original-Recipient: %s; %s\n' % (printable(type_), line_safe(from_xtext(original)))
+    lines += b'Final-Recipient: %s\nAction: %s\nStatus: %s\n' % (
+        typed(outcome.recipient), outcome.action or KINDS[kind][3], enhanced_code(outcome.text, *CODES[kind]))
+    diagnostic = _diagnostic(outcome.text)
     if diagnostic:
         lines += b'Diagnostic-Code: ' + diagnostic + b'\n'
-    if failure.last:
-        lines += b'Last-Attempt-Date: %s\n' % mail_date(failure.last)
+    if outcome.last:
+        lines += b'Last-Attempt-Date: %s\n' % mail_date(outcome.last)
+    if until:
+        lines += b'Will-Retry-Until: %s\n' % mail_date(until)
     return lines
 
 
@@ -246,14 +276,18 @@ def typed(recipient):
                                  for c in recipient.decode('utf-8'))
 
 
-def enhanced_code(text):
-    """The first code of class 5 in a report, else the first of class 4, else 5.0.0 (RFC 3463)."""
+# classes of status codes that a text may name (RFC 3463), the better ones first, and the code if it names none
+CODES = {BOUNCE: (b'54', b'5.0.0'), DELAY: (b'4', b'4.0.0'), SUCCESS: (b'2', b'2.0.0')}
+
+
+def enhanced_code(text, classes=b'54', otherwise=b'5.0.0'):
+    """The first code in a report that is of the first of these classes, else of the second; or another one."""
     found = [word for word in text.translate(_TO_BLANKS).split(b' ') if _is_code(word)]
-    for first in (b'5', b'4'):
+    for first in (classes[i:i + 1] for i in range(len(classes))):
         for word in found:
             if word[:1] == first:
                 return word
-    return b'5.0.0'
+    return otherwise
 
 
 _TO_BLANKS = bytes(c if c in b'0123456789.' or chr(c).isalpha() and c < 128 else 32 for c in range(256))
@@ -261,7 +295,7 @@ _TO_BLANKS = bytes(c if c in b'0123456789.' or chr(c).isalpha() and c < 128 else
 
 def _is_code(word):
     parts = word.split(b'.')
-    return (len(parts) == 3 and parts[0] in (b'4', b'5')
+    return (len(parts) == 3 and parts[0] in (b'2', b'4', b'5')
             and all(0 < len(part) <= 3 and not part.strip(b'0123456789') for part in parts[1:]))
 
 

@@ -15,7 +15,7 @@ class ChannelError(ValueError):
 
 #: letter: (number of fields, takes a descriptor)
 REPORT = {b'K': (3, False), b'Z': (3, False), b'D': (3, False)}          # delnum, scope, text
-LSPAWN_JOB = {b'L': (5, True)}               # delnum, ID, sender, recipient, options (envelope records X U Q, by newline)
+LSPAWN_JOB = {b'L': (5, True)}               # delnum, ID, sender, recipient, options (envelope records, by newline)
 LSPAWN_REPORT = {b'C': (1, False), **REPORT}                             # C capacity
 RSPAWN_JOB = {b'R': (6, True)}                                           # ID, host, sender, flags, length, recipients
 RSPAWN_REPORT = LSPAWN_REPORT

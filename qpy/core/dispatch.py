@@ -23,18 +23,21 @@ only when every recipient is delivered or its report is durable in the queue.
 from collections import deque
 from heapq import heappop, heappush
 
-from qpy.core import route, schedule, sendlog
+from qpy.core import notices, route, schedule, sendlog
 
 # --- actions ---
 LOAD = 'load'           # id, forced (also if held): read mess/ID and state/ID, then loaded() or not_loaded()
 LOCAL = 'local'         # job, number, recipient: one delivery for lspawn
 REMOTE = 'remote'       # job, host, sender, [(number, recipient)]: one transaction for rspawn
 WRITE = 'write'         # job: append job.entries to its state, then written()
-BOUNCE = 'bounce'       # job, [indices]: have a report made, then bounced()
+BOUNCE = 'bounce'       # job, [indices], kind: have a report made (core.bounce), then bounced()
 REMOVE = 'remove'       # job: ask clean, then removed()
 
 # --- where a message that is not a job stands: its due time, or one of these ---
 DUE, PARKED, HELD, FORCED = 0, -1, -2, -3     # FORCED: due, even if its record says held
+
+# --- reports: what is told of, in this order, and which of a job's recipients it is about ---
+FAILURES, SUCCESSES, DELAYS = b'bounce', b'success', b'delay'
 
 # --- what an administrator asked for ---
 HOLD, DROP, FAIL = 'hold', 'drop', 'fail'
@@ -51,18 +54,22 @@ REPORT_LIMIT = 10_000           # bytes of one report, as in qmail-send
 WINDOW = 5                      # transactions a destination may have before one of them has ended
 MOST_DESTINATIONS = 20_000      # remembered without anything to do there
 
+TRIPLE = b'#@[]'                # sender of a double bounce
+
 TOO_LONG = b"I'm not going to try again; this message has been in the queue too long.\n"
 CANCELLED = b'This message was taken out of the queue by the administrator. (#5.7.0)\n'
 UNREACHABLE = b'Nothing there answers at the moment; not tried again yet. '
 
 
 class Settings:
-    """What control files say: lifetime (seconds), bounce_at_end (bool), per_host (transactions)."""
+    """What control files say: lifetime (seconds), bounce_at_end (bool), per_host (transactions), warn_after (seconds, 0:
+    never)."""
 
-    __slots__ = ('lifetime', 'bounce_at_end', 'per_host')
+    __slots__ = ('lifetime', 'bounce_at_end', 'per_host', 'warn_after')
 
-    def __init__(self, lifetime=604800, bounce_at_end=False, per_host=20):
+    def __init__(self, lifetime=604800, bounce_at_end=False, per_host=20, warn_after=0):
         self.lifetime, self.bounce_at_end, self.per_host = lifetime, bounce_at_end, per_host
+        self.warn_after = warn_after
 
 
 class Job:
@@ -72,24 +79,33 @@ class Job:
     birth: wall time of acceptance, of which the steady age follows; next: recorded time of the next attempt
     (0: none); attempts: passes before this one; total: recipients, finished ones included; has_state:
     state/ID exists. todo: [(index, route.LOCAL or REMOTE, recipient, destination)] of this pass; failed:
-    indices failed and not yet reported.  body: whatever the program keeps with the job.
+    indices failed and not yet reported.  succeeded: the same of those whose sender wants to hear that; warned: he was
+    told that it takes long; wishes: {index: [(letter, value)]} of the recipients that have any (core.mess).  body:
+    whatever the program keeps with the job.
     """
 
     __slots__ = ('id', 'name', 'length', 'sender', 'flags', 'options', 'birth', 'next', 'attempts', 'total',
                  'has_state', 'todo', 'failed', 'body', 'new_lines',
                  'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order',
-                 'after', 'remote')
+                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports')
 
     def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0,
-                 attempts=0, has_state=False, failed=(), new_lines=()):
+                 attempts=0, has_state=False, failed=(), new_lines=(), succeeded=(), warned=False, wishes=None):
         self.id, self.name, self.length, self.sender, self.todo = id, name, length, sender, todo
         self.total, self.birth, self.flags, self.options = total, birth, flags, options
         self.next, self.attempts, self.has_state = next, attempts, has_state
         self.failed, self.new_lines = list(failed), new_lines
+        self.succeeded, self.warned, self.wishes, self.reports = list(succeeded), warned, wishes, ()
         self.body = self.works = self.order = self.after = None
         self.undone = len(todo)
         self.ready, self.deferred, self.entries = {}, {}, []
         self.remote = self.dirty = self.dying = self.skipped = False
+
+    def wants(self, index, what):
+        """Is the sender to be told this (core.notices) of this recipient?  Nobody is where there is no sender."""
+        if not self.sender or self.sender == TRIPLE:
+            return False
+        return notices.wanted(dict(self.wishes.get(index, ())).get(b'N') if self.wishes else None, what)
 
 
 class Work:
@@ -451,6 +467,8 @@ class Dispatch:
         self._judge(place, known, scope, text)
         place.window = max(WINDOW, place.window // 2) if letter == b'Z' else min(place.window + 1,
                                                                                  self.per_place(place.channel))
+        if letter == b'K':
+            self._deliver(job, index, notices.success(place.channel.name, scope == b'd', text), text)
         self._settle(job, index, letter if known else b'Z', text)
         if not flight.left:
             self._freed(place, 1 + (place.active + 1 < self.share(place, 1)))   # one more where there is room
@@ -512,16 +530,22 @@ class Dispatch:
                 self.asleep[id] = DUE
                 self.backlog.append(id)
 
+    def _deliver(self, job, index, how, text):
+        """A recipient has it: note whether its sender is to be told, and how it came about."""
+        if how and job.wants(index, notices.SUCCESS):
+            job.succeeded.append(index)
+            self._note(job, (b'd', b'%d' % index, how + b' ' + text))
+        else:
+            self._note(job, (b'd', b'%d' % index))
+
     def _settle(self, job, index, letter, text):
         """One recipient's outcome in this pass."""
-        if letter == b'K':
-            self._note(job, (b'd', b'%d' % index))
-        elif job.order == DROP:
+        if letter != b'K' and job.order == DROP:
             self._note(job, (b'r', b'%d' % index))
         elif letter == b'D':
             job.failed.append(index)
             self._note(job, (b'f', b'%d' % index, text))
-        else:
+        elif letter == b'Z':
             job.deferred[index] = text
         job.undone -= 1
         self.loaded_recipients -= 1
@@ -545,16 +569,27 @@ class Dispatch:
     # --- the end of a pass ------------------------------------------------------------------------
 
     def _end_pass(self, job):
-        """Every recipient of this pass has its outcome: report the failures, then sleep or leave."""
+        """Every recipient of this pass has its outcome: report what is to be, then sleep or leave."""
         if job.failed and job.order == DROP:
-            return self._reported(job)
-        if self._report_is_due(job):
-            return self._then(job, self._bounce)
-        self._rest(job)
+            self._mark(job, FAILURES)
+        job.reports = [kind for kind, due in ((FAILURES, self._report_is_due(job)), (SUCCESSES, job.succeeded)) if due]
+        self._report(job)
 
     def _report_is_due(self, job):
         """Are there failures to report now?  With control/bouncewhen `end`, only if nobody is left to try."""
         return job.failed and not (self.settings.bounce_at_end and (job.deferred or job.skipped))
+
+    def _warning_is_due(self, job):
+        """Is the sender to be told now that it takes long?"""
+        return (0 < self.settings.warn_after <= self.clock.age(job.birth) and not job.warned
+                and any(job.wants(index, notices.DELAY) for index in job.deferred))
+
+    def _report(self, job):
+        """The next report; after the last one, rest."""
+        if job.reports:
+            self._then(job, self._bounce)
+        else:
+            self._rest(job)
 
     def _then(self, job, step):
         """Have the job's entries written, if there are any, and go on with step(job)."""
@@ -592,36 +627,55 @@ class Dispatch:
                 self.actions.append((REMOVE, job))
 
     def _bounce(self, job):
-        if job.sender == b'#@[]':
+        kind = job.reports[0]
+        if job.sender == TRIPLE:
             self.lines.append(sendlog.triple_bounce(job.name))
-            return self._reported(job)
-        self.actions.append((BOUNCE, job, list(job.failed)))
+            return self.bounced(job.id, True)
+        self.actions.append((BOUNCE, job, list(self._subjects(job, kind)), kind))
+
+    @staticmethod
+    def _subjects(job, kind):
+        """The recipients that such a report is about."""
+        if kind == DELAYS:
+            return [index for index in job.deferred if job.wants(index, notices.DELAY)]
+        return job.failed if kind == FAILURES else job.succeeded
 
     def bounced(self, id, done, lines=()):
         """The answer to BOUNCE: the report is in the queue (or not wanted), or could not be made."""
         job = self.jobs.get(id)
-        if job is None:
+        if job is None or not job.reports:
             return False
         self.lines += lines
+        kind = job.reports.pop(0)
         if done:
-            self._reported(job)
+            self._mark(job, kind)
+        if kind == DELAYS:
+            self._then(job, self._to_sleep)
         else:
-            self._rest(job)
+            self._report(job)
         return True
 
-    def _reported(self, job):
-        job.entries += [(b'r', b'%d' % index) for index in job.failed]
-        job.failed = []
-        self._rest(job)
+    def _mark(self, job, kind):
+        """What was told is not told again."""
+        if kind == DELAYS:
+            job.warned = True
+            job.entries.append((b'w', b'%d' % self.clock.wall(self.now)))
+            return
+        told = self._subjects(job, kind)
+        job.entries += [(b'r', b'%d' % index) for index in told]
+        told.clear()
 
     def _rest(self, job):
-        """After the report, or without one: leave, or sleep until the next pass."""
-        if not (job.deferred or job.failed or job.skipped):
+        """After the reports, or without one: leave, or sleep until the next pass."""
+        if not (job.deferred or job.failed or job.succeeded or job.skipped):
             return self._leave(job)
         if job.order == HOLD:
             return self._then(job, self._hold)
         if job.deferred:
             self._plan(job)
+        if self._warning_is_due(job):
+            job.reports = [DELAYS]
+            return self._then(job, self._bounce)
         self._then(job, self._to_sleep)
 
     def _plan(self, job):
@@ -640,7 +694,7 @@ class Dispatch:
             self.backlog.append(job.id)
             return
         due = job.next if job.deferred or job.skipped else 0
-        if self._report_is_due(job):
+        if self._report_is_due(job) or job.succeeded:
             soon = self.now + schedule.TROUBLE
             due = min(due, soon) if due else soon
         self._sleep(job.id, max(due, self.now + 1))

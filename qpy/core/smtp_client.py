@@ -88,6 +88,7 @@ class Transaction:
     eight, utf8: the message needs 8BITMIME (sent anyway without), SMTPUTF8 (refused without).
     required: it needs REQUIRETLS (refused without).
     notices: (parameters of MAIL, [parameters of RCPT]) for a server that knows DSN (RFC 3461), or None.
+    noticed: the server has them.
     size: bytes, 0 unknown.
     answers: per recipient (r, h or s, text) or None.  report: (K, Z or D, text), None while it lasts.
     trouble: the host as a whole failed before it could have the message, another address may be tried.
@@ -96,7 +97,7 @@ class Transaction:
     """
 
     __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'required', 'notices', 'answers', 'report', 'trouble',
-                 'critical', 'overflow')
+                 'critical', 'overflow', 'noticed')
 
     def __init__(self, sender, recipients, eight=False, utf8=False, size=0, required=False,
                  notices=None):
@@ -105,7 +106,7 @@ class Transaction:
         self.notices = notices
         self.answers = [None] * len(recipients)
         self.report = None
-        self.trouble = self.critical = False
+        self.trouble = self.critical = self.noticed = False
         self.overflow = []
 
 
@@ -459,8 +460,9 @@ class Session:
         if self.dirty:
             self.steps.append((b'RSET', 0, b'RSET\r\n'))
         self.dirty = True
+        transaction.noticed = self._takes_notices(transaction)
         self.steps.append((b'MAIL', 0, self._mail_command(transaction)))
-        wishes = transaction.notices[1] if self._takes_notices(transaction) else [b''] * len(transaction.recipients)
+        wishes = transaction.notices[1] if transaction.noticed else [b''] * len(transaction.recipients)
         self.steps.extend((b'RCPT', i, b'RCPT TO:<%s>%s\r\n' % (address.quote(recipient), wishes[i]))
                           for i, recipient in enumerate(transaction.recipients))
         self.steps.append((b'DATA', 0, b'DATA\r\n'))
@@ -522,7 +524,7 @@ class Session:
             options += b' SMTPUTF8'
         if transaction.required and b'REQUIRETLS' in self.extensions:
             options += b' REQUIRETLS'
-        if self._takes_notices(transaction):
+        if transaction.noticed:
             options += transaction.notices[0]
         return b'MAIL FROM:<%s>%s\r\n' % (address.quote(transaction.sender), options)
 

@@ -5,9 +5,11 @@
 A payload is a letter and fields separated by NUL (only the last may itself hold NUL):
 
     d index                 recipient number index was delivered
+    d index text            ... of which the sender wants to be told; text: how (core.notices), a blank, what was said
     f index text            failed for good, with what was said
     r index                 the sender has been told (or shall not be), durably
     z index text            deferred, with what was said: for people
+    w unix                  the sender has been told, durably, that it takes long
     a unix attempts         a pass has ended: due again at unix, after so many attempts
     h reason                held
     o                       released
@@ -19,7 +21,7 @@ from zlib import crc32
 
 from qpy.core import text
 
-PENDING, DELIVERED, FAILED, REPORTED = range(4)
+PENDING, DELIVERED, FAILED, REPORTED, SUCCEEDED = range(5)     # SUCCEEDED: delivered, and to be reported
 ENTRY_LIMIT = 65536         # bytes of one payload; what claims more is torn
 TEXT_LIMIT = 10_000         # bytes of text kept of one failure or deferral
 INDEX_LIMIT = 1 << 31
@@ -29,24 +31,26 @@ TIME_LIMIT = 1 << 40
 class View:
     """What the entries of one message add up to.
 
-    status: bytearray, PENDING DELIVERED FAILED or REPORTED for each recipient; texts: {index: last failure or
-    deferral}; due: unix seconds of the next attempt (0: at once); attempts: passes so far; held: reason or None;
+    status: bytearray, one of the above for each recipient; texts: {index: last failure or deferral, or success}; warned:
+    unix seconds, or 0; due: unix seconds of the next attempt (0: at once); attempts: passes so far; held: reason or None;
     end: how many bytes of the file are whole (what follows is torn: cut it off before appending).
     """
 
-    __slots__ = ('status', 'texts', 'due', 'attempts', 'held', 'end')
+    __slots__ = ('status', 'texts', 'due', 'attempts', 'held', 'end', 'warned')
 
     def __init__(self, recipients):
         self.status = bytearray(recipients)
         self.texts, self.due, self.attempts, self.held, self.end = {}, 0, 0, None, 0
+        self.warned = 0
 
     def indices(self, status):
         """The recipients (indices) that are in this status."""
         return [i for i, known in enumerate(self.status) if known == status]
 
     def finished(self):
-        """True if nothing is left to be done: every recipient delivered, or failed and reported."""
-        return PENDING not in self.status and FAILED not in self.status
+        """True if nothing is left to be done: every recipient delivered or failed, and what is to be
+        reported is."""
+        return not any(status in self.status for status in (PENDING, FAILED, SUCCEEDED))
 
     def apply(self, letter, fields):
         """Let one entry count.  Anything that makes no sense is skipped: then work is repeated, not lost."""
@@ -56,6 +60,8 @@ class View:
             due, attempts = text.parse_uint(fields[0], TIME_LIMIT), text.parse_uint(fields[1], INDEX_LIMIT)
             if due is not None and attempts is not None:
                 self.due, self.attempts = due, attempts
+        elif letter == b'w':
+            self.warned = text.parse_uint(fields[0], TIME_LIMIT) or self.warned
         elif letter == b'h':
             self.held = fields[0]
         elif letter == b'o':
@@ -68,15 +74,19 @@ class View:
             if self.status[index] == PENDING:
                 self.texts[index] = words
             return
-        self.status[index] = {b'd': DELIVERED, b'f': FAILED, b'r': REPORTED}[letter]
-        if letter == b'f':
+        if self.status[index] == SUCCEEDED:
+            if letter == b'r':
+                self.status[index] = DELIVERED
+            return
+        self.status[index] = {b'd': SUCCEEDED if words else DELIVERED, b'f': FAILED, b'r': REPORTED}[letter]
+        if letter == b'f' or letter == b'd' and words:
             self.texts[index] = words
         elif letter == b'd':
             self.texts.pop(index, None)
 
 
 def entry(ident, letter, *fields):
-    """One entry of message ident, ready to be appended.  Text (the last field of f and z) is cut at TEXT_LIMIT."""
+    """One entry of message ident, ready to be appended.  Text (the last field of d, f and z) is cut at TEXT_LIMIT."""
     if len(letter) != 1 or any(b'\0' in field for field in fields[:-1]):
         raise ValueError('no such entry')
     payload = letter + b'\0'.join(fields)[:TEXT_LIMIT]

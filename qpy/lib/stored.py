@@ -9,7 +9,8 @@ from qpy import unix
 from qpy.core import mess, route, state, text
 from qpy.lib import queuefile, route as routing, sendctl
 
-STATUS = {state.PENDING: b'pending', state.DELIVERED: b'done', state.FAILED: b'failed', state.REPORTED: b'failed'}
+STATUS = {state.PENDING: b'pending', state.DELIVERED: b'done', state.FAILED: b'failed', state.REPORTED: b'failed',
+          state.SUCCEEDED: b'done'}
 DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 
 

@@ -29,7 +29,7 @@ class Delivery:
 
     __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
                  'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'patterns', 'todo', 'server', 'tried', 'sessions', 'connection', 'cap',
-                 'expired', 'in_trouble', 'last_report', 'definite')
+                 'expired', 'in_trouble', 'last_report', 'definite', 'noticed')
 
     def __init__(self, worker, host, sender, recipients, flags, source, on_end):
         self.worker, self.settings = worker, worker.settings
@@ -47,6 +47,7 @@ class Delivery:
         self.connection = None
         self.expired = self.in_trouble = False
         self.last_report = None
+        self.noticed = set()                        # indices whose next hop knows what their sender wants to be told
         self.definite = 0                           # sessions that ended in what time will not mend
         self.cap = None
 
@@ -407,6 +408,8 @@ class Delivery:
         for place, index in enumerate(self.left):
             if place not in again:
                 self.results[index] = transaction.answers[place], transaction.report
+                if transaction.noticed:
+                    self.noticed.add(index)
         self.left = [index for index in self.left if self.results[index] is None]
         if not self.left:
             if connection.usable and transaction.overflow:

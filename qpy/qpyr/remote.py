@@ -190,9 +190,10 @@ class Server:
 
     def report(self, numbers, delivery):
         """Answer for each recipient."""
-        scope = b'h' if delivery.in_trouble else b''
-        for number, (letter, words) in zip(numbers, delivery.outcomes()):
-            self.channel.send(letter, number, scope if letter == b'Z' else b'', words)
+        scopes = {b'Z': b'h' if delivery.in_trouble else b''}
+        for index, (number, (letter, words)) in enumerate(zip(numbers, delivery.outcomes())):
+            scopes[b'K'] = b'd' if index in delivery.noticed else b''
+            self.channel.send(letter, number, scopes.get(letter, b''), words)
 
     def closed(self, _):
         """qpy-rspawn is gone: nobody would hear of what is still in flight, so it is not finished."""

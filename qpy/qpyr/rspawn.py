@@ -24,6 +24,7 @@ SPARE_FDS = 100
 CAPACITY_MOST = 20000
 STEADY = 10             # seconds a worker must live to be forked anew at once
 SLOWEST = 60            # seconds between two forks of a worker that keeps dying
+SCOPES = ((b'Z', b'h'), (b'K', b'd'))       # a host in trouble; a next hop that sends notices itself
 IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)    # a group's ^C does not cut deliveries
 
 
@@ -48,7 +49,7 @@ class Jobs:
         if owner is not worker:
             return False
         del self.waiting[serial]
-        client.send(letter, number, scope if scope == b'h' else b'', remote_report.safe_report(words))
+        client.send(letter, number, scope if (letter, scope) in SCOPES else b'', remote_report.safe_report(words))
         return True
 
     def end_all(self, worker, words):

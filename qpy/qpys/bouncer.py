@@ -1,10 +1,10 @@
-"""qpy-bouncer, as qpys: tells senders what could not be delivered.
+"""qpy-bouncer, as qpys: tells senders what could not be delivered, takes long, or has arrived.
 
     run/bounce      (a socket handed over) from send: B ID, indices, kind; answered by K ID, new ID (empty:
                     nobody wants to know), pid, or by Z ID, reason
     run/submit      to queued, like everybody else; a report is a message like any other
 
-It reads queue/mess/ID and queue/state/ID itself.  send has written the failures there before it asks, and
+kind: of core.bounce.  It reads queue/mess/ID and queue/state/ID itself.  send has written the outcomes there before it asks, and
 writes that they are reported after the answer: a crash between the two repeats a report and loses none.
 
 Exit codes: 0 the chain ended; 111 it could not start, or send is gone.
@@ -18,7 +18,7 @@ from qpy.lib import confine, controls, inherit, loop as loops, packets, program,
 IN_FLIGHT = 1 << 20         # bytes that queued has not taken yet, beyond which no more is read
 REST = 0.05                 # seconds until it looks again whether queued goes on
 CONTROLS = routing.NAMES + (b'bounceformat', b'bouncefrom', b'bouncehost', b'bouncemaxbytes',
-                            b'doublebounceto', b'doublebouncehost')
+                            b'doublebounceto', b'doublebouncehost', b'queuelifetime')
 DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 
 
@@ -43,7 +43,7 @@ def load(home):
     """(bounce.Settings, route.Controls) of DIR/control."""
     settings = bounce.Settings(*(controls.line(home, name) for name in (
         b'bounceformat', b'bouncefrom', b'bouncehost', b'doublebounceto', b'doublebouncehost')),
-        controls.number(home, b'bouncemaxbytes'))
+        controls.number(home, b'bouncemaxbytes'), controls.number(home, b'queuelifetime'))
     return settings, routing.load(home)
 
 
@@ -56,7 +56,7 @@ class Bouncer:
         self.state = unix.open(home + b'/queue/state', DIRECTORY)
         self.owner = packets.owner_of(home, b'qpys')
         self.queued = None
-        self.todo, self.current = deque(), None         # (channel, ID, indices) | iterator of pieces
+        self.todo, self.current = deque(), None         # (channel, ID, indices, kind) | pieces and so on
         self.resting = False
         self.pid = b'%d' % unix.getpid()
 
@@ -71,7 +71,7 @@ class Bouncer:
     def asked(self, asker, records):
         """send wants reports."""
         for _, fields, _ in records:
-            self.todo.append((asker, fields[0], fields[1]))
+            self.todo.append((asker, *fields))
         self.go_on()
 
     def go_on(self):
@@ -109,17 +109,17 @@ class Bouncer:
         self.current = None
         self.queued.finish(envelope, lambda code, said: self.answer(asker, ident, code, said))
 
-    def begin(self, asker, ident, indices):
+    def begin(self, asker, ident, indices, kind):
         """Begin a report, or say at once that there is none to make, or not now."""
         try:
-            made = self.make(ident, indices)
+            made = self.make(ident, indices, kind)
             if made is None:
                 return asker.send(b'K', ident, b'', self.pid)
             pieces, envelope = made
             if self.queued is None:
                 self.queued = submit.Connection(self.loop, submit.connect(self.home), self.lost, self.go_on)
-        except (unix.error, mess.Damaged, mess.Newer, NoFailure, MemoryError) as problem:
-            return self.later(asker, ident, str(problem).encode() if isinstance(problem, NoFailure)
+        except (unix.error, mess.Damaged, mess.Newer, NoOutcome, MemoryError) as problem:
+            return self.later(asker, ident, str(problem).encode() if isinstance(problem, NoOutcome)
                               else program.reason(problem))
         self.current = (pieces, asker, ident, envelope)
 
@@ -141,43 +141,51 @@ class Bouncer:
         """Tell send to ask again later."""
         asker.send(b'Z', ident, text.printable(why))
 
-    def make(self, ident, indices):
+    def make(self, ident, indices, kind):
         """(pieces of the report, its envelope records), or None if nobody is to be told."""
         settings, routes = self.controls.get()
         message = queuefile.open_mess(self.mess, ident, False)
         try:
             envelope = message.envelope
             addresses = bounce.envelope(envelope.sender, settings)
-            failures = self.failures(message, indices, routes)
-            if addresses is None or not failures:
+            outcomes = self.outcomes(message, indices, routes, kind)
+            if addresses is None or not outcomes or kind != bounce.BOUNCE and not envelope.sender:
                 message.close()
                 return None
             original = described(message)
-            parts = bounce.compose(original, failures, settings, int(unix.time()), token())
+            parts = bounce.compose(original, outcomes, settings, int(unix.time()), token(), kind)
         except BaseException:
             message.close()
             raise
-        options = wishes(envelope, addresses[1], original.eight_bit or bounce.eight_bit(failures))
+        options = wishes(envelope, addresses[1], original.eight_bit or bounce.eight_bit(outcomes))
         return pieces(message, *parts), words.envelope(addresses[0], [addresses[1]], options)
 
-    def failures(self, message, indices, routes):
-        """The Failures among these recipients that the sender wants to know of."""
+    def outcomes(self, message, indices, routes, kind):
+        """The Outcomes of these recipients that the sender wants to know of."""
+        if kind not in STATUS:
+            raise NoOutcome('no such kind of report')
         envelope = message.envelope
         data = queuefile.read_state(self.state, message.ident) or b''
         view = state.replay(data, message.ident, len(envelope.recipients))
         found = []
         for index in [text.parse_uint(word, state.INDEX_LIMIT) for word in indices.split(b',')]:
-            if index is None or index >= len(view.status) or view.status[index] != state.FAILED:
-                raise NoFailure('no such failure in the state of the message')
-            if bounce.wanted(envelope.recipient_option(index, b'N')):
-                route_ = route.rewrite(envelope.recipients[index], routes)
-                found.append(bounce.Failure(route_.address, view.texts.get(index, b''),
-                                            envelope.recipient_option(index, b'O')))
+            if index is None or index >= len(view.status) or view.status[index] != STATUS[kind]:
+                raise NoOutcome('no such outcome in the state of the message')
+            if bounce.wanted(envelope.recipient_option(index, b'N'), kind):
+                said, action = view.texts.get(index, b''), b''
+                if kind == bounce.SUCCESS:
+                    action, _, said = said.partition(b' ')
+                found.append(bounce.Outcome(route.rewrite(envelope.recipients[index], routes).address, said,
+                                            envelope.recipient_option(index, b'O'), action=action))
         return found
 
 
-class NoFailure(Exception):
-    """send asks for a report on something that did not fail."""
+# what the state must say of a recipient, by kind of report
+STATUS = {bounce.BOUNCE: state.FAILED, bounce.DELAY: state.PENDING, bounce.SUCCESS: state.SUCCEEDED}
+
+
+class NoOutcome(Exception):
+    """send asks for a report on something that has not happened."""
 
 
 def token():
@@ -192,7 +200,8 @@ def described(message):
     eight_bit = any(not piece.isascii() for piece in contents(message, message.size))
     return bounce.Original(message.ident, envelope.sender, message.size,
                            mess.arrival(message.ident, envelope) if arrived is None or envelope.option(b'a') else arrived,
-                           envelope.option(b'R'), envelope.option(b'E'), eight_bit)
+                           envelope.option(b'R'), envelope.option(b'E'), eight_bit, envelope.option(b'U') is not None,
+                           envelope.option(b'Q') is not None)
 
 
 def contents(message, size):
@@ -203,8 +212,12 @@ def contents(message, size):
 
 
 def wishes(envelope, recipient, eight_bit):
-    """The message-wide options of a report: what it needs, and the trace of the message it is about."""
+    """The message-wide options of a report: what it needs, and the trace of the message it is about.
+
+    A report on what must travel by TLS only must, too: it tells who wrote to whom (RFC 8689, section 5)."""
     options = [(b'B', b'8BITMIME')] if eight_bit else []
+    if envelope.option(b'Q') is not None:
+        options.append((b'Q', b''))
     if not recipient.isascii():
         options.append((b'U', b''))
     trace = envelope.option(b'X')

@@ -34,7 +34,7 @@ RUN_EVERY = 60              # seconds between runs that others than root may ask
 
 PLACES = {dispatch.DUE: b'new', dispatch.FORCED: b'new', dispatch.PARKED: b'active', dispatch.HELD: b'held'}
 STATUS = {state.PENDING: b'pending', state.DELIVERED: b'done', state.FAILED: b'failed',
-          state.REPORTED: b'failed'}
+          state.REPORTED: b'failed', state.SUCCEEDED: b'done'}
 EVERYBODY = (b'stat', b'list', b'run')
 
 

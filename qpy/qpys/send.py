@@ -14,7 +14,7 @@ the loop gathers what came, asks for the actions, and leaves one packet per neig
 log.
 """
 from qpy import unix, unix_kernel
-from qpy.core import channel, dispatch, exits, mess, route, schedule, sendlog, text
+from qpy.core import channel, dispatch, exits, mess, notices, route, schedule, sendlog, state, text
 from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
 
@@ -79,7 +79,8 @@ class Controls:
         remote = controls.number(home, b'concurrencyremote')
         settings = dispatch.Settings(controls.number(home, b'queuelifetime'),
                                      controls.line(home, b'bouncewhen') == b'end',
-                                     controls.number(home, b'concurrencydestination'))
+                                     controls.number(home, b'concurrencydestination'),
+                                     controls.number(home, b'delaywarning'))
         self.routes, self.local, self.remote, self.settings = routes, local, remote, settings
 
 
@@ -355,16 +356,17 @@ class Send:
         """The Job of a message that was read."""
         name, envelope, recipients = message.ident, message.envelope, message.envelope.recipients
         flags, options, lines = described(message)
+        wishes = personal(envelope)
         route_of, birth = self.route_of, mess.arrival(id, envelope)
         if view is None:
             todo = [(index, *route_of(recipient)) for index, recipient in enumerate(recipients)]
             return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
-                                birth, flags, options, new_lines=lines)
-        todo = [(index, *route_of(recipients[index])) for index in view.indices(0)]
+                                birth, flags, options, new_lines=lines, wishes=wishes)
+        todo = [(index, *route_of(recipients[index])) for index in view.indices(state.PENDING)]
         return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
                             birth, flags, options,
                             self.clock.steady(view.due) if view.due else 0, view.attempts, True,
-                            view.indices(2))
+                            view.indices(state.FAILED), (), view.indices(state.SUCCEEDED), view.warned > 0, wishes)
 
     def route_of(self, recipient):
         """(channel, rewritten recipient, destination) of an envelope recipient."""
@@ -422,8 +424,13 @@ class Send:
 
     def hand_over(self, job, number, recipient, fd):
         """Give lspawn a delivery and the descriptor."""
+        options = job.options
+        if job.wishes:
+            index = self.dispatch.flights[number][1]
+            own = [letter + value for letter, value in job.wishes.get(index, ()) if letter in mess.PER_RECIPIENT]
+            options = b'\n'.join([options, *own] if options else own)
         self.lspawn.send(b'L', b'%d' % number, job.name, route.sender_for(job.sender, recipient), recipient,
-                         job.options, fd=fd)
+                         options, fd=fd)
 
     def hand_over_copy(self, job, number, recipient):
         """The same with a description of its own, so that no delivery moves another's place in the file."""
@@ -539,9 +546,9 @@ class Send:
             return self.dispatch.written(job, False)
         self.dispatch.written(job, True)
 
-    def bounce(self, job, failed):
-        """Have the bouncer report these recipients."""
-        self.bouncer.send(b'B', job.name, b','.join([b'%d' % index for index in failed]), b'bounce')
+    def bounce(self, job, indices, kind):
+        """Have the bouncer make a report of this kind on these recipients."""
+        self.bouncer.send(b'B', job.name, b','.join([b'%d' % index for index in indices]), kind)
 
     def bounced(self, records):
         """The bouncer has put a report into the queue, or could not."""
@@ -653,6 +660,20 @@ def neighbour(home, name, uid, kind):
         raise program.Fatal(exits.TEMP, why) from None
 
 
+def personal(envelope):
+    """{index: [(letter, value)]} of the recipients of whom something is said, each with his name as its sender wrote it;
+    None for the common message."""
+    if not any(envelope.recipient_options):
+        return None
+    found = {}
+    for index, options in enumerate(envelope.recipient_options):
+        if options:
+            name = notices.orcpt(envelope.recipients[index])
+            named = any(letter == b'O' for letter, _ in options) or len(name) > notices.ORCPT_LIMIT
+            found[index] = options if named else [*options, (b'O', name)]
+    return found
+
+
 def described(message):
     """(flags for rspawn, options for local, first log lines) of a message."""
     flags = options = b''
@@ -667,7 +688,7 @@ def described(message):
         flags += b'q'
     if b'R' in known or b'E' in known or any(message.envelope.recipient_options):
         flags += b'd'
-    carried = [letter + known[letter] for letter in (b'X', b'U', b'Q') if letter in known]
+    carried = [letter + known[letter] for letter in (b'X', b'U', b'Q', b'R', b'E') if letter in known]
     if carried:
         options = b'\n'.join(carried)
     lines = [sendlog.new(message.ident), sendlog.info(message.ident, message.size, message.envelope.sender,

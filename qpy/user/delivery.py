@@ -6,7 +6,7 @@
 A plan of Maildir lines only may be handed to a mailbox.Batch instead.
 """
 from qpy import unix
-from qpy.core import address, dotqmail, exits
+from qpy.core import address, dotqmail, exits, mess, notices
 from qpy.lib import submit
 from qpy.user import child, elsewhere, mailbox
 from qpy.user.mailbox import Failed, why
@@ -310,7 +310,10 @@ class Course:
         """One submission for all forward lines; the line that names it."""
         plan = self.plan
         message = chain(plan.delivered_to, mailbox.pieces(plan.job.fd))
-        code, text = submit.send(self.home, self.newsender(), self.forwards, message, options=carried(plan.job.options))
+        same = self.newsender() == plan.job.sender
+        options, wishes = carried(plan.job.options, same)
+        code, text = submit.send(self.home, self.newsender(), self.forwards, message, options,
+                                 [wishes] * len(self.forwards))
         if code:
             raise Failed(exits.PERM if text[:1] == b'D' else exits.TEMP, b'Unable to forward message: %s.' % text[1:])
         return b'qp %s\n' % text
@@ -344,6 +347,15 @@ def path(home):
     return home + b'/bin:/usr/local/bin:/usr/bin:/bin'
 
 
-def carried(options):
-    """[(letter, value)] of the envelope records that a forward carries over."""
-    return [(record[:1], record[1:]) for record in options.split(b'\n') if record]
+def carried(options, same):
+    """(message-wide, of each recipient) envelope records [(letter, value)] that a forward carries over.
+
+    same: the sender stays; who takes its place, as that of a list, has no wishes (RFC 3461, 5.2.7.3).  Otherwise they
+    go on, but that of success, which is told where the mail was expanded, and the recipient's name with them (5.2.7.2).
+    """
+    records = [(record[:1], record[1:]) for record in options.split(b'\n') if record]
+    wide = [pair for pair in records if pair[0] not in mess.PER_RECIPIENT and (same or pair[0] not in b'RE')]
+    own = dict(pair for pair in records if pair[0] in mess.PER_RECIPIENT) if same else {}
+    if b'N' in own:
+        own[b'N'] = notices.of_forward(own[b'N'])
+    return wide, list(own.items())

@@ -18,7 +18,7 @@ def original(sender=b'joe@example.com', size=len(MAIL), **more):
 
 
 def failure(recipient=b'bob@elsewhere.example', text=b'Sorry, no mailbox here by that name. (#5.1.1)\n', **more):
-    return bounce.Failure(recipient, text, **more)
+    return bounce.Outcome(recipient, text, **more)
 
 
 def made(failures, settings=RICH, mail=MAIL, **more):

@@ -22,6 +22,7 @@ class World:
         self.d.local.capacity = self.d.remote.capacity = 10 ** 6
         self.mail, self.states = {}, {}         # id: (sender, [(channel, recipient, place)]), id: [entries]
         self.open, self.started, self.bounces, self.removed, self.log = {}, [], [], [], []
+        self.notes, self.wishes = [], {}        # reports of success and delay; {id: {index: NOTIFY}}
         self.full = self.deaf = False           # the disk; the bouncer
         self.delivered = {}
         self.next_id = START * 1_000_000
@@ -39,7 +40,7 @@ class World:
         status, due, attempts = {}, 0, 0
         for letter, *fields in self.states.get(id, ()):
             if letter in (b'd', b'r'):
-                status[int(fields[0])] = letter
+                status[int(fields[0])] = b's' if fields[1:] else letter
             elif letter == b'f' and status.get(int(fields[0])) != b'd':
                 status[int(fields[0])] = letter
             elif letter == b'a':
@@ -47,7 +48,10 @@ class World:
         todo = [(n, *recipient) for n, recipient in enumerate(recipients) if n not in status]
         return dispatch.Job(id, b'%016d' % id, 100, sender, todo, len(recipients), id // 1_000_000,
                             next=due and self.clock.steady(due), attempts=attempts, has_state=id in self.states,
-                            failed=[n for n in status if status[n] == b'f'])
+                            failed=[n for n in status if status[n] == b'f'],
+                            succeeded=[n for n in status if status[n] == b's'],
+                            warned=any(letter == b'w' for letter, *_ in self.states.get(id, ())),
+                            wishes={n: [(b'N', notify)] for n, notify in self.wishes.get(id, {}).items()} or None)
 
     def step(self):
         """Carry out everything that follows from what has happened."""
@@ -80,10 +84,12 @@ class World:
             self.states.setdefault(job.id, []).extend(job.entries)
         self.d.written(job, not self.full)
 
-    def bounce(self, job, failed):
+    def bounce(self, job, failed, kind):
+        letter = {b'bounce': b'f', b'success': b'd', b'delay': b'z'}[kind]
         if not self.deaf:
-            assert {(b'f', b'%d' % n) for n in failed} <= {entry[:2] for entry in self.states[job.id]}
-            self.bounces.append((job.id, failed))
+            assert {(letter, b'%d' % n) for n in failed} <= {entry[:2] for entry in self.states[job.id]}
+            (self.bounces if kind == b'bounce' else self.notes).append((job.id, failed) if kind == b'bounce' else
+                                                                      (kind, job.id, failed))
         self.d.bounced(job.id, not self.deaf)
 
     def remove(self, job):
@@ -564,3 +570,100 @@ def test_never_quadratic():
             w.step()
         return time.process_time() - begin
     assert seconds(20_000) < 30 * max(seconds(2_000), 0.02)
+
+
+# --- reports that are no failures ---------------------------------------------------------------------------
+
+def test_success_is_told_to_who_asked():
+    """NOTIFY=SUCCESS: one report on all that succeeded, after the pass, and then the message leaves; nobody else's mail
+    is written to a state for it."""
+    w = World()
+    id, other = w.add((L, b'joe'), (R, b'far'), (L, b'sue')), w.add((L, b'joe'))
+    w.wishes[id] = {0: b'SUCCESS', 1: b'SUCCESS,FAILURE', 2: b'FAILURE'}
+    w.step()
+    w.answer_all(b'K', b'', b'did 1+0+0\n')
+    assert w.notes == [(b'success', id, [0, 1])] and sorted(w.removed) == [id, other] and not w.bounces
+
+
+def test_success_that_the_next_hop_tells():
+    """Who handed it to a server that knows DSN leaves the telling to it."""
+    w = World()
+    w.wishes[w.add((R, b'far'))] = {0: b'SUCCESS'}
+    w.step()
+    w.answer_all(b'K', b'd')
+    assert not w.notes and len(w.removed) == 1
+
+
+@pytest.mark.parametrize('sender', [b'', b'#@[]'])
+def test_nobody_is_told_of_a_bounces_success(sender):
+    """No report but of failure on what has no sender."""
+    w = World(warn_after=10)
+    w.wishes[w.add((L, b'joe'), (L, b'sue'), sender=sender)] = {0: b'SUCCESS,DELAY', 1: b'SUCCESS,DELAY'}
+    w.step()
+    w.answer(min(w.open))
+    w.answer_all(b'Z')
+    w.wait(1000)
+    w.answer_all()
+    assert not w.notes and len(w.removed) == 1
+
+
+def test_a_success_survives_a_bouncer_that_is_deaf():
+    """What could not be told is told later, also after a restart, and nothing is delivered twice."""
+    w = World()
+    id = w.add((L, b'joe'))
+    w.wishes[id] = {0: b'SUCCESS'}
+    w.step()
+    w.deaf = True
+    w.answer_all(b'K', b'', b'did 1+0+0\n')
+    assert not w.notes and id in w.mail
+    again = World()
+    again.mail, again.states, again.wishes = w.mail, w.states, w.wishes
+    again.d.found(id)
+    again.step()
+    assert again.notes == [(b'success', id, [0])] and again.removed == [id] and not again.started
+
+
+def test_delay_is_told_once():
+    """After warn_after the sender hears once that it takes long, of those he wants to know of; the attempts go on."""
+    w = World(warn_after=1000)
+    id = w.add((R, b'far'), (R, b'off'), (R, b'shy'))
+    w.wishes[id] = {1: b'DELAY', 2: b'FAILURE'}
+    w.step()
+    w.answer_all(b'Z')
+    assert not w.notes
+    for _ in range(4):
+        w.wait(3000)
+        w.answer_all(b'Z')
+    assert w.notes == [(b'delay', id, [0, 1])] and id in w.mail and not w.bounces
+    assert [entry[0] for entry in w.states[id]].count(b'w') == 1
+    w.wait(10_000)
+    w.answer_all()
+    assert w.removed == [id] and len(w.notes) == 1
+
+
+def test_delay_that_cannot_be_told_waits_for_the_next_pass():
+    """A deaf bouncer holds nothing up."""
+    w = World(warn_after=10)
+    id = w.add((R, b'far'))
+    w.deaf = True
+    w.step()
+    w.wait(100)
+    w.answer_all(b'Z')
+    assert id in w.d.asleep and not w.notes
+    w.deaf = False
+    w.wait(1000)
+    w.answer_all(b'Z')
+    assert w.notes == [(b'delay', id, [0])]
+
+
+def test_no_delay_is_told_where_all_is_over():
+    """The last attempt fails: that is a failure and no delay; and with warn_after 0 nobody hears of any."""
+    for warn_after, lifetime in ((10, 100), (0, 10 ** 6)):
+        w = World(warn_after=warn_after, lifetime=lifetime)
+        w.add((R, b'far'))
+        for _ in range(8):
+            w.step()
+            w.answer_all(b'Z')
+            w.wait(7200)
+        kinds = [kind for kind, *_ in w.notes]
+        assert len(kinds) <= 1 and (warn_after or not kinds) and bool(w.bounces) == (lifetime == 100)

@@ -58,18 +58,25 @@ def test_another_messages_entries_do_not_count():
     ([(b'd', b'0'), (b'f', b'1', b'no'), (b'r', b'1')], 'DR', True),
     ([(b'r', b'0'), (b'r', b'1')], 'RR', True),
     ([(b'd', b'0'), (b'f', b'0', b'no'), (b'z', b'0', b'later')], 'DP', False),
+    ([(b'd', b'0', b'relayed ok'), (b'd', b'1')], 'SD', False),
+    ([(b'd', b'0', b'relayed ok'), (b'z', b'0', b'x'), (b'f', b'0', b'x'), (b'd', b'1')], 'SD', False),
+    ([(b'd', b'0', b'relayed ok'), (b'r', b'0'), (b'd', b'1')], 'DD', True),
     ([(b'd', b'2'), (b'd', b'99999999999'), (b'd', b'x'), (b'd', b''), (b'd', b'-1'), (b'q', b'0')], 'PP', False),
 ])
 def test_what_entries_add_up_to(history, status, finished):
-    """Finished means: every recipient delivered, or failed and reported.  Nonsense leaves people waiting, never out."""
+    """Finished means: every recipient delivered or failed, and reported where that is wanted.  Nonsense leaves people waiting, never out."""
     view = state.replay(write(history), IDENT, 2)
-    assert ''.join('PDFR'[s] for s in view.status) == status and view.finished() is finished
+    assert ''.join('PDFRS'[s] for s in view.status) == status and view.finished() is finished
 
 
 def test_passes_texts_and_holds():
     """Due time, attempts, the last deferral and a hold are there after a restart."""
     view = state.replay(write([(b'z', b'0', b'busy\0x'), (b'f', b'1', b'no such user'), (b'a', b'1764037974', b'2'), (b'h', b'by root')]), IDENT, 2)
     assert view.texts == {0: b'busy\0x', 1: b'no such user'} and (view.due, view.attempts, view.held) == (1764037974, 2, b'by root')
+    assert view.warned == 0
+    view.apply(b'w', [b'1764037975'])
+    view.apply(b'w', [b'x'])
+    assert view.warned == 1764037975
     view.apply(b'o', [b''])
     view.apply(b'd', [b'0'])
     assert view.held is None and view.texts == {1: b'no such user'}

@@ -135,7 +135,7 @@ def test_control_name_before_data(monkeypatch, kind, scene):
 @pytest.mark.parametrize('kind, own', MODELS)
 def test_control_done_before_bounce(monkeypatch, kind, own):
     """Wrong order 3: the message is removed first, and its bounce put into the queue after that."""
-    def bounce(self, job, failed):
+    def bounce(self, job, failed, kind):
         message = self.store.load(job.name, False)
         self.store.append(job.name, [(b'r', b'%d' % index) for index in failed])
 
@@ -177,17 +177,17 @@ def test_control_a_marked_recipient_without_a_bounce(monkeypatch):
         job.entries += [(b'r', b'%d' % index) for index in job.failed]
         self._then(job, lambda job: order(self, job))
     monkeypatch.setattr(dispatch.Dispatch, '_bounce', bounce)
-    monkeypatch.setattr(bouncer.Bouncer, 'failures', lenient(bouncer.Bouncer.failures))
+    monkeypatch.setattr(bouncer.Bouncer, 'outcomes', lenient(bouncer.Bouncer.outcomes))
     loses(monkeypatch, 'partly')
 
 
 def lenient(real):
     """The bouncer's look at the state, which also takes what is marked as reported."""
-    def failures(self, message, indices, routes):
+    def outcomes(self, message, indices, routes, kind):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(state, 'FAILED', state.REPORTED)
-            return real(self, message, indices, routes)
-    return failures
+            patch.setitem(bouncer.STATUS, kind, state.REPORTED)
+            return real(self, message, indices, routes, kind)
+    return outcomes
 
 
 def test_enough_states():

@@ -31,20 +31,20 @@ class Office:
         self.bouncer.connected(its, (1, 0, 0))
 
     def failed(self, *recipients, sender=b'joe@there.example', body=BODY, text=b'no such user (#5.1.1)\n', ident=ID,
-               options=(), recipient_options=None):
+               options=(), recipient_options=None, letter=b'f'):
         """A message in the queue all of whose recipients have failed."""
         envelope = mess.Envelope(sender, recipients, [(b't', b'1700000000'), *options], recipient_options).build()
         with open(self.home + b'/queue/mess/' + ident, 'wb') as file:
             file.write(mess.pack(body, envelope, ident))
         with open(self.home + b'/queue/state/' + ident, 'wb') as file:
-            file.write(b''.join(state.entry(ident, b'f', b'%d' % n, text) for n in range(len(recipients))))
+            file.write(b''.join(state.entry(ident, letter, b'%d' % n, text) for n in range(len(recipients))))
         for name in (b'/queue/mess/', b'/queue/state/'):
             os.chmod(self.home + name + ident, 0o644)
         return b','.join(b'%d' % n for n in range(len(recipients)))
 
-    def ask(self, indices, ident=ID):
+    def ask(self, indices, ident=ID, kind=b'bounce'):
         """The answer: (letter, fields)."""
-        self.asker.send(channel.pack(b'B', ident, indices, b'bounce'))
+        self.asker.send(channel.pack(b'B', ident, indices, kind))
         return self.answers(1)[0]
 
     def answers(self, count):
@@ -186,3 +186,66 @@ def test_strangers(office):
     office.bouncer.connected(its, (1, 4242, 4242))
     assert mine.recv(10) == b''
     mine.close()
+
+
+def test_delay(office):
+    """What takes long is told of with the header only, in words no parser takes for a bounce, and until when it is
+    tried."""
+    office.failed(b'a@x.example', b'b@x.example', letter=b'z', text=b'x said: 451 4.7.1 later\n',
+                  recipient_options=[(), [(b'N', b'FAILURE')]])
+    message, envelope = office.report(office.ask(b'0,1', kind=b'delay')[1][1])
+    assert envelope.sender == b'' and envelope.recipients == [b'joe@there.example']
+    assert b'\nSubject: your message is delayed\n' in message and b'\nAuto-Submitted: auto-replied\n' in message
+    assert b'Hi. This is the' not in message and b'\n<a@x.example>:\nx said: 451' in message and b'b@x' not in message
+    assert b'\nAction: delayed\nStatus: 4.7.1\n' in message and b'\nWill-Retry-Until: 21 Nov 2023 22:13:20 -0000\n' in message
+    assert b'\nContent-Type: text/rfc822-headers\n' in message and b'Subject: hi\n' in message and b'body' not in message
+    assert office.ask(b'1', kind=b'delay')[1][1] == b''
+
+
+@pytest.mark.parametrize('how, words', [(b'delivered', b'It was delivered.'), (b'relayed', b'will not tell you'),
+                                        (b'expanded', b'this one stands for')])
+def test_success(office, how, words):
+    """NOTIFY=SUCCESS is told how it came about, in words and for machines."""
+    office.failed(b'a@x.example', letter=b'd', text=how + b' did 1+0+0\n', options=[(b'E', b'QQ+2B1'), (b'R', b'FULL')],
+                  recipient_options=[[(b'N', b'SUCCESS'), (b'O', b'rfc822;A+2Bx@x.example')]])
+    message = office.report(office.ask(b'0', kind=b'success')[1][1])[0]
+    assert b'\nSubject: your message has been delivered\n' in message and words in message
+    assert b'\nOriginal-Envelope-Id: QQ+1\n' in message and b'\nOriginal-Recipient: rfc822; A+x@x.example\n' in message
+    assert b'\nAction: ' + how + b'\nStatus: 2.0.0\n' in message and b'Hi. This is the' not in message
+    assert b'body' not in message and b'Will-Retry' not in message
+
+
+def test_kinds_fit_the_state(office):
+    """A success is not reported as a failure, nor the other way, nor is a kind nobody knows."""
+    office.failed(b'a@x.example', letter=b'd', text=b'delivered ok')
+    assert office.ask(b'0')[0] == b'Z' and office.ask(b'0', kind=b'delay')[0] == b'Z'
+    assert office.ask(b'0', kind=b'gossip')[0] == b'Z'
+    office.failed(b'a@x.example')
+    assert office.ask(b'0', kind=b'success')[0] == b'Z'
+
+
+def test_no_delay_without_a_sender(office):
+    """The postmaster is not told that a bounce takes long."""
+    office.failed(b'a@x.example', sender=b'', letter=b'z')
+    assert office.ask(b'0', kind=b'delay')[1][1] == b''
+
+
+def test_plain_delay(office):
+    """bounceformat qsbmf: plain text, and the header of the message."""
+    with open(office.home + b'/control/bounceformat', 'w') as file:
+        file.write('qsbmf\n')
+    office.failed(b'a@x.example', letter=b'z', text=b'later\n')
+    message = office.report(office.ask(b'0', kind=b'delay')[1][1])[0]
+    assert b'\n\nThis is the mail system at here.example.' in message and b'Subject: hi\n' in message
+    assert b'multipart' not in message and b'body' not in message
+
+
+def test_utf8_and_requiretls(office):
+    """An SMTPUTF8 message comes back as message/global (RFC 6533); one that must travel by TLS only comes back by TLS
+    only, and its header alone."""
+    office.failed(b'a@x.example', options=[(b'U', b'')])
+    message, envelope = office.report(office.ask(b'0')[1][1])
+    assert b'\nContent-Type: message/global\n' in message and envelope.option(b'Q') is None
+    office.failed(b'a@x.example', options=[(b'Q', b'')])
+    message, envelope = office.report(office.ask(b'0')[1][1])
+    assert b'\nContent-Type: text/rfc822-headers\n' in message and b'body' not in message and envelope.option(b'Q') == b''

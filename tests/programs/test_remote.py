@@ -516,7 +516,9 @@ def test_wishes_are_passed_on(extensions, mail, rcpt):
         sender, ended = to(server), []
         sender.remote.deliver(b'x.example', b's@y.example', [b'r%d@x.example' % i for i in range(3)], b'd',
                               source.Source(queue_file(*options), 0, len(MESSAGE)), ended.append)
-        assert [letter for letter, _ in sender.wait(ended)[0].outcomes()] == [b'K'] * 3
+        delivery = sender.wait(ended)[0]
+        assert [letter for letter, _ in delivery.outcomes()] == [b'K'] * 3
+    assert delivery.noticed == (set(range(3)) if mail else set())
     assert server.log[1] == b'MAIL FROM:<s@y.example>' + mail
     assert server.log[2:5] == [b'RCPT TO:<r%d@x.example>' % i + words for i, words in enumerate(rcpt)]
 

@@ -1,0 +1,47 @@
+"""What the sender of a message wants to be told of a recipient: NOTIFY (RFC 3461, section 4.1).
+
+    None                that it failed; that it takes long, too (the RFC leaves that to us)
+    NEVER               nothing at all
+    SUCCESS,FAILURE     a list of SUCCESS, FAILURE and DELAY: just that
+"""
+FAILURE, SUCCESS, DELAY, NEVER = b'FAILURE', b'SUCCESS', b'DELAY', b'NEVER'
+
+ORCPT_LIMIT = 500           # bytes (RFC 3461, 5.4)
+
+# How a success came about (RFC 3464, 2.3.3).  What the next hop will tell by itself is not told here.
+DELIVERED, RELAYED, EXPANDED = b'delivered', b'relayed', b'expanded'
+
+
+def wanted(notify, what):
+    """Is the sender to be told of FAILURE, SUCCESS or DELAY?  notify: the parameter, None if absent."""
+    if notify is None:
+        return what != SUCCESS
+    return what in notify.upper().split(b',')
+
+
+def of_forward(notify):
+    """NOTIFY of the copies that an alias sends on: that it was expanded is told here, so that their success is not asked
+    for again (RFC 3461, 5.2.7.2)."""
+    left = [word for word in notify.upper().split(b',') if word != SUCCESS]
+    return b','.join(left) or NEVER
+
+
+def orcpt(recipient):
+    """ORCPT for a recipient whose sender gave none (RFC 3461, 4.2 and 5.2.7; RFC 6533, section 3)."""
+    kind, plain = b'rfc822', recipient
+    if not recipient.isascii():
+        kind, plain = b'utf-8', b''.join(b'%c' % ord(c) if c < '\x7f' else b'\\x{%X}' % ord(c)
+                                         for c in recipient.decode('utf-8', 'replace'))
+    return kind + b';' + b''.join(b'%c' % c if 33 <= c <= 126 and c not in b'+=' else b'+%02X' % c for c in plain)
+
+
+def success(channel, told, text):
+    """How a delivery that went well is to be reported; b'' if the next hop reports it.
+
+    channel: local or remote; told: the next hop knows DSN and has the sender's wishes; text: what was said, which ends in
+    `did FILES+FORWARDS+PROGRAMS` for a local one."""
+    if channel != b'local':
+        return b'' if told else RELAYED
+    at = text.rfind(b'did ')
+    counts = text[at + 4:].partition(b'\n')[0].split(b'+')
+    return EXPANDED if at >= 0 and len(counts) == 3 and counts[0] == counts[2] == b'0' != counts[1] else DELIVERED
