@@ -4,6 +4,7 @@
     morercpthosts.cdb   the same, asked after rcpthosts and only if rcpthosts exists
 
 Without rcpthosts: the domains of locals, and the domains and addresses of virtualdomains. Never every domain.
+user%host@domain, where domain is in percenthack, goes on to host: so host must be accepted, too.
 """
 from qpy.core import text
 
@@ -11,15 +12,24 @@ from qpy.core import text
 class Rcpthosts:
     """The accepted domains. hosts: lower-case entries of rcpthosts, None if there is no such file.
 
-    more: Cdb or None; local: lower-case domains of locals; virtual: the mapping of virtualdomains."""
+    more: Cdb or None; local: lower-case domains of locals; virtual: the mapping of virtualdomains; hack: lower-case
+    domains of percenthack."""
 
-    __slots__ = ('hosts', 'more', 'local', 'virtual')
+    __slots__ = ('hosts', 'more', 'local', 'virtual', 'hack')
 
-    def __init__(self, hosts, more=None, local=(), virtual=None):
-        self.hosts, self.more, self.local, self.virtual = hosts, more, local, virtual or {}
+    def __init__(self, hosts, more=None, local=(), virtual=None, hack=()):
+        self.hosts, self.more, self.local, self.virtual, self.hack = hosts, more, local, virtual or {}, hack
 
     def accepts(self, address: bytes) -> bytes:
         """Why mail for this canonical address is accepted, b'' if it is not. CdbError: not known now."""
+        why = self.listed(address)
+        while why and hacked(address, self.hack):
+            address = b'@'.join(address.rpartition(b'@')[0].rpartition(b'%')[::2])
+            why = self.listed(address)
+        return why
+
+    def listed(self, address):
+        """The same for the domain behind the last @ alone."""
         _, at, domain = address.rpartition(b'@')
         if not at:
             return b'no domain'
@@ -40,6 +50,12 @@ class Rcpthosts:
             if key in self.virtual:         # the first match counts; an empty value there means: not virtual
                 return b'virtualdomains' if self.virtual[key] else b''
         return b''
+
+
+def hacked(address: bytes, hack) -> bool:
+    """Does the percent sign in this address stand for another @?"""
+    local, _, domain = address.rpartition(b'@')
+    return b'%' in local and text.lower(domain) in hack
 
 
 def suffixes(domain: bytes) -> list:

@@ -8,7 +8,7 @@ from qpy.lib import cdb as cdb_files
 from qpy.lib import controls
 
 FILES = (b'me', b'badhelo', b'badmailfrom', b'badrcptto', b'concurrencyaddress', b'concurrencyincoming', b'databytes',
-         b'localiphost', b'locals', b'maxrcpt', b'mindatarate', b'rcpthosts', b'smtpgreeting', b'tcp.smtp',
+         b'localiphost', b'locals', b'maxrcpt', b'mindatarate', b'percenthack', b'rcpthosts', b'smtpgreeting', b'tcp.smtp',
          b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
 FILTERS = (b'QMAILQUEUE', b'QPYQUEUE')
 BARE_LF = (b'', b'commands', b'451')
@@ -37,12 +37,12 @@ def watched(home):
 
 def read_policy(home):
     """The Policy of DIR/control."""
-    hosts = controls.lookup(home, b'rcpthosts')
+    hosts, hack = controls.lookup(home, b'rcpthosts'), controls.lookup(home, b'percenthack') or ()
     if hosts is None:
         local, virtual = controls.lookup(home, b'locals'), controls.mapping(home, b'virtualdomains')
-        found = Rcpthosts(None, None, local, virtual)
+        found = Rcpthosts(None, None, local, virtual, hack)
     else:
-        found = Rcpthosts(hosts, Compiled(home, b'morercpthosts.cdb'))
+        found = Rcpthosts(hosts, Compiled(home, b'morercpthosts.cdb'), hack=hack)
     return Policy(controls.line(home, b'smtpgreeting'), controls.number(home, b'databytes'), found,
                   controls.lookup(home, b'badmailfrom') or {}, controls.lookup(home, b'badrcptto') or {},
                   controls.line(home, b'localiphost'), controls.number(home, b'maxrcpt'),

@@ -240,6 +240,20 @@ def test_rcpthosts_missing_is_no_open_relay():
     assert not Rcpthosts({}).accepts(b'a@b.c')
 
 
+def test_percenthack_is_no_relay():
+    """G-22: user%host@domain goes on to host, so who may not relay is refused unless each host on its way is accepted."""
+    hosts = Rcpthosts({b'hack.example': 1, b'ours.example': 2, b'plain.example': 3}, hack={b'hack.example': 1})
+    for address, accepted in ((b'joe@hack.example', True), (b'joe%ours.example@HACK.example', True),
+                              (b'joe%far.example@hack.example', False), (b'joe%far.example@plain.example', True),
+                              (b'joe%far.example%hack.example@hack.example', False),
+                              (b'joe%ours.example%hack.example@hack.example', True), (b'%@hack.example', False),
+                              (b'joe%hack.example@far.example', False)):
+        assert bool(hosts.accepts(address)) == accepted, address
+    policy = {'hosts': hosts}
+    assert talk(*HELLO[:2], b'RCPT TO:<a%far.example@hack.example>', policy=policy)[0][-1] == b'553'
+    assert talk(*HELLO[:2], b'RCPT TO:<a%ours.example@hack.example>', policy=policy)[0][-1] == b'250'
+
+
 def test_broken_morercpthosts_is_temporary():
     """A-04: a cdb that cannot be read makes an answer temporary, never `not listed`."""
     def fails(offset, count):

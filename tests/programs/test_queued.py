@@ -461,7 +461,7 @@ def body(size):
     ('USER_MEMORY', 1000, b'71 too much under way for this user (#4.3.2)'),
     ('USER_BYTES', 1000, b'71 too much under way for this user (#4.3.2)')])
 def test_too_much_is_refused_and_the_next_message_is_not(inside, monkeypatch, name, limit, words):
-    """G-48, INV7: a message over a limit is refused once it has ended, with the limit's sentence; what is just
+    """INV7: a message over a limit is refused once it has ended, with the limit's sentence; what is just
     at it is taken, and the one behind it on the same connection too.
     """
     monkeypatch.setattr(queued, name, limit)
