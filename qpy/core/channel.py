@@ -27,10 +27,12 @@ BOUNCE_JOB = {b'B': (3, False)}                                          # ID, i
 BOUNCE_REPORT = {b'K': (3, False), b'Z': (2, False)}                # ID, new ID or empty, pid | ID, reason
 USERS_ASK = {b'W': (2, False), b'Q': (2, False)}                         # n, local part | n, address
 USERS_ANSWER = {b'w': (9, False), b'q': (3, False)}  # n, verdict, user, uid, gid, home, dash, ext, reason
-RESOLVE_ASK = {b'M': (2, False), b'A': (2, False), b'T': (2, False),
-               b'X': (2, False)}                                              # n, name
+RESOLVE_ASK = {b'M': (2, False), b'A': (2, False), b'T': (2, False), b'X': (2, False), b'I': (2, False),
+               b'P': (2, False)}                                              # n, name; of P an address
 MTASTS_ASK = {b'S': (2, False)}                                          # n, domain
 MTASTS_ANSWER = {b's': (4, False)}                                       # n, mode, patterns, reason
+CHECK_ASK = {b'Q': (15, False), b'E': (1, False)}   # n, and core.checks.FIELDS | the session that has ended
+CHECK_ANSWER = {b'a': (4, False)}                                        # n, verdict, reply, reason
 RESOLVE_ANSWER = {b'a': (5, False)}                                      # n, status, authenticated, reason, answers
 
 

@@ -37,6 +37,8 @@ def dotted_me_or(literal: bytes) -> tuple:
 # dotted_me_or(literal); for a list ME means a list of that one name.
 TABLE = (
     (b'me', LINE, None, b'all', b'full name of this host, the default of many others; required'),
+    (b'accountlimits', MAP, None, b'qpy-smtpd qpy-check',
+     b'what one login may send in some time before its mail is held: messages, recipients, newrecipients'),
     (b'accounts', MAP, None, b'qpy-start qpy-install', b'other names for the accounts: qpyd:NAME and so on'),
     (b'badhelo', LIST, None, b'qpy-smtpd',
      b'clients refused by the name they give in HELO: a name, or .domain for all below it'),
@@ -51,6 +53,10 @@ TABLE = (
      b'longest message that a bounce returns whole, in bytes; 0 is no limit'),
     (b'bouncewhen', LINE, b'pass', b'qpy-send',
      b'when failures are reported: pass (after each pass over a message) or end (once, when it is finished)'),
+    (b'checkexempt', LIST, None, b'qpy-check',
+     b'recipients whose mail is not checked: an address, or @domain'),
+    (b'checkfailure', LINE, b'defer', b'qpy-smtpd qpy-check',
+     b'what becomes of mail that cannot be checked now: defer or accept'),
     (b'concurrencyaddress', NUMBER, 100, b'qpy-smtpd',
      b'SMTP connections at a time from one address; 0 is no limit'),
     (b'concurrencydestination', NUMBER, 20, b'qpy-send', b'remote deliveries at a time to one host'),
@@ -66,6 +72,10 @@ TABLE = (
     (b'defaulthost', LINE, me_or(b'defaulthost'), b'qpy-inject', b'host added to an address without one'),
     (b'delaywarning', NUMBER, 86400, b'qpy-send',
      b'seconds after which senders are told that a message has not arrived yet; 0: never'),
+    (b'dnsbl', LIST, None, b'qpy-smtpd qpy-check',
+     b'lists of addresses in DNS: ZONE [WEIGHT] [=127.0.0.2-11]'),
+    (b'dnsblthreshold', NUMBER, 1, b'qpy-check',
+     b'weight in the lists of dnsbl at which a client is refused'),
     (b'dotforward', LINE, b'no', b'qpy-local',
      b'yes: ~/.forward counts for a user without a .qmail file'),
     (b'doublebouncehost', LINE, me_or(b'doublebouncehost'), b'qpy-bouncer',
@@ -74,7 +84,13 @@ TABLE = (
      b'user at doublebouncehost that double bounces go to; an empty first line drops them'),
     (b'envnoathost', LINE, me_or(b'envnoathost'), b'qpy-send qpy-users',
      b'host added to a recipient without @'),
+    (b'greetdelay', NUMBER, 0, b'qpy-smtpd',
+     b'seconds a client waits for the greeting; who speaks before it is refused'),
+    (b'greylist', MAP, None, b'qpy-smtpd qpy-check',
+     b'who is new is asked to come again: delay, retry, keep in seconds, and allow'),
     (b'helohost', LINE, ME, b'qpy-remote', b'name this host gives itself when it sends by SMTP'),
+    (b'helorules', LIST, None, b'qpy-smtpd qpy-check',
+     b'what a name in HELO must be: valid, notours, resolves'),
     (b'idhost', LINE, me_or(b'idhost'), b'qpy-inject', b'right side of the Message-ID of new messages'),
     (b'localiphost', LINE, ME, b'qpy-smtpd', b'name that stands for user@[address of this host]'),
     (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd qpy-inject',
@@ -92,15 +108,21 @@ TABLE = (
      b'domains where user%host@domain means user@host'),
     (b'plusdomain', LINE, me_or(b'plusdomain'), b'qpy-inject',
      b'domain that replaces a + at the end of a host'),
+    (b'policyservers', LIST, None, b'qpy-smtpd qpy-check',
+     b'servers of Postfix\'s policy delegation protocol: ADDRESS:PORT or /PATH, with stages, default and timeout'),
     (b'programlimits', MAP, None, b'qpy-seed qpy-local',
      b'what each process of a .qmail program may use: memory, processes, cpu, files, filesize'),
     (b'qmqpservers', LIST, None, b'qpy-qmqpc',
      b'hosts that take this one\'s mail by QMQP, each ADDRESS or ADDRESS:PORT, tried in order'),
     (b'queuelifetime', NUMBER, 604800, b'qpy-send qpy-bouncer', b'seconds after which an undelivered message bounces'),
+    (b'ratelimits', MAP, None, b'qpy-smtpd qpy-check',
+     b'how many connections, messages and recipients from one address in some time'),
     (b'rcpthosts', LIST, None, b'qpy-smtpd qpy-qmtpd',
      b'domains mail is accepted for, or .domain for all below it; when missing: locals and virtualdomains'),
     (b'resolvers', LIST, None, b'qpy-resolve',
      b'DNS servers to ask, each ADDRESS or ADDRESS:PORT ([IPv6]:PORT); when missing: /etc/resolv.conf'),
+    (b'reversedns', LINE, b'no', b'qpy-smtpd qpy-check',
+     b'whether a client\'s address must have a name in DNS: no, exists, confirmed'),
     (b'senderroutes', MAP, None, b'qpy-rspawn qpy-remote',
      b'relays by envelope sender, address:relay or @domain:relay as in smtproutes, looked at before it'),
     (b'services', TEXT, None, b'qpy-start', b'the process table: which daemons run, under which account'),
@@ -111,6 +133,8 @@ TABLE = (
      b'relays by destination, domain:relay or domain:relay:port, asked before DNS'),
     (b'tcp.smtp', TEXT, None, b'qpy-smtpd qpy-qmtpd qpy-qmqpd',
      b'rules by client address, as tcprules reads them'),
+    (b'timeoutcheck', NUMBER, 30, b'qpy-smtpd qpy-check',
+     b'seconds that the checks of one command may take'),
     (b'timeoutconnect', NUMBER, 60, b'qpy-remote', b'seconds to wait for a connection to be made'),
     (b'timeoutlocal', NUMBER, 3600, b'qpy-seed qpy-lspawn qpy-local',
      b'seconds the programs of one local delivery may take before they are stopped and it is tried again'),
@@ -131,7 +155,7 @@ TABLE = (
 # When an edit acts, by reader; qpy-control.5 says it in these words.
 EDITS = (
     (b'qpy-smtpd qpy-qmtpd qpy-qmqpd', b'at the next connection'),
-    (b'qpy-users qpy-resolve', b'at the next question'),
+    (b'qpy-users qpy-resolve qpy-check', b'at the next question'),
     (b'qpy-bouncer', b'at the next bounce'),
     (b'qpy-remote qpy-rspawn qpy-local', b'at the next delivery'),
     (b'qpy-inject qpy-qmqpc', b'at the next message'),
@@ -143,10 +167,12 @@ EDITS = (
 # Smallest and largest useful value; outside of it the nearest is taken, and the reader says so.
 LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000),
           b'concurrencyremote': (0, 20000), b'maxrcpt': (100, 10 ** 5),
+          b'dnsblthreshold': (1, 10 ** 6), b'greetdelay': (0, 300), b'timeoutcheck': (1, 3600),
           b'queuelifetime': (0, 10 ** 9), b'timeoutconnect': (1, 86400), b'timeoutlocal': (1, 86400),
           b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
-CHOICES = {b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end'), b'dotforward': (b'no', b'yes')}
+CHOICES = {b'checkfailure': (b'defer', b'accept'), b'reversedns': (b'no', b'exists', b'confirmed'),
+           b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end'), b'dotforward': (b'no', b'yes')}
 
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
@@ -327,7 +353,7 @@ def partition_literal(entry: bytes) -> tuple:
     return literal + bracket, rest[:1], rest[1:]
 
 
-FAULTS = {b'badhelo': fault_of_helo, b'validrcptto': fault_of_address, b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
+FAULTS = {b'checkexempt': fault_of_address, b'badhelo': fault_of_helo, b'validrcptto': fault_of_address, b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
           b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
           b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'senderroutes': fault_of_sender_route,
           b'smtplogins': fault_of_login, b'tlsdestinations': fault_of_tls, b'virtualdomains': fault_of_virtual}

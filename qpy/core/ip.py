@@ -28,6 +28,19 @@ def literal(host):
     return inner if address.parse_ipv4(inner) is not None else None
 
 
+def backwards(packed):
+    """The labels under which DNS knows an address: the bytes of IPv4, the digits of IPv6, the last one first (RFC 1035,
+    3.5; RFC 3596, 2.5)."""
+    if len(packed) == 4:
+        return b'.'.join(b'%d' % byte for byte in reversed(packed))
+    return b'.'.join(b'%c' % digit for digit in reversed(packed.hex().encode()))
+
+
+def reverse_name(packed):
+    """The name whose PTR records are the names of an address."""
+    return backwards(packed) + (b'.in-addr.arpa' if len(packed) == 4 else b'.ip6.arpa')
+
+
 def is_this_host(packed):
     """True for what no route leads away from here: 0/8, 127/8, ::, ::1."""
     if len(packed) == 4:

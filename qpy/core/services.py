@@ -21,7 +21,7 @@ FILE = b'services'
 DEFAULT = b"""\
 queued   qpyq  unix:submit:0666,unix:new:0600:qpys   qpy-queued
 clean    qpyq  unix:clean:0600:qpys                  qpy-clean
-resolve  qpyr  seq:resolve:0660:qpyr:qpyd            qpy-resolve
+resolve  qpyr  seq:resolve:0660:qpyr:qpyd,seq:names:0600:qpyc qpy-resolve
 users    qpyp  seq:users:0660:qpyu:qpyd              qpy-users
 seed     root  pair:seed                             qpy-seed
 lspawn   qpyu  seq:lspawn:0600:qpys,pair:seed        qpy-lspawn DEFAULTDELIVERY

@@ -6,6 +6,7 @@
 
 `next` obeys what has come until something is needed from outside, and says what; None: more input.
 
+    (ASK, stage)       has anybody to say something now?       answer: judged(reply, reason, hold)
     (CHECK, address)   may this recipient have mail?           answer: recipient(verdict)
     (START, None)      DATA: can a message be taken?           answer: begin(date), or refuse_text
     (BODY, bytes)      stored form of a part of the text       (no answer)
@@ -18,9 +19,9 @@ commands. `notes` collects what was refused, as (what, reply, sender, recipient)
 or LF in the text the session closes: what follows could be a second message smuggled in
 (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
 """
-from qpy.core import address as addresses, badhelo, cdb, received, smtp_data, text
+from qpy.core import address as addresses, asking, badhelo, cdb, received, smtp_data, text
 
-CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'check', 'start', 'body', 'submit', 'drop', 'close'
+ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'
 
 LINE_MAX = 2048             # bytes of a command line with its CR LF; RFC 5321 4.5.3.1.4 asks for 512 and more
 HELO_MAX = 255              # bytes kept of a HELO argument
@@ -71,6 +72,8 @@ TOO_SLOW = b'421 4.4.2 your message comes too slowly'
 TOO_LONG = b'421 4.4.2 this session has lasted too long'
 BUSY = b'421 4.3.2 too many connections; try again later'
 BUSY_ADDRESS = b'421 4.7.0 too many connections from your address; try again later'
+EARLY = b'554 5.5.1 you spoke before you were greeted (RFC 5321, 4.3.1)'
+BUSY_RATE = b'421 4.7.0 too many connections from your address in this time; try again later'
 DENIED = b'554 5.7.1 no mail is accepted from your address'
 TROUBLE = b'421 4.3.0 unable to read controls'
 ENDING = b'421 4.3.2 shutting down'
@@ -80,13 +83,14 @@ class Policy:
     """What the control files say: one for all sessions."""
 
     __slots__ = ('greeting', 'databytes', 'rcpthosts', 'bad_senders', 'bad_recipients', 'localiphost',
-                 'max_recipients', 'bad_helos', 'valid')
+                 'max_recipients', 'bad_helos', 'valid', 'stages')
 
     def __init__(self, greeting, databytes=0, hosts=None, bad_senders=(), bad_recipients=(), localiphost=b'',
-                 max_recipients=1000, bad_helos=(), valid=None):
+                 max_recipients=1000, bad_helos=(), valid=None, stages=frozenset()):
         self.greeting, self.databytes, self.rcpthosts = greeting, databytes, hosts
         self.bad_senders, self.bad_recipients = bad_senders, bad_recipients     # lower-case: address or @host
         self.localiphost, self.max_recipients = localiphost, max_recipients
+        self.stages = stages                                # of core.asking: those at which somebody is asked
         self.bad_helos, self.valid = bad_helos, valid       # names as in core.badhelo; ValidRecipients, None: all
 
 
@@ -96,14 +100,15 @@ class Client:
 
     relay: what RELAYCLIENT holds, None if it is not set. databytes: None, or instead of the policy's.
     bare_lf: `commands` takes LF alone as the end of a command, `451` answers LF in a text as qmail does,
-    `all` takes it in texts too (sendmail -bs)."""
+    `all` takes it in texts too (sendmail -bs). judged: whether others are asked about him."""
 
-    __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env')
+    __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env', 'judged')
 
     def __init__(self, ip=b'', name=b'', info=b'', local=b'', local_ip=b'', relay=None, databytes=None,
                  bare_lf=b'', env=()):
         self.ip, self.name, self.info, self.local, self.local_ip = ip, name, info, local, local_ip
         self.relay, self.databytes, self.bare_lf, self.env = relay, databytes, bare_lf, env
+        self.judged = True
 
 
 class Session:
@@ -111,7 +116,7 @@ class Session:
 
     __slots__ = ('policy', 'client', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
                  'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict',
-                 'checking', 'errors', 'refused', 'idle', 'limit')
+                 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned')
 
     def __init__(self, policy, client):
         self.policy, self.client = policy, client
@@ -121,7 +126,8 @@ class Session:
         self.helo, self.protocol = b'', b'SMTP'
         self.decoder = None                 # not None: in the text of a message
         self.verdict = b''                  # the reply that its end will get whatever comes, if it is refused
-        self.checking = b''
+        self.checking, self.banned = b'', b''   # banned: the reply that MAIL gets since HELO was refused
+        self.asking = None                  # (stage, what follows) while it is judged
         self.errors = self.refused = self.idle = 0
         self.limit = policy.databytes if client.databytes is None else client.databytes
         self.reset()
@@ -148,6 +154,10 @@ class Session:
         """Greet the client."""
         self.replies.append(b'220 ' + self.policy.greeting + b' ESMTP')
 
+    def arrived(self) -> 'tuple | None':
+        """The client is there, and may be greeted; returns an event of its own or None."""
+        return self.judge(asking.CONNECT, self.banner)
+
     def hang_up(self, reply: bytes) -> None:
         """Say a last sentence (a 421, or DENIED); the driver closes."""
         self.replies.append(reply)
@@ -163,6 +173,48 @@ class Session:
             if event is not None:
                 return event
         return None
+
+    # What others judge.
+
+    def judge(self, stage, then):
+        """Go on with `then`; where somebody is to be asked at this stage, when he has nothing against it."""
+        if stage not in self.policy.stages or not self.client.judged:
+            return then()
+        self.asking, self.waiting = (stage, then), True
+        return ASK, stage
+
+    def judged(self, reply: bytes = b'', reason: bytes = b'', hold: bytes = b'') -> 'tuple | None':
+        """The answer to ASK: a reply that refuses, and the reason for the log; or nothing, and perhaps why the message
+        is to be held. Returns an event of its own or None."""
+        (stage, then), self.asking, self.waiting = self.asking, None, False
+        self.hold = self.hold or hold
+        return REFUSALS[stage](self, reply, reason) if reply else then()
+
+    def refuse_connection(self, reply, reason):
+        """Instead of the greeting."""
+        self.refuse(b'session', reply, b'', reason)
+        self.closed = True
+        return CLOSE, None
+
+    def refuse_helo(self, reply, reason):
+        """And every MAIL until there is a better one."""
+        self.banned = reply
+        return self.refuse(b'helo', reply, b'', reason)
+
+    def refuse_mail(self, reply, reason):
+        """The transaction does not begin."""
+        self.refuse(b'mail', reply, b'', reason)
+        return self.reset()
+
+    def refuse_rcpt(self, reply, reason):
+        """This recipient."""
+        address, self.checking = self.checking, b''
+        return self.refuse_recipient(reply, address, reason)
+
+    def refuse_data(self, reply, reason):
+        """The transaction is over before the text."""
+        self.refuse(b'data', reply, b'', reason)
+        return self.reset()
 
     # Commands.
 
@@ -209,10 +261,10 @@ class Session:
         """One reply; no event."""
         self.replies.append(line)
 
-    def refuse(self, what, reply, recipient=b''):
-        """Refuse one thing, and note it for the log."""
+    def refuse(self, what, reply, recipient=b'', reason=b''):
+        """Refuse one thing, and note it for the log, with a reason that the client is not told."""
         self.replies.append(reply)
-        self.notes.append((what, reply, self.sender, recipient))
+        self.notes.append((what, reply + b' (%s)' % reason if reason else reply, self.sender, recipient))
 
     def error(self, what, reply, recipient=b''):
         """Refuse something that makes no sense; a client that keeps doing so is left."""
@@ -228,6 +280,7 @@ class Session:
     def reset(self):
         """No transaction."""
         self.state, self.sender, self.recipients, self.body = IDLE, b'', [], b''
+        self.size, self.hold = b'', b''     # what MAIL declared; why the message is to be held in the queue
 
     def count_idle(self, reply):
         """A command that brings no message nearer."""
@@ -238,14 +291,19 @@ class Session:
     def do_helo(self, argument):
         """RFC 5321 4.1.1.1"""
         self.reset()
-        self.helo, self.protocol = argument[:HELO_MAX], b'SMTP'
-        return self.count_idle(b'250 ' + self.policy.greeting)
+        self.helo, self.protocol, self.banned = argument[:HELO_MAX], b'SMTP', b''
+        return self.judge(asking.HELO, lambda: self.count_idle(b'250 ' + self.policy.greeting))
 
     def do_ehlo(self, argument):
         """RFC 5321 4.1.1.1; SIZE without a number: no limit (RFC 1870 4)."""
-        event = self.do_helo(argument)
+        self.reset()
+        self.helo, self.protocol, self.banned = argument[:HELO_MAX], b'ESMTP', b''
+        return self.judge(asking.HELO, self.greet)
+
+    def greet(self):
+        """What this server can do."""
+        event = self.count_idle(b'')
         if event is None:
-            self.protocol = b'ESMTP'
             size = b'SIZE %d' % self.limit if self.limit else b'SIZE'
             lines = (b'250-' + self.policy.greeting, b'250-PIPELINING', b'250-' + size, b'250-8BITMIME',
                      b'250 ENHANCEDSTATUSCODES')
@@ -261,10 +319,17 @@ class Session:
         parameters, refusal = parse_parameters(rest, MAIL_PARAMETERS)
         if refusal:
             return self.error(b'mail', refusal)
+        if self.banned:
+            return self.refuse(b'mail', self.banned)
         if self.limit and int(parameters.get(b'SIZE', b'0')) > self.limit:
             return self.refuse(b'mail', TOO_BIG)
-        self.sender, self.state = self.local_name(sender), SENDER
+        self.sender, self.size = self.local_name(sender), parameters.get(b'SIZE', b'')
         self.body = parameters.get(b'BODY', b'').upper()
+        return self.judge(asking.MAIL, self.take_sender)
+
+    def take_sender(self):
+        """A transaction begins."""
+        self.state = SENDER
         return self.reply(b'250 2.1.0 ok')
 
     def do_rcpt(self, argument):
@@ -300,9 +365,9 @@ class Session:
             return BAD_HELO
         return stranger_refusal(policy, address)
 
-    def refuse_recipient(self, reply, address):
+    def refuse_recipient(self, reply, address, reason=b''):
         """One recipient is refused; too many in a row end the session."""
-        self.refuse(b'rcpt', reply, address)
+        self.refuse(b'rcpt', reply, address, reason)
         self.refused += reply[:1] == b'5'
         return self.leave(TOO_MANY_ERRORS) if self.refused >= REFUSED_MAX else None
 
@@ -319,6 +384,10 @@ class Session:
         """RFC 5321 4.1.1.4"""
         if argument:
             return self.error(b'data', NO_ARGUMENT)
+        return self.judge(asking.DATA, self.start)
+
+    def start(self):
+        """Is there somewhere to put a message?"""
         self.waiting = True
         return START, None
 
@@ -350,11 +419,14 @@ class Session:
     def recipient(self, verdict: bytes) -> 'tuple | None':
         """The answer to CHECK: yes, unknown (both accepted), no, temp. Returns an event of its own or
         None."""
-        address, self.checking, self.waiting = self.checking, b'', False
-        if verdict == b'no':
-            return self.refuse_recipient(NO_MAILBOX, address)
-        if verdict == b'temp':
-            return self.refuse_recipient(LOOKUP_TROUBLE, address)
+        self.waiting = False
+        if verdict in (b'no', b'temp'):
+            return self.refuse_rcpt(NO_MAILBOX if verdict == b'no' else LOOKUP_TROUBLE, b'')
+        return self.judge(asking.RCPT, self.take_recipient)
+
+    def take_recipient(self):
+        """The recipient is accepted."""
+        address, self.checking = self.checking, b''
         self.recipients.append(address)
         self.state = RECIPIENT
         return self.reply(b'250 2.1.5 ok')
@@ -437,7 +509,7 @@ class Session:
         """[(letter, value)] of the envelope beside sender and recipients."""
         client = self.client
         found = [(b'P', self.protocol), (b'C', received.safe(client.ip)), (b'c', received.safe(client.name)),
-                 (b'H', received.safe(self.helo)), (b'B', self.body)]
+                 (b'H', received.safe(self.helo)), (b'B', self.body), (b'h', self.hold)]
         return [(letter, value) for letter, value in found if value]
 
 
@@ -527,6 +599,9 @@ def eight_bit(verb, line):
     """8-bit characters, but no control characters: an address that gets an answer of its own."""
     return not line.translate(None, _PRINTABLE + bytes(range(128, 256)))
 
+
+REFUSALS = {asking.CONNECT: Session.refuse_connection, asking.HELO: Session.refuse_helo,
+            asking.MAIL: Session.refuse_mail, asking.RCPT: Session.refuse_rcpt, asking.DATA: Session.refuse_data}
 
 # verb: (may the line hold bytes that are not printable ASCII, what to do,
 #        the refusal in each state: no transaction, MAIL accepted, recipient accepted)

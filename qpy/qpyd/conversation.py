@@ -6,7 +6,7 @@ not read while more than HIGH bytes of it wait here.
 """
 from qpy import unix
 from qpy.core import smtp_server as smtp
-from qpy.qpyd import queue_line, settings as settings_
+from qpy.qpyd import checks, queue_line, settings as settings_
 
 READ = 65536                # bytes read at once
 SMALL = 64 << 10            # bytes of a message that is kept until it is complete
@@ -25,7 +25,7 @@ class Conversation:
 
     __slots__ = ('server', 'sock', 'input', 'output', 'session', 'ip', 'out', 'pieces', 'size', 'job', 'eof',
                  'closing', 'dropped', 'reading', 'writing', 'progressed', 'ends', 'text_since', 'text_bytes',
-                 'polite', 'filter')
+                 'polite', 'filter', 'delay', 'name', 'settings')
 
     def __init__(self, server, settings, client, sock, input_, output):
         self.server, self.sock, self.input, self.output = server, sock, input_, output
@@ -38,13 +38,28 @@ class Conversation:
         self.progressed = unix.monotonic()
         self.ends = self.progressed + settings.session
         self.text_since, self.text_bytes = 0.0, 0
+        self.settings, self.name = settings, b''        # name: of this session, once somebody was asked about it
+        self.delay = settings.greet_delay if client.relay is None and client.judged else 0
 
     def begin(self):
-        """Greet."""
-        self.session.banner()
-        self.flush()
-        if self.input >= 0:         # a client that is gone already has closed it
-            self.interest()
+        """Greet, at once or after a while."""
+        if not self.delay:
+            return self.greet()
+        self.server.loop.after(self.delay, self.delayed)
+        return self.interest()
+
+    def delayed(self):
+        """The client has waited, or has gone."""
+        self.delay = 0
+        if self.input >= 0 and not self.closing:
+            self.greet()
+
+    def greet(self):
+        """Say who we are, if nobody has anything against it."""
+        event = self.session.arrived()
+        if event is not None:
+            _EVENTS[event[0]](self, event[1])
+        self.run()
 
     # Input.
 
@@ -60,6 +75,8 @@ class Conversation:
             return self.drop(data)
         if not data:
             self.eof = True
+        elif self.delay:
+            return self.hang_up(smtp.EARLY)
         else:
             self.session.receive(data)
             if self.session.decoder is not None:
@@ -108,6 +125,23 @@ class Conversation:
             loop.watch(self.output, None, self.writable if writing else None)
 
     # Events of the session.
+
+    def ask(self, stage):
+        """Has anybody to say something?"""
+        server = self.server
+        if not self.name:
+            server.sessions += 1
+            self.name = b'%d.%d' % (server.pid, server.sessions)
+        server.checks.ask(checks.facts(self.session, self.name, stage), self.settings, self.judged)
+
+    def judged(self, reply, reason, hold):
+        """Somebody has, or not."""
+        if self.input < 0 or self.closing:
+            return
+        event = self.session.judged(reply, reason, hold)
+        if event is not None:
+            _EVENTS[event[0]](self, event[1])
+        self.run()
 
     def check(self, address):
         """May this recipient have mail?"""
@@ -257,6 +291,8 @@ class Conversation:
         self.input = self.output = -1
         if self.sock is not None:
             self.sock.close()
+        if self.name:
+            self.server.checks.over(self.name)
         self.server.left(self)
 
     # Time.
@@ -310,7 +346,7 @@ class Conversation:
             self.who(), sender, count, self.size, ident or b'-', self.server.pid))
 
 
-_EVENTS.update({smtp.CHECK: Conversation.check, smtp.START: Conversation.start,
+_EVENTS.update({smtp.ASK: Conversation.ask, smtp.CHECK: Conversation.check, smtp.START: Conversation.start,
                 smtp.BODY: Conversation.body, smtp.SUBMIT: Conversation.submit,
                 smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last})
 

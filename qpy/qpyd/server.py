@@ -8,6 +8,7 @@ from qpy import unix
 from qpy.core import cdb, dates, refusals, smtp_server as smtp, text
 from qpy.lib import program
 from qpy.qpyd import queue_line, settings as settings_
+from qpy.qpyd.checks import Checks
 from qpy.qpyd.conversation import Conversation
 from qpy.qpyd.recipients import Recipients
 
@@ -26,6 +27,7 @@ class Server:
         self.environ = dict(unix.environ if environ is None else environ)
         self.pid = unix.getpid()
         self.queue, self.recipients = queue_line.Queue(loop, home), Recipients(loop, home)
+        self.checks, self.sessions = Checks(loop, home), 0
         self.quiet = self.environ.get(b'QPYLOCALBS') == b'1'    # descriptor 2 is the caller's terminal or mail
         self.clients, self.lines, self.timer, self.refusals = set(), [], None, refusals.Refusals()
         self.stamp, self.written, self.telling = 0, b'', False
@@ -76,6 +78,9 @@ class Server:
             return self.refuse(sock, ip, smtp.BUSY)
         if settings.per_address and client.relay is None and ip and self.census.of(ip) >= settings.per_address:
             return self.refuse(sock, ip, smtp.BUSY_ADDRESS)
+        if settings.arrivals is not None and client.relay is None and client.judged and ip \
+                and not self.census.arrived(ip, settings.arrivals, self.now()):
+            return self.refuse(sock, ip, smtp.BUSY_RATE)
         self.census.add(ip)
         self.serve(Conversation(self, settings, client, sock, sock.fileno(), sock.fileno()))
 

@@ -1,15 +1,16 @@
 """What the control files tell an SMTP server, as one value that is made anew when a file changes."""
 from qpy import unix
-from qpy.core import address, cdb, tcprules, text
+from qpy.core import address, asking, cdb, ratelimits, tcprules, text
 from qpy.core.rcpthosts import Rcpthosts
 from qpy.core.smtp_server import Client, Policy
 from qpy.core.validrcptto import ValidRecipients
 from qpy.lib import cdb as cdb_files
 from qpy.lib import controls
 
-FILES = (b'me', b'badhelo', b'badmailfrom', b'badrcptto', b'concurrencyaddress', b'concurrencyincoming', b'databytes',
-         b'localiphost', b'locals', b'maxrcpt', b'mindatarate', b'percenthack', b'rcpthosts', b'smtpgreeting', b'tcp.smtp',
-         b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
+FILES = (b'me', b'accountlimits', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure', b'concurrencyaddress',
+         b'concurrencyincoming', b'databytes', b'dnsbl', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals',
+         b'maxrcpt', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting',
+         b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
 FILTERS = (b'QMAILQUEUE', b'QPYQUEUE')
 BARE_LF = (b'', b'commands', b'451')
 
@@ -17,10 +18,17 @@ BARE_LF = (b'', b'commands', b'451')
 class Settings:
     """policy: core.smtp_server.Policy; rules: of control/tcp.smtp; the rest as their control files."""
 
-    __slots__ = ('me', 'policy', 'rules', 'timeout', 'session', 'rate', 'connections', 'per_address')
+    __slots__ = ('me', 'policy', 'rules', 'timeout', 'session', 'rate', 'connections', 'per_address', 'greet_delay', 'arrivals',
+                 'check_failure', 'check_patience')
 
     def __init__(self, home):
+        rates = read_rates(home)
         self.policy = read_policy(home)
+        self.policy.stages = read_stages(home, rates)
+        self.arrivals = rates.get(b'connections')       # a Limit, or None
+        self.greet_delay = controls.number(home, b'greetdelay')
+        self.check_failure = controls.line(home, b'checkfailure')
+        self.check_patience = controls.number(home, b'timeoutcheck')
         self.me = controls.line(home, b'me')
         self.rules = read_rules(home)
         self.timeout = controls.number(home, b'timeoutsmtpd')
@@ -47,6 +55,24 @@ def read_policy(home):
                   controls.lookup(home, b'badmailfrom') or {}, controls.lookup(home, b'badrcptto') or {},
                   controls.line(home, b'localiphost'), controls.number(home, b'maxrcpt'),
                   controls.lookup(home, b'badhelo') or (), read_valid(home))
+
+
+def read_rates(home):
+    """{what: Limit} of control/ratelimits."""
+    lines = controls.mapping_lines(home, b'ratelimits')
+    try:
+        return ratelimits.parse({key: value for key, (value, _) in lines.items()})
+    except ValueError as problem:
+        key, why = problem.args
+        raise controls.Broken(b'ratelimits', lines[key][1], key + b':' + lines[key][0], why) from None
+
+
+def read_stages(home, rates):
+    """The stages at which qpy-check is asked."""
+    present = {name for name in (b'dnsbl', b'helorules') if controls.listing(home, name)}
+    present |= {name for name in (b'greylist', b'accountlimits') if controls.mapping(home, name)}
+    present |= {b'reversedns'} if controls.line(home, b'reversedns') != b'no' else set()
+    return asking.stages(present | set(rates), controls.listing(home, b'policyservers') or ())
 
 
 def read_valid(home):
@@ -103,7 +129,7 @@ def client_of_peer(settings, environ, ip, local_ip):
     return client(own, ip, b'', b'', settings.me, local_ip)
 
 
-GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', b'NOBADHELO', *FILTERS)
+GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', b'NOBADHELO', b'NOCHECK', *FILTERS)
 
 
 def client_of_environment(environ):
@@ -115,16 +141,18 @@ def client_of_environment(environ):
     here = told(b'LOCALHOST') or local_ip
     found = client(environ, ip, told(b'REMOTEHOST'), told(b'REMOTEINFO'), here, local_ip)
     if environ.get(b'QPYLOCALBS') == b'1':
-        found.bare_lf = b'all'
+        found.bare_lf, found.judged = b'all', False
     return found
 
 
 def client(env, ip, name, info, local, local_ip):
     """A Client with what RELAYCLIENT, DATABYTES and QPYBARELF of env mean."""
     databytes, bare_lf = env.get(b'DATABYTES'), env.get(b'QPYBARELF', b'')
-    return Client(ip, name, info, local, local_ip, env.get(b'RELAYCLIENT'),
-                  None if databytes is None else leading_number(databytes),
-                  bare_lf if bare_lf in BARE_LF else b'', tuple(env.items()))
+    found = Client(ip, name, info, local, local_ip, env.get(b'RELAYCLIENT'),
+                   None if databytes is None else leading_number(databytes),
+                   bare_lf if bare_lf in BARE_LF else b'', tuple(env.items()))
+    found.judged = b'NOCHECK' not in env
+    return found
 
 
 def leading_number(value):

@@ -1,9 +1,10 @@
 """qpy-resolve, as qpyr: answers from DNS for qpy-remote and qpy-smtpd.
 
-DIR/run/resolve: records M (mail exchangers, else addresses), A (addresses), T (TLSA) and X (TXT); back a record
-a, whose status is
+DIR/run/resolve, and DIR/run/names for qpy-check: records M (mail exchangers, else addresses), A (addresses), I (IPv4
+addresses), T (TLSA), X (TXT) and P (names of an address); back a record a, whose status is
 
-    ok         there are answers: lines PREFERENCE HOST ADDRESS, of TLSA USAGE SELECTOR TYPE HEX, of TXT HEX
+    ok         there are answers: lines PREFERENCE HOST ADDRESS, of TLSA USAGE SELECTOR TYPE HEX, of TXT HEX,
+               of P a name
     nxdomain   the name does not exist
     nodata     it exists and has nothing of the kind
     nullmx     it says that it accepts no mail (RFC 7505)
@@ -27,6 +28,7 @@ TARGETS = 20            # mail exchangers looked up for one domain, the best one
 ADDRESSES = 60          # given in one answer
 TLSA_MOST = 50          # records given in one answer
 TXT_MOST, TXT_SIZE = 50, 1000       # records, and bytes of each
+PTR_MOST = 10           # names of one address
 CACHED = 20000          # results kept
 KEPT = 86400            # seconds a result is kept at most, whatever its TTL says
 KEPT_MISSING = 3600     # ... when it says that there is nothing
@@ -181,6 +183,8 @@ def values_of(kind, rrset):
                      for record in rrset)[:TLSA_MOST]
     if kind == 'TXT':
         return tuple(b''.join(record.strings)[:TXT_SIZE].hex().encode() for record in rrset)[:TXT_MOST]
+    if kind == 'PTR':
+        return tuple(host for host in (host_of(record.target) for record in rrset) if host)[:PTR_MOST]
     addresses = (record.address.encode('ascii') for record in rrset)
     return tuple(address for address in addresses if ip.pack(address) is not None)
 
@@ -374,8 +378,12 @@ class Server:
         if self.trouble or asked > PER_CLIENT:
             return done(Result(TEMP, reason=self.trouble or b'too many questions at a time'))
         host = host_name(name)
-        if host is None:
+        if host is None and letter != b'P':
             return done(Result(NXDOMAIN, reason=b'that is no host name'))
+        if letter == b'P':
+            return self.names(name, done)
+        if letter == b'I':
+            return self.resolver.lookup('A', host, lambda found: done(with_preference([(0, host)], [found], found)))
         if letter == b'X':
             return self.resolver.lookup('TXT', host, done)
         if letter == b'T':
@@ -383,6 +391,14 @@ class Server:
         if letter == b'M':
             return self.resolver.exchangers(host, done)
         return self.resolver.addresses(host, lambda found: done(with_preference([(0, host)], [found], found)))
+
+
+    def names(self, address, done):
+        """done(Result) with the names of an address."""
+        packed = ip.pack(address)
+        if packed is None:
+            return done(Result(NXDOMAIN, reason=b'that is no address'))
+        return self.resolver.lookup('PTR', ip.reverse_name(packed), done)
 
 
 # --- which servers to ask -----------------------------------------------------------------------------------
@@ -469,7 +485,7 @@ def work(home, found, servers, trouble):
     loop = Loop()
     inherit.life(loop, found)
     server = Server(loop, servers.get, trouble)
-    for sock in inherit.sockets(found, b'resolve'):
+    for sock in inherit.sockets(found, b'resolve') + inherit.sockets(found, b'names'):
         packets.serve(loop, sock, server.client)
     confine.confine(home, b'resolve')
     loop.run()

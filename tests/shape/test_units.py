@@ -38,7 +38,7 @@ def test_every_line_of_the_table_has_its_unit():
     """A service for each, a socket unit for each that listens, a target for all."""
     assert {name for name in FOUND if name.endswith(b'.service')} == {b'qpy-%s.service' % s.name for s in TABLE}
     assert {name for name in FOUND if name.endswith(b'.socket')} == {b'qpy-%s.socket' % name for name in (
-        b'queued-submit', b'queued-new', b'clean', b'resolve', b'users', b'seed', b'lspawn', b'rspawn', b'bouncer-bounce',
+        b'queued-submit', b'queued-new', b'clean', b'resolve', b'resolve-names', b'users', b'seed', b'lspawn', b'rspawn', b'bouncer-bounce',
         b'send-control', b'smtpd')}
     assert all(name in FOUND[b'qpy.target'] for name in FOUND if name != b'qpy.target')
 

@@ -1,0 +1,30 @@
+"""At which stages of a session qpy-smtpd has to ask qpy-check, by what stands in control/.  Pure.
+
+Where nothing is configured nothing is asked, and nothing is paid.  core.checks holds the checks themselves; it is not
+loaded by who only asks.
+"""
+CONNECT, HELO, MAIL, RCPT, DATA = b'connect', b'helo', b'mail', b'rcpt', b'data'
+STAGES = (CONNECT, HELO, MAIL, RCPT, DATA)
+
+#        control file       stages                   (connect: so that DNS is on its way before it is wanted)
+TABLE = ((b'messages',      (MAIL,)),                # a line of ratelimits
+         (b'recipients',    (RCPT,)),                # another
+         (b'dnsbl',         (CONNECT, RCPT)),
+         (b'reversedns',    (CONNECT, RCPT)),
+         (b'helorules',     (RCPT,)),
+         (b'greylist',      (RCPT,)),
+         (b'accountlimits', (RCPT, DATA)))
+STAGES_WORD = b'stages='
+
+
+def stages(present, servers=()):
+    """The stages at which somebody is asked.  present: the names of TABLE that are configured; servers: the lines of
+    control/policyservers."""
+    found = {stage for name, asked in TABLE if name in present for stage in asked}
+    return frozenset(found.union(*(server_stages(line) for line in servers)))
+
+
+def server_stages(line):
+    """The stages that a line of control/policyservers names; rcpt if it names none."""
+    words = [word[len(STAGES_WORD):] for word in line.replace(b'\t', b' ').split(b' ') if word.startswith(STAGES_WORD)]
+    return tuple(words[-1].split(b',')) if words else (RCPT,)

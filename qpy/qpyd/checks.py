@@ -1,0 +1,104 @@
+"""Asking DIR/run/check (qpy-check) what it has against a client, without ever waiting for it.
+
+Nobody there, no answer in time, or one that makes no sense: what control/checkfailure says, and never a refusal for good.
+"""
+from qpy import unix
+from qpy.core import channel, text
+from qpy.lib import packets, program
+
+RETRY = 1.0             # seconds before a missing qpy-check is looked for again
+GRACE = 5.0             # seconds beyond control/timeoutcheck, which qpy-check itself obeys
+TROUBLE = b'451 4.3.0 unable to check this now; try again later'
+ABSENT = b'qpy-check does not run; its line in control/services is missing, or it has ended'
+DEFER = b'defer'
+
+
+class Checks:
+    """One per process."""
+
+    __slots__ = ('loop', 'home', 'channel', 'waiting', 'number', 'retry')
+
+    def __init__(self, loop, home):
+        self.loop, self.home = loop, home
+        self.channel, self.waiting = None, {}       # number: (answered, timer, settings)
+        self.number, self.retry = 0, 0.0
+
+    def ask(self, facts, settings, answered):
+        """answered(reply, reason, hold) later, as core.smtp_server's judged(). facts: fields of core.channel."""
+        if self.channel is None and not self.connect():
+            return self.loop.call_soon(lambda: failed(settings, ABSENT, answered))
+        self.number += 1
+        number = b'%d' % self.number
+        timer = self.loop.after(settings.check_patience + GRACE, lambda: self.late(number))
+        self.waiting[number] = answered, timer, settings
+        return self.channel.send(b'Q', number, *facts)
+
+    def over(self, session):
+        """A session has ended: what is remembered of it can go."""
+        if self.channel is not None:
+            self.channel.send(b'E', session)
+
+    def connect(self):
+        """Is there a connection now?"""
+        if unix.monotonic() < self.retry:
+            return False
+        try:
+            sock = packets.connect(self.home, b'check', packets.owner_of(self.home, b'qpyc'))
+        except (KeyError, unix.error):
+            self.retry = unix.monotonic() + RETRY
+            return False
+        self.channel = packets.Channel(self.loop, sock, channel.CHECK_ANSWER, self.answers, self.gone)
+        return True
+
+    def answers(self, records):
+        """Verdicts came."""
+        for _, (number, verdict, reply, reason), _ in records:
+            answered, timer, settings = self.waiting.pop(number, (None, None, None))
+            if answered is not None:
+                timer.cancel()
+                judged(verdict, text.printable(reply), text.printable(reason), settings, answered)
+
+    def late(self, number):
+        """No answer in time."""
+        answered, _, settings = self.waiting.pop(number)
+        failed(settings, b'qpy-check does not answer', answered)
+
+    def gone(self, reason):
+        """The connection ended, and with it every question."""
+        self.channel, self.retry = None, unix.monotonic() + RETRY
+        waiting, self.waiting = self.waiting, {}
+        for answered, timer, settings in waiting.values():
+            timer.cancel()
+            failed(settings, b'qpy-check went away', answered)
+
+
+def judged(verdict, reply, reason, settings, answered):
+    """What an answer amounts to."""
+    if verdict == b'ok':
+        return answered(b'', reason, b'')
+    if verdict == b'hold':
+        return answered(b'', reason, reason or b'held by qpy-check')
+    if verdict == b'no' and is_refusal(reply):
+        return answered(reply, reason, b'')
+    return failed(settings, b'qpy-check answers what makes no sense', answered)
+
+
+def is_refusal(reply):
+    """Can this be said to a client? 4xx or 5xx, a blank, a sentence."""
+    return len(reply) > 4 and reply[:1] in (b'4', b'5') and reply[:3].isdigit() and reply[3:4] == b' '
+
+
+def failed(settings, reason, answered):
+    """There is no answer: control/checkfailure."""
+    if settings.check_failure == DEFER:
+        return answered(TROUBLE, reason, b'')
+    program.warn(b'accepted without being checked: ' + reason)
+    return answered(b'', reason, b'')
+
+
+def facts(session, name, stage):
+    """The fields of a Q record behind its number (core.checks.FIELDS)."""
+    client = session.client
+    return (name, stage, client.ip, client.name, session.helo, session.protocol, b'',
+            b'' if client.relay is None else b'1', session.sender, session.checking, b'%d' % len(session.recipients),
+            session.size, b'', session.policy.greeting.partition(b' ')[0])
