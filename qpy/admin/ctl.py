@@ -10,7 +10,7 @@ import time
 
 from qpy import unix
 from qpy.core import exits
-from qpy.lib import sendctl
+from qpy.lib import program, sendctl
 
 RECIPIENT = ('status', 'channel', 'address', 'reason')
 
@@ -42,7 +42,11 @@ def import_click(home):
     for directory in (os.path.join(os.fsdecode(home), 'lib/site'), '/usr/lib/python3/dist-packages'):
         if os.path.isdir(directory) and directory not in sys.path:
             sys.path.append(directory)
-    import click as module
+    try:
+        import click as module
+    except ModuleNotFoundError:
+        raise program.Fatal(exits.TEMP, b'click is missing; apt install python3-click and run qpy-install again, or use '
+                            b'qpy-qread and qpy-qstat') from None
     click = module
 
 

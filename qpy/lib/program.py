@@ -31,8 +31,18 @@ def run(module, home=None):
 
 def call(module, home):
     """What run runs, inside the guard: the imports too."""
+    if unix.arguments() == [b'--help'] and helped(name):
+        return exits.OK
     main = __import__(module, fromlist=['main']).main
     return main(unix.fsencode(home) if home else unix.environ.get(b'QPYHOME', DEFAULT_HOME), unix.arguments())
+
+
+def helped(called):
+    """Print how the program of this name is called; False if it has an answer of its own.  The table of answers is loaded
+    here, as main is above: who works never has it."""
+    answer = __import__('qpy.core.usage', fromlist=['text']).text(called)
+    unix.write(1, answer)
+    return bool(answer)
 
 
 def flushed(code):

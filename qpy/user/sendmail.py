@@ -9,7 +9,6 @@ from qpy.lib import program
 from qpy.user import injection
 
 VERSION = b'qpy sendmail'
-USAGE = b'usage: sendmail [-t] [-i] [-f sender] [-F name] [-bm|-bs|-bp|-bi|-bv|-bt] [-q] [recipient ...]'
 
 # Who speaks SMTP on descriptors 0 and 1, unless the environment says that already.
 SMTP_CLIENT = ((b'PROTO', b'TCP'), (b'RELAYCLIENT', b''), (b'DATABYTES', b'0'), (b'TCPLOCALIP', b'127.0.0.1'),
@@ -207,7 +206,8 @@ def version(home, plan):
 
 
 def usage(home, plan):
-    unix.write_all(1, USAGE + b'\n')
+    if not program.helped(program.name):
+        program.helped(b'sendmail')
     return exits.OK
 
 

@@ -1,0 +1,152 @@
+"""qpy-install DIR --uninstall [--accounts] [--purge]: takes an installation away and says what it left.
+
+What qpy-install has made by itself goes: links and diversions of the system's sendmail, links of supervisors and of
+qmail's home, code, launchers, manual, units, sockets.  What people have written or sent stays unless --purge says
+otherwise: control files, users, aliases with their mailboxes, a queue with mail in it.  Users' mailboxes are never
+touched.  Accounts stay unless --accounts is given: files elsewhere may be theirs.
+"""
+import fcntl
+import glob
+import grp
+import os
+import pwd
+import shutil
+
+from qpy.admin import install
+from qpy.core import accounts
+
+OURS = ('bin', 'lib', 'man', 'doc', 'service', 'run')       # holds nothing that a person has written
+THEIRS = ('control', 'users', 'alias', 'queue')
+SUPERVISED = ('/etc/systemd/system/*', '/etc/systemd/system/*.wants/*', '/etc/sysusers.d/*', '/etc/service/*',
+              '/service/*', '/etc/sv/*')                    # where links to DIR/service may be
+
+
+def uninstall(options):
+    """Every step; each leaves alone what is not ours."""
+    home = options.home
+    if not os.path.isdir(os.path.join(home, 'bin')) or not os.path.isdir(os.path.join(home, 'queue')):
+        raise install.Trouble('%s is no installation of qpy: it has no bin and queue' % home)
+    if not os.access(home, os.W_OK) or os.stat(home).st_uid != os.geteuid():
+        raise install.Trouble('%s is not yours to take away; run it as uid %d' % (home, os.stat(home).st_uid))
+    lock = not_running(home)
+    if not options.rootless:
+        give_sendmail_back(home)
+        remove_links(home)
+    names = install.account_names(home)
+    waiting = messages(home)
+    remove(home, OURS)
+    if options.purge:
+        remove(home, THEIRS)
+    elif not waiting:
+        remove(home, ('queue',))
+    os.close(lock)
+    if not os.listdir(home):
+        os.rmdir(home)
+        install.say('%s is gone' % home)
+    if not options.rootless and options.accounts:
+        remove_accounts(home, names)
+    for line in left(home, waiting, names):
+        install.say(line)
+    return install.OK
+
+
+def not_running(home):
+    """A descriptor that holds the lock of qpy-start; Trouble if somebody runs there."""
+    lock = os.open(os.path.join(home, 'queue/lock'), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = install.running(home)        # systemd may have started each program by itself
+    except BlockingIOError:
+        held = True
+    if held:
+        os.close(lock)
+        raise install.Trouble('qpy runs in %s; stop it first (systemctl disable --now qpy, or sv down, svc -d)' % home)
+    return lock
+
+
+# --- the system around DIR -------------------------------------------------------------------------------------
+
+def give_sendmail_back(home):
+    """Undo what --sendmail did: our links go, what was there before comes back."""
+    for path, name in install.SYSTEM_LINKS:
+        if leads_into(path, home):
+            os.unlink(path)
+            bring_back(path)
+            install.say('%s is %s' % (path, 'what it was before' if os.path.lexists(path) else 'gone'))
+
+
+def leads_into(path, home):
+    """Whether path is a link to something of DIR."""
+    return os.path.islink(path) and (os.readlink(path) + '/').startswith(home + '/')
+
+
+def bring_back(path):
+    """What set_aside has put away, by dpkg's rules where there is dpkg."""
+    kept = path + '.dist'
+    if shutil.which('dpkg-divert'):
+        if install.run('dpkg-divert', '--list', path).strip():
+            install.run('dpkg-divert', '--local', '--rename', '--divert', kept, '--remove', path)
+    if os.path.lexists(kept) and not os.path.lexists(path):
+        os.rename(kept, path)
+
+
+def remove_links(home):
+    """Links of supervisors to our units and service directories, and of qmail's home to us."""
+    for path in [*(name for pattern in SUPERVISED for name in glob.glob(pattern)), install.QMAIL_HOME]:
+        if leads_into(path, home) or path == install.QMAIL_HOME and os.path.islink(path) and os.readlink(path) == home:
+            os.unlink(path)
+            install.say('the link %s is removed' % path)
+
+
+# --- DIR -------------------------------------------------------------------------------------------------------
+
+def messages(home):
+    """How many messages wait in the queue, also set aside as damaged: somebody may want to read them."""
+    return sum(len(os.listdir(os.path.join(home, 'queue', name))) for name in ('mess', 'damaged')
+               if os.path.isdir(os.path.join(home, 'queue', name)))
+
+
+def remove(home, names):
+    """Directories of DIR; a link goes, what it leads to stays."""
+    for name in names:
+        path = os.path.join(home, name)
+        if os.path.islink(path):
+            os.unlink(path)
+        elif os.path.isdir(path):
+            shutil.rmtree(path)
+
+
+def left(home, waiting, names):
+    """What is still there, and how to be rid of it."""
+    lines = []
+    for name in sorted(os.listdir(home)) if os.path.isdir(home) else ():
+        what = '%d messages' % waiting if name == 'queue' else \
+            'what --purge takes away too' if name in THEIRS else 'not of qpy\'s making'
+        lines.append('left: %s/%s (%s)' % (home, name, what))
+    there = sorted(name for name in names.values() if install.exists(pwd.getpwnam, name))
+    if there and os.geteuid() == 0:
+        lines.append('left: the accounts %s (--accounts takes them away too)' % ' '.join(there))
+    return lines + ['left: the mailboxes of users']
+
+
+# --- accounts --------------------------------------------------------------------------------------------------
+
+def remove_accounts(home, names):
+    """The accounts that qpy-install has made: those whose home is DIR or DIR/alias; groups without members follow."""
+    for role in accounts.ROLES:
+        name = names[role.decode()]
+        if not install.exists(pwd.getpwnam, name):
+            continue
+        if pwd.getpwnam(name).pw_dir not in (home, os.path.join(home, 'alias')):
+            install.say('left: the account %s, which is not of this installation' % name)
+            continue
+        install.run('userdel', name)
+    for role in dict.fromkeys(accounts.GROUP.values()):
+        name = names[role.decode()]
+        if install.exists(grp.getgrnam, name) and not in_use(grp.getgrnam(name)):
+            install.run('groupdel', name)
+
+
+def in_use(group):
+    """Whether anybody is in a group."""
+    return bool(group.gr_mem) or any(entry.pw_gid == group.gr_gid for entry in pwd.getpwall())
