@@ -8,6 +8,7 @@ types with many options, know more to say than this and say it themselves.
 TABLE = b"""\
    bouncer                                                                     | 8 tell senders what could not be delivered, takes long, or has arrived
    bouncesaying       TEXT [PROGRAM [ARGUMENT ...]]                            | 1 send mail back, always or if a program says so
+   check                                                                       | 8 judge clients, senders and recipients before their mail is taken
    checkpassword      PROGRAM [ARGUMENT ...]                                   | 8 judge a password and become its user
    clean                                                                       | 8 remove finished messages and set damaged ones aside
    condredirect       NEWADDRESS PROGRAM [ARGUMENT ...]                        | 1 send a message elsewhere if a program says so

@@ -13,7 +13,7 @@ def main(home, args):
     """Ask the program, if there is one."""
     program.name = b'bouncesaying'
     if not args:
-        raise program.Fatal(exits.PERM, b'usage: bouncesaying error [program argument ...]')
+        raise program.Fatal(exits.PERM, b'usage: bouncesaying error [program [argument ...]]')
     code = wrapped.run(args[1:]) if len(args) > 1 else exits.OK
     if code < 0:
         raise program.Fatal(exits.TEMP, b'child crashed')
