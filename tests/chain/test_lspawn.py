@@ -19,6 +19,7 @@ import pytest
 
 from qpy import unix
 from qpy.core import accounts, channel
+from tests.peers import handing
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 AS_ROOT = os.geteuid() == 0
@@ -35,10 +36,7 @@ def spawn(program, args, fds, names, home, uid):
         return pid
     try:
         os.setsid()
-        high = [os.dup(fd) for fd in fds]
-        high = [fcntl_above(fd) for fd in high]
-        for number, fd in enumerate(high, 3):
-            os.dup2(fd, number)
+        handing.place(fds)
         if AS_ROOT:
             os.setgroups([])
             os.setresgid(*[uid[1]] * 3)
@@ -53,11 +51,6 @@ def spawn(program, args, fds, names, home, uid):
         os.execve(os.path.join(SOURCE, 'bin', program), [program, *args], env)
     finally:
         os._exit(99)
-
-
-def fcntl_above(fd):
-    import fcntl
-    return fcntl.fcntl(fd, fcntl.F_DUPFD, 100)
 
 
 class Chain:

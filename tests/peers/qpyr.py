@@ -6,6 +6,7 @@ from qpy import unix
 from qpy.core import channel
 from qpy.lib import packets
 from qpy.lib.loop import Loop
+from tests.peers import handing
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SHELL = 'LISTEN_PID=$$ exec "$@"'       # the variable must name the process itself
@@ -21,15 +22,9 @@ class Daemon:
         listening.listen(5)
         life, self.alive = os.pipe()
 
-        def hand_over():
-            for fd, place in ((listening.fileno(), 103), (life, 104)):
-                os.dup2(fd, place)
-            for place in (3, 4):
-                os.dup2(100 + place, place)
-                os.close(100 + place)
         self.process = subprocess.Popen(
             ['sh', '-c', SHELL, 'sh', os.path.join(SOURCE, 'bin', 'qpy-' + name), *args], close_fds=False,
-            preexec_fn=hand_over, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: handing.place([listening.fileno(), life]), stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
             env={'QPYHOME': str(home), 'PATH': '/usr/bin:/bin', 'LISTEN_FDS': '2', 'LISTEN_FDNAMES': name + ':life',
                  **environment})
         os.close(life)

@@ -7,6 +7,8 @@ import sys
 import tempfile
 import time
 
+from tests.peers import handing
+
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PYTHON = '/usr/bin/python3'
 
@@ -104,14 +106,10 @@ class Daemon:
 
     def _exec(self, fds, names):
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        high = [os.dup(fd) for fd in fds] if max(fds) > 100 else fds
-        import fcntl
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in high + [log]]
-        for i, fd in enumerate(high[:-1]):
-            os.dup2(fd, 3 + i)
-        os.dup2(high[-1], 2)
-        os.dup2(high[-1], 1)
-        os.closerange(3 + len(fds), 256)
+        os.dup2(log, 2)
+        os.dup2(log, 1)
+        handing.place(fds)
+        os.closerange(3 + len(fds), 65536)
         if os.geteuid() == 0:
             os.setgroups([])
             os.setresgid(OWNER, OWNER, OWNER)

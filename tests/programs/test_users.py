@@ -302,12 +302,13 @@ def test_the_program(home, tmp_path, monkeypatch):
     listener.bind(str(tmp_path / 'users.socket'))
     listener.listen()
     life, alive = os.pipe()
-    fds = {listener.fileno(): 3, life: 4}
+    fds = [listener.fileno(), life]
     code = ('import os,sys\n'
-            'for a, b in %r.items(): os.dup2(a, b + 40)\n'
-            'for b in (3, 4): os.dup2(b + 40, b)\n'
+            'sys.path.insert(0, %r)\n'
+            'from tests.peers import handing\n'
+            'handing.place(%r)\n'
             'os.environ.update(LISTEN_FDS="2", LISTEN_FDNAMES="users:life", LISTEN_PID=str(os.getpid()))\n'
-            'os.execv(sys.argv[1], sys.argv[1:])\n' % fds)
+            'os.execv(sys.argv[1], sys.argv[1:])\n' % (SOURCE, fds))
     process = subprocess.Popen([sys.executable, '-c', code, SOURCE + '/bin/qpy-users'], pass_fds=tuple(fds),
                                env={'QPYHOME': str(tmp_path), 'PATH': '/bin:/usr/bin'}, stderr=subprocess.PIPE)
     os.close(life)
