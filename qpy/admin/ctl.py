@@ -66,6 +66,7 @@ def commands(home):
             ('release', [id_argument], act('release'), 'End a hold.'),
             ('drop', [id_argument], act('drop'), 'Remove a message and tell nobody.'),
             ('bounce', [id_argument], act('bounce'), 'Give a message up and tell its sender.'),
+            ('destinations', [], show_destinations, 'What goes on at each remote destination.'),
             ('tcpto', [], show_trouble, 'Destinations that are left alone for a while.'),
             ('tcpok', [click.Argument(['host'], required=False)], act('tcpok'),
              'Try such destinations again.')):
@@ -124,6 +125,22 @@ def show_stat(home, as_json):
     else:
         for name, value in counts.items():
             print('%-12s %d' % (name, value))
+
+
+DESTINATION = ('host', 'active', 'allowed', 'window', 'waiting', 'rate', 'failures', 'left', 'reason')
+
+
+def show_destinations(home, as_json):
+    """Hosts: transactions under way, how many there may be and are ventured, what waits, rate, trouble."""
+    for record in sendctl.ask(home, b'destinations'):
+        fields = dict(zip(DESTINATION, record.decode('ascii', 'replace').split('\t')))
+        fields.update({name: int(fields[name]) for name in DESTINATION if fields[name].isdigit()})
+        if as_json:
+            print(json.dumps(fields))
+            continue
+        print('%(host)s  active %(active)d of %(allowed)d, window %(window)d, waiting %(waiting)d, rate %(rate)s' % fields)
+        if fields['failures']:
+            print('    %(failures)d failures in a row, left alone for %(left)d more seconds: %(reason)s' % fields)
 
 
 def show_trouble(home, as_json):

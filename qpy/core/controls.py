@@ -72,6 +72,8 @@ TABLE = (
     (b'defaulthost', LINE, me_or(b'defaulthost'), b'qpy-inject', b'host added to an address without one'),
     (b'delaywarning', NUMBER, 86400, b'qpy-send',
      b'seconds after which senders are told that a message has not arrived yet; 0: never'),
+    (b'destinationlimits', MAP, None, b'qpy-send',
+     b'domain:NUMBER or domain:NUMBER RATE: transactions at a time, and in a time (60/h), to one host'),
     (b'dnsbl', LIST, None, b'qpy-smtpd qpy-check',
      b'lists of addresses in DNS: ZONE [WEIGHT] [=127.0.0.2-11]'),
     (b'dnsblthreshold', NUMBER, 1, b'qpy-check',
@@ -337,6 +339,14 @@ def fault_of_tls(entry: bytes) -> bytes:
     return fault_of_domain(key)
 
 
+def fault_of_limit(entry: bytes) -> bytes:
+    """domain:number rate."""
+    key, colon, _ = entry.partition(b':')
+    if not colon:
+        return b'no colon; write domain:10 or domain:10 60/h, :10 for all other domains'
+    return fault_of_domain(key)
+
+
 def fault_of_virtual(entry: bytes) -> bytes:
     """domain:user and its relatives."""
     key, colon, user = entry.partition(b':') if entry[:1] != b'[' else partition_literal(entry)
@@ -356,7 +366,8 @@ def partition_literal(entry: bytes) -> tuple:
 FAULTS = {b'checkexempt': fault_of_address, b'badhelo': fault_of_helo, b'validrcptto': fault_of_address, b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
           b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
           b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'senderroutes': fault_of_sender_route,
-          b'smtplogins': fault_of_login, b'tlsdestinations': fault_of_tls, b'virtualdomains': fault_of_virtual}
+          b'smtplogins': fault_of_login, b'tlsdestinations': fault_of_tls,
+          b'destinationlimits': fault_of_limit, b'virtualdomains': fault_of_virtual}
 
 
 # --- values -------------------------------------------------------------------------------------------------

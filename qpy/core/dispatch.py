@@ -23,7 +23,7 @@ only when every recipient is delivered or its report is durable in the queue.
 from collections import deque
 from heapq import heappop, heappush
 
-from qpy.core import notices, route, schedule, sendlog
+from qpy.core import destinations, notices, route, schedule, sendlog
 
 # --- actions ---
 LOAD = 'load'           # id, forced (also if held): read mess/ID and state/ID, then loaded() or not_loaded()
@@ -63,13 +63,13 @@ UNREACHABLE = b'Nothing there answers at the moment; not tried again yet. '
 
 class Settings:
     """What control files say: lifetime (seconds), bounce_at_end (bool), per_host (transactions), warn_after (seconds, 0:
-    never)."""
+    never), limits ({destination: destinations.Limit})."""
 
-    __slots__ = ('lifetime', 'bounce_at_end', 'per_host', 'warn_after')
+    __slots__ = ('lifetime', 'bounce_at_end', 'per_host', 'warn_after', 'limits')
 
-    def __init__(self, lifetime=604800, bounce_at_end=False, per_host=20, warn_after=0):
+    def __init__(self, lifetime=604800, bounce_at_end=False, per_host=20, warn_after=0, limits=None):
         self.lifetime, self.bounce_at_end, self.per_host = lifetime, bounce_at_end, per_host
-        self.warn_after = warn_after
+        self.warn_after, self.limits = warn_after, limits or {}
 
 
 class Job:
@@ -129,16 +129,19 @@ class Flight:
 class Place:
     """A destination: a host, or a local user.  until: steady time before which it is left alone.
 
-    window: transactions it has shown to be good for; one more with each that ends well, half with a deferral.
+    window: transactions it has shown to be good for; one more with each that ends well, half with a deferral.  limit,
+    pace: what control/destinationlimits says, and what is left of the rate; again: when somebody waits for more of it.
     """
 
-    __slots__ = ('name', 'channel', 'active', 'works', 'window', 'waiting', 'parked', 'failures', 'until', 'reason')
+    __slots__ = ('name', 'channel', 'active', 'works', 'window', 'waiting', 'parked', 'failures', 'until', 'reason',
+                 'limit', 'pace', 'again')
 
     def __init__(self, name, channel):
         self.name, self.channel = name, channel
         self.active = self.works = self.failures = self.until = 0       # works: those with recipients left
         self.waiting, self.parked, self.reason = None, None, b''
-        self.window = WINDOW
+        self.window, self.again = WINDOW, 0
+        self.limit = self.pace = None
 
 
 class Channel:
@@ -175,6 +178,13 @@ class Dispatch:
         self.number = 0                 # of the last delivery started
         self.lines, self.actions, self.dirty, self.stuck = [], [], [], deque()
         self.exiting = False
+        self.paced = []                 # heap of (steady time, name): remote destinations that wait for their rate
+
+    def use(self, settings):
+        """Go on with other settings."""
+        self.settings = settings
+        for place in self.remote.places.values():
+            self._limit(place)
 
     # --- what is in the queue ---------------------------------------------------------------------
 
@@ -233,6 +243,7 @@ class Dispatch:
         """Steady time at which advance must be called again, or None."""
         times = [self.heap[0][0]] if self.heap else []
         times += [self.stuck[0][0]] if self.stuck else []
+        times += [self.paced[0][0]] if self.paced else []
         return min(times, default=None)
 
     # --- one step ---------------------------------------------------------------------------------
@@ -242,6 +253,7 @@ class Dispatch:
         self.now = self.clock.now
         self._wake_due()
         self._unstick()
+        self._unpace()
         if not self.exiting:
             self._start(self.local)
             self._start(self.remote)
@@ -334,8 +346,17 @@ class Dispatch:
         place = places.get(name)
         if place is None:
             place = places[name] = Place(name, self.channels[channel])
+            self._limit(place)
         place.works += 1
         return place
+
+    def _limit(self, place):
+        """What control/destinationlimits says of this one."""
+        limit = destinations.find(place.name, self.settings.limits) if place.channel is self.remote else None
+        if limit != place.limit:
+            place.limit, place.pace = limit, None
+            if limit is not None and limit.count:
+                place.pace = destinations.Pace(limit, self.clock.now)
 
     def _park(self, job, work):
         """Put a message back whose only destination has a crowd waiting, if there are many jobs anyway."""
@@ -377,9 +398,11 @@ class Dispatch:
             if ready:
                 ring.append((job, ready))
 
-    def per_place(self, channel):
+    def per_place(self, place):
         """Transactions one destination may have: one host its limit, one local user half of the channel."""
-        return max(1, channel.limit // 2) if channel is self.local else self.settings.per_host
+        if place.channel is self.local:
+            return max(1, place.channel.limit // 2)
+        return place.limit.most if place.limit is not None else self.settings.per_host
 
     def share(self, place, more=0):
         """Transactions a destination may have when `more` have started: no more than its window, nor than are then
@@ -387,7 +410,7 @@ class Dispatch:
         if place.failures:
             return 1
         channel = place.channel
-        return min(place.window, self.per_place(channel), max(1, channel.limit - channel.active - more))
+        return min(place.window, self.per_place(place), max(1, channel.limit - channel.active - more))
 
     def _startable(self, work):
         """May a transaction of this Work start?  If not it has been put where it belongs."""
@@ -397,12 +420,24 @@ class Dispatch:
         if place.until > self.now:
             self._give_up_for_now(work)
             return False
-        if place.active >= self.share(place):
+        paced = place.pace is not None and not place.pace.left(self.now)
+        if paced or place.active >= self.share(place):
             if place.waiting is None:
                 place.waiting = deque()
             place.waiting.append(work)
+            if paced and not place.again:
+                place.again = self.now + place.pace.again()
+                heappush(self.paced, (place.again, place.name))
             return False
         return True
+
+    def _unpace(self):
+        """Destinations whose rate has something left again."""
+        while self.paced and self.paced[0][0] <= self.now:
+            place = self.remote.places.get(heappop(self.paced)[1])
+            if place is not None:
+                place.again = 0
+                self._freed(place, place.pace.left(self.now) if place.pace else 1 << 30)
 
     def _fly(self, work):
         job, place = work.job, work.place
@@ -414,6 +449,8 @@ class Dispatch:
             number = self._number(Flight(job, place, 1), index, recipient)
             self.actions.append((LOCAL, job, number, recipient))
             return
+        if place.pace is not None:
+            place.pace.take()
         batch = self._batch(job, work)
         place.works -= not work.recipients
         flight = Flight(job, place, len(batch))
@@ -466,7 +503,7 @@ class Dispatch:
         self.status()
         self._judge(place, known, scope, text)
         place.window = max(WINDOW, place.window // 2) if letter == b'Z' else min(place.window + 1,
-                                                                                 self.per_place(place.channel))
+                                                                                 self.per_place(place))
         if letter == b'K':
             self._deliver(job, index, notices.success(place.channel.name, scope == b'd', text), text)
         self._settle(job, index, letter if known else b'Z', text)
@@ -481,11 +518,13 @@ class Dispatch:
                 place.failures += 1
                 place.until = self.now + schedule.backoff(place.failures, self.chance())
                 place.reason = text
+                self.lines.append(sendlog.left_alone(place.name, place.until - self.now, place.failures, text))
                 self._trouble(place)
         elif known and place.failures:
             self._recovered(place)
 
     def _recovered(self, place):
+        self.lines.append(sendlog.recovered(place.name))
         place.failures = place.until = 0
         place.reason = b''
         self._freed(place, 1 << 30)
@@ -520,7 +559,8 @@ class Dispatch:
                 many -= 1
         if place.parked and len(waiting or ()) < CALM:
             self._unpark(place)
-        if not (place.active or place.works or place.parked or place.failures):
+        spent = place.again or place.pace is not None and place.pace.left(self.now) < place.pace.full
+        if not (place.active or place.works or place.parked or place.failures or spent):
             place.channel.places.pop(place.name, None)
 
     def _unpark(self, place):
@@ -782,6 +822,11 @@ class Dispatch:
         return [(place.name, place.failures, place.until, place.reason)
                 for place in self.remote.places.values() if place.failures]
 
+    def destinations(self):
+        """Every remote Place that is known: something is under way or waits there, it is in trouble, or its rate is
+        being spent."""
+        return list(self.remote.places.values())
+
     def forgive(self, name=None):
         """Leave no destination (or not this one) alone any longer; how many that were."""
         found = [place for place in self.remote.places.values()
@@ -796,7 +841,8 @@ class Dispatch:
             if len(channel.places) > MOST_DESTINATIONS:
                 old = self.now - 2 * schedule.BACKOFF_MOST
                 for name in [place.name for place in channel.places.values()
-                             if not (place.active or place.works or place.parked) and place.until < old]:
+                             if not (place.active or place.works or place.parked or place.again)
+                             and place.until < old]:
                     del channel.places[name]
 
     # --- the end ----------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ def plan(answers, own, random):
     own: set of packed addresses of this host, None if it does not matter.  Only what is better than the best
     of our own is tried, so that mail cannot go round in circles; SELF if nothing is, NONE if there was no
     address at all.
-    random(): float in [0, 1).  Hosts of equal preference are shuffled, and so are the addresses of one host.
+    random(): float in [0, 1).  Hosts of equal preference are shuffled, and so are the addresses of one host; those of
+    IPv6 and IPv4 alternate, so that the loss of one of the two costs one attempt (RFC 8305, section 4).
     """
     if not answers:
         return NONE
@@ -51,8 +52,16 @@ def plan(answers, own, random):
             hosts.setdefault((preference, host), []).append(address)
     order = sorted(hosts, key=lambda key: (key[0], random()))
     found = [(preference, host, address) for preference, host in order
-             for address in sorted(set(hosts[preference, host]), key=lambda _: random())]
+             for address in alternating(sorted(sorted(set(hosts[preference, host])), key=lambda _: random()))]
     return found[:ADDRESSES] or SELF
+
+
+def alternating(addresses_):
+    """The addresses of one host, IPv6 and IPv4 in turn; the family of the first one begins."""
+    first = [address for address in addresses_ if (b':' in address) == (b':' in addresses_[0])]
+    others = [address for address in addresses_ if address not in first]
+    mixed = [address for pair in zip(first, others) for address in pair]
+    return mixed + first[len(others):] + others[len(first):]
 
 
 # --- our own addresses --------------------------------------------------------------------------------------

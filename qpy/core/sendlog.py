@@ -2,7 +2,7 @@
 
 Every function returns one line without its newline. name: the message's ID, 16 digits; number: the
 delivery's. What qmail does not have stands in lines of their own with a first word qmail does not use
-(trace).
+(trace, destination).
 """
 from qpy.core.text import logsafe
 
@@ -56,6 +56,17 @@ def double_bounce(name):
 def triple_bounce(name):
     """A double bounce could not be delivered."""
     return b'triple bounce: discarding bounce/' + name
+
+
+def left_alone(host, seconds, failures, reason):
+    """Nothing is tried at this destination for so long."""
+    return b'destination %s: left alone for %d seconds, failures in a row %d: %s' % (
+        logsafe(host), seconds, failures, logsafe(reason))
+
+
+def recovered(host):
+    """It answers again, or an administrator says so."""
+    return b'destination %s: in order again' % logsafe(host)
 
 
 def end(name):

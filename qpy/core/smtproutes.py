@@ -15,6 +15,7 @@ the first one found decides.  control/senderroutes, looked at before, has keys o
 address, then @ and its domain.
 """
 from qpy.core import ip, text
+from qpy.core.bydomain import find  # noqa: F401 - the order in which keys are looked up
 
 PORT = 25
 HOST_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.')
@@ -45,19 +46,6 @@ class Hop:
     def account(self):
         """The key in control/smtplogins."""
         return text.lower(b'%s@%s' % (self.login, self.host))
-
-
-def find(host, table):
-    """The (key, value) of table ({lower-case key: value}) that decides about host, or None."""
-    host = text.lower(host)
-    if host in table:
-        return host, table[host]
-    at = host.find(b'.', 1) if not host.startswith(b'[') else -1
-    while at >= 0:
-        if host[at:] in table:
-            return host[at:], table[host[at:]]
-        at = host.find(b'.', at + 1)
-    return (b'', table[b'']) if b'' in table else None
 
 
 def find_sender(sender, table):

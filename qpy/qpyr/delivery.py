@@ -16,6 +16,7 @@ from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Connection, NoSource
 
 ANEW = b'once more, with the authority that its TLSA records name'
+HURRIED = 15            # seconds for connecting to an address that is not the last: four SYNs, then the next one's turn
 SESSIONS = 5            # servers spoken to for one delivery
 SCARCE = (unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM)
 
@@ -265,7 +266,8 @@ class Delivery:
     def _connect(self, key):
         self.connection = Connection(self.worker.loop, key)
         try:
-            self.connection.connect(self.settings.connect_patience, self._connected)
+            patience = self.settings.connect_patience
+            self.connection.connect(min(patience, HURRIED) if self.todo else patience, self._connected)
         except NoSource as problem:         # says nothing about the server
             self.connection = None
             self.tried.append((key[0], b'unable to leave from %s, see control/outgoingip: %s'

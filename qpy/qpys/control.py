@@ -11,6 +11,8 @@ or `!` and the reason.  A connection may ask again.
     release ID
     drop ID                 remove it, tell nobody
     bounce ID               give it up now, tell its sender
+    destinations            HOST TAB active TAB allowed TAB window TAB waiting TAB rate TAB failures TAB seconds left TAB
+                            reason: remote destinations where something is going on
     tcpto                   HOST TAB failures TAB seconds left TAB reason: destinations that are left alone
     tcpok [HOST]            leave none (or not this one) alone any longer
 
@@ -59,7 +61,7 @@ class Desk:
         self.last_run = None
         self.answer = {b'stat': self.stat, b'list': self.list, b'run': self.run, b'hold': self.hold,
                        b'release': self.release, b'drop': self.drop, b'bounce': self.bounce,
-                       b'tcpto': self.tcpto, b'tcpok': self.tcpok}
+                       b'destinations': self.destinations, b'tcpto': self.tcpto, b'tcpok': self.tcpok}
 
     def connected(self, sock, peer):
         """A client, unless there are too many of them."""
@@ -202,6 +204,16 @@ class Desk:
             raise Refused(b'it is leaving already')
         self.send.wake()
         return iter(())
+
+    def destinations(self, uid, rest):
+        """What goes on at each remote destination; waiting: messages; rate: COUNT/SECONDS or -."""
+        d = self.send.dispatch
+        for place in d.destinations():
+            rate = b'%d/%d' % (place.limit.count, place.limit.seconds) if place.pace else b'-'
+            waiting = len(place.waiting or ()) + len(place.parked or ())
+            yield b'%s\t%d\t%d\t%d\t%d\t%s\t%d\t%d\t%s' % (
+                text.printable(place.name), place.active, d.per_place(place), place.window, waiting, rate, place.failures,
+                max(0, place.until - d.now), text.one_line(place.reason))
 
     def tcpto(self, uid, rest):
         """Destinations in trouble."""

@@ -14,7 +14,7 @@ the loop gathers what came, asks for the actions, and leaves one packet per neig
 log.
 """
 from qpy import unix, unix_kernel
-from qpy.core import channel, dispatch, exits, mess, notices, route, schedule, sendlog, state, text
+from qpy.core import channel, destinations, dispatch, exits, mess, notices, route, schedule, sendlog, state, text
 from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
 
@@ -80,8 +80,19 @@ class Controls:
         settings = dispatch.Settings(controls.number(home, b'queuelifetime'),
                                      controls.line(home, b'bouncewhen') == b'end',
                                      controls.number(home, b'concurrencydestination'),
-                                     controls.number(home, b'delaywarning'))
+                                     controls.number(home, b'delaywarning'), read_limits(home))
         self.routes, self.local, self.remote, self.settings = routes, local, remote, settings
+
+
+def read_limits(home):
+    """{destination: destinations.Limit} of control/destinationlimits; Broken."""
+    found = {}
+    for key, (value, line) in controls.mapping_lines(home, b'destinationlimits').items():
+        try:
+            found[key] = destinations.parse(value)
+        except ValueError as problem:
+            raise controls.Broken(b'destinationlimits', line, value, str(problem).encode()) from None
+    return found
 
 
 class Body:
@@ -634,7 +645,7 @@ class Send:
             self.dispatch.lines.append(sendlog.alert(b'unable to reread controls: ' + text.printable(why)))
             return self.wake()
         self.routes.clear()
-        self.dispatch.settings = self.controls.settings
+        self.dispatch.use(self.controls.settings)
         self.dispatch.local.wanted, self.dispatch.remote.wanted = self.controls.local, self.controls.remote
         self.wake()
 

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from qpy.core import dispatch, schedule
+from qpy.core import destinations, dispatch, schedule
 
 L, R = b'local', b'remote'
 START = 1_800_000_000
@@ -526,7 +526,7 @@ def test_conservation(rng, at_end, per_host):
         assert w.d.local.active <= 4 and w.d.remote.active <= 6
         for channel in (w.d.local, w.d.remote):
             for place in channel.places.values():
-                assert 0 <= place.active <= w.d.per_place(channel) and place.works >= 0
+                assert 0 <= place.active <= w.d.per_place(place) and place.works >= 0
         if w.open:
             w.answer(rng.choice(list(w.open)), *rng.choice(OUTCOMES))
         elif not w.mail:
@@ -667,3 +667,74 @@ def test_no_delay_is_told_where_all_is_over():
             w.wait(7200)
         kinds = [kind for kind, *_ in w.notes]
         assert len(kinds) <= 1 and (warn_after or not kinds) and bool(w.bounces) == (lifetime == 100)
+
+
+# --- control/destinationlimits ------------------------------------------------------------------------------
+
+def limits(**entries):
+    return {key.replace('_', '.').encode(): destinations.parse(value) for key, value in entries.items()}
+
+
+def test_a_limit_of_its_own():
+    """One destination has another limit than concurrencydestination; what is below a dot, too; local users do not."""
+    w = World(per_host=10, limits=limits(one=b'1', _big=b'3'))
+    for place in (b'one', b'a.big', b'two'):
+        for _ in range(12):
+            w.add((R, place))
+    for _ in range(5):
+        w.add((L, b'one'))
+    w.step()
+    w.answer_all()
+    active = {}
+    for id, recipient in w.open.values():
+        place = recipient.partition(b'@')[2]
+        active[place] = active.get(place, 0) + 1
+    assert active[b'one'] == 1 and active[b'a.big'] == 3 and active[b'two'] > 3
+    for _ in range(30):
+        w.answer_all()
+    assert not w.mail
+
+
+def test_a_rate_is_kept_and_nothing_is_forgotten():
+    """Six a minute: one every ten seconds whatever comes, also after the destination was idle; others are not held up."""
+    w = World(limits=limits(slow=b'20 6/m'))
+    for _ in range(13):
+        w.add((R, b'slow'))
+    fast = [w.add((R, b'fast')) for _ in range(10)]
+    started = []
+    for second in range(121):
+        w.wait(1)
+        before = len(w.mail)
+        w.answer_all()
+        assert before - len(w.mail) <= 1 + len(set(fast)) or second == 0
+        started.append(sum(place == b'r0@slow' for _, place in w.started))
+    assert started[-1] == 13 and not w.mail
+    assert all(b - a <= 1 for a, b in zip(started, started[1:])) and started[60] - started[0] in (6, 7)
+    assert set(fast) <= set(w.removed[:len(fast) + 2])
+
+
+def test_a_rate_and_a_destination_in_trouble():
+    """What waits for its rate where nobody answers is deferred with the others, and comes back."""
+    w = World(limits=limits(slow=b'20 1/m'))
+    ids = [w.add((R, b'slow')) for _ in range(3)]
+    w.step()
+    w.answer_all(b'Z', b'h')
+    assert all(w.d.asleep.get(id, 0) > 0 for id in ids)
+    for _ in range(400):
+        w.wait(60)
+        w.answer_all()
+    assert sorted(w.removed) == ids
+
+
+def test_new_limits_act_at_once():
+    """HUP: the destinations that are known get theirs."""
+    w = World(limits=limits(slow=b'20 1/d'))
+    for _ in range(5):
+        w.add((R, b'slow'))
+    w.step()
+    assert len(w.open) == 1
+    w.d.use(dispatch.Settings())
+    w.wait(86400)
+    w.answer_all()
+    w.step()
+    assert len(w.started) == 5

@@ -112,6 +112,16 @@ def test_own_addresses_end_the_list():
         assert mx.plan(answers(b'5 x ' + address), own, middle) == mx.SELF
 
 
+@given(st.lists(st.sampled_from([b'192.0.2.%d' % i for i in range(9)] + [b'2001:db8::%d' % i for i in range(9)]), unique=True))
+def test_families_alternate(addresses):
+    """IPv6 and IPv4 in turn while both last; nothing is lost, and the first one stays first."""
+    mixed = mx.alternating(addresses)
+    assert sorted(mixed) == sorted(addresses) and mixed[:1] == addresses[:1]
+    six = [b':' in address for address in mixed]
+    both = 2 * min(six.count(True), six.count(False))
+    assert all(a != b for a, b in zip(six[:both], six[1:both]))
+
+
 def test_the_list_is_bounded():
     """However many addresses an answer holds, a bounded number is tried."""
     lines = b'\n'.join(b'%d h%d 192.0.2.%d' % (i, i, i % 250) for i in range(1, 5000))

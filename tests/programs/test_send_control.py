@@ -164,6 +164,36 @@ def test_tcpto_and_tcpok(rig):
     assert answer(rig, b'tcpto') == [b'.']
 
 
+def test_destinations(rig):
+    """Each destination with what goes on there: under way, allowed, window, waiting, rate, trouble; gone when idle."""
+    rig.write('destinationlimits', 'x.example:1 60/m')
+    rig.send.reread()
+    for _ in range(3):
+        rig.put(b'a@x.example')
+    rig.put(b'a@y.example')
+    assert answer(rig, b'destinations') == [b'x.example\t1\t1\t5\t2\t60/60\t0\t0\t', b'y.example\t1\t20\t5\t0\t-\t0\t0\t',
+                                            b'.']
+    rig.lines()
+    for job in list(rig.jobs):
+        rig.report(job, b'Z', b'no route\n', b'h')
+    assert any(line.startswith(b'destination y.example: left alone for 6') and line.endswith(b' in a row 1: no_route/')
+               for line in rig.lines())
+    fields = answer(rig, b'destinations')[1].split(b'\t')
+    assert fields[:7] + fields[8:] == [b'y.example', b'0', b'20', b'5', b'0', b'-', b'1', b'no route'] and 60 <= int(fields[7]) < 64
+    answer(rig, b'tcpok')
+    rig.step()
+    assert b'destination y.example: in order again' in rig.lines()
+    assert not any(line.startswith(b'y.example') for line in answer(rig, b'destinations'))
+
+
+def test_broken_limits(rig):
+    """An entry that nobody can use: the old ones stay, and the log says which line."""
+    rig.write('destinationlimits', ':5\nx.example:many')
+    rig.send.reread()
+    rig.step()
+    assert any(b'unable to reread controls' in line and b'1_to_20000' in line.replace(b' ', b'_') for line in rig.lines())
+
+
 def test_limits(rig):
     """P43: too many connections, a request too long, a client that reads nothing: none costs the others anything."""
     mine = [client(rig, JOE) for _ in range(control.PER_UID)]
@@ -343,5 +373,11 @@ def test_ctl(rig, capfd):
         captured = capfd.readouterr()
         assert json.loads(captured.out)['held'] == 1
         assert 'no such message' in captured.err
+        rig.put(b'a@y.example')
+        for words in ([b'--json', b'destinations'], [b'destinations']):
+            assert ctl.main(rig.home, words) == 0
+        rows, line = output(capfd).rsplit('\n', 2)[:2]
+        assert json.loads(rows.split('\n')[-1])['allowed'] == 20
+        assert line == 'y.example  active 1 of 20, window 5, waiting 0, rate -'
     os.unlink(rig.home + b'/run/control')
     assert ctl.main(rig.home, [b'stat']) == 111

@@ -1,0 +1,80 @@
+"""control/destinationlimits: how many transactions one destination may have at a time, and how many in a time.
+
+    example.org:5               5 at a time
+    .example.org:2              ... for every host below example.org
+    example.net:20 600/h        ... 20, and 600 an hour, evenly spread: one every six seconds
+    example.com:1 10/m          also /s, /m, /d
+    :10                         every other destination
+
+A destination is the domain of the recipients; a message to many recipients of it is one transaction.  The key is found
+as in control/smtproutes.
+"""
+from qpy.core import bydomain, text
+
+PERIODS = {b's': 1, b'm': 60, b'h': 3600, b'd': 86400}
+MOST = 20000                # at a time
+OFTEN = 10 ** 6             # in a period
+
+
+class Limit:
+    """most: transactions at a time; count in so many seconds, or 0."""
+
+    __slots__ = ('most', 'count', 'seconds')
+
+    def __init__(self, most, count=0, seconds=0):
+        self.most, self.count, self.seconds = most, count, seconds
+
+    def __eq__(self, other):
+        return isinstance(other, Limit) and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+
+def parse(value):
+    """The Limit of an entry's value; ValueError with a reason for people."""
+    words = [word for word in value.replace(b'\t', b' ').split(b' ') if word]
+    most = text.parse_uint(words[0], MOST) if words else None
+    if not most or len(words) > 2:
+        raise ValueError('write how many at a time, 1 to %d, and perhaps a rate' % MOST)
+    if len(words) == 1:
+        return Limit(most)
+    digits, _, period = words[1].partition(b'/')
+    count = text.parse_uint(digits, OFTEN)
+    if not count or period not in PERIODS:
+        raise ValueError('a rate is 10/s, 10/m, 10/h or 10/d')
+    return Limit(most, count, PERIODS[period])
+
+
+def find(host, table):
+    """The Limit of table ({lower-case key: Limit}) that decides about host, or None."""
+    found = bydomain.find(host, table) if table else None
+    return found[1] if found else None
+
+
+class Pace:
+    """What a rate has left.  Credit grows evenly, to what is allowed in one second, and to 1 at least: so that in any
+    period no more start than count and what one second allows.  now: steady seconds."""
+
+    __slots__ = ('limit', 'credit', 'since')
+
+    def __init__(self, limit, now):
+        self.limit, self.since = limit, now
+        self.credit = self.full
+
+    @property
+    def full(self):
+        """The most there can be saved."""
+        return max(1.0, self.limit.count / self.limit.seconds)
+
+    def left(self, now):
+        """How many may start now."""
+        grown = self.credit + max(0, now - self.since) * self.limit.count / self.limit.seconds
+        self.credit, self.since = min(self.full, grown), now
+        return int(self.credit + 1e-9)
+
+    def take(self):
+        """One has started."""
+        self.credit -= 1
+
+    def again(self):
+        """Whole seconds from the last look until one may start."""
+        missing = (1 - self.credit) * self.limit.seconds / self.limit.count
+        return max(1, -int(-missing // 1))
