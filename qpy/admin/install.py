@@ -1,7 +1,9 @@
 """qpy-install, as root or as a plain user: makes DIR, or brings it up to date, or checks it.
 
-    arguments   DIR [--smtp PORT] [--me NAME] [--admin ADDRESS] [--sendmail] [--qmail-names] [--check] [--python PATH]
-                [--offline]
+    arguments   DIR [--smtp PORT] [--me NAME] [--admin ADDRESS] [--sendmail] [--qmail-names] [--python PATH] [--offline]
+                DIR --check
+                DIR --uninstall [--accounts] [--purge]           (admin.uninstall)
+                DIR --destdir PLACE [--python PATH]
     exit        0; 100 when called wrongly or --check found something; 111 when something cannot be done
 
 As root: accounts, directories, code, launchers, manual, first control files, units.  As a plain user the same in a
@@ -9,15 +11,18 @@ directory of one's own, without accounts: rootless.  What is there already is ke
 and running it again upgrades the code.
 """
 import argparse
+import ctypes
 import grp
 import os
 import pwd
 import shutil
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 
+from qpy.admin import kernel
 from qpy.core import accounts, aliases, controls as tables, layout, services, units
 
 OK, WRONG, TEMP = 0, 100, 111
@@ -91,12 +96,20 @@ def main(home, args):
     except SystemExit as end:
         return OK if not end.code else WRONG
     try:
-        return check(options) if options.check else install(options)
+        return action(options)(options)
     except BrokenPipeError:
         sys.stdout = None                            # who listened has heard enough
     except (Trouble, OSError, shutil.Error) as problem:
         fatal('qpy-install', problem)
     return TEMP
+
+
+def action(options):
+    """The function that does what the options ask for."""
+    if options.uninstall:
+        from qpy.admin import uninstall
+        return uninstall.uninstall
+    return check if options.check else stage if options.destdir else install
 
 
 def fatal(program, problem):
@@ -125,9 +138,17 @@ def parse(words):
     parser.add_argument('--sendmail', action='store_true', help='be this machine\'s sendmail, mailq and newaliases')
     parser.add_argument('--qmail-names', action='store_true', help='all programs by qmail\'s names too, and /var/qmail')
     parser.add_argument('--check', action='store_true', help='only compare owners and modes; say what is wrong')
+    parser.add_argument('--uninstall', action='store_true', help='take it away again; mail and control files stay')
+    parser.add_argument('--accounts', action='store_true', help='with --uninstall: the accounts too')
+    parser.add_argument('--purge', action='store_true', help='with --uninstall: control files, queue and aliases too')
+    parser.add_argument('--destdir', metavar='PLACE', help='for packagers: put what belongs to a package below PLACE')
     parser.add_argument('--python', metavar='PATH', default=PYTHON, help='interpreter (default %(default)s)')
     parser.add_argument('--offline', action='store_true', help='download nothing')
     options = parser.parse_args(words)
+    if (options.accounts or options.purge) and not options.uninstall:
+        parser.error('--accounts and --purge say what --uninstall takes away')
+    if sum(map(bool, (options.check, options.uninstall, options.destdir))) > 1:
+        parser.error('--check, --uninstall and --destdir exclude each other')
     options.home = os.path.abspath(options.home)
     options.rootless = os.geteuid() != 0
     return options
@@ -144,28 +165,75 @@ def install(options):
     if not options.rootless:
         make_accounts(home)
     make_directories(home, options.rootless)
-    copy_code(home, options.python)
-    find_packages(home, options)
-    write_launchers(home, options.python)
+    renewed = put_code(home, home, options)
     if options.qmail_names:
         be_qmail(home, options.rootless)
-    copy_pages(home)
     first_controls(home, options.me, listen)
     known = {} if options.admin or not options.sendmail else system_aliases()
     first_aliases(home, options.admin, options.rootless, known)
     trouble = admin_trouble(home, options.admin) if options.admin else ''
     if trouble:
         say('warning: ' + trouble)
-    write_units(home)
+    write_units(home, home)
     if options.sendmail:
         be_sendmail(home, options.rootless)
         new_aliases(home)
     wrong = complaints(home, options.rootless)
     for line in wrong:
         say(line)
-    say('installed in %s%s; start it with %s/bin/qpy-start'
-        % (home, ' (rootless: everything runs under your account)' if options.rootless else '', home))
+    if running(home):
+        say(RESTART % home if renewed else 'qpy runs in %s and its code has not changed: no restart is needed' % home)
+    else:
+        say('installed in %s%s; start it with %s/bin/qpy-start'
+            % (home, ' (rootless: everything runs under your account)' if options.rootless else '', home))
     return WRONG if wrong else OK
+
+
+RESTART = ('qpy runs in %s with the code it was started with: restart it when it suits you (systemctl restart qpy, sv '
+           'restart, svc -t); mail goes on meanwhile')
+
+
+def stage(options):
+    """For packagers: below --destdir what is the same on every machine; DIR/bin/qpy-install does the rest there."""
+    home, place = options.home, os.path.abspath(options.destdir) + options.home
+    for name, owner, _, mode in layout.rows(rootless=False):
+        if name in PACKAGED:
+            os.makedirs(os.path.join(place, name.decode()), exist_ok=True)
+            os.chmod(os.path.join(place, name.decode()), mode)
+    options.offline = True
+    put_code(place, home, options)
+    write_units(place, home)
+    say('%s holds what belongs to a package; on the machine where it is unpacked run %s/bin/qpy-install %s, which makes '
+        'accounts, directories and the first control files' % (place, home, home))
+    return OK
+
+
+PACKAGED = (b'bin', b'lib', b'man', b'doc', b'service')     # directories that hold nothing of one machine
+
+
+def put_code(place, home, options):
+    """Code, packages, launchers and manual into `place`, where they will be found as `home`; whether the code is new."""
+    renewed = copy_code(place, home, options.python)
+    find_packages(place, options)
+    write_launchers(place, home, options.python)
+    copy_pages(place)
+    return renewed
+
+
+def running(home):
+    """Whether a chain runs in DIR: somebody serves its control socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            directory = os.open(os.path.join(home, 'run'), os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            sock.connect('/proc/self/fd/%d/control' % directory)        # a socket's path may have 107 bytes
+        except OSError:
+            return False
+        finally:
+            os.close(directory)
+    return True
 
 
 def check_place(home, rootless):
@@ -192,6 +260,8 @@ def check(options):
         say(line)
     if not wrong:
         say('%s is in order' % home)
+    for line in [] if rootless or os.geteuid() else kernel.shortcomings():
+        say('note: ' + line)
     return WRONG if wrong else OK
 
 
@@ -354,23 +424,49 @@ def changeable(top, safe):
 
 # --- code ----------------------------------------------------------------------------------------------------
 
-def copy_code(home, python):
-    """DIR/lib/qpy, byte-compiled, exchanged in one step; a link there is somebody else's business."""
-    target = os.path.join(home, 'lib/qpy')
-    if os.path.islink(target) or os.path.realpath(CODE) == os.path.realpath(os.path.join(home, 'lib')):
-        return
+def copy_code(place, home, python):
+    """lib/qpy of `place`, byte-compiled, exchanged in one step; whether it differs from what was there.
+
+    A link there is somebody else's business.  What runs meanwhile finds the old code or the new one, never none."""
+    target = os.path.join(place, 'lib/qpy')
+    if os.path.islink(target) or os.path.realpath(CODE) == os.path.realpath(os.path.join(place, 'lib')):
+        return True
     new, old = target + '.new', target + '.old'
     for path in (new, old):
         shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(os.path.join(CODE, 'qpy'), new, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'),
                     copy_function=copy_file)
+    run(python, '-IS', '-m', 'compileall', '-q', '-s', new, '-p', os.path.join(home, 'lib/qpy'), new)
     tidy(new)
-    if os.path.exists(target):
-        os.rename(target, old)
+    renewed = sources(new) != sources(target)
+    exchange(new, target)
+    shutil.rmtree(new, ignore_errors=True)
+    return renewed
+
+
+def sources(top):
+    """{path below top: content} of the modules there."""
+    found = {}
+    for directory, _, files in os.walk(top):
+        for name in files:
+            if name.endswith('.py'):
+                with open(os.path.join(directory, name), 'rb') as file:
+                    found[os.path.relpath(file.name, top)] = file.read()
+    return found
+
+
+RENAME_EXCHANGE, AT_FDCWD = 2, -100
+
+
+def exchange(new, target):
+    """Let new and target change places in one step; where a file system cannot, in two."""
+    if not os.path.exists(target):
+        return os.rename(new, target)
+    if ctypes.CDLL(None).renameat2(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(target), RENAME_EXCHANGE) == 0:
+        return None
+    os.rename(target, target + '.old')
     os.rename(new, target)
-    run(python, '-IS', '-m', 'compileall', '-q', target)
-    tidy(target)
-    shutil.rmtree(old, ignore_errors=True)
+    return shutil.rmtree(target + '.old', ignore_errors=True)
 
 
 def copy_file(source, target, **_):
@@ -414,13 +510,16 @@ def launched(launcher):
     return last.split("'")[1]
 
 
-def write_launchers(home, python):
-    """DIR/bin: every launcher with absolute paths, and the names that qmail's users know."""
-    found = launchers()
-    for name, module in found:
-        write(os.path.join(home, 'bin', name),
+def write_launchers(place, home, python):
+    """bin of `place`: every launcher with absolute paths of DIR, and the names that qmail's users know.
+
+    A link there is somebody else's business."""
+    if os.path.islink(os.path.join(place, 'bin')):
+        return
+    for name, module in launchers():
+        write(os.path.join(place, 'bin', name),
               LAUNCHER % {'python': python, 'code': os.path.join(home, 'lib'), 'module': module, 'home': home}, 0o755)
-    link_names(home, BARE_NAMES + QMAIL_NAMES)
+    link_names(place, BARE_NAMES + QMAIL_NAMES)
 
 
 def link_names(home, names):
@@ -693,23 +792,23 @@ def make_maildir(path, owner):
             os.chown(directory, *owner)
 
 
-def write_units(home):
-    """DIR/service: for systemd, and for runit, daemontools and their kin."""
+def write_units(place, home):
+    """service in `place`: for systemd, and for runit, daemontools and their kin."""
     words = {'home': home, 'fence': units.START.decode()}
-    service = os.path.join(home, 'service')
+    service = os.path.join(place, 'service')
     os.makedirs(os.path.join(service, 'qpy/log/main'), exist_ok=True)
     write(os.path.join(service, 'qpy.service'), SYSTEMD % words)
     write(os.path.join(service, 'qpy/run'), RUN % words, 0o755)
     write(os.path.join(service, 'qpy/log/run'), RUN_LOG % words, 0o755)
-    write_each_unit(home, service)
+    write_each_unit(place, home, service)
 
 
-def write_each_unit(home, service):
+def write_each_unit(place, home, service):
     """For sites that let systemd start each program; and the accounts, for packages that let it make them."""
     for directory in ('systemd', 'sysusers.d'):
         os.makedirs(os.path.join(service, directory), exist_ok=True)
-    names = {role.encode(): name.encode() for role, name in account_names(home).items()}
-    path = os.path.join(home, 'control/services')
+    names = {role.encode(): name.encode() for role, name in account_names(place).items()}
+    path = os.path.join(place, 'control/services')
     try:
         table = services.table(open(path, 'rb').read() if os.path.exists(path) else None)
     except tables.ControlError:

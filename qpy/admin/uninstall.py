@@ -13,10 +13,10 @@ import pwd
 import shutil
 
 from qpy.admin import install
-from qpy.core import accounts
+from qpy.core import accounts, layout
 
-OURS = ('bin', 'lib', 'man', 'doc', 'service', 'run')       # holds nothing that a person has written
-THEIRS = ('control', 'users', 'alias', 'queue')
+THEIRS = ('control', 'users', 'alias', 'queue')             # what people have written or sent
+OURS = tuple(name.decode() for name, *_ in layout.TABLE if name and b'/' not in name and name.decode() not in THEIRS)
 SUPERVISED = ('/etc/systemd/system/*', '/etc/systemd/system/*.wants/*', '/etc/sysusers.d/*', '/etc/service/*',
               '/service/*', '/etc/sv/*')                    # where links to DIR/service may be
 

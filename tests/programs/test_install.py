@@ -1,4 +1,5 @@
 """qpy-install: what it makes, what it leaves alone, and what --check finds."""
+import fcntl
 import os
 import shutil
 import stat
@@ -276,6 +277,7 @@ for d in usr var/lib/dpkg etc; do
 done
 set -e
 cd /; rm -f /usr/sbin/sendmail /usr/lib/sendmail
+sed -i '/^qpy.:/d; /^alias:/d' /etc/passwd /etc/shadow /etc/group /etc/gshadow
 printf '#!/bin/sh\necho old\n' > /usr/sbin/sendmail; chmod 755 /usr/sbin/sendmail
 %(source)s/bin/qpy-install %(top)s/qpy --offline --me vm --sendmail
 %(top)s/qpy/bin/qpy-install %(top)s/qpy --offline --sendmail
@@ -283,16 +285,27 @@ echo "links: $(readlink /usr/sbin/sendmail) $(readlink /usr/lib/sendmail) $(read
 echo "old: $(/usr/sbin/sendmail.dist)"
 ! command -v dpkg-divert || dpkg-divert --truename /usr/sbin/sendmail
 /usr/sbin/sendmail -bv root@localhost
+ln -s %(top)s/qpy/service/qpy.service /etc/systemd/system/qpy.service
+printf 'Subject: x\\n\\nwaits\\n' >%(top)s/qpy/queue/mess/1234567890123456
+echo 'to uninstall:'
+%(top)s/qpy/bin/qpy-install %(top)s/qpy --uninstall --accounts
+ls %(top)s/qpy %(top)s/qpy/control
+for path in /usr/sbin/sendmail /usr/lib/sendmail /usr/bin/mailq /etc/systemd/system/qpy.service; do ls -d $path || true; done
+echo "again: $(/usr/sbin/sendmail)"
+! command -v dpkg-divert || dpkg-divert --list /usr/sbin/sendmail
+getent passwd qpyq qpys alias || echo 'no accounts'
+getent group qpyq alias || echo 'no groups'
 '''
 
 
 @pytest.mark.root
 def test_being_the_machines_sendmail(tmp_path):
     """--sendmail on a machine of its own (overlays): the four links, what was there is kept by dpkg's rules, a second
-    run changes nothing, and callers get our sendmail.
+    run changes nothing, and callers get our sendmail.  --uninstall: what was there is back, the unit's link and the
+    accounts are gone, and what people have written or sent is still there, by name.
     """
     (tmp_path / 'ov').mkdir()
-    done = subprocess.run(['unshare', '-m', 'bash', '-c', TAKEOVER % {'top': tmp_path, 'source': SOURCE}],
+    done = subprocess.run(['unshare', '-m', '-p', '-f', '--mount-proc', 'bash', '-c', TAKEOVER % {'top': tmp_path, 'source': SOURCE}],
                           capture_output=True, text=True, timeout=100)
     if done.returncode == 77:
         pytest.skip('overlays cannot be mounted here')
@@ -301,6 +314,90 @@ def test_being_the_machines_sendmail(tmp_path):
     assert 'links: %s\nold: old\n' % links in done.stdout
     assert not shutil.which('dpkg-divert') or '\n/usr/sbin/sendmail.dist\n' in done.stdout
     assert done.stdout.count('is kept as /usr/sbin/sendmail.dist') == 1 and 'deliverable, local' in done.stdout
+    after = done.stdout.partition('to uninstall:\n')[2]
+    for words in ('/usr/sbin/sendmail is what it was before', '/usr/bin/mailq is gone', 'qpy.service is removed',
+                  'left: %s/qpy/queue (1 messages)' % tmp_path, 'left: %s/qpy/control (what --purge' % tmp_path,
+                  'left: the mailboxes of users', 'qpy:\nalias\ncontrol\nqueue\nusers\n', '\nme\n', '\nagain: old\n',
+                  'no accounts\nno groups\n'):
+        assert words in after, (words, after, done.stderr)
+    assert '/etc/systemd/system/qpy.service\n' not in after and 'diversion of /usr/sbin' not in after.partition('again:')[2]
+
+
+def test_uninstall_leaves_what_people_have_written(place):
+    """Control files, users and aliases stay and are named; the empty queue goes; --purge takes all, and DIR with it."""
+    place.run('--offline', '--me', 'x.test')
+    said = place.run('--uninstall')
+    assert sorted(os.listdir(place.home)) == ['alias', 'control', 'users'] and place.read('control/me') == 'x.test\n'
+    assert all('left: %s/%s (what --purge takes away too)' % (place.home, name) in said
+               for name in ('alias', 'control', 'users'))
+    assert 'no installation of qpy' in place.run('--uninstall', code=111)
+    place.run('--offline')
+    assert place.read('control/me') == 'x.test\n'
+    said = place.run('--uninstall', '--purge', program=place.home + '/bin/qpy-install')
+    assert not os.path.exists(place.home) and '%s is gone' % place.home in said
+
+
+def test_uninstall_keeps_mail(place):
+    """A queue with a message in it, or one set aside, stays without --purge, and how many is said."""
+    place.run('--offline', '--me', 'x.test')
+    for name in ('mess/1234567890123456', 'damaged/1234567890123457'):
+        with open(place.home + '/queue/' + name, 'w') as file:
+            file.write('mail')
+    assert 'left: %s/queue (2 messages)' % place.home in place.run('--uninstall')
+    assert place.read('queue/mess/1234567890123456') == 'mail'
+
+
+def test_uninstall_takes_nothing_away_from_a_running_chain(place):
+    """While qpy-start holds its lock nothing is removed, and how to stop it is said."""
+    place.run('--offline', '--me', 'x.test')
+    with open(place.home + '/queue/lock', 'w') as lock:
+        os.chmod(lock.name, 0o666)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = sorted(os.listdir(place.home))
+        said = place.run('--uninstall', '--purge', code=111)
+    assert 'stop it first' in said and sorted(os.listdir(place.home)) == before
+
+
+@pytest.mark.parametrize('words', [('--purge',), ('--accounts',), ('--check', '--uninstall'),
+                                   ('--destdir', '/tmp/x', '--check')])
+def test_words_that_do_not_go_together(place, words):
+    """They are answered with the usage and 100, and nothing is done."""
+    assert 'usage: qpy-install' in place.run(*words, code=100) and not os.path.exists(place.home)
+
+
+def test_destdir_holds_what_belongs_to_a_package(place):
+    """Code, launchers, manual, samples and units are below --destdir, with the paths they will have; nothing of this
+    machine is among them, and a plain user can make it.  Unpacked, it installs itself."""
+    staged = place.top + '/stage'
+    said = place.run('--destdir', staged)
+    tree = staged + place.home
+    assert sorted(os.listdir(tree)) == ['bin', 'doc', 'lib', 'man', 'service'] and not os.path.exists(place.home)
+    assert 'run %s/bin/qpy-install %s' % (place.home, place.home) in said
+    for directory, _, files in os.walk(tree):
+        for name in files:
+            with open(os.path.join(directory, name), 'rb') as file:
+                assert staged.encode() not in file.read(), name
+    os.rename(tree, place.home)
+    launcher = place.home + '/bin/qpy-install'
+    place.run('--offline', '--me', 'x.test', program=launcher)
+    assert 'is in order' in place.run('--check', program=launcher)
+    assert os.listdir(place.home + '/lib/qpy/core/__pycache__')
+
+
+@pytest.mark.root
+def test_check_names_what_the_kernel_does_not_give(tmp_path):
+    """Where user namespaces are forbidden --check says by what users are kept apart instead; it is no error."""
+    home = str(tmp_path / 'rooted')
+    command = [SOURCE + '/bin/qpy-install', home, '--offline', '--me', 'x.test']
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    poor = ('import sys; sys.path.insert(0, %r)\nfrom qpy import unix_kernel\nfrom qpy.admin import install\n'
+            'def unshare(kinds): raise PermissionError(1, "no")\nunix_kernel.unshare = unshare\n'
+            'unix_kernel.landlock_abi = lambda: 1\nsys.exit(install.main(b"", [%r.encode(), b"--check"]))' % (SOURCE, home))
+    done = subprocess.run(['/usr/bin/python3', '-IS', '-c', poor], capture_output=True, text=True)
+    assert done.returncode == 0 and 'is in order' in done.stdout, done.stdout + done.stderr
+    for words in ('note: user namespaces are forbidden here: local deliveries are kept apart by a filter instead',
+                  'note: network namespaces are forbidden here', 'rules for TCP ports'):
+        assert words in done.stdout
 
 
 def test_the_unit_is_verified(installed):
