@@ -72,6 +72,16 @@ def no_new_privs():
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
+def show_arguments(words):
+    """Let ps and pidof see these words, cut to the room there is, in the place of this process's own.
+
+    For a script the first one is the interpreter; they stand in this process's memory, where the kernel reads them."""
+    fields = _unix.read_file(b'/proc/self/stat').rpartition(b')')[2].split()
+    start, end = int(fields[45]), int(fields[46])          # arg_start and arg_end of proc(5), counted from the state
+    if 0 < start < end:
+        _ctypes.memmove(start, b'\0'.join(words)[:end - start - 1].ljust(end - start, b'\0'), end - start)
+
+
 class _CapHeader(_ctypes.Structure):
     _fields_ = [('version', _ctypes.c_uint32), ('pid', _ctypes.c_int)]
 

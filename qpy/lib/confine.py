@@ -196,6 +196,7 @@ def confine(home, name, ports=()):
     words: that is no error, and qpy-start says it for all.  NotDropped if the kernel claims what is not so.
     """
     row = manifest.row(name)
+    be_found()
     unix_kernel.set_dumpable(0)
     unix_kernel.no_new_privs()
     no_core()
@@ -212,6 +213,15 @@ def confine(home, name, ports=()):
                                          (b'seccomp', lambda: filtered(row))) if not possible(step)]
     prove(row, lacking)
     return lacking + parts_missing(lacking)
+
+
+def be_found():
+    """Called by qmail's name (qpy-install --qmail-names): pidof goes by the first word, which is the interpreter's else."""
+    if unix.argv0()[:6] == b'qmail-':
+        try:
+            unix_kernel.show_arguments([unix.argv0(), *unix.arguments()])
+        except OSError:                     # no /proc
+            pass
 
 
 def parts_missing(lacking):

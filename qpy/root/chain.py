@@ -89,7 +89,7 @@ class Chain:
 
     def spawn(self, service, given, log, words):
         """Start one program with the descriptors of given = [(name, fd)]."""
-        path = services.path(service, self.house.home)
+        path = name_of_qmail(services.path(service, self.house.home))
         pid = unix.fork()
         if pid == 0:
             unix._exit(program.guarded(lambda: self.become(service, given, log, path, words)))
@@ -191,6 +191,14 @@ class Chain:
         self.ending = True
         unix.close(self.life)
         self.loop.after(GRACE, self.loop.stop)
+
+
+def name_of_qmail(path):
+    """The path by qmail's name where `qpy-install --qmail-names` has made one: ps, pidof and pkill go by it."""
+    directory, _, name = path.rpartition(b'/')
+    other = directory + b'/qmail-' + name.removeprefix(b'qpy-')
+    all_of_them = unix.access(directory + b'/qmail-send', unix.X_OK)
+    return other if all_of_them and name[:4] == b'qpy-' and unix.access(other, unix.X_OK) else path
 
 
 def arrange(fds, log):

@@ -163,6 +163,21 @@ def test_an_empty_network_has_nowhere_to_go():
 
 
 
+def test_what_ps_shows():
+    """Other words, as long as they fit into the room of the old ones; what follows them is gone."""
+    def probe():
+        with open('/proc/self/cmdline', 'rb') as file:
+            room = len(file.read())
+        shown = []
+        for words in ([b'qmail-send', b'x y'], [b'q' * 5000], [b'z']):
+            unix_kernel.show_arguments(words)
+            with open('/proc/self/cmdline', 'rb') as file:
+                shown.append(file.read().rstrip(b'\0'))
+        return room, shown
+    room, shown = in_child(probe)
+    assert shown == [b'qmail-send\0x y', b'q' * (room - 1), b'z']
+
+
 # --- a program's line of the manifest ----------------------------------------------------------------------------
 
 def lacking(name, **missing):

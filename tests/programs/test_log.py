@@ -88,22 +88,42 @@ def test_no_control_character_and_no_forged_name_gets_through(pieces):
     assert all(line.startswith((b'x: ', b'qpy-x: ')) for line in out.split(b'\n')[:-1])
 
 
-def test_the_program_merges_its_pipes_and_ends_with_the_last():
-    """qpy-log reads the pipes it inherits by name, writes to descriptor 1, and exits 0 after the last end."""
+def start(path):
+    """([(read end, write end)] of two pipes named send and users, the program)."""
     pipes = [os.pipe(), os.pipe()]
     arrange = ("import fcntl, os, sys; a, b = (fcntl.fcntl(int(n), fcntl.F_DUPFD, 50) for n in sys.argv[1:3]); os.dup2(a, 3); "
                "os.dup2(b, 4); os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[3], sys.argv[3:])")
     child = subprocess.Popen(
-        ['/usr/bin/python3', '-IS', '-c', arrange, *(str(read) for read, _ in pipes), SOURCE + '/bin/qpy-log'],
+        ['/usr/bin/python3', '-IS', '-c', arrange, *(str(read) for read, _ in pipes), path],
         pass_fds=[read for read, _ in pipes], stdout=subprocess.PIPE,
         env={'LISTEN_FDS': '2', 'LISTEN_FDNAMES': 'send:users'})
     for read, _ in pipes:
         os.close(read)
+    return pipes, child
+
+
+def test_the_program_merges_its_pipes_and_ends_with_the_last():
+    """qpy-log reads the pipes it inherits by name, writes to descriptor 1, and exits 0 after the last end."""
+    pipes, child = start(SOURCE + '/bin/qpy-log')
     os.write(pipes[0][1], b'status: local 0/10 remote 0/20\n')
     assert child.stdout.readline() == b'status: local 0/10 remote 0/20\n'
     os.write(pipes[1][1], b'qpy-users: \x1b[2Jready')
     for _, write in pipes:
         os.close(write)
     assert child.stdout.read() == b'qpy-users: ?[2Jready\n'
+    child.stdout.close()
+    assert child.wait(20) == 0
+
+
+def test_by_qmails_name_its_first_word_is_that(tmp_path):
+    """As after --qmail-names: pidof goes by the first word of the command line, which is the interpreter's otherwise."""
+    (tmp_path / 'qmail-log').symlink_to(SOURCE + '/bin/qpy-log')
+    pipes, child = start(str(tmp_path / 'qmail-log'))
+    os.write(pipes[0][1], b'x\n')
+    assert child.stdout.readline() == b'x\n'
+    with open('/proc/%d/cmdline' % child.pid, 'rb') as file:
+        assert file.read().rstrip(b'\0') == b'qmail-log'
+    for _, write in pipes:
+        os.close(write)
     child.stdout.close()
     assert child.wait(20) == 0

@@ -1,5 +1,6 @@
 """qpy-start with stand-ins for the daemons: what it refuses, what it hands over, and how the chain ends."""
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 DAEMONS = ('queued', 'clean', 'resolve', 'users', 'seed', 'lspawn', 'rspawn', 'bouncer', 'send')
 STAND_IN = '''#!/usr/bin/python3 -IS
 import os, signal, sys
-name = os.path.basename(sys.argv[0])[4:]
+name = os.path.basename(sys.argv[0]).rpartition('-')[2]
 count = int(os.environ['LISTEN_FDS'])
 def say(text):
     os.write(2, text.encode() + b'\\n')
@@ -114,6 +115,28 @@ def test_each_program_gets_what_its_line_says(house):
     rest = house.process.stdout.read()
     assert 'got TERM' in rest and rest.count('goodbye') == len(DAEMONS)
     assert house.process.wait() == 0
+
+
+@pytest.mark.skipif(not shutil.which('ps'), reason='no ps here')
+def test_qmails_names_are_what_ps_and_pgrep_find(house):
+    """After --qmail-names the daemons that qmail has run by its names, which pgrep, pidof, and tools that read ps look
+    for, and HUP to what they find is HUP to send; the others keep theirs."""
+    for name in ('send', 'lspawn', 'rspawn', 'clean'):
+        os.symlink('qpy-' + name, house.home + '/bin/qmail-' + name)
+    house.start()
+    house.read_until('hello', len(DAEMONS))
+
+    def found(name):
+        said = subprocess.run(['ps', '-ewwo', 'pid=,comm=,args='], capture_output=True, text=True, check=True).stdout
+        return [line.split() for line in said.splitlines() if house.home in line and line.split()[1] == name]
+    for name in ('qmail-send', 'qmail-lspawn', 'qmail-rspawn', 'qmail-clean', 'qpy-users', 'qpy-queued'):
+        (line,) = found(name)
+        assert house.home + '/bin/' + name in line
+    assert not found('qpy-send')
+    os.kill(int(found('qmail-send')[0][0]), signal.SIGHUP)
+    house.read_until('got HUP')
+    house.process.send_signal(signal.SIGTERM)
+    assert 'got TERM' in house.process.stdout.read() and house.process.wait() == 0
 
 
 def test_hup_and_alrm_go_to_send(house):
