@@ -65,7 +65,7 @@ class Checks:
 
     def gone(self, reason):
         """The connection ended, and with it every question."""
-        self.channel, self.retry = None, unix.monotonic() + RETRY
+        self.channel = None
         waiting, self.waiting = self.waiting, {}
         for answered, timer, settings in waiting.values():
             timer.cancel()
