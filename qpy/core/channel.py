@@ -33,6 +33,8 @@ MTASTS_ASK = {b'S': (2, False)}                                          # n, do
 MTASTS_ANSWER = {b's': (4, False)}                                       # n, mode, patterns, reason
 CHECK_ASK = {b'Q': (15, False), b'E': (1, False)}   # n, and core.checks.FIELDS | the session that has ended
 CHECK_ANSWER = {b'a': (4, False)}                                        # n, verdict, reply, reason
+TOKEN_ASK = {b'K': (2, False), b'F': (2, False)}                         # n, user@relay; F: the last one was refused
+TOKEN_ANSWER = {b'k': (4, False)}                                        # n, ok or temp, token, reason
 RESOLVE_ANSWER = {b'a': (5, False)}                                      # n, status, authenticated, reason, answers
 
 

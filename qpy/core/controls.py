@@ -133,6 +133,8 @@ TABLE = (
      b'passwords for relays, user@relay:password; readable by root and qpyr only'),
     (b'smtproutes', MAP, None, b'qpy-rspawn qpy-remote',
      b'relays by destination, domain:relay or domain:relay:port, asked before DNS'),
+    (b'smtptokens', MAP, None, b'qpy-rspawn qpy-remote qpy-token',
+     b'programs that print the token of a login for a relay, user@relay:/path/of/program argument ...'),
     (b'tcp.smtp', TEXT, None, b'qpy-smtpd qpy-qmtpd qpy-qmqpd',
      b'rules by client address, as tcprules reads them'),
     (b'timeoutcheck', NUMBER, 30, b'qpy-smtpd qpy-check',
@@ -157,7 +159,7 @@ TABLE = (
 # When an edit acts, by reader; qpy-control.5 says it in these words.
 EDITS = (
     (b'qpy-smtpd qpy-qmtpd qpy-qmqpd', b'at the next connection'),
-    (b'qpy-users qpy-resolve qpy-check', b'at the next question'),
+    (b'qpy-users qpy-resolve qpy-check qpy-token', b'at the next question'),
     (b'qpy-bouncer', b'at the next bounce'),
     (b'qpy-remote qpy-rspawn qpy-local', b'at the next delivery'),
     (b'qpy-inject qpy-qmqpc', b'at the next message'),
@@ -331,6 +333,14 @@ def fault_of_login(entry: bytes) -> bytes:
     return fault_of_domain(host)
 
 
+def fault_of_token(entry: bytes) -> bytes:
+    """user@relay:/program."""
+    user, at, host = entry.partition(b':')[0].rpartition(b'@')
+    if not (user and at and host and entry.partition(b':')[2][:1] == b'/'):
+        return b'write user@relay:/path/of/program, user and relay as in smtproutes, without a port'
+    return fault_of_domain(host)
+
+
 def fault_of_tls(entry: bytes) -> bytes:
     """domain:level."""
     key, colon, _ = entry.partition(b':')
@@ -366,7 +376,7 @@ def partition_literal(entry: bytes) -> tuple:
 FAULTS = {b'checkexempt': fault_of_address, b'badhelo': fault_of_helo, b'validrcptto': fault_of_address, b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
           b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
           b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'senderroutes': fault_of_sender_route,
-          b'smtplogins': fault_of_login, b'tlsdestinations': fault_of_tls,
+          b'smtplogins': fault_of_login, b'smtptokens': fault_of_token, b'tlsdestinations': fault_of_tls,
           b'destinationlimits': fault_of_limit, b'virtualdomains': fault_of_virtual}
 
 

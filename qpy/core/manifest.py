@@ -22,6 +22,7 @@ TABLE = b"""\
    mtasts          qpyr     host   control=rl,etc=r,cas=rl           none       no       unix,tcp  mail      2000
    check-master    qpyc     host   control=rl,etc=r,check=rlwcd      workers    no       unix,tcp  any       2000
    check           qpyc     host   control=rl,etc=r,check=rlwcd      none       no       unix,tcp  any       2000
+   token           qpyr     host   any                               programs   yes      any        any       -
    lspawn          qpyu     host   control=rl                        none       no       unix      run       2000
    seed            qpyu     mail   any                               programs   yes      any       any       -
    rspawn          qpyr     host   control=rl,etc=r,proc=r,cas=rl    workers    yes      unix,from any       2000

@@ -69,10 +69,15 @@ def no_requiretls(ip):
     return b'Sorry, %s does not promise to pass this message on by TLS only (REQUIRETLS). (#5.7.30)\n' % ip
 
 
-def no_login(ip, protected):
+def no_login(ip, protected, mechanisms):
     """The relay wants or we want a login, and there is no way to do it."""
-    way = b'by PLAIN, LOGIN or SCRAM-SHA-256' if protected else b'without showing the password: there is no TLS'
+    way = b'by ' + mechanisms if protected else b'without showing the password: there is no TLS'
     return b'Connected to %s but it offers no login %s. (#4.7.0)\n' % (ip, way)
+
+
+def no_token(account, reason):
+    """The program of control/smtptokens gave none."""
+    return b'Unable to get a token for %s: %s. (#4.7.0)\n' % (bytes_.printable(account), bytes_.printable(reason))
 
 
 def strange_login(ip, reason):

@@ -15,7 +15,7 @@ what.
 """
 from _collections import deque
 
-from qpy.core import address, remote_report, sasl_client, text
+from qpy.core import address, channel_binding, remote_report, sasl_client, text
 from qpy.core.tls_policy import NONE, OPPORTUNISTIC
 
 LINE_LIMIT = 4096       # bytes of one reply line
@@ -113,18 +113,18 @@ class Transaction:
 class Session:
     """One connection to one server.  peer: its address, for reports.  pipelining False: one at a time.
 
-    lmtp: RFC 2033.  policy: a tls_policy.Policy.  login: (user, password, nonce) or None.
+    lmtp: RFC 2033.  policy: a tls_policy.Policy.  login: sasl_client.Credentials or None.  stale: its token was refused.
     tls: b'' or what protects this connection, in words.  tls_trouble: it is over because TLS could not be had.
     """
 
     __slots__ = ('peer', 'helo', 'pipelining', 'lmtp', 'policy', 'login', 'reader', 'out', 'phase', 'extensions',
                  'transaction', 'steps', 'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched',
-                 'confused', 'tls', 'tls_trouble', 'exchange', 'kept')
+                 'confused', 'tls', 'tls_trouble', 'exchange', 'kept', 'stale')
 
     def __init__(self, peer, helo, pipelining=True, lmtp=False, policy=OPPORTUNISTIC, login=None):
         self.peer, self.helo, self.pipelining = peer, helo, pipelining
         self.lmtp, self.policy, self.login = lmtp, policy, login
-        self.tls, self.tls_trouble, self.exchange, self.kept = b'', False, None, b''
+        self.tls, self.tls_trouble, self.exchange, self.kept, self.stale = b'', False, None, b'', False
         self.reader = ReplyReader()
         self.out = []
         self.phase = GREETING
@@ -170,10 +170,12 @@ class Session:
 
     # --- what the driver says ---
 
-    def secured(self, words):
+    def secured(self, words, chain=()):
         """TLS stands, from the beginning of the connection or after STARTTLS: then all that was said before it is
-        forgotten (RFC 3207, section 4.2)."""
+        forgotten (RFC 3207, section 4.2).  chain: the server's certificates (DER), its own first."""
         self.tls = words
+        if self.login is not None and chain:
+            self.login.end_point = channel_binding.end_point(chain[0])
         if self.phase == HANDSHAKE:
             self.extensions, self.reader = {}, ReplyReader()
             self._hello()
@@ -342,11 +344,12 @@ class Session:
     def _log_in(self):
         if self.login is None:
             return self._ready()
-        name = sasl_client.choose(self.extensions.get(b'AUTH', b''), bool(self.tls))
+        name = sasl_client.choose(self.extensions.get(b'AUTH', b''), bool(self.tls), self.login)
         if name is None:
-            return self._give_up(remote_report.no_login(self.peer, bool(self.tls)))
+            way = sasl_client.WAYS[sasl_client.needs(self.login)]
+            return self._give_up(remote_report.no_login(self.peer, bool(self.tls), way))
         self.phase = LOGIN
-        self.exchange = sasl_client.MECHANISMS[name](*self.login)
+        self.exchange = sasl_client.MECHANISMS[name](self.login)
         first = self.exchange.first()
         words = b'AUTH ' + name + (b' ' + sasl_client.encode(first) if first is not None else b'')
         return self._send(b'AUTH', words + b'\r\n')
@@ -360,8 +363,14 @@ class Session:
                 self._last_proof(reply)
         except ValueError as problem:
             return self._give_up(remote_report.strange_login(self.peer, str(problem).encode()))
-        self.exchange = None
-        return self._ready() if code == 235 else self._no_use(b'AUTH', reply)
+        exchange, self.exchange = self.exchange, None
+        if code == 235:
+            return self._ready()
+        if isinstance(exchange, sasl_client.ScramPlus) and code // 100 == 5:
+            self.login.end_point = b''      # it may want another binding than ours: without one, then
+            return self._log_in()
+        self.stale = exchange.NEEDS == sasl_client.TOKEN and code // 100 == 5
+        return self._no_use(b'AUTH', reply)
 
     def _last_proof(self, reply):
         """The server said yes: did it prove what the mechanism wants proved?"""

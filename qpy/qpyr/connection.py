@@ -177,8 +177,12 @@ class Connection:
         self.deadline.cancel()
         self.deadline = None
         wrong = self.inspect(self.stream)
-        self.session.insecure(wrong) if wrong else self.session.secured(self.stream.words())
+        self.session.insecure(wrong) if wrong else self.session.secured(self.stream.words(), self._chain())
         return not wrong
+
+    def _chain(self):
+        """The server's certificates, where a login may be bound to them."""
+        return self.stream.chain() if self.session.login is not None else ()
 
     def _failed_tls(self, reason, settle=False):
         """No TLS with this server.  What TLS itself has to say about it (an alert) is said."""

@@ -10,6 +10,7 @@ from binascii import b2a_base64
 
 from qpy import unix, unix_tls
 from qpy.core import dane, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, tls_policy
+from qpy.core.sasl_client import Credentials
 from qpy.core.smtp_client import OF_MAIL, OF_RCPT, Session, Transaction, can_be_sent, notice_parameters
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
 from qpy.qpyr import source as sources
@@ -30,7 +31,7 @@ class Delivery:
 
     __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
                  'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'patterns', 'todo', 'server', 'tried', 'sessions', 'connection', 'cap',
-                 'expired', 'in_trouble', 'last_report', 'definite', 'noticed')
+                 'expired', 'in_trouble', 'last_report', 'definite', 'noticed', 'token', 'fresh')
 
     def __init__(self, worker, host, sender, recipients, flags, source, on_end):
         self.worker, self.settings = worker, worker.settings
@@ -49,6 +50,7 @@ class Delivery:
         self.expired = self.in_trouble = False
         self.last_report = None
         self.noticed = set()                        # indices whose next hop knows what their sender wants to be told
+        self.token, self.fresh = b'', False         # for a login; it is another one than the server has refused
         self.definite = 0                           # sessions that ended in what time will not mend
         self.cap = None
 
@@ -92,8 +94,24 @@ class Delivery:
             self.usual = self.policy = self._policy(hop)
         except ValueError as problem:
             return self._no_more(remote_report.bad_entry(b'tlsdestinations', hop.host, str(problem).encode()))
+        self.token, self.fresh = b'', False
+        if hop.login and hop.account in self.settings.tokens:
+            return self.worker.tokens.ask(b'K', hop.account, self._found_token)
         if hop.login and hop.account not in self.settings.logins:
             return self._no_more(remote_report.bad_entry(b'smtplogins', hop.account, b'there is none'))
+        return self._look_up(hop)
+
+    def _found_token(self, status, token, reason):
+        """The answer of qpy-token."""
+        if self.on_end is None:
+            return None
+        if status != b'ok':
+            return self._no_more(remote_report.no_token(self.hop.account, reason))
+        self.token = token
+        return self._look_up(self.hop)
+
+    def _look_up(self, hop):
+        """The addresses of a place."""
         self.proved, self.patterns = False, None
         if hop.path:
             return self._plan([(0, hop.host, hop.path)])
@@ -296,7 +314,8 @@ class Delivery:
             policy = tls_policy.CLEAR
         login = None
         if hop.login:
-            login = hop.login, settings.logins[hop.account], b2a_base64(unix.urandom(18), newline=False)
+            login = Credentials(hop.login, settings.logins.get(hop.account, b''), b2a_base64(unix.urandom(18), newline=False),
+                                self.token, hop.host, hop.port)
         session = Session(connection.key[0], settings.helo, connection.key not in self.worker.clumsy,
                           hop.kind == LMTP, policy, login)
         name = policy.reference(self.server)
@@ -433,6 +452,9 @@ class Delivery:
         be, or the next."""
         if connection.usable:
             connection.say_goodbye()
+        if session.stale and not self.fresh and not self.expired and self.source.rewind():
+            self.fresh = True               # it may have been withdrawn: once more, with another
+            return self.worker.tokens.ask(b'F', self.hop.account, lambda *answer: self._renewed(connection.key, *answer))
         if session.tls_trouble and ANEW in transaction.report[1] and not self.expired and self.source.rewind():
             return None if self._connect(connection.key) else self._next()
         if session.tls_trouble and self.policy.records:     # another of its authorities may have signed this time
@@ -454,6 +476,15 @@ class Delivery:
                 self.results[index] = transaction.answers[place], (b'D', b'')
         self.left = [index for index in self.left if self.results[index] is None]
         return self._next() if self.left else self._end()
+
+    def _renewed(self, key, status, token, reason):
+        """A token in place of the one that was refused."""
+        if self.on_end is None:
+            return None
+        if status != b'ok':
+            return self._no_more(remote_report.no_token(self.hop.account, reason))
+        self.token = token
+        return None if self._connect(key) else self._next()
 
     def _expire(self):
         """The whole delivery took too long (R-23)."""

@@ -13,14 +13,14 @@ from qpy.lib.loop import Loop
 from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Pool
 from qpy.qpyr.delivery import Delivery
-from qpy.qpyr.names import Names, Policies
+from qpy.qpyr.names import Names, Policies, Tokens
 
 CAP = 3600              # seconds for a whole delivery, above timeoutconnect and timeoutremote: for tarpits
 OWN_FOR = 60            # seconds our own addresses are believed
 REMEMBERED_FOR = 3600   # seconds a server that died of PIPELINING, or of TLS, is spoken to without
 REMEMBERED_MOST = 1000  # such servers
 PLACE = b'; write host, host:port or [IPv6]:port'
-CONTROLS = (b'me', b'helohost', b'outgoingip', b'senderroutes', b'smtplogins', b'smtproutes', b'timeoutconnect', b'timeoutremote',
+CONTROLS = (b'me', b'helohost', b'outgoingip', b'senderroutes', b'smtplogins', b'smtproutes', b'smtptokens', b'timeoutconnect', b'timeoutremote',
             b'tlscas', b'tlsdestinations')
 
 
@@ -28,16 +28,18 @@ class Settings:
     """What the control files say.  loopback, port, cap: other values are for tests."""
 
     __slots__ = ('helo', 'routes', 'connect_patience', 'patience', 'cap', 'port', 'loopback', 'senders', 'logins',
-                 'tls', 'cas', 'contexts', 'named', 'sources')
+                 'tls', 'cas', 'contexts', 'named', 'sources', 'tokens')
 
     def __init__(self, helo, routes, connect_patience=60, patience=1200, cap=CAP, port=smtproutes.PORT,
-                 loopback=False, senders=None, logins=None, tls=None, cas=None, sources=None):
+                 loopback=False, senders=None, logins=None, tls=None, cas=None, sources=None,
+                 tokens=()):
         self.helo, self.routes = helo, routes
         self.connect_patience, self.patience, self.cap = connect_patience, patience, cap
         self.port, self.loopback = port, loopback
         self.senders, self.logins, self.tls, self.cas = senders or {}, logins or {}, tls or {}, cas
         self.contexts, self.named = {}, None
         self.sources = sources or {}        # core.outgoingip.table()
+        self.tokens = tokens                # accounts (user@relay) that qpy-token has tokens for
 
     def ports(self):
         """Every TCP port that mail may leave by.  Made once: it is asked for with each delivery."""
@@ -65,7 +67,7 @@ def read_settings(home):
     cas = home + b'/control/tlscas' if controls.text(home, b'tlscas') is not None else None
     settings = Settings(controls.line(home, b'helohost'), routes, controls.number(home, b'timeoutconnect'),
                         controls.number(home, b'timeoutremote'), senders=senders, tls=tls, cas=cas,
-                        logins=read_logins(home), sources=read_sources(home))
+                        logins=read_logins(home), sources=read_sources(home), tokens=frozenset(controls.mapping(home, b'smtptokens')))
     if cas:
         try:
             settings.context(True)
@@ -108,12 +110,13 @@ class Remote:
     """What all deliveries of one process share.  get_settings() -> Settings, looked at for each delivery."""
 
     __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'memory', 'own',
-                 'own_until', 'authorities', 'policies')
+                 'own_until', 'authorities', 'policies', 'tokens')
 
     def __init__(self, loop, home, get_settings):
         self.loop, self.get_settings = loop, get_settings
         self.settings = None
         self.names, self.policies, self.pool = Names(loop, home), Policies(loop, home), Pool(loop)
+        self.tokens = Tokens(loop, home)
         self.dead = tcpto.Table(unix.getpid())
         self.clumsy, self.without_tls, self.memory = {}, {}, tls_policy.Memory()
         self.own, self.own_until = frozenset(), 0

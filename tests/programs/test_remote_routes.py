@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 import socket
+import ssl
 
 import pytest
 
@@ -77,22 +78,37 @@ def login(talk, line):
     return b'235 in' if (user, read(talk)) == (USER, PASSWORD) else b'535 5.7.8 no'
 
 
-def scram(talk, line, password=PASSWORD, lie=False):
+def scram(talk, line, password=PASSWORD, lie=False, header=None, bound=b''):
     bare = base64.b64decode(line.split(b' ')[2], validate=True)
-    assert bare.startswith(b'n,,n=joe@isp.example,r=')
+    header = header or (b'y,,' if isinstance(talk.sock, ssl.SSLSocket) else b'n,,')
+    assert bare.startswith(header + b'n=joe@isp.example,r=')
     first = b'r=%sserver,s=%s,i=4096' % (bare.partition(b',r=')[2], base64.b64encode(b'salt'))
     ask(talk, first)
     final = read(talk)
     unsigned, _, proof = final.partition(b',p=')
     salted = hashlib.pbkdf2_hmac('sha256', password, b'salt', 4096)
     sign = (lambda key, words: hmac.new(key, words, 'sha256').digest())
-    signed = bare[3:] + b',' + first + b',' + unsigned
+    signed = bare[len(header):] + b',' + first + b',' + unsigned
+    if base64.b64decode(attribute(unsigned, b'c')) != header + bound:
+        return b'535 5.7.8 another channel'
     key = bytes(a ^ b for a, b in zip(base64.b64decode(proof), sign(hashlib.sha256(sign(salted, b'Client Key')).digest(),
                                                                     signed)))
     if key != sign(salted, b'Client Key') and not lie:
         return b'535 5.7.8 no'
     ask(talk, b'v=' + base64.b64encode(sign(sign(salted, b'Server Key'), signed)))
     return b'235 in' if talk.line() == b'' else b'501 enough'
+
+
+def attribute(words, letter):
+    return next(word[2:] for word in words.split(b',') if word[:2] == letter + b'=')
+
+
+def plus(talk, line):
+    """SCRAM-SHA-256-PLUS with tls-server-end-point of authority()'s certificate for 127.0.0.1; without it n, not y."""
+    if line.startswith(b'AUTH SCRAM-SHA-256 '):
+        return scram(talk, line, header=b'n,,')
+    certificate = ssl.PEM_cert_to_DER_cert(open(authority().certificate('127.0.0.1')[0]).read())
+    return scram(talk, line, header=b'p=tls-server-end-point,,', bound=hashlib.sha256(certificate).digest())
 
 
 def to(server, tls=b'encrypt', password=PASSWORD):
@@ -112,7 +128,8 @@ def server_with(mechanisms, answer, tls=True):
 
 @pytest.mark.parametrize('mechanisms, answer, word', [
     (b'LOGIN PLAIN', plain, b'AUTH PLAIN '), (b'LOGIN', login, b'AUTH LOGIN'),
-    (b'PLAIN CRAM-MD5 SCRAM-SHA-256 LOGIN', scram, b'AUTH SCRAM-SHA-256 ')])
+    (b'PLAIN CRAM-MD5 SCRAM-SHA-256 LOGIN', scram, b'AUTH SCRAM-SHA-256 '),
+    (b'PLAIN SCRAM-SHA-256-PLUS SCRAM-SHA-256', plus, b'AUTH SCRAM-SHA-256-PLUS ')])
 def test_logins(mechanisms, answer, word):
     """The best of what the server offers is used, once per connection; the password is never seen in the clear."""
     with server_with(mechanisms, answer) as server:
@@ -142,6 +159,77 @@ def test_no_password_no_way():
     assert not any(line.startswith(b'AUTH') for line in server.log)
 
 
+def test_another_binding_is_wanted():
+    """A server that refuses our kind of channel binding is logged in to without, and not told that we believe it has none."""
+    def answer(talk, line):
+        return b'535 5.7.8 tls-exporter only' if b'-PLUS' in line else plus(talk, line)
+    with server_with(b'SCRAM-SHA-256-PLUS SCRAM-SHA-256', answer) as server:
+        assert to(server).send()[0][0][0] == b'K'
+    assert [line.split()[1] for line in server.log if line.startswith(b'AUTH')] == [b'SCRAM-SHA-256-PLUS', b'SCRAM-SHA-256']
+
+
+# --- tokens ---
+
+class Keeper:
+    """In place of qpy-token: gives these tokens, one after the other."""
+
+    def __init__(self, *tokens):
+        self.tokens, self.asked = list(tokens), []
+
+    def ask(self, letter, account, callback):
+        self.asked.append((letter, account))
+        token = self.tokens.pop(0) if self.tokens else b''
+        callback(b'ok' if token else b'temp', token, b'' if token else b'the program failed')
+
+
+def bearer(talk, line):
+    """OAUTHBEARER and XOAUTH2 for the token `good`."""
+    kind, words = line.split(b' ')[1], base64.b64decode(line.split(b' ')[2], validate=True)
+    host = b'n,a=%s,\1host=127.0.0.1\1port=%d\1' % (USER, talk.server.port) if kind == b'OAUTHBEARER' else b'user=%s\1' % USER
+    if words == host + b'auth=Bearer good\1\1':
+        return b'235 in'
+    ask(talk, b'{"status":"invalid_token"}')
+    last = talk.line()
+    return b'535 5.7.8 ' + (b'no' if last == {b'OAUTHBEARER': b'AQ==', b'XOAUTH2': b''}[kind] else b'what? ' + last)
+
+
+def with_tokens(server, *tokens):
+    sender = to(server, password=b'')
+    sender.settings.tokens = {USER + b'@127.0.0.1'}
+    sender.remote.tokens = Keeper(*tokens)
+    return sender
+
+
+@pytest.mark.parametrize('mechanisms, used', [(b'PLAIN LOGIN XOAUTH2', b'XOAUTH2'),
+                                              (b'XOAUTH2 OAUTHBEARER PLAIN', b'OAUTHBEARER')])
+def test_tokens(mechanisms, used):
+    """A token is asked for and shown by TLS; one that is refused is asked for anew, once."""
+    account = USER + b'@127.0.0.1'
+    with server_with(mechanisms, bearer) as server:
+        sender = with_tokens(server, b'old', b'good')
+        assert sender.send()[0][0][0] == b'K' and sender.remote.tokens.asked == [(b'K', account), (b'F', account)]
+        assert [line.split(b' ')[1] for line in server.log if line.startswith(b'AUTH')] == [used, used]
+        sender = with_tokens(server, b'old', b'older', b'good')
+        outcomes, trouble = sender.send()
+        assert outcomes[0] == (b'Z', b'Connected to 127.0.0.1 but my login was rejected.\nRemote host said: 535 5.7.8 no\n')
+        assert trouble and len(sender.remote.tokens.asked) == 2
+
+
+def test_no_token_no_mail():
+    """Without a token, or a mechanism that takes one, the mail waits; a token is not shown in the clear."""
+    with server_with(b'PLAIN', bearer) as server:
+        assert b'no login by OAUTHBEARER or XOAUTH2' in with_tokens(server, b'good').send()[0][0][1]
+        words = with_tokens(server).send()[0][0]
+        assert words == (b'Z', b'Unable to get a token for joe@isp.example@127.0.0.1: the program failed. (#4.7.0)\n')
+        sender = with_tokens(server, b'old')
+    with server_with(b'XOAUTH2', bearer, tls=False) as server:
+        sender = with_tokens(server, b'good')
+        sender.settings.tls = {b'127.0.0.1': b'may'}
+        assert b'it offers no login without showing' in sender.send()[0][0][1]
+    with server_with(b'XOAUTH2', bearer) as server:
+        assert b'Unable to get a token' in with_tokens(server, b'old').send()[0][0][1]
+
+
 def test_a_login_verifies_unless_told_otherwise():
     """Without an entry in tlsdestinations the certificate of a relay that gets a password must verify."""
     with Server(good([b'AUTH PLAIN', b'STARTTLS'], {b'STAR': begin(authority().context('other')), b'AUTH': plain})) as server:
@@ -167,7 +255,7 @@ def test_a_server_that_does_not_know_the_password(answer):
 
 def test_the_example_of_rfc_7677():
     """SCRAM-SHA-256, RFC 7677, section 3, byte by byte."""
-    exchange = sasl_client.Scram(b'user', b'pencil', b'rOprNGfwEbeRWgbNEkqO')
+    exchange = sasl_client.Scram(sasl_client.Credentials(b'user', b'pencil', b'rOprNGfwEbeRWgbNEkqO'))
     assert exchange.first() == b'n,,n=user,r=rOprNGfwEbeRWgbNEkqO'
     assert exchange.answer(b'r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096') == (
         b'c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=')
