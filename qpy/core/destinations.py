@@ -6,10 +6,10 @@
     example.com:1 10/m          also /s, /m, /d
     :10                         every other destination
 
-A destination is the domain of the recipients; a message to many recipients of it is one transaction.  The key is found
-as in control/smtproutes.
+A destination is the domain of the recipients, or the relay that control/smtproutes or senderroutes names for it: then
+the relay's name counts.  A message to many recipients of it is one transaction.  The key is found as in smtproutes.
 """
-from qpy.core import bydomain, text
+from qpy.core import bydomain, smtproutes, text
 
 PERIODS = {b's': 1, b'm': 60, b'h': 3600, b'd': 86400}
 MOST = 20000                # at a time
@@ -43,10 +43,28 @@ def parse(value):
     return Limit(most, count, PERIODS[period])
 
 
-def find(host, table):
-    """The Limit of table ({lower-case key: Limit}) that decides about host, or None."""
-    found = bydomain.find(host, table) if table else None
+def find(name, table):
+    """The Limit of table ({lower-case key: Limit}) that decides about the destination of this name, or None."""
+    found = bydomain.find(host_of(name), table) if table else None
     return found[1] if found else None
+
+
+def name_of(sender, domain, senders, routes):
+    """What the destination of mail from sender to domain is called: the value of the entry in senderroutes or smtproutes
+    ({key: value}) that decides, because all mail with that value goes one way; else the domain."""
+    for found in (smtproutes.find_sender(sender, senders), smtproutes.find(domain, routes)):
+        if found is not None:
+            return text.lower(b' '.join(found[1].split())) or text.lower(domain)
+    return text.lower(domain)
+
+
+def host_of(name):
+    """The host that such a name speaks of: the domain, or the first relay (the path of its socket)."""
+    try:
+        hop = smtproutes.parse(name)[0]
+    except (ValueError, IndexError):
+        return name
+    return hop.path or hop.host
 
 
 class Pace:

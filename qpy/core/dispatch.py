@@ -23,7 +23,7 @@ only when every recipient is delivered or its report is durable in the queue.
 from collections import deque
 from heapq import heappop, heappush
 
-from qpy.core import destinations, notices, route, schedule, sendlog
+from qpy.core import destinations, notices, route, schedule, sendlog, text
 
 # --- actions ---
 LOAD = 'load'           # id, forced (also if held): read mess/ID and state/ID, then loaded() or not_loaded()
@@ -127,7 +127,7 @@ class Flight:
 
 
 class Place:
-    """A destination: a host, or a local user.  until: steady time before which it is left alone.
+    """A destination: a host, where smtproutes names one a relay, or a local user.  until: steady time before which it is left alone.
 
     window: transactions it has shown to be good for; one more with each that ends well, half with a deferral.  limit,
     pace: what control/destinationlimits says, and what is left of the rate; again: when somebody waits for more of it.
@@ -455,7 +455,8 @@ class Dispatch:
         place.works -= not work.recipients
         flight = Flight(job, place, len(batch))
         numbered = [(self._number(flight, index, recipient), recipient) for index, recipient in batch]
-        self.actions.append((REMOTE, job, place.name, route.sender_for(job.sender, batch[0][1]), numbered))
+        host = text.lower(batch[0][1].rpartition(b'@')[2])      # place.name may be a relay's: each of them leads there
+        self.actions.append((REMOTE, job, host, route.sender_for(job.sender, batch[0][1]), numbered))
 
     def _batch(self, job, work):
         """The recipients of one transaction: those that share a sender, at most RECIPIENTS."""
@@ -830,7 +831,7 @@ class Dispatch:
     def forgive(self, name=None):
         """Leave no destination (or not this one) alone any longer; how many that were."""
         found = [place for place in self.remote.places.values()
-                 if place.failures and name in (None, place.name)]
+                 if place.failures and name in (None, place.name, destinations.host_of(place.name))]
         for place in found:
             self._recovered(place)
         return len(found)

@@ -14,7 +14,8 @@ the loop gathers what came, asks for the actions, and leaves one packet per neig
 log.
 """
 from qpy import unix, unix_kernel
-from qpy.core import channel, destinations, dispatch, exits, mess, notices, route, schedule, sendlog, state, text
+from qpy.core import channel, destinations, dispatch, exits, mess, notices, route, schedule, sendlog, smtproutes, \
+    state, text
 from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
 
@@ -65,7 +66,7 @@ def own_lock(home, log):
 class Controls:
     """What the control files say; load() again keeps the old ones if one is broken."""
 
-    __slots__ = ('home', 'routes', 'local', 'remote', 'settings')
+    __slots__ = ('home', 'routes', 'local', 'remote', 'settings', 'relays', 'sender_relays')
 
     def __init__(self, home):
         self.home = home
@@ -81,7 +82,9 @@ class Controls:
                                      controls.line(home, b'bouncewhen') == b'end',
                                      controls.number(home, b'concurrencydestination'),
                                      controls.number(home, b'delaywarning'), read_limits(home))
+        relays, sender_relays = controls.mapping(home, b'smtproutes'), controls.mapping(home, b'senderroutes')
         self.routes, self.local, self.remote, self.settings = routes, local, remote, settings
+        self.relays, self.sender_relays = relays, sender_relays
 
 
 def read_limits(home):
@@ -368,7 +371,7 @@ class Send:
         name, envelope, recipients = message.ident, message.envelope, message.envelope.recipients
         flags, options, lines = described(message)
         wishes = personal(envelope)
-        route_of, birth = self.route_of, mess.arrival(id, envelope)
+        route_of, birth = self.routes_for(route.bounce_recipient(envelope.sender)), mess.arrival(id, envelope)
         if view is None:
             todo = [(index, *route_of(recipient)) for index, recipient in enumerate(recipients)]
             return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
@@ -378,6 +381,19 @@ class Send:
                             birth, flags, options,
                             self.clock.steady(view.due) if view.due else 0, view.attempts, True,
                             view.indices(state.FAILED), (), view.indices(state.SUCCEEDED), view.warned > 0, wishes)
+
+    def routes_for(self, sender):
+        """route_of for a message of this sender, whom control/senderroutes may send another way."""
+        found = smtproutes.find_sender(sender, self.controls.sender_relays)
+        if found is None:
+            return self.route_of
+
+        def route_of(recipient):
+            channel_, address, place = self.route_of(recipient)
+            if channel_ == route.REMOTE:
+                place = destinations.name_of(sender, route.split(address)[1], self.controls.sender_relays, {})
+            return channel_, address, place
+        return route_of
 
     def route_of(self, recipient):
         """(channel, rewritten recipient, destination) of an envelope recipient."""
@@ -389,7 +405,7 @@ class Send:
             if found.channel == route.LOCAL:
                 place = text.lower(found.recipient.rpartition(b'@')[0].partition(b'-')[0])
             else:
-                place = text.lower(found.domain)
+                place = destinations.name_of(b'', found.domain, {}, self.controls.relays)
             known = self.routes[recipient] = (found.channel, found.recipient, place)
         return known
 

@@ -27,6 +27,29 @@ def test_which_entry():
     assert destinations.find(b'x', {b'y': 1}) is None and destinations.find(b'x', {}) is None
 
 
+SENDERS = {b'@y.example': b'relay.y', b'free@y.example': b''}
+ROUTES = {b'': b' Relay.Example:587 second.example', b'.x.example': b'10.0.0.9', b'far.example': b'', b'[192.0.2.1]': b'z'}
+
+
+@pytest.mark.parametrize('sender, domain, name, host', [
+    (b'a@b', b'Any.example', b'relay.example:587 second.example', b'relay.example'), (b'a@b', b'w.x.example', b'10.0.0.9', b'10.0.0.9'),
+    (b'a@b', b'Far.example', b'far.example', b'far.example'), (b'joe@Y.example', b'w.x.example', b'relay.y', b'relay.y'),
+    (b'free@y.example', b'w.x.example', b'w.x.example', b'w.x.example'), (b'', b'[192.0.2.1]', b'z', b'z')])
+def test_a_relay_is_one_destination(sender, domain, name, host):
+    """All mail that one entry of senderroutes, else smtproutes, sends to a relay has one name; an empty value means the
+    domain; limits go by the first relay's name."""
+    assert destinations.name_of(sender, domain, SENDERS, ROUTES) == name
+    assert destinations.host_of(name) == host
+    assert destinations.find(name, {host: 7, b'': 1}) == 7
+
+
+def test_names_of_all_kinds():
+    """The path of a socket, an IPv6 relay, a login; what is no place stands for itself."""
+    for name, host in ((b'lmtp=/run/lmtp', b'/run/lmtp'), (b'[2001:db8::1]:25', b'2001:db8::1'), (b'smtps=a@b@c.example', b'c.example'),
+                       (b'[IPv6:2001:db8::1]', b'[IPv6:2001:db8::1]'), (b'', b''), (b'_x_.example', b'_x_.example')):
+        assert destinations.host_of(name) == host
+
+
 @given(st.integers(1, 5000), st.sampled_from(sorted(destinations.PERIODS.values())), st.lists(st.integers(0, 4000), max_size=60))
 def test_never_more_than_the_rate(count, seconds, steps):
     """Whoever takes all he may, whenever he looks: in any period no more than count and one second's worth; and after

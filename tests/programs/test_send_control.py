@@ -186,6 +186,29 @@ def test_destinations(rig):
     assert not any(line.startswith(b'y.example') for line in answer(rig, b'destinations'))
 
 
+def test_a_smarthost_is_one_destination(rig):
+    """Many domains behind one relay share its limit, and recipients of one message there go in one transaction, whose host
+    is one of theirs; who is routed elsewhere does not; tcpok knows the relay by its name."""
+    rig.write('smtproutes', ':relay.example:587\nown.example:')
+    rig.write('senderroutes', 'ann@here.example:other.example')
+    rig.write('destinationlimits', 'relay.example:2')
+    rig.send.reread()
+    rig.put(b'a@w.example', b'b@x.example', b'c@own.example')
+    for n in range(4):
+        rig.put(b'a@d%d.example' % n)
+    rig.put(b'a@x.example', b'b@z.example', sender=b'ann@here.example')
+    hosts = sorted(tuple(line.partition(b' ')[2] for line in job[-2].split(b'\n')) for job in rig.jobs)
+    assert (b'a@w.example', b'b@x.example') in hosts and (b'c@own.example',) in hosts
+    assert (b'a@x.example', b'b@z.example') in hosts and len(hosts) == 4
+    found = {line.split(b'\t')[0]: line.split(b'\t')[1:3] for line in answer(rig, b'destinations')[:-1]}
+    assert found == {b'relay.example:587': [b'2', b'2'], b'own.example': [b'1', b'20'], b'other.example': [b'1', b'20']}
+    for job in [job for job in rig.jobs if b'@own' not in job[-2] and b'@z' not in job[-2]]:
+        rig.report(job, b'Z', b'no route\n', b'h')
+    assert [line.split(b'\t')[0] for line in answer(rig, b'tcpto')[:-1]] == [b'relay.example:587']
+    answer(rig, b'tcpok relay.example')
+    assert answer(rig, b'tcpto') == [b'.']
+
+
 def test_broken_limits(rig):
     """An entry that nobody can use: the old ones stay, and the log says which line."""
     rig.write('destinationlimits', ':5\nx.example:many')
