@@ -29,6 +29,11 @@ def mbox_date(now):
     return b'%s %s %02d %02d:%02d:%02d %d' % (_DAYS[t[6]], _MONTHS[t[1] - 1], t[2], t[3], t[4], t[5], t[0])
 
 
+def day(now):
+    """As in names of files: b'2026-11-05'."""
+    return b'%d-%02d-%02d' % gmtime(now)[:3]
+
+
 def stamp(now):
     """As in Message-IDs: b'20261105021614'."""
     return b'%d%02d%02d%02d%02d%02d' % gmtime(now)[:6]

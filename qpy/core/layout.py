@@ -20,6 +20,7 @@ TABLE = ((b'',              b'root', b'root', 0o755, b'everything of this instal
          (b'queue/mess',    b'qpyq', b'qpyq', 0o750, b'messages'),
          (b'queue/state',   b'qpys', b'qpyq', 0o750, b'what is known of messages not finished at once'),
          (b'check',         b'qpyc', b'qpyc', 0o700, b'what the checks of clients remember'),
+         (b'tls',           b'qpyr', b'qpyr', 0o750, b'what TLS with other hosts came to'),
          (b'queue/damaged', b'qpyq', b'qpyq', 0o700, b'torn messages, set aside'))
 
 ROOTLESS_MODE = 0o700       # of DIR itself

@@ -22,6 +22,7 @@ TABLE = b"""\
    mtasts          qpyr     host   control=rl,etc=r,cas=rl           none       no       unix,tcp  mail      2000
    check-master    qpyc     host   control=rl,etc=r,check=rlwcd      workers    no       unix,tcp  any       2000
    check           qpyc     host   control=rl,etc=r,check=rlwcd      none       no       unix,tcp  any       2000
+   tlslog          qpyr     empty  tls=rlwcd                         none       no       -          -          500
    token           qpyr     host   any                               programs   yes      any        any       -
    lspawn          qpyu     host   control=rl                        none       no       unix      run       2000
    seed            qpyu     mail   any                               programs   yes      any       any       -
@@ -44,7 +45,7 @@ TABLE = b"""\
 # qmtpd's also qmqpd's.  The seed's line is here to be read: users' programs come from it; their user keeps them.
 
 PLACES = {b'mess': (b'queue/mess',), b'state': (b'queue/state',), b'damaged': (b'queue/damaged',),
-          b'control': (b'control',), b'users': (b'users',), b'site': (b'lib/site',), b'check': (b'check',),
+          b'control': (b'control',), b'users': (b'users',), b'site': (b'lib/site',), b'tls': (b'tls',), b'check': (b'check',),
           b'etc': (b'/etc',), b'cas': (b'/usr/share/ca-certificates', b'/usr/local/share/ca-certificates'),
           b'tmp': (b'/var/tmp', b'/tmp'), b'proc': (b'/proc',),
           b'resolv': (b'/run/systemd/resolve', b'/run/resolvconf', b'/run/NetworkManager', b'/run/connman'),

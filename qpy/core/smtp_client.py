@@ -114,17 +114,19 @@ class Session:
     """One connection to one server.  peer: its address, for reports.  pipelining False: one at a time.
 
     lmtp: RFC 2033.  policy: a tls_policy.Policy.  login: sasl_client.Credentials or None.  stale: its token was refused.
-    tls: b'' or what protects this connection, in words.  tls_trouble: it is over because TLS could not be had.
+    tls: b'' or what protects this connection, in words; tls_wrong: why nothing does, though it was wanted.  tls_trouble: it is over because TLS could not be had.
     """
 
     __slots__ = ('peer', 'helo', 'pipelining', 'lmtp', 'policy', 'login', 'reader', 'out', 'phase', 'extensions',
                  'transaction', 'steps', 'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched',
-                 'confused', 'tls', 'tls_trouble', 'exchange', 'kept', 'stale')
+                 'confused', 'tls', 'tls_trouble', 'exchange', 'kept', 'stale',
+                 'tls_wrong')
 
     def __init__(self, peer, helo, pipelining=True, lmtp=False, policy=OPPORTUNISTIC, login=None):
         self.peer, self.helo, self.pipelining = peer, helo, pipelining
         self.lmtp, self.policy, self.login = lmtp, policy, login
         self.tls, self.tls_trouble, self.exchange, self.kept, self.stale = b'', False, None, b'', False
+        self.tls_wrong = b''
         self.reader = ReplyReader()
         self.out = []
         self.phase = GREETING
@@ -182,7 +184,7 @@ class Session:
 
     def insecure(self, reason):
         """TLS could not be had: the handshake failed."""
-        self.tls_trouble = True
+        self.tls_trouble, self.tls_wrong = True, reason
         self._give_up(remote_report.no_tls(self.peer, reason, self.policy.why))
 
     def begin(self, transaction):
@@ -213,6 +215,8 @@ class Session:
         """The connection is, or must be, given up: reset, timed out, or out of step."""
         transaction, phase, self.phase = self.transaction, self.phase, OVER
         self.tls_trouble |= phase == HANDSHAKE or any(command == b'STARTTLS' for command, _ in self.waiting)
+        if self.tls_trouble and not self.tls_wrong:
+            self.tls_wrong = reason or b'it closed the connection'
         if transaction is not None and phase != OVER:
             transaction.critical = phase == DOT
             transaction.trouble = phase != DOT and self.pending is None
@@ -335,6 +339,7 @@ class Session:
         return self._unprotected(b'it refused STARTTLS', reply)
 
     def _unprotected(self, why, reply=b''):
+        self.tls_wrong = why
         if not self.policy.must:
             return self._log_in()
         self.tls_trouble = True

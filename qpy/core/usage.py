@@ -61,6 +61,8 @@ TABLE = b"""\
    tcp-env            [-rR] [-t SECONDS] PROGRAM [ARGUMENT ...]                | 8 find out who is connected, for programs that inetd starts
    tcpok              [HOST]                                                   | 8 let mail go again to destinations that did not answer
    tcpto                                                                       | 8 say which destinations are left alone because they did not answer
+   tlslog                                                                      | 8 keep what TLS with other hosts came to
+   tlsrpt             [--json] [--day YYYY-MM-DD] [DOMAIN]                     | 8 show what TLS with other hosts came to
    token                                                                       | 8 give relays the tokens they want in place of passwords
    users                                                                       | 8 answer who an address belongs to
 """

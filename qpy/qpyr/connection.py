@@ -26,7 +26,7 @@ class Connection:
 
     __slots__ = ('loop', 'key', 'sock', 'session', 'outgoing', 'source', 'on_done', 'on_connected', 'timer',
                  'last', 'patience', 'transaction', 'writing', 'make_stream', 'inspect', 'stream', 'deadline',
-                 'shield')
+                 'shield', 'ours')
 
     def __init__(self, loop, key):
         self.loop, self.key = loop, key
@@ -36,6 +36,7 @@ class Connection:
         self.deadline = None
         self.last = self.patience = 0
         self.writing, self.shield = False, b''
+        self.ours = b''         # our address, for reports
 
     # --- connecting ---
 
@@ -89,6 +90,8 @@ class Connection:
         done, self.on_connected = self.on_connected, None
         if errno:
             self.close()
+        elif not self.is_local:
+            self.ours = self.sock.getsockname()[0].encode()
         done(errno)
 
     def ends(self):

@@ -9,7 +9,7 @@ Nothing is tried again after the message was sent to its end.
 from binascii import b2a_base64
 
 from qpy import unix, unix_tls
-from qpy.core import dane, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, tls_policy
+from qpy.core import dane, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, text, tls_policy, tlsrpt
 from qpy.core.sasl_client import Credentials
 from qpy.core.smtp_client import OF_MAIL, OF_RCPT, Session, Transaction, can_be_sent, notice_parameters
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
@@ -160,6 +160,7 @@ class Delivery:
         if self.on_end is None:
             return None
         if mode not in mta_sts.MODES:
+            self._log(b'', b'MTA-STS: ' + reason)
             return self._trouble(remote_report.no_lookup(self.host, b'MTA-STS: ' + reason))
         self.patterns = patterns if mode == mta_sts.ENFORCE else None
         return self._named(answers)
@@ -249,6 +250,7 @@ class Delivery:
         if self.policy is None:
             self.policy = self.usual
             self.tried.append((address, b'MTA-STS: the policy of %s does not name %s' % (self.host, server)))
+            self._log(server, self.tried[-1][1])
             return False
         return self._try(server, address)
 
@@ -266,6 +268,8 @@ class Delivery:
             self.tried.append((address, b'its TLSA records could not be looked up: ' + reason))
         elif policy is None:
             self.tried.append((address, b'it has no TLSA records that can be used'))
+        if status == b'temp' or policy is None:
+            self._log(server, self.tried[-1][1])
         else:
             self.policy = policy
             if (self._try if policy.records else self._obey)(server, address):
@@ -441,11 +445,29 @@ class Delivery:
 
     def _note(self, connection, session):
         """What is to be known about this connection and this domain later."""
+        if session.transactions == 1 and (session.tls or session.tls_wrong):
+            self._log(self.server, b'' if session.tls else session.tls_wrong, connection)
         if session.tls:
             connection.shield = self._shields(self.server)[0]
             self.worker.memory.saw(self.hop.place, unix.monotonic())
+            self.worker.notes.saw(text.lower(self.hop.place))
         else:
             connection.shield = b'none' if self.policy.level == tls_policy.NONE else b''
+
+    def _log(self, server, reason, connection=None):
+        """For qpy-tlslog: a session by TLS with this server, or why there was none (RFC 8460)."""
+        if self.hop.relay:
+            return                              # an administrator's word, and nobody else's policy
+        if self.policy is not None and self.policy.records:
+            kind, words = tlsrpt.TLSA, [b'%d %d %d %s' % (*record[:3], record[3].hex().encode())
+                                        for record in self.policy.records]
+        elif self.patterns is not None:
+            kind, words = tlsrpt.STS, [b'version: STSv1', b'mode: enforce', *(b'mx: ' + each for each in self.patterns)]
+        else:
+            kind, words = tlsrpt.NONE, []
+        result = tlsrpt.result_of(reason) if reason else b''
+        ours, theirs = (connection.ours, connection.key[0]) if connection else (b'', b'')
+        self.worker.notes.outcome(text.lower(self.host), kind, b'\n'.join(words), server, result, ours, theirs, reason)
 
     def _failed(self, connection, session, transaction):
         """The host failed before it had the message: once more if the connection was stale or TLS failed and need not
@@ -455,6 +477,8 @@ class Delivery:
         if session.stale and not self.fresh and not self.expired and self.source.rewind():
             self.fresh = True               # it may have been withdrawn: once more, with another
             return self.worker.tokens.ask(b'F', self.hop.account, lambda *answer: self._renewed(connection.key, *answer))
+        if session.tls_wrong and session.tls_wrong != ANEW:
+            self._log(self.server, session.tls_wrong, connection)
         if session.tls_trouble and ANEW in transaction.report[1] and not self.expired and self.source.rewind():
             return None if self._connect(connection.key) else self._next()
         if session.tls_trouble and self.policy.records:     # another of its authorities may have signed this time

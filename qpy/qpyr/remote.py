@@ -14,6 +14,7 @@ from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Pool
 from qpy.qpyr.delivery import Delivery
 from qpy.qpyr.names import Names, Policies, Tokens
+from qpy.qpyr.tlsnotes import Notes
 
 CAP = 3600              # seconds for a whole delivery, above timeoutconnect and timeoutremote: for tarpits
 OWN_FOR = 60            # seconds our own addresses are believed
@@ -110,17 +111,23 @@ class Remote:
     """What all deliveries of one process share.  get_settings() -> Settings, looked at for each delivery."""
 
     __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'memory', 'own',
-                 'own_until', 'authorities', 'policies', 'tokens')
+                 'own_until', 'authorities', 'policies', 'tokens', 'notes')
 
     def __init__(self, loop, home, get_settings):
         self.loop, self.get_settings = loop, get_settings
         self.settings = None
         self.names, self.policies, self.pool = Names(loop, home), Policies(loop, home), Pool(loop)
-        self.tokens = Tokens(loop, home)
+        self.tokens, self.notes = Tokens(loop, home), Notes(loop, home)
         self.dead = tcpto.Table(unix.getpid())
         self.clumsy, self.without_tls, self.memory = {}, {}, tls_policy.Memory()
         self.own, self.own_until = frozenset(), 0
         self.authorities = {}       # (server, TLSA records): context that trusts the authority they name
+
+    def recall(self):
+        """Take over what qpy-tlslog remembers of who spoke TLS lately."""
+        now = unix.monotonic()
+        for place, age in self.notes.load():
+            self.memory.saw(place, now - age)
 
     def deliver(self, host, sender, recipients, flags, source, on_end):
         """Begin a delivery; see qpyr.delivery."""
@@ -213,7 +220,9 @@ def serve(home, sock):
     """Do what comes on sock, until it is closed.  Returns the exit code."""
     loop, watched = Loop(), controls.Watched(home, CONTROLS, read_settings)
     row, open_ports = watched.value.row, watched.value.ports()
-    Server(Remote(loop, home, lambda: within(row, open_ports, watched.get())), sock)
+    remote = Remote(loop, home, lambda: within(row, open_ports, watched.get()))
+    remote.recall()
+    Server(remote, sock)
     confine.confine(home, row, open_ports)
     loop.run()
     return exits.OK
