@@ -24,12 +24,12 @@ import tempfile
 
 from qpy.admin import kernel
 from qpy.core import accounts, aliases, controls as tables, layout, services, units
+from qpy.lib import program
 
 OK, WRONG, TEMP = 0, 100, 111
-DEFAULT_DIR = '/var/qpy'
 PYTHON = '/usr/bin/python3'
 CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))     # what holds qpy/
-LEFT_OUT = ('qpy-test',)                    # needs the source tree
+LEFT_OUT = ('qpy-test', 'qpy-deb')          # need the source tree
 BARE_NAMES = ('sendmail', 'mailq', 'newaliases', 'forward', 'preline', 'condredirect', 'bouncesaying', 'except',
               'maildirmake', 'maildir2mbox', 'predate', 'datemail', 'mailsubj', 'qbiff', 'qreceipt', 'splogger',
               'tcp-env', 'dot-forward')     # recipes in .qmail files and run scripts call them so
@@ -92,7 +92,7 @@ def main(home, args):
     """Parse the words, then do the steps in order."""
     os.umask(0o022)
     try:
-        options = parse([os.fsdecode(word) for word in args])
+        options = parse([os.fsdecode(word) for word in args], os.fsdecode(home))
     except SystemExit as end:
         return OK if not end.code else WRONG
     try:
@@ -128,10 +128,10 @@ def words(problem):
     return '%s: %s' % (problem.filename, problem.strerror)
 
 
-def parse(words):
-    """The options; SystemExit after a usage line."""
+def parse(words, home=os.fsdecode(program.DEFAULT_HOME)):
+    """The options; SystemExit after a usage line.  home: DIR if none is named, which an installed qpy-install knows."""
     parser = argparse.ArgumentParser(prog='qpy-install', description='Make, upgrade or check an installation of qpy.')
-    parser.add_argument('home', metavar='DIR', nargs='?', default=DEFAULT_DIR, help='default %(default)s')
+    parser.add_argument('home', metavar='DIR', nargs='?', default=home, help='default %(default)s')
     parser.add_argument('--smtp', metavar='PORT', help='receive mail on this TCP port (or ADDRESS:PORT)')
     parser.add_argument('--me', metavar='NAME', help='full name of this host')
     parser.add_argument('--admin', metavar='ADDRESS', help='who gets mail for root and postmaster')
@@ -824,8 +824,8 @@ def be_sendmail(home, rootless):
         raise Trouble('--sendmail needs root')
     for path, name in SYSTEM_LINKS:
         target = os.path.join(home, 'bin', name)
-        if os.path.islink(path) and os.readlink(path) == target:
-            continue
+        if os.path.islink(path) and os.path.realpath(path) == os.path.realpath(target):
+            continue                    # ours already, or our package's
         if path == '/usr/lib/sendmail' and os.path.realpath('/usr/lib') == os.path.realpath('/usr/sbin'):
             continue
         if os.path.lexists(path):

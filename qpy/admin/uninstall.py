@@ -26,6 +26,8 @@ def uninstall(options):
     home = options.home
     if not os.path.isdir(os.path.join(home, 'bin')) or not os.path.isdir(os.path.join(home, 'queue')):
         raise install.Trouble('%s is no installation of qpy: it has no bin and queue' % home)
+    if os.path.islink(os.path.join(home, 'lib')):
+        raise install.Trouble('the code of %s belongs to a package; remove that: apt remove qpy' % home)
     if not os.access(home, os.W_OK) or os.stat(home).st_uid != os.geteuid():
         raise install.Trouble('%s is not yours to take away; run it as uid %d' % (home, os.stat(home).st_uid))
     lock = not_running(home)

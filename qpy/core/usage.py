@@ -1,6 +1,6 @@
 """What each program answers to --help: how it is called, what it does, and where its manual is.
 
-The sentence is the one in the manual's NAME section.  qpy-ctl, qpy-demo, qpy-install and qpy-test, which a person
+The sentence is the one in the manual's NAME section.  qpy-ctl, qpy-deb, qpy-demo, qpy-install and qpy-test, which a person
 types with many options, know more to say than this and say it themselves.
 """
 
