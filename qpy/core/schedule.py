@@ -80,18 +80,21 @@ class Clock:
 
     Where the two part by no more than SLEW seconds between two looks, the wall clock is followed (somebody
     keeps it right); where they part by more, it jumped, and steady time goes on as before. The age of a
-    message is taken from whichever clock makes it younger: a message born before a jump of 30 days is not 30
-    days older for it, and one born after it is not from the future.
+    message is taken from whichever of the clocks that there have been makes it younger: a message born before a
+    jump of 30 days is not 30 days older for it, one born after it is not from the future, and one born between two
+    jumps has the age of its own time.
     """
 
-    __slots__ = ('offset', 'start', 'skew', 'mono')
+    __slots__ = ('offset', 'start', 'skew', 'mono', 'skews')
 
     SLEW = 60       # seconds
+    JUMPS = 50      # so many of them are remembered
 
     def __init__(self, wall, mono):
         self.start = self.mono = mono
         self.offset = wall - mono       # steady = mono + offset
         self.skew = 0.0                 # wall = steady + skew
+        self.skews = [0.0]              # all that there have been, the latest last
 
     def look(self, wall, mono):
         """Note both clocks; returns the seconds the wall clock jumped since the last look, 0 if it did not.
@@ -100,6 +103,7 @@ class Clock:
         apart = wall - mono - self.offset - self.skew
         if abs(apart) > self.SLEW:
             self.skew += apart
+            self.skews = ([skew for skew in self.skews if abs(skew - self.skew) > 1] + [self.skew])[-self.JUMPS:]
             return int(apart)
         self.offset += apart
         return 0
@@ -123,10 +127,9 @@ class Clock:
         return int(wall - self.skew)
 
     def age(self, birth):
-        """Seconds since a birth that the wall clock of its time named; 0 if that is in the future of both
-        clocks.
+        """Seconds since a birth that the wall clock of its time named; 0 if that is in the future of all clocks.
         """
         steady = self.now - birth
-        if not self.skew:
+        if len(self.skews) == 1:
             return max(0, steady)
-        return min([age for age in (steady, int(steady + self.skew)) if age >= 0], default=0)
+        return min([age for age in (int(steady + skew) for skew in self.skews) if age >= 0], default=0)

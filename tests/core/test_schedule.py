@@ -1,7 +1,7 @@
 """The retry curve, expiry, and what a jumping clock may do."""
 import math
 
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from qpy.core import schedule
 
@@ -109,6 +109,24 @@ def test_jump(size, sign):
     assert c.age(1_000_050) <= 60                         # born before the jump
     assert c.age(1_000_105 + sign * size) <= 5     # born after it
     assert c.steady(c.wall(1_234_567)) == 1_234_567
+
+
+@given(st.lists(st.one_of(st.integers(61, 10 ** 9), st.integers(-10 ** 9, -61)), min_size=1, max_size=40))
+@example([10_800, 283_800_000])         # the first found by a soak: born between the two it was nine years old
+def test_many_jumps(jumps):
+    """However often the clock has jumped, no message is older than it is, and one born under the latest clock, or any
+    other while the clocks go forward only, is as old as it is."""
+    c, wall, steady, born = clock(), 1_000_050, 1_000_050, []
+    c.look(wall, 100.0)
+    for number, jump in enumerate([0, *jumps], 1):
+        wall += jump
+        c.look(wall, 100.0 + 10 * (number - 1))
+        born.append((wall, steady))
+        wall, steady = wall + 10, steady + 10
+        c.look(wall, 100.0 + 10 * number)
+    assert all(c.age(birth) <= steady - truly for birth, truly in born)
+    if min(jumps) > 0:
+        assert [c.age(birth) for birth, _ in born] == [steady - truly for _, truly in born]
 
 
 def test_future_birth():
