@@ -61,7 +61,7 @@ def merge(root):
 
 def libraries(root):
     """Where an unpacked root has its shared libraries."""
-    return glob.glob(root + '/usr/lib/*-linux-gnu')
+    return glob.glob(root + '/usr/lib/*-linux-gnu') + [root + '/usr/lib']
 
 
 def program(name, *packages):

@@ -1,5 +1,5 @@
 """Programs that call sendmail, from Debian's packages: PHP's mail(), Perl's Email::Sender, mailutils, mdadm,
-unattended-upgrades."""
+unattended-upgrades, logwatch."""
 import os
 import subprocess
 
@@ -95,6 +95,18 @@ def test_unattended_upgrades(server, mailbox):
     assert said.stdout.strip() == b'0'
     text = mailbox.next(log=server.log)
     assert b'no newline at the end' in text and b'\nFrom: root@qpy.test\n' in text
+
+
+def test_logwatch(server, mailbox, machine):  # noqa: F811
+    """logwatch, whole, mails what its services say by its own `mailer`, sendmail -t: From, To, no Date, no -i."""
+    host = machine('logwatch', {'logwatch/conf/logwatch.conf': 'TmpDir = /tmp\nMailFrom = logs@qpy.test\n',
+                                'logwatch/conf/services/mine.conf': 'Title = "what I saw"\nLogFile = NONE\n',
+                                'logwatch/scripts/services/mine': 'print "all is well\\n.\\nreally\\n";'},
+                   [('/tmp/log', 'root', '755')])
+    host.run('logwatch', '--output', 'mail', '--mailto', 'joe@qpy.test', '--service', 'mine', '--logdir', '/tmp/log')
+    text = mailbox.next(log=server.log)
+    assert b'\nTo: joe@qpy.test\n' in text and b'\nFrom: logs@qpy.test\n' in text and b'\nSubject: Logwatch for ' in text
+    assert b'what I saw Begin' in text and b'all is well' in text and b'really' in text and b'\nDate: ' in text
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/mdstat'), reason='this kernel has no md')

@@ -110,7 +110,8 @@ def test_git_send_email(server, mailbox, tmp_path):
                      'why\n.\nFrom here\n---\n diff\n')
     run('perl', root + program, '--quiet', '--confirm=never', '--suppress-cc=all', '--from=a@client.test',
         '--to=joe@qpy.test', '--sendmail-cmd=' + sendmail(server), str(patch), cwd=tmp_path,
-        env={'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin', 'PERL5LIB': root + '/usr/share/perl5'})
+        env={'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin', 'PERL5LIB': root + '/usr/share/perl5',
+             'EMAIL': 'a@client.test'})
     assert b'\nwhy\n.\nFrom here\n---\n diff\n' in mailbox.next(log=server.log)
 
 
