@@ -12,6 +12,7 @@ from qpy.core import remote_report
 from tests.peers.qpyr import Daemon, Rspawn
 from tests.peers.smtp_script import Server, good
 
+dns = pytest.importorskip('dns')
 dns_script = pytest.importorskip('tests.peers.dns_script')
 
 WORLD = ('192.0.2.2', '192.0.2.3', '192.0.2.4', '192.0.2.53')
@@ -85,15 +86,21 @@ CASES = [(b'plain.test', b'K', '192.0.2.2', ''), (b'implicit.test', b'K', '192.0
          (b'gone.test', b'D', remote_report.no_host(b'gone.test'), 'R-02'), (b'fail.test', b'Z', b'', 'R-01')]
 
 
+def furnish(home):
+    """A DIR that belongs to nobody, asks the DNS of this test, and has the dnspython that tests have."""
+    for name in ('control', 'run', 'lib', 'queue', 'queue/mess'):
+        (home / name).mkdir()
+    os.chown(home, 65534, 65534)
+    (home / 'control' / 'me').write_text('us.test\n')
+    (home / 'control' / 'resolvers').write_text('192.0.2.53\n')
+    (home / 'lib' / 'site').symlink_to(os.path.dirname(os.path.dirname(dns.__file__)))
+
+
 @pytest.mark.root
 def test_where_mail_goes(network, tmp_path):
     """R-01 to R-07, R-11: the table above, by real DNS and SMTP ports, through the real daemons."""
     ours, world = network
-    for name in ('control', 'run', 'queue', 'queue/mess'):
-        (tmp_path / name).mkdir()
-    os.chown(tmp_path, 65534, 65534)
-    (tmp_path / 'control' / 'me').write_text('us.test\n')
-    (tmp_path / 'control' / 'resolvers').write_text('192.0.2.53\n')
+    furnish(tmp_path)
     with contextlib.ExitStack() as stack:
         with inside(world):
             servers = {address: stack.enter_context(Server(good(), address, 25))
@@ -128,11 +135,7 @@ def children(daemon):
 def test_a_resolver_that_dies(network, tmp_path):
     """R-25: while qpy-resolve or the DNS is away everything is temporary; mail goes when it is back."""
     ours, world = network
-    for name in ('control', 'run', 'queue', 'queue/mess'):
-        (tmp_path / name).mkdir()
-    os.chown(tmp_path, 65534, 65534)
-    (tmp_path / 'control' / 'me').write_text('us.test\n')
-    (tmp_path / 'control' / 'resolvers').write_text('192.0.2.53\n')
+    furnish(tmp_path)
     with inside(ours):
         rspawn = Rspawn(tmp_path, '1')
     rspawn.send(0, b'plain.test')
