@@ -11,6 +11,7 @@ from qpy import unix, unix_kernel
 from qpy.core import fence, idmap, manifest, seccomp
 from qpy.lib import program
 
+OUT_OF_REACH = (unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.EPERM, unix.ELOOP)
 SEED_CAPABILITIES = 1 << unix_kernel.CAP_SETUID | 1 << unix_kernel.CAP_SETGID
 
 
@@ -282,10 +283,15 @@ def landlock(home, row, ports):
 
 
 def allow(rules, path, rights):
-    """Let rights be used on path and beneath it; what is not there is not allowed."""
+    """Let rights be used on path and beneath it; what is not there, or out of this account's reach, is not allowed.
+
+    OSError for any other reason (no descriptor left, a disk that fails): without that place the program could not work,
+    and would not know why."""
     try:
         fd = unix.open(path, unix.O_PATH | unix.O_CLOEXEC)
-    except OSError:
+    except OSError as problem:
+        if problem.errno not in OUT_OF_REACH:
+            raise
         return
     try:
         if not unix.S_ISDIR(unix.fstat(fd).st_mode):

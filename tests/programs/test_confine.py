@@ -1,10 +1,11 @@
 """Giving up privileges: what is left afterwards, asked of the kernel.  Each probe runs in a child of its own."""
+import errno
 import os
 import pickle
 
 import pytest
 
-from qpy import unix_kernel
+from qpy import unix, unix_kernel
 from qpy.core import idmap
 from qpy.lib import confine
 
@@ -200,7 +201,6 @@ def test_a_line_is_taken_whole():
 
 def test_what_the_kernel_lacks_is_named_and_no_error():
     """Without Landlock, seccomp, or no-exec memory the program starts with what there is; all of it is named."""
-    import errno
     assert lacking(b'log', landlock_abi=0)[0] == [b'Landlock']
     assert lacking(b'log', seccomp=errno.ENOSYS)[0] == [b'seccomp']
 
@@ -211,6 +211,30 @@ def test_clean_needs_a_landlock_that_can_move_files(monkeypatch):
     assert in_child(lambda: confine.confine(b'/nonexistent', b'clean')) == [b'Landlock']
     assert in_child(lambda: confine.confine(b'/nonexistent', b'log')) == [
         b'rules for TCP ports (Linux 6.7)', b'scopes of signals (Linux 6.12)']
+
+
+@pytest.mark.parametrize('number', [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
+def test_a_place_that_cannot_be_opened_now_ends_the_start(number):
+    """Q-08: without descriptors at the start clean would run, and be forbidden for ever what it is there for; a place that
+    is missing is no error."""
+    if not unix_kernel.landlock_abi():
+        pytest.skip('no Landlock here')
+
+    def probe():
+        real = unix.open
+
+        def fail(path, *more, **named):
+            if path == b'/nonexistent/queue/mess':
+                raise OSError(number, 'no')
+            return real(path, *more, **named)
+        unix.open = fail
+        try:
+            confine.confine(b'/nonexistent', b'clean')
+        except OSError as problem:
+            return problem.errno
+        return 'started'
+    assert in_child(probe) == number
+    assert in_child(lambda: b'Landlock' in confine.confine(b'/nonexistent', b'clean')) is False
 
 
 def test_what_the_kernel_claims_is_tried():
