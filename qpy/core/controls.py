@@ -57,6 +57,8 @@ TABLE = (
      b'recipients whose mail is not checked: an address, or @domain'),
     (b'checkfailure', LINE, b'defer', b'qpy-smtpd qpy-check',
      b'what becomes of mail that cannot be checked now: defer or accept'),
+    (b'checkrecipients', LINE, b'yes', b'qpy-smtpd qpy-qmtpd',
+     b'yes: recipients that do not exist are refused at once; no: all of an accepted domain are taken, as by qmail'),
     (b'concurrencyaddress', NUMBER, 100, b'qpy-smtpd',
      b'SMTP connections at a time from one address; 0 is no limit'),
     (b'concurrencydestination', NUMBER, 20, b'qpy-send', b'remote deliveries at a time to one host, or relay of smtproutes'),
@@ -175,7 +177,7 @@ LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000)
           b'queuelifetime': (0, 10 ** 9), b'timeoutconnect': (1, 86400), b'timeoutlocal': (1, 86400),
           b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
-CHOICES = {b'checkfailure': (b'defer', b'accept'), b'reversedns': (b'no', b'exists', b'confirmed'),
+CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkrecipients': (b'yes', b'no'), b'reversedns': (b'no', b'exists', b'confirmed'),
            b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end'), b'dotforward': (b'no', b'yes')}
 
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',

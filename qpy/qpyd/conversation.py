@@ -145,7 +145,7 @@ class Conversation:
 
     def check(self, address):
         """May this recipient have mail?"""
-        verdict = self.server.recipients.ask(address, self.checked)
+        verdict = self.server.recipients.ask(address, self.checked) if self.settings.check_recipients else b'unknown'
         if verdict is not None:
             self.verdict(verdict)
 

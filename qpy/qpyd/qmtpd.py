@@ -31,7 +31,8 @@ def reports(conversation, users, sender, wanted):
     """One report per recipient, in order."""
     client = conversation.client
     wanted = [address and netstring.usable(address + (client.relay or b'')) for address in wanted]
-    refusals = [refusal(conversation.settings.policy, client, users, address) for address in wanted]
+    verdict = users.verdict if conversation.settings.check_recipients else accept
+    refusals = [refusal(conversation.settings.policy, client, verdict, address) for address in wanted]
     good = [address for address, refused in zip(wanted, refusals) if not refused]
     if not good or sender is None:
         report = qmtp.BAD_SENDER
@@ -41,14 +42,19 @@ def reports(conversation, users, sender, wanted):
     return [refused or report for refused in refusals]
 
 
-def refusal(policy, client, users, address):
+def refusal(policy, client, verdict, address):
     """Why this recipient is refused; b'' if it is not."""
     if not address:
         return qmtp.BAD_RECIPIENT
     if smtp_server.listed(address, policy.bad_recipients):
         return qmtp.DENIED
     refused = client.relay is None and smtp_server.stranger_refusal(policy, address)
-    return STRANGERS[refused] if refused else {b'no': qmtp.NO_MAILBOX, b'temp': qmtp.LOOKUP_TROUBLE}.get(users.verdict(address), b'')
+    return STRANGERS[refused] if refused else {b'no': qmtp.NO_MAILBOX, b'temp': qmtp.LOOKUP_TROUBLE}.get(verdict(address), b'')
+
+
+def accept(_):
+    """The verdict where nobody is asked."""
+    return b'unknown'
 
 
 STRANGERS = {smtp_server.NOT_HERE: qmtp.NOT_HERE, smtp_server.HOSTS_TROUBLE: qmtp.HOSTS_TROUBLE,

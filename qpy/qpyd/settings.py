@@ -7,7 +7,7 @@ from qpy.core.validrcptto import ValidRecipients
 from qpy.lib import cdb as cdb_files
 from qpy.lib import controls
 
-FILES = (b'me', b'accountlimits', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure', b'concurrencyaddress',
+FILES = (b'me', b'accountlimits', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure', b'checkrecipients', b'concurrencyaddress',
          b'concurrencyincoming', b'databytes', b'dnsbl', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals',
          b'maxrcpt', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting',
          b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
@@ -19,7 +19,7 @@ class Settings:
     """policy: core.smtp_server.Policy; rules: of control/tcp.smtp; the rest as their control files."""
 
     __slots__ = ('me', 'policy', 'rules', 'timeout', 'session', 'rate', 'connections', 'per_address', 'greet_delay', 'arrivals',
-                 'check_failure', 'check_patience')
+                 'check_failure', 'check_patience', 'check_recipients')
 
     def __init__(self, home):
         rates = read_rates(home)
@@ -29,6 +29,7 @@ class Settings:
         self.greet_delay = controls.number(home, b'greetdelay')
         self.check_failure = controls.line(home, b'checkfailure')
         self.check_patience = controls.number(home, b'timeoutcheck')
+        self.check_recipients = controls.line(home, b'checkrecipients') == b'yes'
         self.me = controls.line(home, b'me')
         self.rules = read_rules(home)
         self.timeout = controls.number(home, b'timeoutsmtpd')

@@ -107,6 +107,13 @@ def test_qmtp_refusals(rig):
     assert rig.queued.messages == [] and said.startswith(b"46:Dsorry, I can't")
 
 
+def test_qmtp_asks_nobody_where_that_is_switched_off(rig):
+    """checkrecipients: no."""
+    rig.write('checkrecipients', 'no\n')
+    code, said = rig.shot('qmtpd', message(b'1', b's@y', b'no@mx.example.com', b'temp@mx.example.com'), **TCP)
+    assert code == 0 and all(answer.startswith(b'Kok ') for answer in answers(said)) and rig.users.asked == []
+
+
 def test_qmtp_relay(rig):
     """RELAYCLIENT lifts rcpthosts and is appended; DATABYTES counts in place of databytes."""
     rig.write('databytes', '1\n')

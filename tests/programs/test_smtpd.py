@@ -78,6 +78,16 @@ def test_recipients_are_looked_up(either):
     assert 'from <ann@example.org> to <no@mx.example.com>: 550 5.1.1 sorry, no mailbox' in rig.log()
 
 
+def test_recipients_are_not_looked_up_where_that_is_switched_off(either):
+    """checkrecipients: no: every recipient of ours is taken and nobody is asked; foreign ones and validrcptto count."""
+    rig, client = either(checkrecipients='no\n', validrcptto='no@mx.example.com\ntemp@mx.example.com\n')
+    client.say(b'MAIL FROM:<ann@example.org>')
+    for address, code in [(b'no@mx.example.com', b'250'), (b'temp@mx.example.com', b'250'), (b'x@mx.example.com', b'550'),
+                          (b'no@far.example', b'553')]:
+        assert client.say(b'RCPT TO:<%s>' % address).startswith(code)
+    assert rig.users.asked == []
+
+
 def test_no_users_daemon(either):
     """Without qpy-users, recipients in our domains are accepted, and others are not."""
     rig, client = either(users=False)
