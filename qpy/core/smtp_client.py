@@ -15,7 +15,7 @@ what.
 """
 from _collections import deque
 
-from qpy.core import address, channel_binding, remote_report, sasl_client, text
+from qpy.core import address, channel_binding, idna, remote_report, sasl_client, text
 from qpy.core.tls_policy import NONE, OPPORTUNISTIC
 
 LINE_LIMIT = 4096       # bytes of one reply line
@@ -85,7 +85,8 @@ def permanent(code, command):
 class Transaction:
     """One message to some recipients at one host, and what became of it.
 
-    eight, utf8: the message needs 8BITMIME (sent anyway without), SMTPUTF8 (refused without).
+    eight, utf8: the message needs 8BITMIME (sent anyway without), SMTPUTF8: b'header' by its header, b'names' by its
+    addresses alone, whose domains have another form; b'' not at all.
     required: it needs REQUIRETLS (refused without).
     notices: (parameters of MAIL, [parameters of RCPT]) for a server that knows DSN (RFC 3461), or None.
     noticed: the server has them.
@@ -99,7 +100,7 @@ class Transaction:
     __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'required', 'notices', 'answers', 'report', 'trouble',
                  'critical', 'overflow', 'noticed')
 
-    def __init__(self, sender, recipients, eight=False, utf8=False, size=0, required=False,
+    def __init__(self, sender, recipients, eight=False, utf8=b'', size=0, required=False,
                  notices=None):
         self.sender, self.recipients = sender, recipients
         self.eight, self.utf8, self.size, self.required = eight, utf8, size, required
@@ -120,13 +121,13 @@ class Session:
     __slots__ = ('peer', 'helo', 'pipelining', 'lmtp', 'policy', 'login', 'reader', 'out', 'phase', 'extensions',
                  'transaction', 'steps', 'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched',
                  'confused', 'tls', 'tls_trouble', 'exchange', 'kept', 'stale',
-                 'tls_wrong')
+                 'tls_wrong', 'last')
 
     def __init__(self, peer, helo, pipelining=True, lmtp=False, policy=OPPORTUNISTIC, login=None):
         self.peer, self.helo, self.pipelining = peer, helo, pipelining
         self.lmtp, self.policy, self.login = lmtp, policy, login
         self.tls, self.tls_trouble, self.exchange, self.kept, self.stale = b'', False, None, b'', False
-        self.tls_wrong = b''
+        self.tls_wrong, self.last = b'', 0      # last: index of the last recipient that is asked for
         self.reader = ReplyReader()
         self.out = []
         self.phase = GREETING
@@ -399,8 +400,7 @@ class Session:
             if code in (452, 552) and self._accepted():
                 self.transaction.overflow.append(index)
             self.transaction.answers[index] = letter, self._about(b'%s does not like recipient', reply)
-        last = index == len(self.transaction.recipients) - 1
-        if last and self.pending is None and not self._accepted():
+        if index == self.last and self.pending is None and not self._accepted():
             self.pending = b'D', self._about(b'Giving up on %s')
             return self._drain()
         return self._next()
@@ -477,8 +477,13 @@ class Session:
         transaction.noticed = self._takes_notices(transaction)
         self.steps.append((b'MAIL', 0, self._mail_command(transaction)))
         wishes = transaction.notices[1] if transaction.noticed else [b''] * len(transaction.recipients)
-        self.steps.extend((b'RCPT', i, b'RCPT TO:<%s>%s\r\n' % (address.quote(recipient), wishes[i]))
-                          for i, recipient in enumerate(transaction.recipients))
+        names = [self._name(recipient) for recipient in transaction.recipients]
+        self.steps.extend((b'RCPT', i, b'RCPT TO:<%s>%s\r\n' % (address.quote(name), wishes[i]))
+                          for i, name in enumerate(names) if name is not None)
+        self.last = self.steps[-1][1]
+        for i, name in enumerate(names):
+            if name is None:
+                transaction.answers[i] = b'h', remote_report.no_utf8(self.peer)
         self.steps.append((b'DATA', 0, b'DATA\r\n'))
         return self._next()
 
@@ -517,12 +522,18 @@ class Session:
         limit = text.parse_uint(self.extensions.get(b'SIZE', b''), 10 ** 18)
         if limit and transaction.size > limit:          # RFC 1870, section 6.1
             return b'D', remote_report.too_long(limit, self.peer)
-        if transaction.utf8 and b'SMTPUTF8' not in self.extensions:     # RFC 6531, section 3.2
+        if transaction.utf8 and (self._name(transaction.sender) is None or not any(
+                self._name(recipient) is not None for recipient in transaction.recipients)
+                or transaction.utf8 == b'header' and b'SMTPUTF8' not in self.extensions):   # RFC 6531, section 3.2
             return b'D', remote_report.no_utf8(self.peer)
         if transaction.required and not self.lmtp and not (self.tls and b'REQUIRETLS' in self.extensions):
             transaction.trouble = True      # RFC 8689, 4.2.1: another server of the domain may do
             return b'D', remote_report.no_requiretls(self.peer)
         return None
+
+    def _name(self, mailbox):
+        """An address as this server can hear it; None if it has no such form."""
+        return mailbox if b'SMTPUTF8' in self.extensions else idna.address(mailbox)
 
     def _takes_notices(self, transaction):
         """RFC 3461, 5.2.1: a server that knows DSN gets the sender's wishes as they are."""
@@ -534,13 +545,13 @@ class Session:
             options += b' SIZE=%d' % transaction.size
         if (transaction.eight or transaction.utf8) and b'8BITMIME' in self.extensions:
             options += b' BODY=8BITMIME'
-        if transaction.utf8:
+        if transaction.utf8 and b'SMTPUTF8' in self.extensions:
             options += b' SMTPUTF8'
         if transaction.required and b'REQUIRETLS' in self.extensions:
             options += b' REQUIRETLS'
         if transaction.noticed:
             options += transaction.notices[0]
-        return b'MAIL FROM:<%s>%s\r\n' % (address.quote(transaction.sender), options)
+        return b'MAIL FROM:<%s>%s\r\n' % (address.quote(self._name(transaction.sender)), options)
 
 
 _ANSWERS = {b'greeting': Session._greeting, b'EHLO': Session._ehlo, b'HELO': Session._helo,

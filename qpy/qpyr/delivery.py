@@ -9,7 +9,7 @@ Nothing is tried again after the message was sent to its end.
 from binascii import b2a_base64
 
 from qpy import unix, unix_tls
-from qpy.core import dane, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, text, tls_policy, tlsrpt
+from qpy.core import dane, idna, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, text, tls_policy, tlsrpt
 from qpy.core.sasl_client import Credentials
 from qpy.core.smtp_client import OF_MAIL, OF_RCPT, Session, Transaction, can_be_sent, notice_parameters
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
@@ -35,7 +35,7 @@ class Delivery:
 
     def __init__(self, worker, host, sender, recipients, flags, source, on_end):
         self.worker, self.settings = worker, worker.settings
-        self.host, self.sender, self.recipients = host, sender, recipients
+        self.host, self.sender, self.recipients = idna.domain(host) or host, sender, recipients
         self.flags, self.source, self.on_end = flags, source, on_end
         self.results = [None] * len(recipients)
         self.left = list(range(len(recipients)))    # indices without a result
@@ -399,14 +399,15 @@ class Delivery:
                 [notice_parameters(wishes.get(recipient, ()), OF_RCPT) for recipient in recipients])
 
     def _needs(self):
-        """(8BITMIME, SMTPUTF8, size) of this message; an unreadable one shows when it is sent."""
+        """(8BITMIME, SMTPUTF8 (see Transaction), size) of this message; an unreadable one shows when it is sent."""
         try:
             size = self.source.size()
         except OSError:
             size = 0
         head = self._head()
-        plain = self.sender.isascii() and all(recipient.isascii() for recipient in self.recipients)
-        utf8 = not plain or b'u' in self.flags and not sources.header_is_ascii(head)
+        utf8 = b'' if self.sender.isascii() and all(recipient.isascii() for recipient in self.recipients) else b'names'
+        if b'u' in self.flags and not sources.header_is_ascii(head):
+            utf8 = b'header'
         return b'8' in self.flags or not head.isascii(), utf8, size
 
     def _head(self):

@@ -18,7 +18,7 @@ import sys
 from _collections import deque
 
 from qpy import unix, unix_kernel
-from qpy.core import channel, dnsconf, exits, ip, text
+from qpy.core import channel, dnsconf, exits, idna, ip, text
 from qpy.lib import confine, controls, inherit, master, packets, program
 from qpy.lib.loop import Loop
 from qpy.qpyr.dnsquery import ANSWER, IGNORE, NEXT, PLAIN, TRUNCATED, Query
@@ -62,7 +62,6 @@ def load(home):
         import dns.rdataclass
         import dns.rdatatype
         load_record_types()
-        'ä'.encode('idna')
     except (ImportError, AttributeError) as problem:
         return b'dnspython cannot be loaded: ' + text.printable(str(problem).encode('utf-8', 'replace'))
     return b''
@@ -86,11 +85,9 @@ def site_packages():
 
 def host_name(name):
     """name as DNS is asked for it (lower case, no dot at the end, IDNA), or None if it can be none (R-08)."""
-    if not name.isascii():
-        try:
-            name = name.decode('utf-8').encode('idna')
-        except UnicodeError:
-            return None
+    name = idna.domain(name)
+    if name is None:
+        return None
     name = text.lower(name)
     name = name[:-1] if name.endswith(b'.') else name
     if not 1 <= len(name) <= 253 or not HOST_BYTES.issuperset(name):

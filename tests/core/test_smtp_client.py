@@ -276,10 +276,36 @@ def test_eight_bit_and_utf8():
     refused."""
     assert begun(eight=True)[2].startswith(b'MAIL FROM:<s@y.example> BODY=8BITMIME\r\n')
     assert begun(PLAIN, eight=True)[2] == b'MAIL FROM:<s@y.example>\r\n'
-    session, transaction, sent = begun(utf8=True)
+    session, transaction, sent = begun(utf8=b'header')
     assert sent == b'' and transaction.report[0] == b'D' and b'#5.6.7' in transaction.report[1]
-    sent = begun(b'250-x\r\n250-8bitmime\r\n250 smtputf8\r\n', utf8=True)[2]
+    sent = begun(b'250-x\r\n250-8bitmime\r\n250 smtputf8\r\n', utf8=b'header')[2]
     assert sent == b'MAIL FROM:<s@y.example> BODY=8BITMIME SMTPUTF8\r\n'
+
+
+@pytest.mark.parametrize('recipients, sent, answers, letter', [
+    (['a@bücher.x', 'b@y'], [b'a@xn--bcher-kva.x', b'b@y'], [None, None], None),
+    (['é@x', 'b@y', 'ü@z'], [b'b@y'], [b'h', None, b'h'], None), (['b@y', 'é@x'], [b'b@y'], [None, b'h'], None),
+    (['é@x', 'é@y'], [], [None, None], b'D')])
+def test_domains_in_their_other_form(recipients, sent, answers, letter):
+    """RFC 6531, 3.2: a server without SMTPUTF8 gets domains in ASCII; a local part that has no other form is refused, and
+    nobody else with it."""
+    recipients = [name.encode() for name in recipients]
+    session = Session(b'192.0.2.1', b'me')
+    session.feed(b'220 x\r\n')
+    transaction = Transaction('s@bücher.x'.encode(), recipients, utf8=b'names')
+    session.begin(transaction)
+    session.take()
+    session.feed(b'250-x\r\n250 PIPELINING\r\n')
+    words = session.take()
+    assert [line[9:-1] for line in words.split(b'\r\n') if line[:4] == b'RCPT'] == sent
+    assert not sent or words.startswith(b'MAIL FROM:<s@xn--bcher-kva.x>\r\n')
+    assert [answer and answer[0] for answer in transaction.answers] == answers
+    assert (transaction.report and transaction.report[0]) == letter
+    if sent:
+        session.feed(b'250 ok\r\n' + b'250 ok\r\n' * len(sent) + b'354 go\r\n')
+        session.body_end()
+        session.feed(b'250 taken\r\n')
+        assert transaction.report[0] == b'K' and transaction.answers[recipients.index(b'b@y')][0] == b'r'
 
 
 def test_extensions():

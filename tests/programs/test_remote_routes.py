@@ -40,6 +40,15 @@ def test_no_second_place_after_an_answer():
     assert outcomes[0][0] == b'D' and second.connections == 0
 
 
+def test_a_domain_beyond_ascii():
+    """control/smtproutes holds its ASCII form, and so does RCPT for a server without SMTPUTF8."""
+    name = 'bücher.example'.encode()
+    with Server(good()) as server:
+        sender = Sender({b'xn--bcher-kva.example': b'127.0.0.1:%d' % server.port})
+        assert sender.send(host=name, recipients=[b'joe@' + name])[0][0][0] == b'K'
+    assert server.mail[0][1] == [b'joe@xn--bcher-kva.example']
+
+
 def test_all_places_fail():
     """Then the mail waits, with the reason of the last."""
     outcomes, trouble = Sender({b'': b'127.0.0.1:%d nowhere.example' % closed_port()}).send()

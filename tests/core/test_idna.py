@@ -1,0 +1,35 @@
+"""Internationalised domains in ASCII, beside the interpreter's own codec."""
+import pytest
+from hypothesis import given, strategies as st
+
+from qpy.core import idna
+
+
+@pytest.mark.parametrize('name, ascii_', [
+    ('bücher.example', b'xn--bcher-kva.example'), ('BÜCHER.Example', b'xn--bcher-kva.example'),
+    ('straße.example', b'xn--strae-oqa.example'), ('日本語.jp', b'xn--wgv71a119e.jp'),
+    ('пример.испытание', b'xn--e1afmkfd.xn--80akhbyknj4f'), ('plain.Example', b'plain.Example'), ('', b'')])
+def test_names(name, ascii_):
+    """As registries have them; ASCII is left alone."""
+    assert idna.domain(name.encode()) == ascii_
+
+
+@pytest.mark.parametrize('name', [b'\xff.example', 'a b\xfc.example'.encode(), 'ü@x'.encode(), ('ü' * 60).encode(),
+                                  'ü\r\n.x'.encode(), 'ü>x'.encode()])
+def test_what_has_no_such_form(name):
+    """No UTF-8, blanks and signs beside letters, labels too long."""
+    assert idna.domain(name) is None
+
+
+@pytest.mark.parametrize('mailbox, ascii_', [
+    ('joe@bücher.example', b'joe@xn--bcher-kva.example'), ('josé@bücher.example', None), ('josé@x.example', None),
+    ('joe@x.example', b'joe@x.example'), ('', b''), ('joe', b'joe')])
+def test_addresses(mailbox, ascii_):
+    """A domain has two forms, a local part has one."""
+    assert idna.address(mailbox.encode()) == ascii_
+
+
+@given(st.text(min_size=1).filter(lambda s: not s.isascii()))
+def test_punycode_is_punycode(part):
+    """Letter for letter what the interpreter's codec says."""
+    assert idna.punycode(part) == part.encode('punycode')
