@@ -7,6 +7,10 @@
     stream.take() -> bytes for the other side       after each of these calls
     stream.write(data); stream.read() -> data       afterwards
 
+    context = server(b'/path')                      for those who connect to us; the file holds key and certificates
+    context.sni_callback = by_name(choose)          another context by the name the client asks for
+    certificate_of(context) -> (DER, {names and dates})
+
 It uses _ssl, which is the interpreter's own binding, and not ssl, the layer of Python above it: that one brings 38
 more modules (re, enum, socket, selectors ...), 2 MB and as much time again, for classes that wrap sockets, of which
 nothing is used here; and it hides the chain of certificates until 3.13.
@@ -23,7 +27,7 @@ import _ssl         # noqa: E402 - after the environment is clean
 
 TLS_1_2 = 0x0303
 CLIENT, SERVER = _ssl.PROTOCOL_TLS_CLIENT, _ssl.PROTOCOL_TLS_SERVER
-CERT_NONE, CERT_REQUIRED = _ssl.CERT_NONE, _ssl.CERT_REQUIRED
+CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED = _ssl.CERT_NONE, _ssl.CERT_OPTIONAL, _ssl.CERT_REQUIRED
 DER = _ssl.ENCODING_DER
 CHUNK = 65536
 WEAK = 'DEFAULT:@SECLEVEL=1'        # who sends in the clear otherwise may as well use a short key
@@ -63,6 +67,50 @@ def client(verify=False, cas=None, data=b'', partial=False):
     except _ssl.SSLError as problem:
         raise TlsError(problem) from None
     return context
+
+
+def server(path, clients=None):
+    """A context for those who connect to us: TLS 1.2 or better, no session tickets (their key would never change).
+
+    path: PEM, a private key without a pass phrase and its chain of certificates.  clients: clients are asked for a
+    certificate; who shows one must have one of those in this file (PEM), or signed by one of them.  OSError."""
+    context = _ssl._SSLContext(SERVER)
+    context.minimum_version = TLS_1_2
+    context.options |= _ssl.OP_NO_RENEGOTIATION | _ssl.OP_NO_COMPRESSION | _ssl.OP_CIPHER_SERVER_PREFERENCE \
+        | _ssl.OP_NO_TICKET
+    context.options &= ~_ssl.OP_IGNORE_UNEXPECTED_EOF
+    context.num_tickets = 0
+    try:
+        context.load_cert_chain(unix.fsdecode(path), None, lambda: b'')
+        if clients:
+            context.verify_mode = CERT_OPTIONAL
+            context.verify_flags |= _ssl.VERIFY_X509_PARTIAL_CHAIN
+            trust(context, clients, b'')
+    except _ssl.SSLError as problem:
+        raise TlsError(problem) from None
+    return context
+
+
+def by_name(choose):
+    """An sni_callback: choose(name as bytes, or None) -> the context to go on with."""
+    def asked(tls, name, _):
+        tls.context = choose(None if name is None else name.encode('ascii'))
+    return asked
+
+
+def certificate_of(context):
+    """(DER, what is in it) of a server's own certificate, as a client sees it: by shaking hands with ourselves, so that
+    key and certificate are known to work together.  TlsError."""
+    ours, theirs = Stream(context, server=True), Stream(client())
+    done = False
+    while not done:
+        theirs.handshake()
+        ours.feed(theirs.take())
+        done = ours.handshake()
+        theirs.feed(ours.take())
+    theirs.handshake()
+    found = theirs.tls.get_unverified_chain()[0]
+    return found.public_bytes(DER), found.get_info()
 
 
 def trust(context, cas, data):
@@ -134,6 +182,11 @@ class Stream:
             self.tls.shutdown()
         except _ssl.SSLError:
             pass
+
+    def client(self):
+        """(DER, what is in it) of the certificate a client has shown and proved, None if he has none."""
+        shown = self.tls.getpeercert(True)
+        return (shown, self.tls.getpeercert(False)) if shown else None
 
     def words(self):
         """b'TLSv1.3 TLS_AES_256_GCM_SHA384': protocol and cipher."""

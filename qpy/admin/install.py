@@ -629,7 +629,7 @@ LOCALS = '# Mail to these domains is delivered here. If the name in me changes, 
 
 
 def first_controls(home, me, listen):
-    """control/me, with it control/locals, and with --smtp the port and who may relay."""
+    """control/me, with it control/locals, and with --smtp the port, TLS on it, and who may relay."""
     control = os.path.join(home, 'control')
     path = os.path.join(control, 'me')
     if not os.path.exists(path):
@@ -648,7 +648,7 @@ def first_controls(home, me, listen):
         say('control/me is kept: %s' % read_first_line(path))
     if listen:
         path = os.path.join(control, 'services')
-        if not first(path, listen):
+        if not first(path, listen + b' '.join(services.TLS.split()).decode() + '\n'):
             with open(path) as file:
                 if listen not in file.read():
                     say('%s is kept as it is; to listen on another port, edit it: the line that begins with smtpd must '

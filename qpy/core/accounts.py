@@ -5,6 +5,7 @@ A site may rename accounts in DIR/control/accounts (lines `qpyd:name`); groups a
 
 #        role      group    what it may touch
 TABLE = ((b'qpyd', b'qpyd', b'hears the network'),
+         (b'qpyt', b'qpyt', b'holds the keys of TLS'),
          (b'qpyq', b'qpyq', b'owns the messages'),
          (b'qpys', b'qpyq', b'decides what goes where and when; owns the state'),
          (b'qpyu', b'qpyu', b'becomes users, never root'),

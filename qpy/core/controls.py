@@ -149,6 +149,8 @@ TABLE = (
     (b'timeoutsmtpd', NUMBER, 1200, b'qpy-smtpd', b'seconds to wait for an SMTP client at each step'),
     (b'tlscas', TEXT, None, b'qpy-rspawn qpy-remote qpy-mtasts',
      b'certificates of the authorities that sign servers\' certificates, in PEM, instead of the system\'s'),
+    (b'tlsclients', TEXT, None, b'qpy-tls',
+     b'certificates in PEM by which clients that show one are known: their own, or of who signed them'),
     (b'tlsdestinations', MAP, None, b'qpy-rspawn qpy-remote',
      b'TLS by destination, domain:none, may, encrypt, dane or verify, and for verify perhaps a name'),
     (b'validrcptto', LIST, None, b'qpy-smtpd qpy-qmtpd qpy-newvrt',
@@ -161,7 +163,7 @@ TABLE = (
 # When an edit acts, by reader; qpy-control.5 says it in these words.
 EDITS = (
     (b'qpy-smtpd qpy-qmtpd qpy-qmqpd', b'at the next connection'),
-    (b'qpy-users qpy-resolve qpy-check qpy-token', b'at the next question'),
+    (b'qpy-users qpy-resolve qpy-check qpy-token qpy-tls', b'at the next question'),
     (b'qpy-bouncer', b'at the next bounce'),
     (b'qpy-remote qpy-rspawn qpy-local', b'at the next delivery'),
     (b'qpy-inject qpy-qmqpc', b'at the next message'),
@@ -183,7 +185,7 @@ CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkrecipients': (b'yes', 
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
 LOCAL_PARTS = (b'bouncefrom', b'doublebounceto')    # line files that hold what stands before an @
-EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery', b'smtplogins', b'tlscas',
+EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery', b'smtplogins', b'tlscas', b'tlsclients',
              b'validrcptto')                # UTF-8 occurs here
 
 BOM = b'\xef\xbb\xbf'

@@ -37,3 +37,17 @@ def day(now):
 def stamp(now):
     """As in Message-IDs: b'20261105021614'."""
     return b'%d%02d%02d%02d%02d%02d' % gmtime(now)[:6]
+
+
+def of_certificate(date):
+    """The time of 'Jun  1 12:00:00 2026 GMT', as OpenSSL writes it.  ValueError."""
+    month, day, clock, year, _ = date.encode('ascii').split()
+    hours, minutes, rest = map(int, clock.split(b':'))
+    year, number = int(year), _MONTHS.index(month) + 1
+    if number <= 2:                             # years that begin in March have their odd day at the end
+        year, number = year - 1, number + 12
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * (number - 3) + 2) // 5 + int(day) - 1
+    return (days - _MARCH_1970) * 86400 + hours * 3600 + minutes * 60 + rest
+
+
+_MARCH_1970 = 719468            # days from the first of March of the year 0 to 1 January 1970

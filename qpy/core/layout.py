@@ -9,6 +9,7 @@ from qpy.core import accounts
 TABLE = ((b'',              b'root', b'root', 0o755, b'everything of this installation'),
          (b'bin',           b'root', b'root', 0o755, b'launchers'),
          (b'control',       b'root', b'root', 0o755, b'what the administrator writes'),
+         (b'keys',          b'root', b'qpyt', 0o750, b'keys and certificates of TLS'),
          (b'users',         b'root', b'root', 0o755, b'assign and cdb: who has mail here'),
          (b'alias',         b'alias', b'alias', 0o755, b'.qmail files of addresses that are no user'),
          (b'lib',           b'root', b'root', 0o755, b'the code, and the two packages it uses'),

@@ -14,6 +14,8 @@ TABLE = b"""\
    smtpd-master    qpyd     empty  any                               programs   yes      any       any       -
    smtpd           qpyd     empty  control=rl,etc=r                  none       no       unix      run       4000
    qmtpd           qpyd     empty  control=rl,etc=r,tmp=rw           none       no       unix      run       1000
+   tls-master      qpyt     empty  keys=rl,control=rl,etc=r          workers    no       unix      any       4000
+   tls             qpyt     empty  keys=rl,control=rl,etc=r          none       no       unix      run       4000
    users-master    qpyp     host   control=rl,users=rl,etc=r,name=r  workers    no       any       any       2000
    users           qpyp     host   control=rl,users=rl,etc=r,name=r  none       no       any       any       2000
    resolve-master  qpyr     host   control=rl,etc=r,resolv=r,site=r  workers    no       tcp,udp   any       2000
@@ -46,6 +48,7 @@ TABLE = b"""\
 
 PLACES = {b'mess': (b'queue/mess',), b'state': (b'queue/state',), b'damaged': (b'queue/damaged',),
           b'control': (b'control',), b'users': (b'users',), b'site': (b'lib/site',), b'tls': (b'tls',), b'check': (b'check',),
+          b'keys': (b'keys',),
           b'etc': (b'/etc',), b'cas': (b'/usr/share/ca-certificates', b'/usr/local/share/ca-certificates'),
           b'tmp': (b'/var/tmp', b'/tmp'), b'proc': (b'/proc',),
           b'resolv': (b'/run/systemd/resolve', b'/run/resolvconf', b'/run/NetworkManager', b'/run/connman'),

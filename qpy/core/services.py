@@ -30,7 +30,7 @@ bouncer  qpys  seq:bounce:0600:qpys                  qpy-bouncer
 send     qpys  unix:control:0666                     qpy-send
 """
 SMTP = b'smtpd    qpyd  tcp:%s                        qpy-smtpd\n'     # what qpy-install --smtp writes
-
+TLS = b'tls      qpyt  unix:tls:0660:qpyt:qpyd           qpy-tls\n'
 NAME_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyz0123456789-_.')
 NAME_LIMIT = 32
 RESERVED = (b'log', b'start', b'life')

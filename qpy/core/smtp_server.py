@@ -1,7 +1,7 @@
 """One SMTP session, seen from the server: bytes in, replies and events out (RFC 5321, 1870, 2034, 2920,
-6152).
+6152, 3207).
 
-    session = Session(policy, client)
+    session = Session(policy, client, beside)
     session.receive(data); event = session.next(); ...; session.output()
 
 `next` obeys what has come until something is needed from outside, and says what; None: more input.
@@ -12,6 +12,7 @@
     (BODY, bytes)      stored form of a part of the text       (no answer)
     (SUBMIT, bytes)    the last part: queue it now             answer: queued(time, pid), or failed(text)
     (DROP, None)       the message will not be: forget it      (no answer)
+    (TLS, None)        STARTTLS: can that be had?              answer: tls_begun() and then secured(tls), or tls_refused()
     (CLOSE, None)      send what output() gives, then close    (no answer; nothing follows)
 
 While an answer is due, next() gives None; pipelined input waits, so that replies keep the order of the
@@ -22,6 +23,7 @@ or LF in the text the session closes: what follows could be a second message smu
 from qpy.core import address as addresses, asking, badhelo, cdb, received, smtp_data, text
 
 ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'
+TLS = 'tls'
 
 LINE_MAX = 2048             # bytes of a command line with its CR LF; RFC 5321 4.5.3.1.4 asks for 512 and more
 HELO_MAX = 255              # bytes kept of a HELO argument
@@ -75,6 +77,11 @@ BUSY_ADDRESS = b'421 4.7.0 too many connections from your address; try again lat
 EARLY = b'554 5.5.1 you spoke before you were greeted (RFC 5321, 4.3.1)'
 BUSY_RATE = b'421 4.7.0 too many connections from your address in this time; try again later'
 DENIED = b'554 5.7.1 no mail is accepted from your address'
+TLS_READY = b'220 2.0.0 ready to start TLS'
+TLS_NONE = b'454 4.7.0 TLS is not available now'
+TLS_ALREADY = b'503 5.5.1 TLS is active already'
+TLS_FOLLOWED = b'503 5.5.1 nothing may follow STARTTLS before the handshake'
+TLS_FIRST = b'530 5.7.0 STARTTLS first'
 TROUBLE = b'421 4.3.0 unable to read controls'
 ENDING = b'421 4.3.2 shutting down'
 
@@ -100,26 +107,39 @@ class Client:
 
     relay: what RELAYCLIENT holds, None if it is not set. databytes: None, or instead of the policy's.
     bare_lf: `commands` takes LF alone as the end of a command, `451` answers LF in a text as qmail does,
-    `all` takes it in texts too (sendmail -bs). judged: whether others are asked about him."""
+    `all` takes it in texts too (sendmail -bs). judged: whether others are asked about him. force_tls: nothing is done for
+    him in the clear."""
 
-    __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env', 'judged')
+    __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env', 'judged', 'force_tls')
 
     def __init__(self, ip=b'', name=b'', info=b'', local=b'', local_ip=b'', relay=None, databytes=None,
-                 bare_lf=b'', env=()):
+                 bare_lf=b'', env=(), force_tls=False):
         self.ip, self.name, self.info, self.local, self.local_ip = ip, name, info, local, local_ip
         self.relay, self.databytes, self.bare_lf, self.env = relay, databytes, bare_lf, env
-        self.judged = True
+        self.judged, self.force_tls = True, force_tls
+
+
+class Beside:
+    """What stands beside the sessions of a server, as it is now.
+
+    tls: None, there is no qpy-tls; False, it has no certificate, or has not answered yet; True."""
+
+    __slots__ = ('tls',)
+
+    def __init__(self, tls=None):
+        self.tls = tls
 
 
 class Session:
     """See the top of the module."""
 
-    __slots__ = ('policy', 'client', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
+    __slots__ = ('policy', 'client', 'beside', 'tls', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
                  'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict',
                  'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned')
 
-    def __init__(self, policy, client):
-        self.policy, self.client = policy, client
+    def __init__(self, policy, client, beside=Beside()):
+        self.policy, self.client, self.beside = policy, client, beside
+        self.tls = None                     # core.tls_front.Tls once that protects us
         self.input, self.at = b'', 0        # what came, and how much of it is done with
         self.replies, self.notes = [], []
         self.waiting = self.closed = self.skipping = False
@@ -129,10 +149,15 @@ class Session:
         self.checking, self.banned = b'', b''   # banned: the reply that MAIL gets since HELO was refused
         self.asking = None                  # (stage, what follows) while it is judged
         self.errors = self.refused = self.idle = 0
-        self.limit = policy.databytes if client.databytes is None else client.databytes
+        self.recognise(client)
         self.reset()
 
     # From the driver.
+
+    def recognise(self, client) -> None:
+        """This is the client, as is known now."""
+        self.client = client
+        self.limit = self.policy.databytes if client.databytes is None else client.databytes
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -253,6 +278,8 @@ class Session:
             return self.error(b'command', UNKNOWN if line else LINE_EMPTY)
         _, method, allowed = command
         refusal = allowed[self.state]
+        if self.client.force_tls and self.tls is None and verb not in IN_THE_CLEAR:
+            refusal = TLS_FIRST
         if refusal:
             return self.error(verb.lower(), refusal)
         return method(self, argument.lstrip(b' '))
@@ -304,11 +331,27 @@ class Session:
         """What this server can do."""
         event = self.count_idle(b'')
         if event is None:
-            size = b'SIZE %d' % self.limit if self.limit else b'SIZE'
-            lines = (b'250-' + self.policy.greeting, b'250-PIPELINING', b'250-' + size, b'250-8BITMIME',
-                     b'250 ENHANCEDSTATUSCODES')
-            self.replies[-1] = b'\r\n'.join(lines)
+            offered = (self.policy.greeting, *self.offered(), b'ENHANCEDSTATUSCODES')
+            self.replies[-1] = b'\r\n'.join(b'250-' + line for line in offered[:-1]) + b'\r\n250 ' + offered[-1]
         return event
+
+    def offered(self):
+        """The lines of EHLO's answer, without the first and the last."""
+        lines = [b'PIPELINING', b'SIZE %d' % self.limit if self.limit else b'SIZE', b'8BITMIME']
+        if self.beside.tls and self.tls is None:
+            lines.append(b'STARTTLS')
+        return lines
+
+    def do_starttls(self, argument):
+        """RFC 3207 4. Whatever came behind it in the clear would be taken for what came under TLS (CVE-2011-0411)."""
+        if argument:
+            return self.error(b'starttls', NO_ARGUMENT)
+        if self.tls is not None or self.beside.tls is None:
+            return self.error(b'starttls', UNKNOWN if self.tls is None else TLS_ALREADY)
+        if self.buffered():
+            return self.leave(TLS_FOLLOWED)
+        self.waiting = True
+        return TLS, None
 
     def do_mail(self, argument):
         """RFC 5321 4.1.1.2"""
@@ -414,6 +457,24 @@ class Session:
         self.closed = True
         return CLOSE, None
 
+    # Answers to TLS.
+
+    def tls_begun(self) -> None:
+        """The client may begin his handshake when he has read this; until secured() nothing is heard."""
+        self.reply(TLS_READY)
+
+    def tls_refused(self) -> None:
+        """Not now: the session goes on in the clear."""
+        self.waiting = False
+        self.refuse(b'starttls', TLS_NONE)
+
+    def secured(self, tls) -> None:
+        """TLS protects us: nothing that was said before counts (RFC 3207 4.2)."""
+        self.waiting, self.tls = False, tls
+        self.input, self.at = b'', 0
+        self.helo, self.protocol = b'', b'SMTP'
+        self.reset()
+
     # Answers to CHECK.
 
     def recipient(self, verdict: bytes) -> 'tuple | None':
@@ -439,8 +500,12 @@ class Session:
         self.decoder, self.verdict, self.waiting = kind(self.limit), b'', False
         self.reply(b'354 go ahead')
         client = self.client
-        return received.line(client.name, self.helo, client.info, client.ip, client.local, self.protocol,
-                             date)
+        tls = b'%s %s' % (self.tls.version, self.tls.cipher) if self.tls else b''
+        return received.line(client.name, self.helo, client.info, client.ip, client.local, self.spoken(), date, tls)
+
+    def spoken(self):
+        """The protocol, as in Received (RFC 3848)."""
+        return self.protocol + (b'S' if self.tls and self.protocol != b'SMTP' else b'')
 
     def refuse_text(self, reply: bytes) -> None:
         """The other answer to START: not now. The transaction is over."""
@@ -508,7 +573,7 @@ class Session:
     def options(self) -> list:
         """[(letter, value)] of the envelope beside sender and recipients."""
         client = self.client
-        found = [(b'P', self.protocol), (b'C', received.safe(client.ip)), (b'c', received.safe(client.name)),
+        found = [(b'P', self.spoken()), (b'C', received.safe(client.ip)), (b'c', received.safe(client.name)),
                  (b'H', received.safe(self.helo)), (b'B', self.body), (b'h', self.hold)]
         return [(letter, value) for letter, value in found if value]
 
@@ -616,4 +681,6 @@ COMMANDS = {
     b'VRFY': (never, Session.do_vrfy, (b'', b'', b'')),
     b'HELP': (never, Session.do_help, (b'', b'', b'')),
     b'QUIT': (never, Session.do_quit, (b'', b'', b'')),
+    b'STARTTLS': (never, Session.do_starttls, (b'', b'', b'')),
 }
+IN_THE_CLEAR = (b'EHLO', b'HELO', b'STARTTLS', b'NOOP', b'RSET', b'HELP', b'QUIT')    # whatever is forced (RFC 3207 4)

@@ -5,6 +5,7 @@
     10.20.0.0/15:allow,DATABYTES="1000000"  then "=.example.com", "=.com", "=", and last the empty address
     [2001:db8::]/32:deny
     =.example.com:allow                     a range stands for each of its numbers; /bits and [IPv6] are ours
+    tls=mx.example.org:allow,RELAYCLIENT="" a client whose certificate is for that name, or has that SHA-256: ours
     :allow                                  the character after VAR= is the quote; # begins a comment line
 
 Of two lines with one address the first counts. No match: allowed, nothing set.
@@ -52,6 +53,10 @@ class Rules:
                 return self.names[key]
         return NOTHING
 
+    def named(self, key: bytes) -> 'tuple | None':
+        """What stands for just this, None if nothing does."""
+        return self.names.get(key)
+
 
 class CdbRules:
     """Rules from the cdb that tcprules made. CdbError if it cannot be read."""
@@ -69,6 +74,11 @@ class CdbRules:
             if found is not None:
                 return decoded(found)
         return NOTHING
+
+    def named(self, key: bytes) -> 'tuple | None':
+        """What stands for just this, None if nothing does."""
+        found = self.data.get(key)
+        return None if found is None else decoded(found)
 
 
 def keys(ip, host, info):

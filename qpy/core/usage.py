@@ -8,6 +8,7 @@ types with many options, know more to say than this and say it themselves.
 TABLE = b"""\
    bouncer                                                                     | 8 tell senders what could not be delivered, takes long, or has arrived
    bouncesaying       TEXT [PROGRAM [ARGUMENT ...]]                            | 1 send mail back, always or if a program says so
+   cert               [NAME CHAIN KEY | --self NAME]                           | 8 give qpy-tls a key and its certificates
    check                                                                       | 8 judge clients, senders and recipients before their mail is taken
    checkpassword      PROGRAM [ARGUMENT ...]                                   | 8 judge a password and become its user
    clean                                                                       | 8 remove finished messages and set damaged ones aside
@@ -61,6 +62,7 @@ TABLE = b"""\
    tcp-env            [-rR] [-t SECONDS] PROGRAM [ARGUMENT ...]                | 8 find out who is connected, for programs that inetd starts
    tcpok              [HOST]                                                   | 8 let mail go again to destinations that did not answer
    tcpto                                                                       | 8 say which destinations are left alone because they did not answer
+   tls                [WORKERS]                                                | 8 speak TLS with the clients of SMTP servers
    tlslog                                                                      | 8 keep what TLS with other hosts came to
    tlsrpt             [--json] [--day YYYY-MM-DD] [DOMAIN]                     | 8 show what TLS with other hosts came to
    token                                                                       | 8 give relays the tokens they want in place of passwords

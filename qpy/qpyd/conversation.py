@@ -5,8 +5,8 @@ SMALL bytes is kept until it is complete and handed over whole; a longer one is 
 not read while more than HIGH bytes of it wait here.
 """
 from qpy import unix
-from qpy.core import smtp_server as smtp
-from qpy.qpyd import checks, queue_line, settings as settings_
+from qpy.core import cdb, smtp_server as smtp, tls_front
+from qpy.qpyd import checks, queue_line, settings as settings_, tls_line
 
 READ = 65536                # bytes read at once
 SMALL = 64 << 10            # bytes of a message that is kept until it is complete
@@ -25,13 +25,15 @@ class Conversation:
 
     __slots__ = ('server', 'sock', 'input', 'output', 'session', 'ip', 'out', 'pieces', 'size', 'job', 'eof',
                  'closing', 'dropped', 'reading', 'writing', 'progressed', 'ends', 'text_since', 'text_bytes',
-                 'polite', 'filter', 'delay', 'name', 'settings')
+                 'polite', 'filter', 'delay', 'name', 'settings', 'front', 'word')
 
     def __init__(self, server, settings, client, sock, input_, output):
         self.server, self.sock, self.input, self.output = server, sock, input_, output
-        self.session = smtp.Session(settings.policy, client)
+        self.session, self.settings = smtp.Session(settings.policy, client, server.beside), settings
         self.ip = client.ip or b'unknown'
         self.filter = settings_.filter_of(dict(client.env)) if client.env else (b'', True)
+        self.front = None           # the way to qpy-tls, while the client's own descriptor is still ours
+        self.word = None            # what it has said so far about the handshake; None if none is going on
         self.out, self.pieces, self.size, self.job = b'', [], 0, None
         self.eof = self.reading = self.writing = self.polite = False
         self.closing, self.dropped = 0.0, 0             # closing: until when to linger, 0 while serving
@@ -42,7 +44,9 @@ class Conversation:
         self.delay = settings.greet_delay if client.relay is None and client.judged else 0
 
     def begin(self):
-        """Greet, at once or after a while."""
+        """Greet, at once or after a while; where TLS comes first, when it stands."""
+        if settings_.on(dict(self.session.client.env), b'SMTPS'):
+            return self.tls_first()
         if not self.delay:
             return self.greet()
         self.server.loop.after(self.delay, self.delayed)
@@ -73,6 +77,8 @@ class Conversation:
             return self.close()
         if self.closing:
             return self.drop(data)
+        if self.word is not None:
+            return self.heard_of_tls(data)
         if not data:
             self.eof = True
         elif self.delay:
@@ -112,7 +118,7 @@ class Conversation:
         if self.eof and not (session.waiting or self.out or self.closing):
             return self.close()
         reading = not self.eof and not (session.waiting and session.buffered() > AHEAD) \
-            and not (self.job is not None and self.job.pending > HIGH)
+            and self.front is None and not (self.job is not None and self.job.pending > HIGH)
         writing = bool(self.out)
         if reading == self.reading and writing == self.writing:
             return
@@ -160,6 +166,66 @@ class Conversation:
         event = self.session.recipient(verdict)
         if event is not None:
             _EVENTS[event[0]](self, event[1])
+
+    # TLS: qpy-tls gets the client's socket, and gives clear text on one of ours.
+
+    def tls_first(self):
+        """The port is one where TLS is not asked for (RFC 8314 3.3)."""
+        self.session.waiting = True
+        self.front = self.server.tls.connect() if self.server.beside.tls and self.sock is not None else None
+        if self.front is None:
+            self.server.log(b'refused session' + self.who() + b': ' + smtp.TLS_NONE)
+            return self.close()
+        return self.hand_over()
+
+    def starttls(self, _):
+        """STARTTLS."""
+        self.front = self.server.tls.connect() if self.server.beside.tls and self.sock is not None else None
+        if self.front is None:
+            return self.session.tls_refused()
+        return self.session.tls_begun()
+
+    def hand_over(self):
+        """Everything is said: the client is qpy-tls's now."""
+        front, self.front = self.front, None
+        asking = settings_.on(dict(self.session.client.env), b'TLSCLIENTS')
+        given = tls_line.hand_over(front, self.input, asking)
+        loop = self.server.loop
+        loop.forget(self.input)
+        if self.output != self.input:
+            loop.forget(self.output)
+        self.sock.close()
+        self.sock, self.word, self.reading, self.writing = front, b'', False, False
+        self.input = self.output = front.fileno()
+        return self.interest() if given else self.close()
+
+    def heard_of_tls(self, data):
+        """What qpy-tls says: one line, and behind it clear text."""
+        word, end, rest = (self.word + data).partition(b'\n')
+        self.word = word
+        if not end and data and len(word) < tls_front.MOST:
+            return None
+        try:
+            letter, value = tls_front.parse(word)
+        except ValueError:
+            letter, value = tls_front.FAILED, b'qpy-tls has ended'
+        if letter != tls_front.STANDS:
+            self.server.log(b'refused starttls' + self.who() + b': ' + value)
+            return self.close()
+        self.word = None
+        return self.secured(value, rest)
+
+    def secured(self, tls, data):
+        """From here on as from the beginning."""
+        self.session.secured(tls)
+        try:
+            self.session.recognise(settings_.client_of_certificate(self.settings, self.session.client, tls))
+        except (settings_.Denied, cdb.CdbError) as problem:
+            return self.hang_up(smtp.DENIED if isinstance(problem, settings_.Denied) else smtp.TROUBLE)
+        self.filter = settings_.filter_of(dict(self.session.client.env))
+        self.progressed = self.server.now()
+        self.session.receive(data)
+        return self.greet() if settings_.on(dict(self.session.client.env), b'SMTPS') else self.run()
 
     def start(self, _):
         """DATA: is there somewhere to put a message?"""
@@ -264,8 +330,11 @@ class Conversation:
             self.progressed = self.server.now()
         if not self.out and self.closing:
             return self.said_all()
+        if not self.out and self.front is not None:
+            return self.hand_over()
         if self.out or self.writing:
             self.interest()
+        return None
 
     def said_all(self):
         """The last reply is on its way."""
@@ -289,8 +358,9 @@ class Conversation:
         if self.output != self.input:
             loop.forget(self.output)
         self.input = self.output = -1
-        if self.sock is not None:
-            self.sock.close()
+        for sock in (self.sock, self.front):
+            if sock is not None:
+                sock.close()
         if self.name:
             self.server.checks.over(self.name)
         self.server.left(self)
@@ -317,6 +387,8 @@ class Conversation:
 
     def hang_up(self, reply):
         """Say why, and close."""
+        if self.word is not None:           # in a handshake nobody would understand it
+            return self.close()
         self.session.hang_up(reply)
         self.last(None)
         self.run()
@@ -348,7 +420,7 @@ class Conversation:
 
 _EVENTS.update({smtp.ASK: Conversation.ask, smtp.CHECK: Conversation.check, smtp.START: Conversation.start,
                 smtp.BODY: Conversation.body, smtp.SUBMIT: Conversation.submit,
-                smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last})
+                smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last, smtp.TLS: Conversation.starttls})
 
 
 class FileConversation(Conversation):

@@ -7,7 +7,7 @@ concerns one client or one message, and the next one is served as well as it can
 from qpy import unix
 from qpy.core import cdb, dates, refusals, smtp_server as smtp, text
 from qpy.lib import program
-from qpy.qpyd import queue_line, settings as settings_
+from qpy.qpyd import queue_line, settings as settings_, tls_line
 from qpy.qpyd.checks import Checks
 from qpy.qpyd.conversation import Conversation
 from qpy.qpyd.recipients import Recipients
@@ -28,6 +28,8 @@ class Server:
         self.pid = unix.getpid()
         self.queue, self.recipients = queue_line.Queue(loop, home), Recipients(loop, home)
         self.checks, self.sessions = Checks(loop, home), 0
+        self.beside = smtp.Beside()
+        self.tls = tls_line.Line(loop, home, self.beside)
         self.quiet = self.environ.get(b'QPYLOCALBS') == b'1'    # descriptor 2 is the caller's terminal or mail
         self.clients, self.lines, self.timer, self.refusals = set(), [], None, refusals.Refusals()
         self.stamp, self.written, self.telling = 0, b'', False
@@ -52,6 +54,7 @@ class Server:
             problem = trouble
         if taken:
             settings = self.watched.get()
+            self.tls.arrived()
             for sock, address in taken:
                 self.arrived(sock, settings_.ip_text(address), settings)
         if problem is not None:

@@ -130,7 +130,26 @@ def client_of_peer(settings, environ, ip, local_ip):
     return client(own, ip, b'', b'', settings.me, local_ip)
 
 
-GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', b'NOBADHELO', b'NOCHECK', *FILTERS)
+def client_of_certificate(settings, known, tls):
+    """The Client of a connection whose client has shown a certificate: what the rules say of its name or its SHA-256
+    is laid over what is known. Raises Denied, CdbError."""
+    for key in (tls.print, text.lower(tls.name)):
+        found = settings.rules.named(b'tls=' + key) if key else None
+        if found is not None:
+            if not found[0]:
+                raise Denied(known.ip)
+            return client({**dict(known.env), **dict(found[1])}, known.ip, known.name, known.info, known.local,
+                          known.local_ip)
+    return known
+
+
+GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', b'NOBADHELO', b'NOCHECK', b'FORCETLS', b'SMTPS', b'TLSCLIENTS',
+         *FILTERS)
+
+
+def on(env, name):
+    """Is a switch on: there, and not 0?"""
+    return env.get(name, b'0') != b'0'
 
 
 def client_of_environment(environ):
@@ -151,7 +170,7 @@ def client(env, ip, name, info, local, local_ip):
     databytes, bare_lf = env.get(b'DATABYTES'), env.get(b'QPYBARELF', b'')
     found = Client(ip, name, info, local, local_ip, env.get(b'RELAYCLIENT'),
                    None if databytes is None else leading_number(databytes),
-                   bare_lf if bare_lf in BARE_LF else b'', tuple(env.items()))
+                   bare_lf if bare_lf in BARE_LF else b'', tuple(env.items()), on(env, b'FORCETLS'))
     found.judged = b'NOCHECK' not in env
     return found
 

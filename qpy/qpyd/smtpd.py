@@ -17,6 +17,7 @@ from qpy.qpyd.conversation import Conversation, FileConversation
 
 WORKERS_MAX = 64
 STRAY_MAX = 1024        # descriptors below this that a careless parent left open are closed
+TLS_WAIT = 2.0          # seconds for qpy-tls to say whether it has a certificate
 NO_QUIT = 1             # qmail's exit code for a client that left without QUIT
 
 
@@ -134,6 +135,10 @@ def converse(home):
     here.ended = lambda conversation: own_loop.stop()
     kind = Conversation if can_be_watched(own_loop, 0) else FileConversation
     conversation = kind(here, watched.value, client, sock, 0, 0 if sock is not None and same_socket() else 1)
+    if sock is None:
+        here.beside.tls = None          # there is nothing that could be handed over
+    else:
+        here.tls.wait(TLS_WAIT)
     confine.confine(home, b'smtpd')
     here.serve(conversation)
     if conversation in here.clients:

@@ -5,7 +5,7 @@ from qpy.lib import confine, execute, program
 from qpy.root import look
 
 LOG = services.Service(b'log', b'qpyl', (), {}, (b'qpy-log',), 0)   # its linger is longer than our GRACE
-NO_NETWORK = (b'qpyd', b'qpyq', b'qpys', b'qpyl')   # accounts whose programs live in an empty network namespace
+NO_NETWORK = (b'qpyd', b'qpyt', b'qpyq', b'qpys', b'qpyl')   # accounts whose programs live in an empty network namespace
 PATH = b'%s/bin:/usr/local/bin:/usr/bin:/bin'
 HIGH = 500                  # descriptors are gathered above this number before they get their places
 LOGGER = b'logger'          # what qpy-start was told to run behind the log

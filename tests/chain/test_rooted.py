@@ -54,7 +54,7 @@ def test_a_users_program_is_that_user_and_nothing_more(running):
 def test_each_program_has_its_account_and_no_way_back(running):
     """No process of the chain has uid 0; the others have no capability; all have no_new_privs; groups are as tabled."""
     accounts = {'queued': 'qpyq', 'clean': 'qpyq', 'resolve': 'qpyr', 'users': 'qpyp', 'seed': 'qpyu', 'lspawn': 'qpyu',
-                'rspawn': 'qpyr', 'bouncer': 'qpys', 'send': 'qpys', 'smtpd': 'qpyd', 'log': 'qpyl'}
+                'rspawn': 'qpyr', 'bouncer': 'qpys', 'send': 'qpys', 'smtpd': 'qpyd', 'tls': 'qpyt', 'log': 'qpyl'}
     daemons = running.daemons()
     assert set(daemons) == set(accounts)
     for name, pid in [*daemons.items(), ('start', running.process.pid)]:

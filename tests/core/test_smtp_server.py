@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from qpy.core import cdb, received, smtp_server as smtp
 from qpy.core.rcpthosts import Rcpthosts
 from qpy.core.smtp_server import Client, Policy, Session
+from qpy.core.tls_front import Tls
 from qpy.core.validrcptto import ValidRecipients
 
 HOSTS = Rcpthosts({b'example.com': 1, b'.sub.example.com': 1}, cdb.over(cdb.build([(b'more.example', b'')])))
@@ -36,6 +37,7 @@ class World:
         self.session = session or Session(policy(**changes.pop('policy', {})), client(**changes))
         self.queue, self.start = queue, start
         self.out, self.text, self.messages, self.closed, self.drops = b'', b'', [], False, 0
+        self.begun = False          # a handshake may begin
 
     def feed(self, data):
         self.session.receive(data)
@@ -69,6 +71,9 @@ class World:
                 session.queued(1795455343, 17567)
         elif kind == smtp.DROP:
             self.drops += 1
+        elif kind == smtp.TLS:
+            self.begun = bool(session.beside.tls)
+            session.tls_begun() if self.begun else session.tls_refused()
         elif kind == smtp.CLOSE:
             self.closed = True
 
@@ -570,3 +575,100 @@ class Commands(RuleBasedStateMachine):
 
 Commands.TestCase.settings = settings(max_examples=40, stateful_step_count=14)
 TestCommands = Commands.TestCase
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------
+
+SECURE = Tls(b'TLSv1.3', b'TLS_AES_256_GCM_SHA384')
+
+
+def beside(tls=True, **changes):
+    """A World whose server has TLS, in the state that `tls` says."""
+    changes.setdefault('session', Session(policy(), client(**changes), smtp.Beside(tls)))
+    return World(**changes)
+
+
+@pytest.mark.parametrize('tls, lines, reply', [(None, 0, b'502 5.5.1'), (False, 0, b'454 4.7.0'), (True, 1, b'220 2.0.0')])
+def test_starttls_is_offered_where_it_is(tls, lines, reply):
+    """T-04: no qpy-tls: unknown; no certificate: not offered, and 454 to who asks all the same."""
+    world = beside(tls).feed(b'EHLO x\r\n')
+    assert world.out.count(b'250-STARTTLS\r\n') == lines
+    world.out = b''
+    assert world.feed(b'STARTTLS\r\n').out.startswith(reply)
+    assert not world.closed
+
+
+@pytest.mark.parametrize('behind', [b'\n', b'EHLO x\r\n', b'MAIL FROM:<evil@x.example>\r\n', b'\x16\x03\x01'])
+def test_nothing_follows_starttls_in_the_clear(behind):
+    """T-01: CVE-2011-0411: words in the segment of STARTTLS end the session; none of them is ever obeyed."""
+    world = beside().feed(b'EHLO x\r\nSTARTTLS\r\n' + behind + b'NOOP\r\n')
+    assert world.out.endswith(smtp.TLS_FOLLOWED + b'\r\n') and world.closed
+    assert world.session.tls is None and not world.session.sender
+
+
+def test_what_was_said_before_tls_is_forgotten():
+    """T-02: RFC 3207 4.2: EHLO, MAIL and RCPT count no more, and what came in meanwhile is dropped."""
+    world = beside().feed(b'EHLO before\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@example.com>\r\nSTARTTLS\r\n')
+    session = world.session
+    session.receive(b'QUIT\r\n')
+    assert session.next() is None
+    session.secured(SECURE)
+    world.out = b''
+    assert not world.feed(b'').closed
+    assert world.feed(b'DATA\r\n').out.startswith(b'503 5.5.1 MAIL first')
+    assert session.helo == b'' and session.protocol == b'SMTP' and session.recipients == []
+
+
+def test_a_message_under_tls():
+    """RFC 3848: with ESMTPS, version and cipher in Received, P in the envelope; STARTTLS is not offered again."""
+    world = beside().feed(b'EHLO x\r\nSTARTTLS\r\n')
+    world.session.secured(SECURE)
+    world.out = b''
+    world.feed(b'EHLO after\r\nSTARTTLS\r\n')
+    assert b'250-STARTTLS' not in world.out and smtp.TLS_ALREADY in world.out
+    world.feed(b'MAIL FROM:<a@b.example>\r\nRCPT TO:<c@example.com>\r\nDATA\r\nx\r\n.\r\n')
+    (_, _, text, options), = world.messages
+    assert b' with ESMTPS (TLSv1.3 TLS_AES_256_GCM_SHA384); ' in text and (b'P', b'ESMTPS') in options
+
+
+def test_helo_under_tls_is_plain_smtp():
+    """RFC 3848 has no name for it."""
+    world = beside()
+    world.session.secured(SECURE)
+    world.feed(b'HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@example.com>\r\nDATA\r\nx\r\n.\r\n')
+    assert b' with SMTP (TLSv1.3 ' in world.messages[0][2] and (b'P', b'SMTP') in world.messages[0][3]
+
+
+@pytest.mark.parametrize('line, code', [
+    (b'MAIL FROM:<a@b.example>', b'530'), (b'RCPT TO:<c@example.com>', b'530'), (b'DATA', b'530'), (b'VRFY x', b'530'),
+    (b'EHLO x', b'250'), (b'HELO x', b'250'), (b'NOOP', b'250'), (b'RSET', b'250'), (b'HELP', b'214'), (b'STARTTLS', b'220'),
+    (b'QUIT', b'221'), (b'XYZ', b'502')])
+def test_where_tls_is_forced(line, code):
+    """RFC 3207 4: 530 for whatever could carry mail; under TLS everything is as always."""
+    world = beside(force_tls=True)
+    assert world.feed(line + b'\r\n').out.startswith(code)
+    world = beside(force_tls=True)
+    world.session.secured(SECURE)
+    assert world.feed(b'MAIL FROM:<a@b.example>\r\n').out.startswith(b'250')
+
+
+def test_starttls_takes_no_argument():
+    """RFC 3207 4"""
+    assert beside().feed(b'STARTTLS now\r\n').out.startswith(b'501 5.5.4')
+
+
+@given(st.lists(st.sampled_from([b'EHLO x', b'STARTTLS', b'MAIL FROM:<a@b.example>', b'RCPT TO:<c@example.com>', b'DATA',
+                                 b'x', b'.', b'RSET', b'NOOP']), max_size=12), st.booleans())
+def test_tls_by_bytes_and_whole(words, refuse):
+    """Whatever comes, one byte at a time: a handshake begins only when nothing is waiting behind it."""
+    session = Session(policy(), client(), smtp.Beside(True))
+    world = World(session=session)
+    for byte in b''.join(word + b'\r\n' for word in words):
+        if session.closed:
+            break
+        world.feed(bytes((byte,)))
+        if session.waiting and world.begun:
+            world.begun = False
+            assert not session.buffered()
+            session.tls_refused() if refuse else session.secured(SECURE)
+    assert session.tls is None or not refuse

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.slow
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PLAIN = 54321
 
+SERVICES = 'smtpd qpyd tcp:127.0.0.1:2525 qpy-smtpd\ntls qpyt unix:tls:0660:qpyt:qpyd qpy-tls\n'
+
 
 class Place:
     """A directory to install into, and the command, as a plain user."""
@@ -92,14 +94,14 @@ def test_another_port_says_what_to_edit(installed):
     said = installed.run('--offline', '--smtp', '2526')
     assert '%s/control/services is kept' % installed.home in said
     assert 'must be: smtpd qpyd tcp:127.0.0.1:2526 qpy-smtpd' in said
-    assert installed.read('control/services') == 'smtpd qpyd tcp:127.0.0.1:2525 qpy-smtpd\n'
+    assert installed.read('control/services') == SERVICES
 
 
 def test_the_first_control_files(installed):
     """me, the SMTP line on loopback, who may relay, and the admin's aliases; no sample is live."""
     assert installed.read('control/me') == 'x.test\n'
     assert installed.read('control/locals').splitlines()[1:] == ['x.test', 'localhost']
-    assert installed.read('control/services') == 'smtpd qpyd tcp:127.0.0.1:2525 qpy-smtpd\n'
+    assert installed.read('control/services') == SERVICES
     assert '127.:allow,RELAYCLIENT=""' in installed.read('control/tcp.smtp')
     assert installed.read('alias/.qmail-postmaster') == '&a@b.test\n'
     assert sorted(os.listdir(installed.home + '/control')) == ['locals', 'me', 'services', 'tcp.smtp']
@@ -229,7 +231,7 @@ def test_being_qmail(tmp_path, monkeypatch, capsys):
 
 def test_an_address_or_a_port_for_smtp():
     """--smtp takes a port (loopback when rootless, every address as root) or ADDRESS:PORT."""
-    assert install.smtp_line('2525', rootless=True) == 'smtpd qpyd tcp:127.0.0.1:2525 qpy-smtpd\n'
+    assert install.smtp_line('2525', rootless=True) == SERVICES.partition('tls')[0]
     assert install.smtp_line('25', rootless=False).startswith('smtpd qpyd tcp:0.0.0.0:25')
     assert install.smtp_line('[::1]:26', rootless=False) == 'smtpd qpyd tcp:[::1]:26 qpy-smtpd\n'
 
@@ -262,7 +264,7 @@ def test_as_root_owners_and_modes_are_the_tables(tmp_path):
     there = os.stat(home + '/queue/mess')
     assert pwd.getpwuid(there.st_uid).pw_name == 'qpyq' and stat.S_IMODE(there.st_mode) == 0o750
     assert pwd.getpwuid(os.stat(home + '/queue/state').st_uid).pw_name == 'qpys'
-    for role in ('qpyd', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpyl', 'alias'):
+    for role in ('qpyd', 'qpyt', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpyc', 'qpyl', 'alias'):
         assert 0 < pwd.getpwnam(role).pw_uid < 1000
     os.chown(home + '/queue/state', 0, 0)
     code, said = run('--check')
