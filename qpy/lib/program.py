@@ -31,24 +31,30 @@ def run(module, home=None):
 
 def call(module, home):
     """What run runs, inside the guard: the imports too."""
-    if unix.arguments() == [b'--help'] and helped(name):
-        return exits.OK
+    if unix.arguments() == [b'--help']:
+        code = helped(name)
+        if code is not None:
+            return code
     main = __import__(module, fromlist=['main']).main
     return main(unix.fsencode(home) if home else unix.environ.get(b'QPYHOME', DEFAULT_HOME), unix.arguments())
 
 
 def helped(called):
-    """Print how the program of this name is called; False if it has an answer of its own.  The table of answers is loaded
-    here, as main is above: who works never has it."""
+    """Print how the program of this name is called: the exit code, None if it has an answer of its own.  The table of
+    answers is loaded here, as main is above: who works never has it."""
     answer = __import__('qpy.core.usage', fromlist=['text']).text(called)
-    unix.write(1, answer)
-    return bool(answer)
+    return said(lambda: unix.write(1, answer), exits.OK) if answer else None
 
 
 def flushed(code):
-    """code, after what was printed has left; 111 if it could not.  A reader who has enough is no error."""
+    """code, after what was printed has left."""
+    return said(unix.flush_output, code)
+
+
+def said(write, code):
+    """code, after write() of what there is to say; 111 if that cannot be.  A reader who has enough is no error."""
     try:
-        unix.flush_output()
+        write()
     except BrokenPipeError:
         pass
     except OSError as problem:

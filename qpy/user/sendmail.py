@@ -206,9 +206,8 @@ def version(home, plan):
 
 
 def usage(home, plan):
-    if not program.helped(program.name):
-        program.helped(b'sendmail')
-    return exits.OK
+    code = program.helped(program.name)
+    return program.helped(b'sendmail') if code is None else code
 
 
 MODES = {sendmail_args.DELIVER: deliver, sendmail_args.RMAIL: rmail, sendmail_args.SMTP: smtp,
