@@ -109,12 +109,15 @@ def test_logwatch(server, mailbox, machine):  # noqa: F811
     assert b'what I saw Begin' in text and b'all is well' in text and b'really' in text and b'\nDate: ' in text
 
 
-@pytest.mark.skipif(not os.path.exists('/proc/mdstat'), reason='this kernel has no md')
+MDSTAT = 'Personalities : [raid1]\nmd0 : active raid1 sdb1[1] sda1[0]\n      1000 blocks super 1.2 [2/2] [UU]\n\nunused devices: <none>\n'
+
+
 def test_mdadm(server, mailbox, machine):  # noqa: F811
-    """mdadm --monitor --test mails about each array, by sendmail -t."""
-    host = machine('mdadm', {}, [])
-    with open('/proc/mdstat') as file:
-        if ' active ' not in file.read():
-            pytest.skip('there is no array to monitor')
-    host.run('mdadm', '--monitor', '--scan', '--oneshot', '--test', '--mail', 'joe@qpy.test')
-    assert b'TestMessage' in mailbox.next(log=server.log)
+    """mdadm --monitor --test mails about each array, by sh -c 'sendmail -t'; what it says of the array, and no array, is
+    needed."""
+    host = machine('mdadm', {'mdstat': MDSTAT, 'mdadm/mdadm.conf': 'MAILFROM raid@qpy.test\n'}, [])
+    host.run('sh', '-c', 'mount -t tmpfs t /proc && cp /etc/mdstat /proc/mdstat && '
+             'exec mdadm --monitor --oneshot --test --mail joe@qpy.test /dev/md0')
+    text = mailbox.next(log=server.log)
+    assert b'\nSubject: TestMessage event on /dev/md0:' in text and b'\nFrom: raid@qpy.test\n' in text
+    assert text.endswith(MDSTAT.encode())
