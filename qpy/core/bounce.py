@@ -86,9 +86,11 @@ class Original:
 
 # --- whom to tell ---------------------------------------------------------------------------------
 
-def wanted(notify, kind=BOUNCE):
-    """Does the sender want to know of this?  notify: the NOTIFY parameter of RFC 3461, None if absent."""
-    return notices.wanted(notify, KINDS[kind][0])
+def wanted(notify, kind=BOUNCE, timed=False):
+    """Does the sender want to know of this?  notify: the NOTIFY parameter of RFC 3461, None if absent.
+
+    timed: the message came with DELIVERBY, which asks for reports of its own; qpy-send knows of whom."""
+    return notices.wanted(notify, notices.ANYTHING if timed and kind != BOUNCE else KINDS[kind][0])
 
 
 def envelope(sender, settings):

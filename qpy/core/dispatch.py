@@ -57,6 +57,7 @@ MOST_DESTINATIONS = 20_000      # remembered without anything to do there
 TRIPLE = b'#@[]'                # sender of a double bounce
 
 TOO_LONG = b"I'm not going to try again; this message has been in the queue too long.\n"
+LATE = b'The sender wanted this message back rather than late, and its time is over. (#5.4.7)\n'
 CANCELLED = b'This message was taken out of the queue by the administrator. (#5.7.0)\n'
 UNREACHABLE = b'Nothing there answers at the moment; not tried again yet. '
 
@@ -80,22 +81,25 @@ class Job:
     (0: none); attempts: passes before this one; total: recipients, finished ones included; has_state:
     state/ID exists. todo: [(index, route.LOCAL or REMOTE, recipient, destination)] of this pass; failed:
     indices failed and not yet reported.  succeeded: the same of those whose sender wants to hear that; warned: he was
-    told that it takes long; wishes: {index: [(letter, value)]} of the recipients that have any (core.mess).  body:
+    told that it takes long; wishes: {index: [(letter, value)]} of the recipients that have any (core.mess); by: a
+    deliverby.By or None.  body:
     whatever the program keeps with the job.
     """
 
     __slots__ = ('id', 'name', 'length', 'sender', 'flags', 'options', 'birth', 'next', 'attempts', 'total',
                  'has_state', 'todo', 'failed', 'body', 'new_lines',
                  'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order',
-                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports')
+                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports', 'by')
 
     def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0,
-                 attempts=0, has_state=False, failed=(), new_lines=(), succeeded=(), warned=False, wishes=None):
+                 attempts=0, has_state=False, failed=(), new_lines=(), succeeded=(), warned=False, wishes=None,
+                 by=None):
         self.id, self.name, self.length, self.sender, self.todo = id, name, length, sender, todo
         self.total, self.birth, self.flags, self.options = total, birth, flags, options
         self.next, self.attempts, self.has_state = next, attempts, has_state
         self.failed, self.new_lines = list(failed), new_lines
         self.succeeded, self.warned, self.wishes, self.reports = list(succeeded), warned, wishes, ()
+        self.by = by
         self.body = self.works = self.order = self.after = None
         self.undone = len(todo)
         self.ready, self.deferred, self.entries = {}, {}, []
@@ -106,6 +110,10 @@ class Job:
         if not self.sender or self.sender == TRIPLE:
             return False
         return notices.wanted(dict(self.wishes.get(index, ())).get(b'N') if self.wishes else None, what)
+
+    def is_late(self, wall):
+        """Is the time over by which it was to be delivered?"""
+        return self.by is not None and wall >= self.by.deadline
 
 
 class Work:
@@ -307,7 +315,8 @@ class Dispatch:
         else:
             self._set_age(job)
         works = self._works(job)
-        if len(works) == 1 and job.order is None and self._park(job, works[0]):
+        late = job.by is not None and job.by.returns and job.is_late(self.clock.wall(self.now))
+        if len(works) == 1 and job.order is None and not late and self._park(job, works[0]):
             return
         self.lines += job.new_lines
         job.works = works
@@ -317,6 +326,8 @@ class Dispatch:
             self._end_pass(job)
         elif job.order is not None:
             self.obey(job, job.order)
+        elif late:
+            self._give_back(job, b'D', LATE)
         else:
             for work in works:
                 self._offer(work)
@@ -506,7 +517,7 @@ class Dispatch:
         place.window = max(WINDOW, place.window // 2) if letter == b'Z' else min(place.window + 1,
                                                                                  self.per_place(place))
         if letter == b'K':
-            self._deliver(job, index, notices.success(place.channel.name, scope == b'd', text), text)
+            self._deliver(job, index, place.channel, scope, text)
         self._settle(job, index, letter if known else b'Z', text)
         if not flight.left:
             self._freed(place, 1 + (place.active + 1 < self.share(place, 1)))   # one more where there is room
@@ -571,13 +582,15 @@ class Dispatch:
                 self.asleep[id] = DUE
                 self.backlog.append(id)
 
-    def _deliver(self, job, index, how, text):
+    def _deliver(self, job, index, channel, scope, text):
         """A recipient has it: note whether its sender is to be told, and how it came about."""
-        if how and job.wants(index, notices.SUCCESS):
+        how = notices.success(channel.name, b'd' in scope, text)
+        if not (how and job.wants(index, notices.SUCCESS)):
+            hop = job.by is not None and channel is self.remote and (job.by.trace or b'b' not in scope)
+            how = notices.RELAYED if hop and job.wants(index, notices.ANYTHING) else b''
+        if how:
             job.succeeded.append(index)
-            self._note(job, (b'd', b'%d' % index, how + b' ' + text))
-        else:
-            self._note(job, (b'd', b'%d' % index))
+        self._note(job, (b'd', b'%d' % index, how + b' ' + text) if how else (b'd', b'%d' % index))
 
     def _settle(self, job, index, letter, text):
         """One recipient's outcome in this pass."""
@@ -622,8 +635,8 @@ class Dispatch:
 
     def _warning_is_due(self, job):
         """Is the sender to be told now that it takes long?"""
-        return (0 < self.settings.warn_after <= self.clock.age(job.birth) and not job.warned
-                and any(job.wants(index, notices.DELAY) for index in job.deferred))
+        due = job.is_late(self.clock.wall(self.now)) or 0 < self.settings.warn_after <= self.clock.age(job.birth)
+        return due and not job.warned and bool(self._subjects(job, DELAYS))
 
     def _report(self, job):
         """The next report; after the last one, rest."""
@@ -674,11 +687,11 @@ class Dispatch:
             return self.bounced(job.id, True)
         self.actions.append((BOUNCE, job, list(self._subjects(job, kind)), kind))
 
-    @staticmethod
-    def _subjects(job, kind):
+    def _subjects(self, job, kind):
         """The recipients that such a report is about."""
         if kind == DELAYS:
-            return [index for index in job.deferred if job.wants(index, notices.DELAY)]
+            what = notices.ANYTHING if job.is_late(self.clock.wall(self.now)) else notices.DELAY
+            return [index for index in job.deferred if job.wants(index, what)]
         return job.failed if kind == FAILURES else job.succeeded
 
     def bounced(self, id, done, lines=()):
@@ -723,6 +736,8 @@ class Dispatch:
         """Note why and until when the message waits."""
         wait = schedule.retry(self.clock.age(job.birth), skip(job))
         job.next = self.now + schedule.late(wait, self.chance())
+        if job.by is not None and not job.is_late(self.clock.wall(self.now)):       # then its sender is to hear of it
+            job.next = min(job.next, max(self.now + 1, int(self.clock.steady(job.by.deadline))))
         job.attempts += 1
         job.entries += [(b'z', b'%d' % index, text) for index, text in job.deferred.items()]
         job.entries.append((b'a', b'%d' % self.clock.wall(job.next), b'%d' % job.attempts))
@@ -809,12 +824,13 @@ class Dispatch:
     def obey(self, job, order):
         """Apply an order to what of the job is not in flight; what is, ends by itself."""
         job.order = order
+        self._give_back(job, *((b'D', CANCELLED) if order == FAIL else (b'Z', b'')))
+
+    def _give_back(self, job, letter, text):
+        """The outcome of all that has not started."""
         for work, recipients in [(work, emptied(work)) for work in job.works]:
             for index, _ in reversed(recipients):
-                if order == FAIL:
-                    self._settle(job, index, b'D', CANCELLED)
-                else:
-                    self._settle(job, index, b'Z', b'')
+                self._settle(job, index, letter, text)
 
     def troubled(self):
         """[(host, failures, steady time until which it is left alone, reason)] of the destinations in

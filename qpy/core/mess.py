@@ -20,7 +20,7 @@ ID_SIZE = 16
 #: next five are believed from the account that hears the network only.
 STAMPED = (b'u', b'p', b't')                        # uid, pid, unix time: from the kernel
 NETWORK = (b'P', b'C', b'c', b'H', b'L')            # protocol, client ip, client name, HELO, login
-WISHES = (b'B', b'U', b'Q', b'R', b'E', b'h', b'b', b'X', b'a')
+WISHES = (b'B', b'U', b'Q', b'R', b'E', b'h', b'b', b'X', b'a', b'D')
 PER_RECIPIENT = (b'N', b'O')                        # NOTIFY, ORCPT
 
 

@@ -5,6 +5,7 @@
     SUCCESS,FAILURE     a list of SUCCESS, FAILURE and DELAY: just that
 """
 FAILURE, SUCCESS, DELAY, NEVER = b'FAILURE', b'SUCCESS', b'DELAY', b'NEVER'
+ANYTHING = b''              # what DELIVERBY asks for, and only NEVER forbids (RFC 2852, section 4)
 
 ORCPT_LIMIT = 500           # bytes (RFC 3461, 5.4)
 
@@ -13,9 +14,11 @@ DELIVERED, RELAYED, EXPANDED = b'delivered', b'relayed', b'expanded'
 
 
 def wanted(notify, what):
-    """Is the sender to be told of FAILURE, SUCCESS or DELAY?  notify: the parameter, None if absent."""
+    """Is the sender to be told of FAILURE, SUCCESS, DELAY or ANYTHING?  notify: the parameter, None if absent."""
     if notify is None:
         return what != SUCCESS
+    if what == ANYTHING:
+        return notify.upper() != NEVER
     return what in notify.upper().split(b',')
 
 

@@ -69,6 +69,11 @@ def no_requiretls(ip):
     return b'Sorry, %s does not promise to pass this message on by TLS only (REQUIRETLS). (#5.7.30)\n' % ip
 
 
+def not_in_time(ip, why):
+    """The sender wants the message back rather than late (RFC 2852)."""
+    return b'Sorry, the sender wants this message back rather than late, and %s cannot have it: %s. (#5.4.7)\n' % (ip, why)
+
+
 def no_login(ip, protected, mechanisms):
     """The relay wants or we want a login, and there is no way to do it."""
     way = b'by ' + mechanisms if protected else b'without showing the password: there is no TLS'

@@ -15,7 +15,7 @@ what.
 """
 from _collections import deque
 
-from qpy.core import address, channel_binding, idna, remote_report, sasl_client, text
+from qpy.core import address, channel_binding, deliverby, idna, remote_report, sasl_client, text
 from qpy.core.tls_policy import NONE, OPPORTUNISTIC
 
 LINE_LIMIT = 4096       # bytes of one reply line
@@ -90,6 +90,7 @@ class Transaction:
     required: it needs REQUIRETLS (refused without).
     notices: (parameters of MAIL, [parameters of RCPT]) for a server that knows DSN (RFC 3461), or None.
     noticed: the server has them.
+    by: (deliverby.By, seconds left) or None; timed: the server has that.
     size: bytes, 0 unknown.
     answers: per recipient (r, h or s, text) or None.  report: (K, Z or D, text), None while it lasts.
     trouble: the host as a whole failed before it could have the message, another address may be tried.
@@ -98,16 +99,16 @@ class Transaction:
     """
 
     __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'required', 'notices', 'answers', 'report', 'trouble',
-                 'critical', 'overflow', 'noticed')
+                 'critical', 'overflow', 'noticed', 'by', 'timed')
 
     def __init__(self, sender, recipients, eight=False, utf8=b'', size=0, required=False,
-                 notices=None):
+                 notices=None, by=None):
         self.sender, self.recipients = sender, recipients
         self.eight, self.utf8, self.size, self.required = eight, utf8, size, required
-        self.notices = notices
+        self.notices, self.by = notices, by
         self.answers = [None] * len(recipients)
         self.report = None
-        self.trouble = self.critical = self.noticed = False
+        self.trouble = self.critical = self.noticed = self.timed = False
         self.overflow = []
 
 
@@ -529,6 +530,11 @@ class Session:
         if transaction.required and not self.lmtp and not (self.tls and b'REQUIRETLS' in self.extensions):
             transaction.trouble = True      # RFC 8689, 4.2.1: another server of the domain may do
             return b'D', remote_report.no_requiretls(self.peer)
+        why = b'' if transaction.by is None or self.lmtp else deliverby.refusal(*transaction.by,
+                                                                               self.extensions.get(b'DELIVERBY'))
+        if why:
+            transaction.trouble = True      # RFC 2852, section 4: as it is, and another server may do
+            return b'D', remote_report.not_in_time(self.peer, why)
         return None
 
     def _name(self, mailbox):
@@ -549,6 +555,9 @@ class Session:
             options += b' SMTPUTF8'
         if transaction.required and b'REQUIRETLS' in self.extensions:
             options += b' REQUIRETLS'
+        if transaction.by is not None and b'DELIVERBY' in self.extensions:
+            transaction.timed = True
+            options += deliverby.on_wire(*transaction.by)
         if transaction.noticed:
             options += transaction.notices[0]
         return b'MAIL FROM:<%s>%s\r\n' % (address.quote(self._name(transaction.sender)), options)

@@ -9,7 +9,7 @@ Nothing is tried again after the message was sent to its end.
 from binascii import b2a_base64
 
 from qpy import unix, unix_tls
-from qpy.core import dane, idna, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, text, tls_policy, tlsrpt
+from qpy.core import dane, deliverby, idna, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, text, tls_policy, tlsrpt
 from qpy.core.sasl_client import Credentials
 from qpy.core.smtp_client import OF_MAIL, OF_RCPT, Session, Transaction, can_be_sent, notice_parameters
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
@@ -31,7 +31,7 @@ class Delivery:
 
     __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
                  'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'patterns', 'todo', 'server', 'tried', 'sessions', 'connection', 'cap',
-                 'expired', 'in_trouble', 'last_report', 'definite', 'noticed', 'token', 'fresh')
+                 'expired', 'in_trouble', 'last_report', 'definite', 'noticed', 'timed', 'token', 'fresh')
 
     def __init__(self, worker, host, sender, recipients, flags, source, on_end):
         self.worker, self.settings = worker, worker.settings
@@ -51,6 +51,7 @@ class Delivery:
         self.last_report = None
         self.noticed = set()                        # indices whose next hop knows what their sender wants to be told
         self.token, self.fresh = b'', False         # for a login; it is another one than the server has refused
+        self.timed = set()                          # those whose next hop knows by when they want it
         self.definite = 0                           # sessions that ended in what time will not mend
         self.cap = None
 
@@ -383,7 +384,8 @@ class Delivery:
     def _carry(self):
         recipients = [self.recipients[index] for index in self.left]
         eight, utf8, size = self._needs()
-        transaction = Transaction(self.sender, recipients, eight, utf8, size, self.required, self._notices(recipients))
+        transaction = Transaction(self.sender, recipients, eight, utf8, size, self.required, self._notices(recipients),
+                                  self._by())
         self.connection.carry(transaction, self.source, lambda _: self._done(transaction))
 
     def _notices(self, recipients):
@@ -397,6 +399,16 @@ class Delivery:
         wishes = dict(zip(envelope.recipients, envelope.recipient_options))
         return (notice_parameters(envelope.options, OF_MAIL),
                 [notice_parameters(wishes.get(recipient, ()), OF_RCPT) for recipient in recipients])
+
+    def _by(self):
+        """By when it is to be delivered (RFC 2852), and how many seconds that are; None."""
+        if b'b' not in self.flags:
+            return None
+        try:
+            by = deliverby.parse(self.source.envelope().option(b'D'))
+        except (OSError, ValueError):
+            return None
+        return by and (by, by.deadline - int(unix.time()))
 
     def _needs(self):
         """(8BITMIME, SMTPUTF8 (see Transaction), size) of this message; an unreadable one shows when it is sent."""
@@ -436,6 +448,8 @@ class Delivery:
                 self.results[index] = transaction.answers[place], transaction.report
                 if transaction.noticed:
                     self.noticed.add(index)
+                if transaction.timed:
+                    self.timed.add(index)
         self.left = [index for index in self.left if self.results[index] is None]
         if not self.left:
             if connection.usable and transaction.overflow:

@@ -202,7 +202,7 @@ class Server:
         """Answer for each recipient."""
         scopes = {b'Z': b'h' if delivery.in_trouble else b''}
         for index, (number, (letter, words)) in enumerate(zip(numbers, delivery.outcomes())):
-            scopes[b'K'] = b'd' if index in delivery.noticed else b''
+            scopes[b'K'] = b'd' * (index in delivery.noticed) + b'b' * (index in delivery.timed)
             self.channel.send(letter, number, scopes.get(letter, b''), words)
 
     def closed(self, _):

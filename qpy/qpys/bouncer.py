@@ -171,7 +171,7 @@ class Bouncer:
         for index in [text.parse_uint(word, state.INDEX_LIMIT) for word in indices.split(b',')]:
             if index is None or index >= len(view.status) or view.status[index] != STATUS[kind]:
                 raise NoOutcome('no such outcome in the state of the message')
-            if bounce.wanted(envelope.recipient_option(index, b'N'), kind):
+            if bounce.wanted(envelope.recipient_option(index, b'N'), kind, envelope.option(b'D') is not None):
                 said, action = view.texts.get(index, b''), b''
                 if kind == bounce.SUCCESS:
                     action, _, said = said.partition(b' ')

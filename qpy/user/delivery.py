@@ -354,7 +354,7 @@ def carried(options, same):
     go on, but that of success, which is told where the mail was expanded, and the recipient's name with them (5.2.7.2).
     """
     records = [(record[:1], record[1:]) for record in options.split(b'\n') if record]
-    wide = [pair for pair in records if pair[0] not in mess.PER_RECIPIENT and (same or pair[0] not in b'RE')]
+    wide = [pair for pair in records if pair[0] not in mess.PER_RECIPIENT and (same or pair[0] not in (b'R', b'E', b'D'))]
     own = dict(pair for pair in records if pair[0] in mess.PER_RECIPIENT) if same else {}
     if b'N' in own:
         own[b'N'] = notices.of_forward(own[b'N'])

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from qpy.core import destinations, dispatch, schedule
+from qpy.core import deliverby, destinations, dispatch, schedule
 
 L, R = b'local', b'remote'
 START = 1_800_000_000
@@ -23,6 +23,7 @@ class World:
         self.mail, self.states = {}, {}         # id: (sender, [(channel, recipient, place)]), id: [entries]
         self.open, self.started, self.bounces, self.removed, self.log = {}, [], [], [], []
         self.notes, self.wishes = [], {}        # reports of success and delay; {id: {index: NOTIFY}}
+        self.times = {}                         # {id: DELIVERBY}
         self.full = self.deaf = False           # the disk; the bouncer
         self.delivered = {}
         self.next_id = START * 1_000_000
@@ -51,7 +52,8 @@ class World:
                             failed=[n for n in status if status[n] == b'f'],
                             succeeded=[n for n in status if status[n] == b's'],
                             warned=any(letter == b'w' for letter, *_ in self.states.get(id, ())),
-                            wishes={n: [(b'N', notify)] for n, notify in self.wishes.get(id, {}).items()} or None)
+                            wishes={n: [(b'N', notify)] for n, notify in self.wishes.get(id, {}).items()} or None,
+                            by=deliverby.parse(self.times.get(id)))
 
     def step(self):
         """Carry out everything that follows from what has happened."""
@@ -738,3 +740,74 @@ def test_new_limits_act_at_once():
     w.answer_all()
     w.step()
     assert len(w.started) == 5
+
+
+# --- DELIVERBY ----------------------------------------------------------------------------------------------
+
+def timed(w, seconds, mode, *recipients, **options):
+    id = w.add(*recipients, **options)
+    w.times[id] = b'%d;%s' % (START + w.mono + seconds, mode)
+    return id
+
+
+def test_back_rather_than_late():
+    """R: when the time is over the message comes back at once, whatever its next attempt was to be; nothing is tried."""
+    w = World()
+    id = timed(w, 500, b'R', (R, b'far'), (R, b'near'))
+    w.step()
+    w.answer(min(w.open))
+    w.answer_all(b'Z')
+    w.wait(399)
+    assert not w.open and not w.bounces
+    w.wait(20)
+    w.answer_all(b'Z')                  # its usual attempt
+    w.wait(75)
+    assert not w.bounces
+    w.wait(10)
+    assert w.bounces == [(id, [1])] and w.removed == [id] and not w.open and len(w.started) == 3
+
+
+def test_too_late_from_the_beginning():
+    """R: what was in the queue too long comes back without an attempt, also where a crowd waits for its destination."""
+    w = World()
+    id = timed(w, 60, b'R', (R, b'far'), arrived=False)
+    w.mono += 100
+    w.d.found(id)
+    w.step()
+    assert w.bounces == [(id, [0])] and not w.started and w.removed == [id]
+
+
+def test_told_that_it_is_late():
+    """N: its sender is told when the time is over, and the attempts go on; NEVER forbids that, and nothing less does."""
+    w = World()
+    id = timed(w, 1000, b'N', (R, b'far'), (R, b'shy'), (R, b'deaf'))
+    w.wishes[id] = {1: b'FAILURE', 2: b'NEVER'}
+    w.step()
+    w.answer_all(b'Z')
+    for _ in range(100):
+        w.wait(30)
+        w.answer_all(b'Z')
+    assert w.notes == [(b'delay', id, [0, 1])] and id in w.mail and not w.bounces
+    assert 1000 <= [int(entry[1]) for entry in w.states[id] if entry[0] == b'w'][0] - START <= 1030
+
+
+@pytest.mark.parametrize('mode, scope, told', [(b'N', b'', True), (b'N', b'b', False), (b'N', b'd', True), (b'RT', b'b', True),
+                                               (b'R', b'b', False), (b'NT', b'db', True)])
+def test_told_where_it_has_gone(mode, scope, told):
+    """That it went to a server that knows no DELIVERBY, and with T each hop, is told unless NEVER forbids it."""
+    w = World()
+    id, quiet = timed(w, 1000, mode, (R, b'far')), timed(w, 1000, mode, (R, b'far'))
+    w.wishes[quiet] = {0: b'NEVER'}
+    w.step()
+    w.answer_all(b'K', scope)
+    assert w.notes == ([(b'success', id, [0])] if told else []) and sorted(w.removed) == [id, quiet]
+
+
+def test_in_time():
+    """What is delivered here in time is told of as any message is."""
+    w = World()
+    id = timed(w, 1000, b'RT', (L, b'joe'))
+    w.step()
+    w.answer_all()
+    w.wait(2000)
+    assert w.removed == [id] and not w.notes and not w.bounces

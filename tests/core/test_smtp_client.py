@@ -2,7 +2,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from qpy.core import remote_report
+from qpy.core import deliverby, remote_report
 from qpy.core.smtp_client import BadReply, Encoder, ReplyReader, Session, Transaction, can_be_sent, parse_extensions
 
 EHLO = b'250-mx.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n'
@@ -269,6 +269,20 @@ def test_size():
     assert sent == b'' and transaction.report[0] == b'D' and session.idle
     for words in (b'SIZE', b'SIZE 0', b'SIZE x'):
         assert begun(b'250-x\r\n250 ' + words + b'\r\n', size=10 ** 6)[2].startswith(b'MAIL FROM:<s@y.example> SIZE=')
+
+
+@pytest.mark.parametrize('mode, offer, words, letter', [
+    (b'R', b'DELIVERBY 60', b' BY=100;R', None), (b'NT', b'DELIVERBY', b' BY=100;NT', None), (b'N', b'X', b'', None),
+    (b'R', b'X', None, b'D'), (b'R', b'DELIVERBY 101', None, b'D')])
+def test_deliver_by(mode, offer, words, letter):
+    """RFC 2852: what is left of the time goes to a server that knows it; R goes to no other (the next host may do)."""
+    by = deliverby.parse(b'1795000000;' + mode)
+    session, transaction, sent = begun(b'250-x\r\n250 ' + offer + b'\r\n', by=(by, 100))
+    assert (transaction.report and transaction.report[0]) == letter and transaction.trouble is (letter == b'D')
+    if words is not None:
+        assert sent == b'MAIL FROM:<s@y.example>' + words + b'\r\n' and transaction.timed is bool(words)
+    else:
+        assert sent == b'' and b'#5.4.7' in transaction.report[1] and session.idle
 
 
 def test_eight_bit_and_utf8():

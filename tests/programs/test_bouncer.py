@@ -215,6 +215,15 @@ def test_success(office, how, words):
     assert b'body' not in message and b'Will-Retry' not in message
 
 
+def test_what_deliverby_asks_for(office):
+    """With DELIVERBY all but NEVER is told of lateness, and of a hop that does not know it."""
+    options = dict(options=[(b'D', b'1700000100;N')], recipient_options=[[(b'N', b'FAILURE')], [(b'N', b'NEVER')]])
+    for letter, text, kind in ((b'z', b'later\n', b'delay'), (b'd', b'relayed ok\n', b'success')):
+        office.failed(b'a@x.example', b'b@x.example', letter=letter, text=text, **options)
+        message = office.report(office.ask(b'0,1', kind=kind)[1][1])[0]
+        assert b'<a@x.example>:' in message and b'b@x.example' not in message
+
+
 def test_kinds_fit_the_state(office):
     """A success is not reported as a failure, nor the other way, nor is a kind nobody knows."""
     office.failed(b'a@x.example', letter=b'd', text=b'delivered ok')

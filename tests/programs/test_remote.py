@@ -523,6 +523,23 @@ def test_wishes_are_passed_on(extensions, mail, rcpt):
     assert server.log[2:5] == [b'RCPT TO:<r%d@x.example>' % i + words for i, words in enumerate(rcpt)]
 
 
+def test_by_when_it_is_wanted():
+    """DELIVERBY, from the envelope: what is left of the time; and the report says that the next hop has it."""
+    envelope = mess.Envelope(b's@y.example', [b'r@x.example'], [(b'D', b'%d;R' % (unix.time() + 1000))])
+    for extensions, letter in (((b'DELIVERBY 10',), b'K'), ((b'X',), b'D')):
+        with Server(good(extensions)) as server:
+            sender, ended = to(server), []
+            fd = unix.memfd(mess.pack(MESSAGE, envelope.build(), b'1764000000000001'))
+            sender.remote.deliver(b'x.example', b's@y.example', [b'r@x.example'], b'b',
+                                  source.Source(fd, 0, len(MESSAGE)), ended.append)
+            delivery = sender.wait(ended)[0]
+            assert delivery.outcomes()[0][0] == letter and delivery.timed == ({0} if letter == b'K' else set())
+        if letter == b'K':
+            assert server.log[1] in (b'MAIL FROM:<s@y.example> BY=%d;R' % left for left in range(990, 1001))
+        else:
+            assert not server.mail and b'#5.4.7' in delivery.outcomes()[0][1]
+
+
 def test_a_delivery_matters_more_than_wishes():
     """A file without an envelope that can be read is delivered all the same."""
     with Server(good((b'DSN',))) as server:

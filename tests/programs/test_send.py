@@ -118,6 +118,20 @@ def test_bounce(rig):
     assert rig.lines()[-2:] == [b'bounce msg %s qp 77' % ident, b'end msg ' + ident]
 
 
+def test_a_time_in_the_envelope(rig):
+    """Record D: what is wanted back rather than late fails when its time is over; a forward and the next hop hear of it."""
+    ident = rig.put(b'a@x.example', b'joe@here.example', options=[(b'D', b'%d;R' % (rig.wall + 500))])
+    remote, local = sorted(rig.jobs, key=lambda job: job[0], reverse=True)
+    assert remote[4] == b'b' and b'D%d;R' % (rig.wall + 500) in local[5].split(b'\n')
+    rig.report(local)
+    rig.report(remote, b'Z', b'busy\n')
+    rig.wait(501)
+    rig.wait(1)
+    assert rig.bounce_jobs == [[ident, b'0', b'bounce']] and b'rather than late' in rig.state(ident, 2).texts[0]
+    rig.bounced()
+    assert there(rig, b'mess') == []
+
+
 def test_bounce_later(rig):
     """A bouncer that cannot is asked again after 123 seconds."""
     ident = rig.put(b'a@x.example')
