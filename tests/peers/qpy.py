@@ -93,7 +93,9 @@ class Qpy:
         try:
             self.host.call(wait) if self.host else wait()
         except OSError:
-            raise RuntimeError('qpy did not start: ' + self.log()) from None
+            said = self.log()
+            self.stop()
+            raise RuntimeError('qpy did not start: ' + said) from None
 
     def log(self):
         """What the chain has said."""
