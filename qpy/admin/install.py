@@ -526,8 +526,11 @@ def link_names(home, names):
     """Other names for launchers that are there."""
     for name in names:
         target = 'qpy-' + name.removeprefix('qmail-')
-        if os.path.exists(os.path.join(home, 'bin', target)):
-            link(os.path.join(home, 'bin', name), target)
+        path = os.path.join(home, 'bin', name)
+        if os.path.lexists(path) and not (os.path.islink(path) and os.readlink(path) == target):
+            say('%s is kept: somebody has put it in the place of the link to %s' % (path, target))
+        elif os.path.exists(os.path.join(home, 'bin', target)):
+            link(path, target)
 
 
 def be_qmail(home, rootless):

@@ -13,6 +13,7 @@ from qpy.lib import packets
 PIECE = 65536               # bytes read and framed at once
 PATIENCE = 600.0            # seconds queued may take over one step
 OVERFLOW_UID = 65534        # what every uid looks like that a user namespace does not map
+FILTERS = (b'QPYQUEUE', b'QMAILQUEUE')
 CUSTOM_LIMIT = 255          # bytes kept of what a filter says on descriptor 6
 
 
@@ -37,14 +38,28 @@ def send(home, sender, recipients, message, options=(), recipient_options=None):
     """Queue one message: (0, ID), or (exit code of qmail-queue, its text with Z or D in front).
 
     message: bytes, a descriptor to be read to its end, or an iterable of bytes; what it raises is passed on, and
-    nothing is queued.  $QPYQUEUE or else $QMAILQUEUE, if set, is run in queued's place; then (0, b'') is success.
+    nothing is queued.  $QPYQUEUE or else $QMAILQUEUE, if set, is run in queued's place, or what was put in the place of
+    bin/qmail-queue; then (0, b'') is success.
     ValueError for NUL in an address.
     """
     records = mess.Envelope(sender, recipients, options, recipient_options).build()
-    for name in (b'QPYQUEUE', b'QMAILQUEUE'):
+    obey_link(home)
+    for name in FILTERS:
         if unix.environ.get(name):
             return through_filter(unix.environ[name], home, message, for_filter(records, name))
     return send_records(home, records, message)
+
+
+def obey_link(home):
+    """Who has put something in the place of bin/qmail-queue, as qmail's recipes do (a null client's link to qmail-qmqpc,
+    a scanner), means it for all mail that does not ask for another filter: for our environment it is QMAILQUEUE."""
+    path = home + b'/bin/qmail-queue'
+    try:
+        ours = unix.readlink(path).rpartition(b'/')[2] == b'qpy-queue'
+    except unix.error as problem:
+        ours = problem.errno != unix.EINVAL         # no link, but a file
+    if not ours and not any(unix.environ.get(name) for name in FILTERS):
+        unix.environ[b'QMAILQUEUE'] = path
 
 
 def send_records(home, records, message):

@@ -11,7 +11,7 @@ Exit: one shot 0 after QUIT, else 1; 111 if it cannot work (said as 421). Warm 0
 from qpy import unix
 from qpy.core import cdb, exits, text
 from qpy.core import smtp_server as smtp
-from qpy.lib import confine, controls, inherit, loop, master, program
+from qpy.lib import confine, controls, inherit, loop, master, program, submit
 from qpy.qpyd import census, runner, server, settings
 from qpy.qpyd.conversation import Conversation, FileConversation
 
@@ -25,6 +25,7 @@ def main(home, args):
     """qpy-smtpd [WORKERS]"""
     unix.umask(0o077)
     unix.signal(unix.SIGPIPE, unix.SIG_IGN)
+    submit.obey_link(home)
     found = inherit.listeners()
     client = accepted(found)
     if client is not None:                  # systemd, Accept=yes without StandardInput=socket

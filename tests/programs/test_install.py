@@ -137,9 +137,13 @@ def test_doing_it_again_changes_no_control_file_and_renews_the_code(place):
             file.write(text)
     with open(place.home + '/lib/qpy/stale.py', 'w') as file:
         file.write('')
+    os.unlink(place.home + '/bin/qmail-queue')
+    os.symlink('qpy-qmqpc', place.home + '/bin/qmail-queue')
     said = place.run('--offline', '--me', 'x.test', '--smtp', '2526')
     assert 'control/me is kept: other.test' in said and 'control/services is kept' in said
     assert place.read('control/services') == '# mine\n' and place.read('alias/.qmail-root') == '#\n'
+    assert os.readlink(place.home + '/bin/qmail-queue') == 'qpy-qmqpc' and 'bin/qmail-queue is kept' in said
+    assert os.readlink(place.home + '/bin/qmail-inject') == 'qpy-inject'
     assert not os.path.exists(place.home + '/lib/qpy/stale.py')
     assert sorted(n for n in os.listdir(place.home + '/lib')) == ['qpy', 'site']
 

@@ -265,6 +265,29 @@ def test_filters(home, monkeypatch, name, tail, expected):
         assert file.read() == b'6\n'
 
 
+def test_what_stands_in_the_place_of_qmail_queue_is_obeyed(home, monkeypatch):
+    """A null client's link to another program, or a scanner under the name bin/qmail-queue, gets the mail as QMAILQUEUE
+    does; our own link, and none, change nothing; another filter comes first."""
+    monkeypatch.delenv('QMAILQUEUE', raising=False)
+    monkeypatch.delenv('QPYQUEUE', raising=False)
+    os.mkdir(home + b'/bin')
+    path = home + b'/bin/qmail-queue'
+    with open(home + b'/bin/scanner', 'wb') as file:
+        file.write(FILTER + b'exit 31\n')
+    os.chmod(home + b'/bin/scanner', 0o755)
+    for make, obeyed in ((lambda: None, False), (lambda: os.symlink('qpy-queue', path), False),
+                         (lambda: os.symlink('scanner', path), True), (lambda: os.rename(home + b'/bin/scanner', path), True)):
+        make()
+        monkeypatch.delenv('QMAILQUEUE', raising=False)
+        monkeypatch.setenv('QPYHOME', os.fsdecode(home))
+        assert (submit.send(home, b'a', [b'b'], MESSAGE)[0] == 31) == obeyed
+        if os.path.islink(path):
+            os.unlink(path)
+    monkeypatch.setenv('QPYQUEUE', '/bin/true')
+    monkeypatch.delenv('QMAILQUEUE', raising=False)
+    assert submit.send(home, b'a', [b'b'], MESSAGE) == (0, b'') and 'QMAILQUEUE' not in os.environ
+
+
 def test_a_filter_that_cannot_run_or_does_not_read(home, monkeypatch):
     """120 without exec; a filter may leave without reading a long message; an aborted one sees no end mark."""
     monkeypatch.setenv('QPYQUEUE', './missing')

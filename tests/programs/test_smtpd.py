@@ -496,6 +496,21 @@ def test_filter(make, variable, whole, face):
     assert not rig.queued.messages
 
 
+@pytest.mark.parametrize('face', ['one shot', 'warm'])
+def test_a_filter_in_the_place_of_qmail_queue(make, face):
+    """What was put in the place of bin/qmail-queue is a QMAILQUEUE for every client."""
+    rig = make()
+    os.mkdir(rig.home + '/bin')
+    os.rename(filtered(rig), rig.home + '/bin/qmail-queue')
+    client = rig.warm().connect() if face == 'warm' else rig.one_shot(PROTO='TCP', TCPREMOTEIP='192.0.2.1')
+    client.reply()
+    client.send(b'EHLO x\r\n' + ENVELOPE + b'hello\r\n.\r\nQUIT\r\n')
+    assert [client.reply()[:3] for _ in range(6)] == [b'250', b'250', b'250', b'354', b'250', b'221']
+    with open(os.path.join(rig.home, 'message'), 'rb') as file:
+        assert file.read().endswith(b'\nhello\n')
+    assert not rig.queued.messages
+
+
 @pytest.mark.parametrize('code, say, reply', [(31, '', b'554 5.3.0 mail server permanently rejected message'),
                                               (82, 'Dno spam (#5.7.1)', b'554 5.7.1 no spam'),
                                               (1, '', b'451 4.3.0'),
