@@ -201,6 +201,14 @@ class Fate:
 
     def strike(self):
         """Something happens; what, in words."""
+        for _ in range(10):
+            words = self.draw()
+            if words:
+                return words
+        return None
+
+    def draw(self):
+        """The same; None for what cannot be just now."""
         site = self.chance.choice(list(self.world.sites.values()))
         weights = [weight for weight, _, _ in EVENTS]
         _, name, begin = self.chance.choices(EVENTS, weights)[0]

@@ -1,7 +1,7 @@
 """The ledger of a soak: what was given to the hosts, what they promised, what came out where.  Pure.
 
     made(number, seed)          (whole message as bytes, its seal): what a message is can be seen from any copy of it
-    seen(data)                  a Copy, a Report, or None for what is neither
+    seen(data)                  a Copy, a Report, a Delay, or None for what is none of them
     Ledger                      acknowledged, found, told of; what is missing, torn, a ghost, or there too often
     History                     the lines of one host's log: which message was tried when, and how it ended
     explained(...)              why a copy is there twice, or None
@@ -47,12 +47,21 @@ class Report:
         self.number, self.addresses, self.text = number, addresses, text
 
 
+class Delay:
+    """A warning that the message of this number is not delivered yet."""
+
+    def __init__(self, number):
+        self.number = number
+
+
 def seen(data, address=None):
     """What a message with LF line ends is, that was delivered for address (else its first Delivered-To says it)."""
     head, _, body = data.partition(b'\n\n')
     seal = SEAL.search(head)
     if not seal:
         seal = SEAL.search(body)
+        if seal and b'\nAction: delayed\n' in body:
+            return Delay(int(seal[1]))
         return seal and Report(int(seal[1]), [name.decode('ascii', 'replace') for name in NAMED.findall(data)], data)
     if address is None:
         mark = re.search(rb'^Delivered-To: (\S+)$', head, re.M)
@@ -111,7 +120,9 @@ class Ledger:
     def found(self, what, where, astray=False):
         """A Copy or Report that lay at `where`; astray: not where the address leads."""
         entry = self.entries.get(what.number)
-        if isinstance(what, Report):
+        if isinstance(what, Delay):             # none of them is four hours old
+            self.wrong.append('%s: the sender of number %d is told of a delay' % (where, what.number))
+        elif isinstance(what, Report):
             for address in what.addresses:
                 self.reports.setdefault((what.number, address), []).append(what.text)
         elif not entry or entry.status == NEVER:

@@ -306,6 +306,7 @@ class Evil(smtp_script.Server):
         moods = ('kind', 'refuses', 'defers', 'hangs', 'resets', 'noise', 'drips', 'endless', 'no answer', 'closes')
         mood = 'kind' if self.kind else self.chance.choice(moods)
         self.moods[mood] = self.moods.get(mood, 0) + 1
+        self.note(talk, 'mood %s' % mood)
         if mood == 'noise':
             return talk.raw(self.chance.randbytes(5000) + b'\r\n')
         if mood == 'endless':
@@ -314,12 +315,18 @@ class Evil(smtp_script.Server):
             return [talk.raw(b'2') or time.sleep(1) for _ in range(12)]
         return self.dialogue(talk, mood, self.chance.choice((b'MAIL', b'RCPT', b'DATA', b'.')))
 
+    def note(self, talk, words):
+        """A line in evil.log."""
+        with open(self.world.evil_log, 'a') as file:
+            file.write('%.2f %d %s\n' % (self.world.now(), talk.number, words))
+
     def dialogue(self, talk, mood, where):
         """As a server speaks, until `where`."""
         talk.say(b'220 evil.test ESMTP')
         recipients = []
         while line := talk.line():
             verb = line[:4].upper()
+            self.note(talk, '%s at %s: %s' % (mood, where.decode(), line.decode('ascii', 'replace')))
             if verb == where[:4] and not self.goes_on(talk, mood):
                 continue
             if verb == b'MAIL':
@@ -334,7 +341,7 @@ class Evil(smtp_script.Server):
                 if where == b'.' and mood in ('refuses', 'defers'):
                     self.goes_on(talk, mood)
                     continue
-                self.keep(data, recipients)
+                self.keep(talk, data, recipients)
                 if where == b'.' and not self.goes_on(talk, mood):
                     continue
                 talk.say(b'250 2.0.0 mine now')
@@ -364,10 +371,11 @@ class Evil(smtp_script.Server):
             return True
         return False
 
-    def keep(self, data, recipients):
+    def keep(self, talk, data, recipients):
         """It has this now, whatever it says."""
         data = data.replace(b'\r\n', b'\n')
         for recipient in recipients:
             what = ledger.seen(data, recipient)
+            self.note(talk, 'kept %s for %s' % (what and what.number, recipient))
             if what:
                 self.book.found(what, 'evil.test', astray=not recipient.endswith(EVIL))

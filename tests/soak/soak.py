@@ -233,8 +233,9 @@ def soak(minutes, seed, every=2.0, keep=None, say=print, clocks=True):
             world.over.set()
             if keep:
                 os.makedirs(keep, exist_ok=True)
-                for site in world.sites.values():
-                    shutil.copy(site.log_path, keep)
+                for path in (world.evil_log, *(site.log_path for site in world.sites.values())):
+                    if os.path.exists(path):
+                        shutil.copy(path, keep)
     return run.wrong
 
 

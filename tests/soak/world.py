@@ -237,8 +237,8 @@ class Site:
             except (OSError, mess.Damaged, mess.Newer, ValueError):
                 continue
             what = ledger.seen(message, '')
-            if what:
-                named = what.addresses if isinstance(what, ledger.Report) else envelope_names(envelope)
+            if isinstance(what, (ledger.Copy, ledger.Report)):
+                named = getattr(what, 'addresses', envelope_names(envelope))
                 found.setdefault(what.number, set()).update(named)
         return found
 
@@ -363,7 +363,7 @@ class World:
                 self.stack.callback(queue.remove)
             self.disks[name] = queue, homes
         self.net = self.stack.enter_context(net.Net(NAMES, self.base))
-        self.evil = self.net.world()
+        self.evil, self.evil_log = self.net.world(), self.base + '/evil.log'
         self.zone.update({(EVIL, 'MX'): ['10 mx.' + EVIL], ('mx.' + EVIL, 'A'): [self.evil]})
         for name, host in self.net.hosts.items():
             self.zone[name + '.test', 'MX'] = ['10 mx.%s.test' % name]
