@@ -3,11 +3,15 @@ Maildirs, and LMTP on the Unix socket `work`/lmtp.
 
 Needs root, overlayfs, and the packages (tests.peers.debian).
 """
+import base64
+import hmac
+import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 
 from tests.peers import debian
 from tests.peers.qpy import wait_for_port
@@ -60,19 +64,21 @@ class Dovecot:
     """IMAP on 127.0.0.1:port; every name logs in with PASSWORD and sees the Maildir of home, which is
     uid's."""
 
-    def __init__(self, port, uid, home):
-        self.port, self.root = port, debian.unpack(*PACKAGES)
+    CONF, PACKAGES, GREETING = CONF, PACKAGES, b'* OK'
+
+    def __init__(self, port, uid, home, **more):
+        self.port, self.root = port, debian.unpack(*self.PACKAGES)
         self.work = tempfile.mkdtemp(prefix='qpy-dovecot-', dir='/var/tmp')
         os.chmod(self.work, 0o755)
         for name in ('etc', 'run', 'state', 'upper'):
             os.makedirs(os.path.join(self.work, name))
         self.conf = os.path.join(self.work, 'dovecot.conf')
         with open(self.conf, 'w') as file:
-            file.write(CONF.format(work=self.work, port=port, password=PASSWORD, uid=uid, home=home))
+            file.write(self.CONF.format(work=self.work, port=port, password=PASSWORD, uid=uid, home=home, **more))
         self._accounts()
         self.process = self._start()
         try:
-            wait_for_port(port, alive=lambda: self.process.poll() is None, greeting=b'* OK')
+            wait_for_port(port, alive=lambda: self.process.poll() is None, greeting=self.GREETING)
         except OSError:
             said = self.log()
             self.stop()
@@ -112,3 +118,76 @@ class Dovecot:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+SUBMISSION = """
+protocols = submission
+listen = 127.0.0.1
+base_dir = {work}/run
+state_dir = {work}/state
+log_path = {work}/log
+hostname = dovecot.test
+ssl = yes
+ssl_cert = <{certificate}
+ssl_key = <{key}
+disable_plaintext_auth = yes
+default_internal_user = dvc
+default_internal_group = dvc
+default_login_user = dvclogin
+mail_location = maildir:~/Maildir
+auth_mechanisms = {mechanisms}
+submission_relay_host = 127.0.0.1
+submission_relay_port = {relay}
+submission_relay_ssl = no
+service submission-login {{
+  chroot =
+  inet_listener submission {{
+    port = {port}
+  }}
+}}
+auth_username_format = %n
+passdb {{
+  driver = oauth2
+  mechanisms = oauthbearer xoauth2
+  args = {oauth}
+}}
+passdb {{
+  driver = static
+  mechanisms = plain login scram-sha-256
+  args = password={password}
+}}
+userdb {{
+  driver = static
+  args = uid={uid} gid={uid} home={home}
+}}
+"""
+# Tokens are JSON web tokens signed with a key that Dovecot has, so that nobody needs to be asked.
+OAUTH = 'introspection_mode = local\nlocal_validation_key_dict = fs:posix:prefix={place}/\nusername_attribute = sub\n'
+
+
+class Submission(Dovecot):
+    """Submission by STARTTLS on 127.0.0.1:port with these SASL mechanisms; what comes goes on to 127.0.0.1:relay."""
+
+    CONF, PACKAGES, GREETING = SUBMISSION, ('dovecot-submissiond', *PACKAGES), b'220 '
+
+    def __init__(self, port, uid, home, mechanisms, relay, certificate, directory):
+        """certificate: (file, key) in PEM; directory: for the key of tokens."""
+        self.secret = os.urandom(32)
+        place = os.path.join(directory, 'keys', 'default', 'HS256')
+        os.makedirs(place)
+        with open(os.path.join(place, 'default'), 'wb') as file:
+            file.write(base64.b64encode(self.secret))
+        oauth = os.path.join(directory, 'oauth2.conf')
+        with open(oauth, 'w') as file:
+            file.write(OAUTH.format(place=os.path.join(directory, 'keys')))
+        super().__init__(port, uid, home, mechanisms=mechanisms, relay=relay, certificate=certificate[0], key=certificate[1],
+                         oauth=oauth)
+
+    def token(self, user, seconds=3600):
+        """A token for this user, good for so long."""
+        def part(data):
+            return base64.urlsafe_b64encode(data).rstrip(b'=')
+        now = int(time.time())
+        words = b'.'.join(part(json.dumps(each).encode()) for each in (
+            {'alg': 'HS256', 'typ': 'JWT'}, {'sub': user, 'iat': now - 10, 'exp': now + seconds}))
+        return (words + b'.' + part(hmac.digest(self.secret, words, 'sha256'))).decode()

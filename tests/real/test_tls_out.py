@@ -9,7 +9,8 @@ import tempfile
 import pytest
 
 from tests.peers.certificates import authority
-from tests.peers.qpyr import Rspawn
+from tests.peers.qpyr import Daemon, Rspawn
+from tests.peers.smtp_script import Server, good
 from tests.real.test_next_hop import free_port, wait_for
 
 dovecot = pytest.importorskip('tests.peers.dovecot')
@@ -98,6 +99,65 @@ def test_postfix_insists_on_tls(tmp_path, user_home):
         assert rspawn.end() == (0, b'')
     finally:
         peer.stop()
+
+
+@pytest.fixture
+def submission(tmp_path, user_home):
+    """Dovecot's submission service in front of a server of ours: submission(mechanisms) -> (Dovecot, that server)."""
+    started = []
+
+    def start(mechanisms):
+        relay = started.append(Server(good((b'PIPELINING', b'8BITMIME')))) or started[0]
+        relay.__enter__()
+        directory = tempfile.mkdtemp(dir=user_home.parent, prefix='qpy-test-')
+        os.chmod(directory, 0o755)
+        started.append(directory)
+        try:
+            made = dovecot.Submission(free_port(), USER, str(user_home), mechanisms, relay.port,
+                                      authority().certificate('127.0.0.1'), directory)
+        except (RuntimeError, subprocess.CalledProcessError) as problem:
+            pytest.skip('no Dovecot: %s' % problem)
+        started.append(made)
+        return made, relay
+    yield start
+    for each in started[::-1]:
+        each.stop() if isinstance(each, dovecot.Dovecot) else shutil.rmtree(each) if isinstance(each, str) else each.__exit__()
+
+
+@pytest.mark.parametrize('mechanisms, password, letter', [
+    ('plain login scram-sha-256', dovecot.PASSWORD, b'K'), ('plain', dovecot.PASSWORD, b'K'),
+    ('login', dovecot.PASSWORD, b'K'), ('scram-sha-256', dovecot.PASSWORD, b'K'), ('scram-sha-256', 'wrong', b'Z'),
+    ('plain', 'wrong', b'Z')])
+def test_dovecot_logs_us_in(tmp_path, submission, mechanisms, password, letter):
+    """PLAIN, LOGIN and SCRAM-SHA-256 as Dovecot speaks them; a wrong password waits."""
+    server, relay = submission(mechanisms)
+    rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':joe@127.0.0.1:%d\n' % server.port,
+                         tlscas=pathlib.Path(authority().ca).read_text())
+    (tmp_path / 'qpy/control/smtplogins').touch(mode=0o600)
+    (tmp_path / 'qpy/control/smtplogins').write_text('joe@127.0.0.1:%s\n' % password)
+    result, = send(rspawn, 1, b'ann@far.test', message=b'Subject: x\n\nby login\n')
+    assert result[0] == letter, (result, server.log())
+    assert len(relay.mail) == (letter == b'K') and (letter == b'K' or b'my login was rejected' in result[2])
+    assert rspawn.end() == (0, b'')
+
+
+@pytest.mark.parametrize('mechanism', ['xoauth2', 'oauthbearer'])
+def test_dovecot_takes_our_token(tmp_path, submission, mechanism):
+    """A token of qpy-token's, from a program; one that has expired is asked for anew, and the new one is taken."""
+    server, relay = submission(mechanism)
+    home = tmp_path / 'qpy'
+    program = home / 'program'
+    rspawn = rspawn_with(home, smtproutes=':joe@127.0.0.1:%d\n' % server.port,
+                         smtptokens='joe@127.0.0.1:%s\n' % program, tlscas=pathlib.Path(authority().ca).read_text())
+    program.write_text('#!/bin/sh\ncat %s/token; cp %s/next %s/token\n' % (home, home, home))
+    program.chmod(0o755)
+    (home / 'token').write_text(server.token('joe', -5) + '\n')
+    (home / 'next').write_text(server.token('joe') + '\n')
+    keeper = Daemon(home, 'token')
+    result, = send(rspawn, 1, b'ann@far.test', message=b'Subject: x\n\nby token\n')
+    assert result[0] == b'K', (result, server.log())
+    assert len(relay.mail) == 1 and 'by token' in relay.mail[0][2].decode()
+    assert rspawn.end() == (0, b'') and keeper.end()[0] == 0
 
 
 def test_dovecot_by_lmtp(tmp_path, user_home):
