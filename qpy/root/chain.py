@@ -100,7 +100,7 @@ class Chain:
         fds = [unix.duplicate_above(fd, HIGH) for _, fd in given]
         arrange(fds, log)
         unix.setsid()
-        reset_signals()
+        reset_signals(service.name)
         environment = {b'PATH': PATH % self.house.home, b'QPYHOME': self.house.home,
                        b'LISTEN_PID': b'%d' % unix.getpid(), b'LISTEN_FDS': b'%d' % len(given),
                        b'LISTEN_FDNAMES': b':'.join(name for name, _ in given), **service.environment}
@@ -225,11 +225,13 @@ def become_log(fd):
     unix.close(fd)
 
 
-def reset_signals():
-    """Undo what Python and our caller have changed: default actions, nothing blocked."""
+def reset_signals(name=b''):
+    """Undo what Python and our caller have changed: default actions, nothing blocked.  Only what people tell send by HUP
+    and ALRM it ignores until it can hear it: they must not end it while it starts."""
     unix.pthread_sigmask(unix.SIG_SETMASK, [])
     for number in (unix.SIGPIPE, unix.SIGXFSZ, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGCHLD):
-        unix.signal(number, unix.SIG_DFL)
+        told = name == b'send' and number in (unix.SIGHUP, unix.SIGALRM)
+        unix.signal(number, unix.SIG_IGN if told else unix.SIG_DFL)
 
 
 def unreadable(path, problem):

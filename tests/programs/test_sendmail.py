@@ -781,3 +781,13 @@ def test_datemail(home, tmp_path):
     (tmp_path / 'bin/qpy-sendmail').chmod(0o755)
     result = launch(home, 'qpy-datemail', '-t', 'a', input=b'To: b\n\n', env={'TZ': 'UTC3'})
     assert result.returncode == 0 and result.stdout.startswith(b'-t a\nDate: ') and b' -0300\nTo: b\n' in result.stdout
+
+
+@pytest.mark.parametrize('variable, said', [(None, 'qpy-queued cannot be reached: connection'), ('QMAILQUEUE', 'fatal: connection')])
+def test_who_cannot_be_reached(send, queue, capfd, monkeypatch, variable, said):
+    """Code 73 of the queue itself says that qpy-queued is not there; a filter's speaks of what the filter could not reach."""
+    if variable:
+        monkeypatch.setenv(variable, '/usr/local/bin/filter')
+    queue.answer = 73, b'Zconnection to mail server rejected (#4.4.1)'
+    assert send(b'joe') == exits.EX_TEMPFAIL
+    assert said in capfd.readouterr().err

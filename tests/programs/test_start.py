@@ -15,13 +15,14 @@ name = os.path.basename(sys.argv[0]).rpartition('-')[2]
 count = int(os.environ['LISTEN_FDS'])
 def say(text):
     os.write(2, text.encode() + b'\\n')
+ignored = [s.name for s in (signal.SIGHUP, signal.SIGALRM, signal.SIGTERM, signal.SIGCHLD) if signal.getsignal(s) is signal.SIG_IGN]
 if name == 'send':
     signal.signal(signal.SIGTERM, lambda *_: (say('got TERM'), os._exit(0)))
     signal.signal(signal.SIGHUP, lambda *_: say('got HUP'))
     signal.signal(signal.SIGALRM, lambda *_: say('got ALRM'))
 fds = sorted(int(fd) for fd in os.listdir('/proc/self/fd'))[:-1]
-say('hello %s %s fds=%d session=%s pid=%s env=%s cwd=%s null=%s' % (
-    ' '.join(sys.argv[1:]), os.environ['LISTEN_FDNAMES'], len(fds), os.getsid(0) == os.getpid(),
+say('hello %s %s ign=%s fds=%d session=%s pid=%s env=%s cwd=%s null=%s' % (
+    ' '.join(sys.argv[1:]), os.environ['LISTEN_FDNAMES'], ','.join(ignored), len(fds), os.getsid(0) == os.getpid(),
     os.environ['LISTEN_PID'] == str(os.getpid()), ','.join(sorted(os.environ)), os.getcwd(),
     os.path.samefile('/proc/self/fd/0', '/dev/null')))
 if name == os.environ.get('DIES'):
@@ -105,12 +106,12 @@ def test_each_program_gets_what_its_line_says(house):
     lines = house.read_until('hello', len(DAEMONS) + 1)
     assert 'rootless: everything runs under uid' in lines[0]
     said = {line.partition(': ')[0]: line for line in lines if ': hello' in line}
-    assert 'hello  submit:new:life fds=6 session=True pid=True' in said['queued']
-    assert 'hello |cat lspawn:seed:life fds=6' in said['lspawn']
-    assert 'hello x y extra:deep:life fds=6' in said['extra'] and 'env=A,' in said['extra']
+    assert 'hello  submit:new:life ign= fds=6 session=True pid=True' in said['queued']
+    assert 'hello |cat lspawn:seed:life ign= fds=6' in said['lspawn']
+    assert 'hello x y extra:deep:life ign= fds=6' in said['extra'] and 'env=A,' in said['extra']
     assert all('SECRET' not in line and 'cwd=/ null=True' in line for line in said.values())
     (bare,) = [line for line in lines if line.startswith('hello')]
-    assert 'control:life' in bare                    # send's line carries no name
+    assert 'control:life ign=SIGHUP,SIGALRM ' in bare       # send's line carries no name; who tells it something early does not end it
     house.process.send_signal(signal.SIGTERM)
     rest = house.process.stdout.read()
     assert 'got TERM' in rest and rest.count('goodbye') == len(DAEMONS)
