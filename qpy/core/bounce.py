@@ -96,7 +96,8 @@ def wanted(notify, kind=BOUNCE, timed=False):
 def envelope(sender, settings):
     """(sender, recipient) of the report on a message from `sender`; None if nobody is to be told.
 
-    Only failures are reported of messages without a sender.  A failed bounce goes to the postmaster, a failure of that to nobody (qmail-send.c, injectbounce).
+    Only failures are reported of messages without a sender.  A failed bounce goes to the postmaster, a failure of that to
+    nobody (qmail-send.c, injectbounce).
     """
     if sender == TRIPLE:
         return None

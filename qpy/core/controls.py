@@ -49,7 +49,7 @@ TABLE = (
      b'form of bounces: rfc3464 or qsbmf (plain text only)'),
     (b'bouncefrom', LINE, b'MAILER-DAEMON', b'qpy-bouncer', b'local part of the address bounces come from'),
     (b'bouncehost', LINE, me_or(b'bouncehost'), b'qpy-bouncer', b'host of the address bounces come from'),
-    (b'bouncemaxbytes', NUMBER, 0, b'qpy-bouncer',
+    (b'bouncemaxbytes', NUMBER, 1000000, b'qpy-bouncer',
      b'longest message that a bounce returns whole, in bytes; 0 is no limit'),
     (b'bouncewhen', LINE, b'pass', b'qpy-send',
      b'when failures are reported: pass (after each pass over a message) or end (once, when it is finished)'),

@@ -1,11 +1,11 @@
 """DELIVERBY (RFC 2852): a message that is to be delivered by a certain time.
 
-    envelope    D1795575374;R       the unix time; R: after it the message comes back; N: its sender is told that it is late;
-                D1795575374;NT      T behind either: he is told of each hop, too
+    envelope    D1795575374;R       the unix time; R: after it the message comes back
+                D1795575374;NT      N: its sender is told that it is late; T behind either: he is told of each hop, too
     SMTP        MAIL FROM:<...> BY=3600;R           what is left of the time, in seconds
 
-A server that does not know DELIVERBY gets a message with N, and the sender is told that it has gone there; it gets none with
-R, because nobody there would send it back in time.
+A server that does not know DELIVERBY gets a message with N, and the sender is told that it has gone there; it gets none
+with R, because nobody there would send it back in time.
 """
 from qpy.core import text
 

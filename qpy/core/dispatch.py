@@ -63,8 +63,8 @@ UNREACHABLE = b'Nothing there answers at the moment; not tried again yet. '
 
 
 class Settings:
-    """What control files say: lifetime (seconds), bounce_at_end (bool), per_host (transactions), warn_after (seconds, 0:
-    never), limits ({destination: destinations.Limit})."""
+    """What control files say: lifetime (seconds), bounce_at_end (bool), per_host (transactions), warn_after (seconds,
+    0: never), limits ({destination: destinations.Limit})."""
 
     __slots__ = ('lifetime', 'bounce_at_end', 'per_host', 'warn_after', 'limits')
 

@@ -23,8 +23,8 @@ def wanted(notify, what):
 
 
 def of_forward(notify):
-    """NOTIFY of the copies that an alias sends on: that it was expanded is told here, so that their success is not asked
-    for again (RFC 3461, 5.2.7.2)."""
+    """NOTIFY of the copies that an alias sends on: that it was expanded is told here, so their success is not asked for
+    again (RFC 3461, 5.2.7.2)."""
     left = [word for word in notify.upper().split(b',') if word != SUCCESS]
     return b','.join(left) or NEVER
 
@@ -41,8 +41,8 @@ def orcpt(recipient):
 def success(channel, told, text):
     """How a delivery that went well is to be reported; b'' if the next hop reports it.
 
-    channel: local or remote; told: the next hop knows DSN and has the sender's wishes; text: what was said, which ends in
-    `did FILES+FORWARDS+PROGRAMS` for a local one."""
+    channel: local or remote; told: the next hop knows DSN and has the sender's wishes; text: what was said, which for a
+    local one ends in `did FILES+FORWARDS+PROGRAMS`."""
     if channel != b'local':
         return b'' if told else RELAYED
     at = text.rfind(b'did ')

@@ -1,5 +1,5 @@
-"""The client's side of SMTP AUTH (RFC 4954): PLAIN (RFC 4616), LOGIN, SCRAM-SHA-256 and -PLUS (RFC 5802, 7677), and with
-a token OAUTHBEARER (RFC 7628) and XOAUTH2 (Google's and Microsoft's).
+"""The client's side of SMTP AUTH (RFC 4954): PLAIN (RFC 4616), LOGIN, SCRAM-SHA-256 and -PLUS (RFC 5802, 7677), and
+with a token OAUTHBEARER (RFC 7628) and XOAUTH2 (Google's and Microsoft's).
 
     mechanism = choose(words the server offers, True if TLS protects what is sent, credentials)
     exchange = MECHANISMS[mechanism](credentials)
@@ -169,8 +169,8 @@ class Scram:
 
 
 class ScramPlus(Scram):
-    """SCRAM-SHA-256-PLUS: the login is good on a channel with this certificate only (tls-server-end-point, RFC 5929: the
-    only binding the interpreter's TLS can give in TLS 1.3)."""
+    """SCRAM-SHA-256-PLUS: the login is good on a channel with this certificate only (tls-server-end-point, RFC 5929:
+    the only binding the interpreter's TLS can give in TLS 1.3)."""
 
     __slots__ = ('end_point',)
 

@@ -115,8 +115,9 @@ class Transaction:
 class Session:
     """One connection to one server.  peer: its address, for reports.  pipelining False: one at a time.
 
-    lmtp: RFC 2033.  policy: a tls_policy.Policy.  login: sasl_client.Credentials or None.  stale: its token was refused.
-    tls: b'' or what protects this connection, in words; tls_wrong: why nothing does, though it was wanted.  tls_trouble: it is over because TLS could not be had.
+    lmtp: RFC 2033.  policy: a tls_policy.Policy.  login: sasl_client.Credentials or None.  stale: its token was
+    refused.  tls: b'' or what protects this connection, in words; tls_wrong: why nothing does, though it was wanted.
+    tls_trouble: it is over because TLS could not be had.
     """
 
     __slots__ = ('peer', 'helo', 'pipelining', 'lmtp', 'policy', 'login', 'reader', 'out', 'phase', 'extensions',

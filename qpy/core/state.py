@@ -31,8 +31,9 @@ TIME_LIMIT = 1 << 40
 class View:
     """What the entries of one message add up to.
 
-    status: bytearray, one of the above for each recipient; texts: {index: last failure or deferral, or success}; warned:
-    unix seconds, or 0; due: unix seconds of the next attempt (0: at once); attempts: passes so far; held: reason or None;
+    status: bytearray, one of the above for each recipient; texts: {index: last failure or deferral, or success};
+    warned: unix seconds, or 0; due: unix seconds of the next attempt (0: at once); attempts: passes so far; held: reason
+    or None;
     end: how many bytes of the file are whole (what follows is torn: cut it off before appending).
     """
 

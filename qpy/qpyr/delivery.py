@@ -9,7 +9,8 @@ Nothing is tried again after the message was sent to its end.
 from binascii import b2a_base64
 
 from qpy import unix, unix_tls
-from qpy.core import dane, deliverby, idna, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, text, tls_policy, tlsrpt
+from qpy.core import dane, deliverby, idna, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, text, tls_policy
+from qpy.core import tlsrpt
 from qpy.core.sasl_client import Credentials
 from qpy.core.smtp_client import OF_MAIL, OF_RCPT, Session, Transaction, can_be_sent, notice_parameters
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
@@ -30,7 +31,8 @@ class Delivery:
     """
 
     __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
-                 'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'patterns', 'todo', 'server', 'tried', 'sessions', 'connection', 'cap',
+                 'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'patterns', 'todo', 'server', 'tried', 'sessions',
+                 'connection', 'cap',
                  'expired', 'in_trouble', 'last_report', 'definite', 'noticed', 'timed', 'token', 'fresh')
 
     def __init__(self, worker, host, sender, recipients, flags, source, on_end):
@@ -319,8 +321,8 @@ class Delivery:
             policy = tls_policy.CLEAR
         login = None
         if hop.login:
-            login = Credentials(hop.login, settings.logins.get(hop.account, b''), b2a_base64(unix.urandom(18), newline=False),
-                                self.token, hop.host, hop.port)
+            nonce = b2a_base64(unix.urandom(18), newline=False)
+            login = Credentials(hop.login, settings.logins.get(hop.account, b''), nonce, self.token, hop.host, hop.port)
         session = Session(connection.key[0], settings.helo, connection.key not in self.worker.clumsy,
                           hop.kind == LMTP, policy, login)
         name = policy.reference(self.server)
@@ -491,7 +493,8 @@ class Delivery:
             connection.say_goodbye()
         if session.stale and not self.fresh and not self.expired and self.source.rewind():
             self.fresh = True               # it may have been withdrawn: once more, with another
-            return self.worker.tokens.ask(b'F', self.hop.account, lambda *answer: self._renewed(connection.key, *answer))
+            return self.worker.tokens.ask(b'F', self.hop.account,
+                                          lambda *answer: self._renewed(connection.key, *answer))
         if session.tls_wrong and session.tls_wrong != ANEW:
             self._log(self.server, session.tls_wrong, connection)
         if session.tls_trouble and ANEW in transaction.report[1] and not self.expired and self.source.rewind():

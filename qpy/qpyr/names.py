@@ -27,7 +27,7 @@ class Policies(Names):
 
 
 class Tokens(Names):
-    """The same for qpy-token: ask(b'K', account, callback), callback(status, token, reason); b'F': not the one we had."""
+    """The same for qpy-token: ask(b'K', account, callback), callback(status, token, reason).  F: not the one we had."""
 
     PROGRAM, SOCKET, ANSWER = b'qpy-token', b'token', channel.TOKEN_ANSWER
 

@@ -21,7 +21,8 @@ OWN_FOR = 60            # seconds our own addresses are believed
 REMEMBERED_FOR = 3600   # seconds a server that died of PIPELINING, or of TLS, is spoken to without
 REMEMBERED_MOST = 1000  # such servers
 PLACE = b'; write host, host:port or [IPv6]:port'
-CONTROLS = (b'me', b'helohost', b'outgoingip', b'senderroutes', b'smtplogins', b'smtproutes', b'smtptokens', b'timeoutconnect', b'timeoutremote',
+CONTROLS = (b'me', b'helohost', b'outgoingip', b'senderroutes', b'smtplogins', b'smtproutes', b'smtptokens',
+            b'timeoutconnect', b'timeoutremote',
             b'tlscas', b'tlsdestinations')
 
 
@@ -68,7 +69,8 @@ def read_settings(home):
     cas = home + b'/control/tlscas' if controls.text(home, b'tlscas') is not None else None
     settings = Settings(controls.line(home, b'helohost'), routes, controls.number(home, b'timeoutconnect'),
                         controls.number(home, b'timeoutremote'), senders=senders, tls=tls, cas=cas,
-                        logins=read_logins(home), sources=read_sources(home), tokens=frozenset(controls.mapping(home, b'smtptokens')))
+                        logins=read_logins(home), sources=read_sources(home),
+                        tokens=frozenset(controls.mapping(home, b'smtptokens')))
     if cas:
         try:
             settings.context(True)

@@ -24,7 +24,7 @@ SPARE_FDS = 100
 CAPACITY_MOST = 20000
 STEADY = 10             # seconds a worker must live to be forked anew at once
 SLOWEST = 60            # seconds between two forks of a worker that keeps dying
-SCOPES = ((b'Z', b'h'), (b'K', b'd'), (b'K', b'b'), (b'K', b'db'))  # a host in trouble; what the next hop sees to itself
+SCOPES = ((b'Z', b'h'), (b'K', b'd'), (b'K', b'b'), (b'K', b'db'))      # a host in trouble; what the next hop sees to
 IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)    # a group's ^C does not cut deliveries
 
 

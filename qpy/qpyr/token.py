@@ -42,7 +42,8 @@ class Tokens:
             return self.running[account].append(done)
         command = self.get_programs().get(account)
         if command is None or len(self.running) >= AT_A_TIME:
-            return done(TEMP, b'', b'too many programs at a time' if command else b'control/smtptokens has no such entry')
+            why = b'too many programs at a time' if command else b'control/smtptokens has no such entry'
+            return done(TEMP, b'', why)
         self.running[account] = [done]
         return Run(self, account, command.split()).start()
 

@@ -180,8 +180,8 @@ class Submission(Dovecot):
         oauth = os.path.join(directory, 'oauth2.conf')
         with open(oauth, 'w') as file:
             file.write(OAUTH.format(place=os.path.join(directory, 'keys')))
-        super().__init__(port, uid, home, mechanisms=mechanisms, relay=relay, certificate=certificate[0], key=certificate[1],
-                         oauth=oauth)
+        super().__init__(port, uid, home, mechanisms=mechanisms, relay=relay, certificate=certificate[0],
+                         key=certificate[1], oauth=oauth)
 
     def token(self, user, seconds=3600):
         """A token for this user, good for so long."""

@@ -120,8 +120,11 @@ def submission(tmp_path, user_home):
         started.append(made)
         return made, relay
     yield start
-    for each in started[::-1]:
-        each.stop() if isinstance(each, dovecot.Dovecot) else shutil.rmtree(each) if isinstance(each, str) else each.__exit__()
+    relay, directory, *servers = started
+    for server in servers:
+        server.stop()
+    shutil.rmtree(directory)
+    relay.__exit__()
 
 
 @pytest.mark.parametrize('mechanisms, password, letter', [
