@@ -63,10 +63,11 @@ class Rspawn(Daemon):
     def gone(self, _):
         self.closed = True
 
-    def send(self, number, host=b'x.example', recipients=None, message=b'Subject: x\n\nhi\n', tail=b'envelope'):
+    def send(self, number, host=b'x.example', recipients=None, message=b'Subject: x\n\nhi\n', tail=b'envelope', flags=b'',
+             sender=b's@y.example'):
         recipients = recipients or [b'r@x.example']
         lines = b'\n'.join(b'%d %s' % (number + i, recipient) for i, recipient in enumerate(recipients))
-        self.channel.send(b'R', b'1234567890123456', host, b's@y.example', b'', b'%d' % len(message), lines,
+        self.channel.send(b'R', b'1234567890123456', host, sender, flags, b'%d' % len(message), lines,
                           fd=unix.memfd(message + tail))
 
     def wait(self, done, seconds=20):

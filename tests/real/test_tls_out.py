@@ -8,6 +8,7 @@ import tempfile
 
 import pytest
 
+from qpy.core import mess
 from tests.peers.certificates import authority
 from tests.peers.qpyr import Daemon, Rspawn
 from tests.peers.smtp_script import Server, good
@@ -80,6 +81,27 @@ def test_postfix_by_tls(tmp_path, user_home, names, tls, letter):
             assert b'using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384' in arrived(rspawn, user_home)[0]
         else:
             assert b'mismatch' in result[0][2]
+        assert rspawn.end() == (0, b'')
+    finally:
+        peer.stop()
+
+
+def test_postfix_takes_the_wishes(tmp_path, user_home):
+    """DSN: Postfix gets NOTIFY, RET, ENVID and ORCPT and sends the notice of success itself; the report says that it will."""
+    port = free_port()
+    peer = postfix.Postfix(port, users=[('joe', USER, str(user_home))])
+    try:
+        wait_for(port)
+        rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':127.0.0.1:%d\n' % port)
+        message = b'Subject: wishes\n\nhi\n'
+        envelope = mess.Envelope(b'joe@postfix.test', [b'joe@postfix.test'], [(b'R', b'HDRS'), (b'E', b'env+2B1')],
+                                 [[(b'N', b'SUCCESS'), (b'O', b'rfc822;Joe@first.test')]]).build()
+        tail = mess.pack(message, envelope, b'1764000000000001')[len(message):]
+        result, = send(rspawn, 1, b'joe@postfix.test', message=message, tail=tail, flags=b'd', sender=b'joe@postfix.test')
+        assert result[:2] == (b'K', b'd'), result
+        notice = next(file for file in arrived(rspawn, user_home, 2) if b'delivery-status' in file)
+        assert b'\nOriginal-Envelope-Id: env+1\n' in notice and b'\nAction: delivered\n' in notice
+        assert b'\nOriginal-Recipient: rfc822;Joe@first.test\n' in notice
         assert rspawn.end() == (0, b'')
     finally:
         peer.stop()
