@@ -62,7 +62,7 @@ class Check:
                 return (b'receiving' if self.live else b'part'), b''
             if not mess.is_id(name):
                 other = self.other_name(b'mess', name, there.st_size)
-                return (b'renamed', b': ' + other) if other else (b'foreign', b'')
+                return (b'misnamed', b': ' + other) if other else (b'foreign', b'')
             return self.of_message(name, there)
         except FileNotFoundError:
             return None, b''
@@ -170,7 +170,7 @@ class Check:
 
     def found(self, where, name, kind, more=b''):
         """Count it; say it if it is worth a word; set it aside if that is wanted."""
-        how_bad, movable, sentence = queuecheck.TABLE[kind]
+        how_bad, movable, sentence, _ = queuecheck.TABLE[kind]
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.worst = max(self.worst, how_bad)
         if how_bad != queuecheck.FINE or self.everything:

@@ -1,55 +1,79 @@
 """What may stand in a queue, and what each thing means: the table of qpy-internals(7) as sentences, for qpy-fsck.
 
 Pure.  A finding is (kind, sentence); TABLE says of each kind whether it is in order (the programs see to it by
-themselves), and whether qpy-fsck may set the file aside.  What is whole and what is finished is decided by core.mess and
-core.state, as in every other program.
+themselves), whether qpy-fsck may set the file aside, and what the programs do, to which a test holds them.  What is whole
+and what is finished is decided by core.mess and core.state, as in every other program.
 """
 from qpy.core import mess, state
 
 FINE, HEALS, WRONG = range(3)       # nothing to say; the programs see to it; somebody must look
 
-#: kind: (how bad, may it be set aside, what it means)
+#: what the programs do about it when they start: deliver (or report) the message, remove the file, set it aside, nothing
+DELIVERED, REMOVED, ASIDE, LEFT = b'delivered', b'removed', b'set aside', b'left'
+
+#: kind: (how bad, may qpy-fsck set it aside, what it means, what the programs do)
 TABLE = {
     b'whole': (FINE, False,
-        b'in the queue; no attempt is known, or its state says when it is due'),
+        b'in the queue; no attempt is known, or its state says when it is due',
+        DELIVERED),
     b'part': (HEALS, False,
         b'was being received when queued ended, and was never acknowledged; queued '
-        b'removes it when it starts'),
+        b'removes it when it starts',
+        REMOVED),
     b'receiving': (FINE, False,
-        b'is being received'),
+        b'is being received',
+        LEFT),
     b'young': (FINE, False,
-        b'is being written, or has just been'),
+        b'is being written, or has just been',
+        LEFT),
     b'finished': (HEALS, False,
         b'every recipient is finished, only the removal was interrupted; send has it '
-        b'removed when it starts'),
+        b'removed when it starts',
+        REMOVED),
     b'damaged': (WRONG, True,
         b'is no whole message: a power cut tore it before it was acknowledged, or the '
         b'disk has lost what it had; it is never delivered, and send sets it aside when '
-        b'it starts'),
+        b'it starts',
+        ASIDE),
     b'renamed': (WRONG, True,
-        b'is a whole message under the name of another one'),
+        b'is a whole message under the name of another one, and is not delivered as that; send '
+        b'sets it aside when it starts',
+        ASIDE),
+    b'misnamed': (WRONG, True,
+        b'is a whole message under a name that is none; no program looks at it',
+        LEFT),
     b'newer': (HEALS, False,
-        b'was written by a later version of qpy; this one leaves it alone'),
+        b'was written by a later version of qpy; this one leaves it alone',
+        LEFT),
     b'foreign': (WRONG, True,
-        b'is nothing of ours; no program looks at it'),
+        b'is nothing of ours; no program looks at it',
+        LEFT),
     b'no file': (WRONG, True,
-        b'is not a regular file; no program looks at it'),
+        b'is not a regular file; no program looks at it',
+        LEFT),
     b'unreadable': (WRONG, False,
-        b'cannot be read now, which says nothing about it; send tries again'),
+        b'cannot be read now, which says nothing about it; send tries again',
+        LEFT),
     b'writable': (WRONG, False,
-        b'can be written by others: qpy-install mends the mode'),
+        b'can be written by others: qpy-install mends the mode',
+        DELIVERED),
     b'torn': (HEALS, False,
         b'ends in an entry torn by a crash, which is ignored; what it said is done '
-        b'again, a duplicate at worst'),
+        b'again, a duplicate at worst',
+        DELIVERED),
     b'orphan': (HEALS, False,
-        b'is the state of a message that is gone; send removes it when it starts'),
+        b'is the state of a message that is gone; send removes it when it starts',
+        REMOVED),
     b'strange': (WRONG, False,
-        b'names a recipient that its message does not have; such entries are skipped'),
+        b'names a recipient that its message does not have; such entries are skipped',
+        DELIVERED),
     b'kept': (HEALS, False,
-        b'was set aside; look at it, and delete it when you know what it was'),
+        b'was set aside; look at it, and delete it when you know what it was',
+        LEFT),
     b'kept whole': (WRONG, False,
         b'was set aside and is a whole message: with qpy stopped, move it back into '
-        b'queue/mess under the name its last line tells, and it is delivered'),
+        b'queue/mess under the name its last line tells, and it is delivered',
+        LEFT),
 }
 
 
@@ -65,7 +89,7 @@ def of_state(data, ident, recipients):
     if view.end < len(data):
         kinds.append(b'torn')
     entries = state.entries(data, ident)[0]
-    if any(letter in (b'd', b'f', b'r', b'z') and not known(fields[0], recipients) for letter, fields in entries):
+    if any(letter in state.OF_RECIPIENT and not known(fields[0], recipients) for letter, fields in entries):
         kinds.append(b'strange')
     if recipients and view.finished():
         kinds.append(b'finished')

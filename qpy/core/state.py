@@ -22,6 +22,7 @@ from zlib import crc32
 from qpy.core import text
 
 PENDING, DELIVERED, FAILED, REPORTED, SUCCEEDED = range(5)     # SUCCEEDED: delivered, and to be reported
+OF_RECIPIENT = (b'd', b'f', b'r', b'z')      # the letters whose first field is a recipient's index
 ENTRY_LIMIT = 65536         # bytes of one payload; what claims more is torn
 TEXT_LIMIT = 10_000         # bytes of text kept of one failure or deferral
 INDEX_LIMIT = 1 << 31
@@ -55,7 +56,7 @@ class View:
 
     def apply(self, letter, fields):
         """Let one entry count.  Anything that makes no sense is skipped: then work is repeated, not lost."""
-        if letter in b'dfrz' and letter:
+        if letter in OF_RECIPIENT:
             self._recipient(letter, text.parse_uint(fields[0], INDEX_LIMIT), fields[1] if fields[1:] else b'')
         elif letter == b'a' and len(fields) == 2:
             due, attempts = text.parse_uint(fields[0], TIME_LIMIT), text.parse_uint(fields[1], INDEX_LIMIT)

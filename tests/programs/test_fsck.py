@@ -74,7 +74,7 @@ ANOMALIES = [
     ('damaged', IDS[0], b'\0' * 500, b'mess', True),
     ('damaged', IDS[0], message(IDS[0], b'y' * 100_000)[:-5000] + b'\0' * 5000, b'mess', True),
     ('renamed', IDS[0], message(IDS[1]), b'mess', True),
-    ('renamed', IDS[0] + b'~', message(IDS[0]), b'mess', True),
+    ('misnamed', IDS[0] + b'~', message(IDS[0]), b'mess', True),
     ('newer', IDS[0], message(IDS[0])[:-mess.FOOTER_SIZE] + message(IDS[0])[-mess.FOOTER_SIZE:].replace(b'qpy1', b'qpy2'), b'mess', False),
     ('foreign', b'core', b'x', b'mess', True),
     ('part', b'12.3.part', b'half', b'mess', False),
