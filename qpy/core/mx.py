@@ -50,6 +50,8 @@ def plan(answers, own, random):
     for preference, host, address in answers:
         if limit is None or preference < limit:
             hosts.setdefault((preference, host), []).append(address)
+    if len(answers) == 1 and hosts:
+        return answers                  # nothing to shuffle
     order = sorted(hosts, key=lambda key: (key[0], random()))
     found = [(preference, host, address) for preference, host in order
              for address in alternating(sorted(sorted(set(hosts[preference, host])), key=lambda _: random()))]

@@ -59,13 +59,14 @@ class Loop:
 
         The end of a stream and errors count as readable and writable alike: the next read or write tells which.
         """
-        known = fd in self.readers or fd in self.writers
+        known = (READ if fd in self.readers else 0) | (WRITE if fd in self.writers else 0)
         (self.readers.__setitem__(fd, on_readable) if on_readable else self.readers.pop(fd, None))
         (self.writers.__setitem__(fd, on_writable) if on_writable else self.writers.pop(fd, None))
         events = (READ if on_readable else 0) | (WRITE if on_writable else 0)
+        if events == known:
+            return                      # another callback for the same: the kernel need not hear of it
         if not events:
-            if known:
-                self.epoll.unregister(fd)
+            self.epoll.unregister(fd)
         elif known:
             self.epoll.modify(fd, events)
         else:
