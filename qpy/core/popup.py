@@ -2,15 +2,21 @@
 is.
 
     session = Session(banner, apop);  session.receive(data);  session.next() -> (LOGIN, (user, secret)),
-    (QUIT, None), None
+    (QUIT, None), (TLS, None), None
 
-apop: whether the banner (`<PID.TIME@HOST>`) is shown and APOP is taken, with the digest as the secret.
+apop: whether the banner (`<PID.TIME@HOST>`) is shown and APOP is taken, with the digest as the secret.  tls: whether
+STLS is offered (RFC 2595, 4).  forced: nobody logs in without.  After (TLS, None) nothing may be received before
+secured() was called; what was said before it is forgotten.
 """
 from qpy.core import pop3
 
-LOGIN, QUIT = 'login', 'quit'
+LOGIN, QUIT, TLS = 'login', 'quit', 'tls'
 FIRST = b'-ERR authorization first'
 USER_FIRST = b'-ERR USER first'
+TLS_FIRST = b'-ERR STLS first: no login in the clear'
+TLS_NOW = b'+OK begin TLS'
+NO_TLS = b'-ERR no TLS here'
+UNDER_TLS = b'-ERR TLS stands already'
 MOST_ERRORS = 20            # commands that make no sense
 
 FAILED = b'-ERR authorization failed'
@@ -21,11 +27,12 @@ USAGE = b'-ERR usage: popup hostname subprogram'
 class Session:
     """See the top of the module."""
 
-    __slots__ = ('reader', 'apop_too', 'user', 'replies', 'errors', 'over')
+    __slots__ = ('reader', 'apop_too', 'user', 'replies', 'errors', 'over', 'tls', 'forced', 'stands')
 
-    def __init__(self, banner, apop=True):
+    def __init__(self, banner, apop=True, tls=False, forced=False, stands=False):
         self.reader, self.apop_too, self.user = pop3.Reader(), apop, b''
         self.replies, self.errors, self.over = [b'+OK ' + banner if apop else b'+OK '], 0, False
+        self.tls, self.forced, self.stands = tls, forced, stands
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -48,9 +55,18 @@ class Session:
             else:
                 event = COMMANDS.get(verb, Session.other)(self, argument)
             if event is not None:
-                self.over = True
+                self.over = event[0] != TLS
                 return event
         return None
+
+    def secured(self):
+        """The session is under TLS now, and begins again."""
+        self.reader, self.user, self.stands = pop3.Reader(), b'', True
+
+    @property
+    def closed(self):
+        """Is there no login in the clear, and are we in the clear?"""
+        return self.forced and not self.stands
 
     def say(self, reply):
         """One reply."""
@@ -65,7 +81,17 @@ class Session:
     def other(self, argument):
         return self.error(FIRST)
 
+    def stls(self, argument):
+        if argument:
+            return self.error(pop3.SYNTAX)
+        if self.stands or not self.tls:
+            return self.error(UNDER_TLS if self.stands else NO_TLS)
+        self.say(TLS_NOW)
+        return TLS, None
+
     def who(self, argument):
+        if self.closed:
+            return self.error(TLS_FIRST)
         if not argument or b'\0' in argument:
             return self.error(pop3.SYNTAX)
         self.user = argument
@@ -79,8 +105,8 @@ class Session:
         return LOGIN, (self.user, argument)
 
     def apop(self, argument):
-        if not self.apop_too:
-            return self.error(FIRST)
+        if self.closed or not self.apop_too:
+            return self.error(TLS_FIRST if self.closed else FIRST)
         user, blank, digest = argument.partition(b' ')
         if not blank or not user or b'\0' in argument:
             return self.error(pop3.SYNTAX)
@@ -90,7 +116,10 @@ class Session:
         return self.say(pop3.OK)
 
     def capa(self, argument):
-        for line in (pop3.OK, *pop3.CAPABILITIES, b'.'):
+        offered = [word for word in pop3.CAPABILITIES if word != b'USER' or not self.closed]
+        if self.tls and not self.stands:
+            offered.append(b'STLS')
+        for line in (pop3.OK, *offered, b'.'):
             self.say(line)
 
     def quit(self, argument):
@@ -99,4 +128,4 @@ class Session:
 
 
 COMMANDS = {b'USER': Session.who, b'PASS': Session.password, b'APOP': Session.apop, b'NOOP': Session.noop,
-            b'CAPA': Session.capa, b'QUIT': Session.quit}
+            b'CAPA': Session.capa, b'STLS': Session.stls, b'QUIT': Session.quit}

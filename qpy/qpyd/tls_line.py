@@ -5,6 +5,8 @@
     line.wait(seconds)      until that is known
     line.connect()          a socket for one session, or None
     hand_over(sock, fd, asking)     give it the client's socket; False if that failed
+
+    ask(home, patience), secure(home, fd, patience)     the same for a program with one client, that waits
 """
 from qpy import unix
 from qpy.core import tls_front
@@ -76,12 +78,54 @@ class Line:
 
     def connect(self):
         """A connection of its own for one session; None if nobody serves it."""
-        if self.uid is None:
-            return None
-        try:
-            return packets.connect(self.home, b'tls', self.uid, unix.SOCK_STREAM)
-        except unix.error:
-            return None
+        return connect(self.home, self.uid)
+
+
+def connect(home, uid):
+    """A connection to qpy-tls, which is this uid; None if nobody serves it."""
+    if uid is None:
+        return None
+    try:
+        return packets.connect(home, b'tls', uid, unix.SOCK_STREAM)
+    except unix.error:
+        return None
+
+
+def ask(home, patience):
+    """Is there TLS now?  For a program without a loop: it waits for the answer so many seconds at most."""
+    sock = connect(home, tls_uid(home))
+    if sock is None:
+        return False
+    try:
+        sock.settimeout(patience)
+        sock.sendall(tls_front.WATCH)
+        return sock.recv(tls_front.MOST)[:1] == tls_front.AVAILABLE
+    except unix.error:
+        return False
+    finally:
+        sock.close()
+
+
+def secure(home, fd, patience):
+    """(socket for clear text, core.tls_front.Tls) after qpy-tls has shaken hands with the client of fd; or (None, reason)."""
+    sock = connect(home, tls_uid(home))
+    if sock is None:
+        return None, b'qpy-tls is not there'
+    word, reason = b'', b'qpy-tls has ended'
+    try:
+        sock.settimeout(patience)
+        if hand_over(sock, fd, False):
+            while not word.endswith(b'\n') and len(word) < tls_front.MOST and (byte := sock.recv(1)):
+                word += byte                    # what follows it is the client's
+            letter, value = tls_front.parse(word.rstrip(b'\n'))
+            if letter == tls_front.STANDS:
+                sock.setblocking(True)
+                return sock, value
+            reason = value
+    except (unix.error, ValueError):
+        pass
+    sock.close()
+    return None, reason
 
 
 def hand_over(sock, fd, asking):

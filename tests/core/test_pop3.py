@@ -150,6 +150,35 @@ def test_apop():
     assert login(b'APOP joe 0123', apop=False) == (None, [b'+OK ', popup.FIRST])
 
 
+def test_stls():
+    """RFC 2595: STLS is an event, after which the session begins again, without what was said before, and offers it no
+    more; where there is no TLS it is refused."""
+    session = popup.Session(b'<1.2@h>', True, tls=True)
+    session.receive(b'CAPA\r\nUSER joe\r\nSTLS x\r\nSTLS\r\nPASS forged\r\n')
+    assert session.next() == (popup.TLS, None)
+    said = session.output().split(b'\r\n')
+    assert b'STLS' in said and said[-3:] == [pop3.SYNTAX, popup.TLS_NOW, b'']
+    session.secured()
+    assert session.next() is None and session.output() == b''
+    session.receive(b'CAPA\r\nPASS x\r\nSTLS\r\nUSER a\r\nPASS b\r\n')
+    assert session.next() == (popup.LOGIN, (b'a', b'b'))
+    said = session.output().split(b'\r\n')
+    assert b'STLS' not in said and popup.USER_FIRST in said and popup.UNDER_TLS in said
+    assert login(b'STLS', b'CAPA')[1][1:3] == [popup.NO_TLS, pop3.OK] and b'STLS' not in login(b'CAPA')[1]
+
+
+def test_no_login_in_the_clear():
+    """Forced: USER, PASS and APOP are refused until TLS stands, and CAPA does not offer USER."""
+    session = popup.Session(b'<1.2@h>', True, tls=True, forced=True)
+    session.receive(b'CAPA\r\nUSER joe\r\nAPOP joe x\r\nSTLS\r\n')
+    assert session.next() == (popup.TLS, None)
+    said = session.output().split(b'\r\n')
+    assert b'USER' not in said and said.count(popup.TLS_FIRST) == 2
+    session.secured()
+    session.receive(b'USER joe\r\nPASS x\r\n')
+    assert session.next() == (popup.LOGIN, (b'joe', b'x'))
+
+
 @pytest.mark.parametrize('lines, last', [
     ([b'USER'], pop3.SYNTAX), ([b'PASS x'], popup.USER_FIRST), ([b'USER a', b'PASS'], pop3.SYNTAX),
     ([b'APOP a'], pop3.SYNTAX),

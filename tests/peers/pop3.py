@@ -5,6 +5,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 
 from qpy.core import assign, passwords
 from qpy.lib import cdb
@@ -27,7 +28,7 @@ class House:
                      '/joe/Maildir/tmp'):
             os.mkdir(self.home + name, 0o755)
         self.write('control/me', 'pop.example\n')
-        self.write('control/accounts', 'qpyd:nobody\n')
+        self.write('control/accounts', 'qpyd:nobody\nqpyt:daemon\n')
         line = b'=joe:joe:%d:%d:%s:::\n.\n' % (self.uid, self.uid, os.fsencode(self.home + '/joe'))
         cdb.replace(os.fsencode(self.home + '/users/cdb'), assign.build(line)[0])
         self.password(b'joe', PASSWORD)
@@ -64,16 +65,50 @@ class House:
     def names(self, part):
         return sorted(os.listdir(self.home + '/joe/Maildir/' + part))
 
-    def start(self, *words, stdin, stdout=None, **more):
+    def start(self, *words, stdin, stdout=None, env=None, **more):
         """A program of qpy in this DIR, as who runs it."""
         account = {'user': OWNER, 'group': OWNER,
                    'extra_groups': []} if os.geteuid() == 0 and not self.rooted else {}
         process = subprocess.Popen([SOURCE + '/bin/qpy-' + words[0], *words[1:]], stdin=stdin,
                                    stdout=stdout or stdin,
                                    env={'PATH': SOURCE + '/bin:/usr/bin:/bin', 'QPYHOME': self.home,
-                                        'TCPREMOTEIP': '192.0.2.7'}, **account, **more)
+                                        'TCPREMOTEIP': '192.0.2.7', **(env or {})}, **account, **more)
         self.processes.append(process)
         return process
+
+    def tls(self, certificate, key):
+        """A qpy-tls with this certificate beside them."""
+        for name in ('/run', '/keys'):
+            os.mkdir(self.home + name, 0o755 if name == '/run' else 0o750)
+        with open(self.home + '/keys/default.pem', 'wb') as out:
+            for path in (key, certificate):
+                with open(path, 'rb') as file:
+                    out.write(file.read())
+        os.chmod(self.home + '/keys/default.pem', 0o600)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(self.home + '/run/tls')
+        self.own()
+        code = ('import os, sys\nos.environ["LISTEN_PID"] = str(os.getpid())\n'
+                'os.dup2(int(sys.argv[1]), 3)\nos.execv(sys.argv[2], sys.argv[2:])')
+        os.chmod(self.home + '/run/tls', 0o666)
+        account = {'user': OWNER, 'group': OWNER, 'extra_groups': []} if os.geteuid() == 0 else {}
+        if self.rooted:
+            account = {'user': 'daemon', 'group': 'daemon', 'extra_groups': []}
+            for path in ('/keys', '/keys/default.pem'):
+                shutil.chown(self.home + path, 'root', 'daemon')
+                os.chmod(self.home + path, 0o750 if path == '/keys' else 0o640)
+        self.processes.append(subprocess.Popen(
+            ['/usr/bin/python3', '-IS', '-c', code, str(listening.fileno()), SOURCE + '/bin/qpy-tls', '1'],
+            pass_fds=[listening.fileno()], env={'QPYHOME': self.home, 'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'tls'}, **account))
+        while True:                     # it listens by its own call, so that we see who it is
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(self.home + '/run/tls')
+                    break
+                except ConnectionRefusedError:
+                    assert self.processes[-1].poll() is None
+                    time.sleep(0.01)    # back-off between attempts
+        listening.close()
 
     def session(self, *words, **more):
         """(process, our end) of a program on a socket."""
@@ -83,7 +118,7 @@ class House:
         theirs.close()
         return process, ours
 
-    def serve(self, log, program=('qpy-checkpassword', 'qpy-pop3d', 'Maildir')):
+    def serve(self, log, program=('qpy-checkpassword', 'qpy-pop3d', 'Maildir'), **env):
         """A port with qpy-popup behind it; log: a file for what it says."""
         self.listening = socket.create_server(('127.0.0.1', 0))
 
@@ -93,7 +128,7 @@ class House:
                     client = self.listening.accept()[0]
                 except OSError:
                     return
-                self.start('popup', 'pop.example', *program, stdin=client, stderr=log)
+                self.start('popup', 'pop.example', *program, stdin=client, stderr=log, env=env)
                 client.close()
         threading.Thread(target=accept, daemon=True).start()
         return self.listening.getsockname()[1]

@@ -3,11 +3,14 @@ client."""
 import os
 import poplib
 import re
+import socket
+import ssl
 import subprocess
 import time
 
 import pytest
 
+from tests.peers.certificates import authority
 from tests.peers.pop3 import OWNER, PASSWORD, SOURCE, House
 
 pytestmark = pytest.mark.slow
@@ -89,6 +92,75 @@ def test_pipelined_commands_reach_pop3d(house, tmp_path):
         process, sock = house.session('popup', 'h', 'qpy-checkpassword', 'qpy-pop3d', 'Maildir', stderr=log)
         sock.sendall(b'USER joe\r\nPASS %s\r\nSTAT\r\nQUIT\r\n' % PASSWORD)
         assert sock.makefile('rb').read().endswith(b'+OK 3 %d\r\n+OK \r\n' % (len(ONE) + len(TWO) + 16))
+
+
+def trusting():
+    return ssl.create_default_context(cafile=authority().ca)
+
+
+@pytest.mark.parametrize('env', [{}, {'FORCETLS': '1'}])
+def test_stls(house, tmp_path, env):
+    """After STLS everything goes through qpy-tls: the login, the mail, the program that the login starts; the log says so."""
+    house.tls(*authority().certificate('localhost', '127.0.0.1'))
+    with open(tmp_path / 'log', 'wb') as log:
+        pop = poplib.POP3('127.0.0.1', house.serve(log, **env), timeout=30)
+        assert 'STLS' in pop.capa()
+        if env:
+            with pytest.raises(poplib.error_proto, match='STLS first'):
+                pop.user('joe')
+        pop.stls(trusting())
+        assert 'STLS' not in pop.capa()
+        pop.user('joe')
+        pop.pass_(PASSWORD.decode())
+        assert pop.stat() == (3, len(ONE) + len(TWO) + 16)
+        assert pop.retr(1)[1] == [b'Subject: one', b'', b'.dot', b'body']
+        pop.dele(1)
+        pop.quit()
+        assert house.processes[-1].wait(20) == 1
+    assert (tmp_path / 'log').read_text() == 'qpy-popup: served ip 192.0.2.7 user joe tls\n'
+    assert '1.a.host:2,S' not in house.names('cur')
+
+
+def test_pop3s(house, tmp_path):
+    """POP3S: TLS from the first byte; who speaks in the clear gets nothing but an alert."""
+    house.tls(*authority().certificate('localhost', '127.0.0.1'))
+    with open(tmp_path / 'log', 'wb') as log:
+        port = house.serve(log, POP3S='1')
+        pop = poplib.POP3_SSL('127.0.0.1', port, timeout=30, context=trusting())
+        pop.user('joe')
+        pop.pass_(PASSWORD.decode())
+        assert pop.stat()[0] == 3
+        pop.quit()
+        with socket.create_connection(('127.0.0.1', port), 30) as sock:
+            sock.sendall(b'USER joe\r\nPASS x\r\n')
+            assert b'+OK' not in sock.makefile('rb').read()
+        assert [process.wait(20) for process in house.processes[1:]] == [1, 1]
+    assert 'qpy-popup: refused tls ip 192.0.2.7: ' in (tmp_path / 'log').read_text()
+
+
+def test_what_was_said_before_tls_does_not_count(house, tmp_path):
+    """Commands behind STLS in the same packet are no TLS: the handshake fails, nobody is logged in (CVE-2011-0411)."""
+    house.tls(*authority().certificate('localhost', '127.0.0.1'))
+    with open(tmp_path / 'log', 'wb') as log:
+        with socket.create_connection(('127.0.0.1', house.serve(log)), 30) as sock:
+            sock.sendall(b'STLS\r\nUSER joe\r\nPASS %s\r\nSTAT\r\n' % PASSWORD)
+            said = sock.makefile('rb').read()
+        assert house.processes[-1].wait(20) == 1
+    assert said.count(b'+OK') == 2 and b'+OK begin TLS' in said and b'served' not in (tmp_path / 'log').read_bytes()
+
+
+def test_without_a_way_to_tls(house, tmp_path):
+    """No qpy-tls: STLS is neither offered nor taken, FORCETLS lets nobody in, POP3S closes."""
+    with open(tmp_path / 'log', 'wb') as log:
+        pop = poplib.POP3('127.0.0.1', house.serve(log, FORCETLS='1'), timeout=30)
+        assert not {'STLS', 'USER'} & set(pop.capa())
+        for line in ('STLS', 'USER joe'):
+            with pytest.raises(poplib.error_proto, match='no TLS here|STLS first'):
+                pop._shortcmd(line)
+        pop.quit()
+        _, sock = house.session('popup', 'h', 'true', stderr=log, env={'POP3S': '1'})
+        assert sock.makefile('rb').read() == b''
+    assert 'refused tls ip 192.0.2.7: there is no TLS' in (tmp_path / 'log').read_text()
 
 
 INTERFACE = 'cat <&3 | tr "\\0" "|" > "%s"; echo "+OK program"; exit 0'
@@ -288,5 +360,26 @@ def test_started_as_root(tmp_path):
         done = subprocess.run([SOURCE + '/bin/qpy-pop3d', house.home + '/joe/Maildir'], capture_output=True)
         assert done.returncode == 1 and done.stderr == b'qpy-pop3d invoked as uid 0, terminating\n'
         assert check(house, b'joe\0wrong\0x\0', 'true').returncode == 1
+    finally:
+        house.stop()
+
+
+@pytest.mark.root
+def test_stls_as_root(tmp_path):
+    """Three accounts and the user: qpy-tls takes the client from who is qpyd, and the program that becomes the user speaks
+    to qpy-tls."""
+    house = House(rooted=True)
+    try:
+        house.tls(*authority().certificate('localhost', '127.0.0.1'))
+        house.mail('new/1.host', ONE)
+        with open(tmp_path / 'log', 'wb') as log:
+            pop = poplib.POP3('127.0.0.1', house.serve(log, FORCETLS='1'), timeout=30)
+            pop.stls(trusting())
+            pop.user('joe')
+            pop.pass_(PASSWORD.decode())
+            assert pop.retr(1)[1] == [b'Subject: one', b'', b'.dot', b'body']
+            pop.quit()
+            assert house.processes[-1].wait(20) == 1
+        assert (tmp_path / 'log').read_text() == 'qpy-popup: served ip 192.0.2.7 user joe tls\n'
     finally:
         house.stop()
