@@ -100,6 +100,8 @@ TABLE = (
     (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd qpy-inject',
      b'domains delivered here, to users of this machine'),
     (b'maxrcpt', NUMBER, 1000, b'qpy-smtpd', b'recipients that one SMTP message may have'),
+    (b'milters', LIST, None, b'qpy-smtpd qpy-milter',
+     b'filters that speak the milter protocol: ADDRESS:PORT or /PATH, with default, timeout and endtimeout'),
     (b'mindatarate', NUMBER, 30, b'qpy-smtpd',
      b'bytes per second a message must come with, on average, after its first two minutes'),
     (b'morercpthosts', LIST, None, b'qpy-newmrh',
@@ -162,7 +164,7 @@ TABLE = (
 
 # When an edit acts, by reader; qpy-control.5 says it in these words.
 EDITS = (
-    (b'qpy-smtpd qpy-qmtpd qpy-qmqpd', b'at the next connection'),
+    (b'qpy-smtpd qpy-qmtpd qpy-qmqpd qpy-milter', b'at the next connection'),
     (b'qpy-users qpy-resolve qpy-check qpy-token qpy-tls', b'at the next question'),
     (b'qpy-bouncer', b'at the next bounce'),
     (b'qpy-remote qpy-rspawn qpy-local', b'at the next delivery'),

@@ -213,6 +213,8 @@ class Session:
         is to be held. Returns an event of its own or None."""
         (stage, then), self.asking, self.waiting = self.asking, None, False
         self.hold = self.hold or hold
+        if reply[:3] == b'421':
+            return self.leave(reply)
         return REFUSALS[stage](self, reply, reason) if reply else then()
 
     def refuse_connection(self, reply, reason):

@@ -1,4 +1,5 @@
-"""Asking DIR/run/check (qpy-check) what it has against a client, without ever waiting for it.
+"""Asking DIR/run/check (qpy-check) and DIR/run/milter (qpy-milter) what they have against a client, without ever
+waiting for them.
 
 Nobody there, no answer in time, or one that makes no sense: what control/checkfailure says, and never a refusal for good.
 """
@@ -6,27 +7,28 @@ from qpy import unix
 from qpy.core import channel, text
 from qpy.lib import packets, program
 
-RETRY = 1.0             # seconds before a missing qpy-check is looked for again
-GRACE = 5.0             # seconds beyond control/timeoutcheck, which qpy-check itself obeys
+RETRY = 1.0             # seconds before a missing program is looked for again
+GRACE = 5.0             # seconds beyond control/timeoutcheck, which the program itself obeys
 TROUBLE = b'451 4.3.0 unable to check this now; try again later'
-ABSENT = b'qpy-check does not run; its line in control/services is missing, or it has ended'
+ABSENT = b'%s does not run; its line in control/services is missing, or it has ended'
+PROGRAMS = {b'check': b'qpy-check', b'milter': b'qpy-milter'}       # by their sockets
 DEFER = b'defer'
 
 
 class Checks:
-    """One per process."""
+    """One per process and program."""
 
-    __slots__ = ('loop', 'home', 'channel', 'waiting', 'number', 'retry')
+    __slots__ = ('loop', 'home', 'socket', 'program', 'channel', 'waiting', 'number', 'retry')
 
-    def __init__(self, loop, home):
-        self.loop, self.home = loop, home
+    def __init__(self, loop, home, socket):
+        self.loop, self.home, self.socket, self.program = loop, home, socket, PROGRAMS[socket]
         self.channel, self.waiting = None, {}       # number: (answered, timer, settings)
         self.number, self.retry = 0, 0.0
 
     def ask(self, facts, settings, answered):
         """answered(reply, reason, hold) later, as core.smtp_server's judged(). facts: fields of core.channel."""
         if self.channel is None and not self.connect():
-            return self.loop.call_soon(lambda: failed(settings, ABSENT, answered))
+            return self.loop.call_soon(lambda: failed(settings, ABSENT % self.program, answered))
         self.number += 1
         number = b'%d' % self.number
         timer = self.loop.after(settings.check_patience + GRACE, lambda: self.late(number))
@@ -43,7 +45,7 @@ class Checks:
         if unix.monotonic() < self.retry:
             return False
         try:
-            sock = packets.connect(self.home, b'check', packets.owner_of(self.home, b'qpyc'))
+            sock = packets.connect(self.home, self.socket, packets.owner_of(self.home, b'qpyc'))
         except (KeyError, unix.error):
             self.retry = unix.monotonic() + RETRY
             return False
@@ -56,12 +58,12 @@ class Checks:
             answered, timer, settings = self.waiting.pop(number, (None, None, None))
             if answered is not None:
                 timer.cancel()
-                judged(verdict, text.printable(reply), text.printable(reason), settings, answered)
+                self.judged(verdict, text.printable(reply), text.printable(reason), settings, answered)
 
     def late(self, number):
         """No answer in time."""
         answered, _, settings = self.waiting.pop(number)
-        failed(settings, b'qpy-check does not answer', answered)
+        failed(settings, self.program + b' does not answer', answered)
 
     def gone(self, reason):
         """The connection ended, and with it every question."""
@@ -69,18 +71,17 @@ class Checks:
         waiting, self.waiting = self.waiting, {}
         for answered, timer, settings in waiting.values():
             timer.cancel()
-            failed(settings, b'qpy-check went away', answered)
+            failed(settings, self.program + b' went away', answered)
 
-
-def judged(verdict, reply, reason, settings, answered):
-    """What an answer amounts to."""
-    if verdict == b'ok':
-        return answered(b'', reason, b'')
-    if verdict == b'hold':
-        return answered(b'', reason, reason or b'held by qpy-check')
-    if verdict == b'no' and is_refusal(reply):
-        return answered(reply, reason, b'')
-    return failed(settings, b'qpy-check answers what makes no sense', answered)
+    def judged(self, verdict, reply, reason, settings, answered):
+        """What an answer amounts to."""
+        if verdict == b'ok':
+            return answered(b'', reason, b'')
+        if verdict == b'hold':
+            return answered(b'', reason, reason or b'held by ' + self.program)
+        if verdict == b'no' and is_refusal(reply):
+            return answered(reply, reason, b'')
+        return failed(settings, self.program + b' answers what makes no sense', answered)
 
 
 def is_refusal(reply):

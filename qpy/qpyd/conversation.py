@@ -25,7 +25,7 @@ class Conversation:
 
     __slots__ = ('server', 'sock', 'input', 'output', 'session', 'ip', 'out', 'pieces', 'size', 'job', 'eof',
                  'closing', 'dropped', 'reading', 'writing', 'progressed', 'ends', 'text_since', 'text_bytes',
-                 'polite', 'filter', 'delay', 'name', 'settings', 'front', 'word')
+                 'polite', 'filter', 'delay', 'name', 'settings', 'front', 'word', 'queue')
 
     def __init__(self, server, settings, client, sock, input_, output):
         self.server, self.sock, self.input, self.output = server, sock, input_, output
@@ -42,6 +42,7 @@ class Conversation:
         self.text_since, self.text_bytes = 0.0, 0
         self.settings, self.name = settings, b''        # name: of this session, once somebody was asked about it
         self.delay = settings.greet_delay if client.relay is None and client.judged else 0
+        self.queue = server.through_milters if settings.milter_stages and client.judged else server.queue
 
     def begin(self):
         """Greet, at once or after a while; where TLS comes first, when it stands."""
@@ -134,16 +135,24 @@ class Conversation:
 
     def ask(self, stage):
         """Has anybody to say something?"""
-        server = self.server
+        server, settings = self.server, self.settings
         if not self.name:
             server.sessions += 1
             self.name = b'%d.%d' % (server.pid, server.sessions)
-        server.checks.ask(checks.facts(self.session, self.name, stage), self.settings, self.judged)
+        asked = ((server.checks, settings.check_stages), (server.milters, settings.milter_stages))
+        self.ask_next(stage, [each for each, stages in asked if stage in stages], b'')
 
-    def judged(self, reply, reason, hold):
-        """Somebody has, or not."""
+    def ask_next(self, stage, whom, hold):
+        """The first of those who are to be asked."""
+        whom[0].ask(checks.facts(self.session, self.name, stage), self.settings,
+                    lambda reply, reason, held: self.judged(stage, whom[1:], reply, reason, hold or held))
+
+    def judged(self, stage, left, reply, reason, hold):
+        """He has, or not."""
         if self.input < 0 or self.closing:
             return
+        if left and not reply:
+            return self.ask_next(stage, left, hold)
         event = self.session.judged(reply, reason, hold)
         if event is not None:
             _EVENTS[event[0]](self, event[1])
@@ -229,7 +238,7 @@ class Conversation:
 
     def start(self, _):
         """DATA: is there somewhere to put a message?"""
-        if not self.filter[0] and not self.server.queue.ready():
+        if not self.filter[0] and not self.queue.ready():
             return self.session.refuse_text(smtp.report_reply(queue_line.REFUSED))
         header = self.session.begin(self.server.date())
         self.pieces, self.size = [header], len(header)
@@ -250,7 +259,7 @@ class Conversation:
         if name:
             self.job = self.server.filtered(self)
         else:
-            self.job = self.server.queue.stream(self.moved, self.done)
+            self.job = self.queue.stream(self.moved, self.done)
         message, self.pieces = b''.join(self.pieces), []
         self.job.write(message)
 
@@ -264,12 +273,13 @@ class Conversation:
         self.size += len(data)
         if data:
             self.pieces.append(data)
-        envelope = queue_line.envelope(self.session, self.filter[1])
-        if self.job is None and self.filter[0]:
+        through = not self.filter[0] and self.queue is self.server.through_milters
+        envelope = queue_line.envelope(self.session, self.filter[1], [(b's', self.name)] if through else ())
+        if self.job is None and (self.filter[0] or through):
             self.stream()
         if self.job is None:
             message, self.pieces = b''.join(self.pieces), []
-            return self.server.queue.send(message, envelope, self.done)
+            return self.queue.send(message, envelope, self.done)
         self.job.write(b''.join(self.pieces))
         self.pieces = []
         self.job.finish(envelope)
@@ -363,6 +373,7 @@ class Conversation:
                 sock.close()
         if self.name:
             self.server.checks.over(self.name)
+            self.server.milters.over(self.name)
         self.server.left(self)
 
     # Time.

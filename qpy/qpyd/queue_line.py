@@ -130,19 +130,19 @@ class Stream:
 
 
 class Queue:
-    """All connections of one process."""
+    """All connections of one process; open_: to somebody who stands before qpy-queued and speaks as it does."""
 
-    __slots__ = ('loop', 'home', 'lines', 'shared', 'idle', 'waiting', 'timer', 'patience')
+    __slots__ = ('loop', 'open', 'lines', 'shared', 'idle', 'waiting', 'timer', 'patience')
 
-    def __init__(self, loop, home):
-        self.loop, self.home = loop, home
+    def __init__(self, loop, home, open_=None):
+        self.loop, self.open = loop, open_ or (lambda: queued.connect(home))
         self.lines, self.idle, self.waiting = set(), [], deque()
         self.shared, self.timer, self.patience = None, None, PATIENCE
 
     def connect(self):
         """A new Line, or None."""
         try:
-            line = Line(self, queued.connect(self.home))
+            line = Line(self, self.open())
         except unix.error:
             return None
         self.lines.add(line)
@@ -223,6 +223,6 @@ class Queue:
             self.watch()
 
 
-def envelope(session, whole=True):
+def envelope(session, whole=True, more=()):
     """The records of a session's message, closed; without `whole` only sender and recipients (QMAILQUEUE)."""
-    return submit.envelope(session.sender, session.recipients, session.options() if whole else ())
+    return submit.envelope(session.sender, session.recipients, [*session.options(), *more] if whole else ())

@@ -6,7 +6,7 @@ concerns one client or one message, and the next one is served as well as it can
 """
 from qpy import unix
 from qpy.core import cdb, dates, refusals, smtp_server as smtp, text
-from qpy.lib import program
+from qpy.lib import packets, program
 from qpy.qpyd import queue_line, settings as settings_, tls_line
 from qpy.qpyd.checks import Checks
 from qpy.qpyd.conversation import Conversation
@@ -19,6 +19,14 @@ TELL_LOST = 1.0         # seconds until a log that would not take lines is told 
 LINE_MAX = 4000         # bytes written to the log at once: a pipe takes that in one piece
 
 
+def milter_line(home):
+    """A connection to qpy-milter, which takes messages as qpy-queued does."""
+    try:
+        return packets.connect(home, b'filter', packets.owner_of(home, b'qpyc'), unix.SOCK_STREAM)
+    except KeyError:
+        raise unix.error(unix.ENOENT, 'there is no account qpyc') from None
+
+
 class Server:
     """One process."""
 
@@ -27,7 +35,8 @@ class Server:
         self.environ = dict(unix.environ if environ is None else environ)
         self.pid = unix.getpid()
         self.queue, self.recipients = queue_line.Queue(loop, home), Recipients(loop, home)
-        self.checks, self.sessions = Checks(loop, home), 0
+        self.checks, self.milters, self.sessions = Checks(loop, home, b'check'), Checks(loop, home, b'milter'), 0
+        self.through_milters = queue_line.Queue(loop, home, lambda: milter_line(home))
         self.beside = smtp.Beside()
         self.tls = tls_line.Line(loop, home, self.beside)
         self.quiet = self.environ.get(b'QPYLOCALBS') == b'1'    # descriptor 2 is the caller's terminal or mail

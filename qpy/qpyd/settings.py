@@ -9,7 +9,7 @@ from qpy.lib import controls
 
 FILES = (b'me', b'accountlimits', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure', b'checkrecipients', b'concurrencyaddress',
          b'concurrencyincoming', b'databytes', b'dnsbl', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals',
-         b'maxrcpt', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting',
+         b'maxrcpt', b'milters', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting',
          b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
 FILTERS = (b'QMAILQUEUE', b'QPYQUEUE')
 BARE_LF = (b'', b'commands', b'451')
@@ -19,12 +19,14 @@ class Settings:
     """policy: core.smtp_server.Policy; rules: of control/tcp.smtp; the rest as their control files."""
 
     __slots__ = ('me', 'policy', 'rules', 'timeout', 'session', 'rate', 'connections', 'per_address', 'greet_delay', 'arrivals',
-                 'check_failure', 'check_patience', 'check_recipients')
+                 'check_stages', 'milter_stages', 'check_failure', 'check_patience', 'check_recipients')
 
     def __init__(self, home):
         rates = read_rates(home)
         self.policy = read_policy(home)
-        self.policy.stages = read_stages(home, rates)
+        self.check_stages = read_stages(home, rates)
+        self.milter_stages = frozenset(asking.STAGES if controls.listing(home, b'milters') else ())
+        self.policy.stages = self.check_stages | self.milter_stages
         self.arrivals = rates.get(b'connections')       # a Limit, or None
         self.greet_delay = controls.number(home, b'greetdelay')
         self.check_failure = controls.line(home, b'checkfailure')

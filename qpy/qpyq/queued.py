@@ -137,19 +137,19 @@ class Complaints:
 class Accounts:
     """Whom the kernel's uids stand for.  In a rootless DIR all of qpy is one uid."""
 
-    __slots__ = ('network', 'sender', 'services', 'phrases')
+    __slots__ = ('believed', 'sender', 'services', 'phrases')
 
     def __init__(self, home):
         owner = unix.stat(home).st_uid
         if owner:
-            self.network = self.sender = owner
+            self.believed, self.sender = (owner,), owner
             self.services, self.phrases = {0, owner}, {}
             return
         names = accounts.names(controls.listing(home, b'accounts') or [])
-        uid = {role: account_uid(names[role]) for role in (b'qpyd', b'qpys', b'alias')}
-        self.network, self.sender = uid[b'qpyd'], uid[b'qpys']
-        self.services = {0, self.network, self.sender, unix.geteuid()}
-        self.phrases = {uid[b'alias']: b'by alias', self.network: b'from network', self.sender: b'for bounce'}
+        uid = {role: account_uid(names[role]) for role in (b'qpyd', b'qpyc', b'qpys', b'alias')}
+        self.believed, self.sender = (uid[b'qpyd'], uid[b'qpyc']), uid[b'qpys']
+        self.services = {0, *self.believed, self.sender, unix.geteuid()}
+        self.phrases = {uid[b'alias']: b'by alias', **dict.fromkeys(self.believed, b'from network'), self.sender: b'for bounce'}
 
     def phrase(self, uid):
         """How the Received line names a submitter (qmail-queue's words)."""
@@ -481,7 +481,7 @@ class Client:
         queued, envelope = self.queued, None
         if self.failure is None:
             try:
-                envelope = submit.admit(records, self.owner.uid == queued.who.network,
+                envelope = submit.admit(records, self.owner.uid in queued.who.believed,
                                         submit.stamp(self.owner.uid, self.pid, unix.time()))
             except submit.Refused as no:
                 self._fail(no.code, no.sentence)

@@ -315,7 +315,7 @@ class NoDisk:
 class Who:
     """Everybody is a stranger."""
 
-    network, sender, services = -1, os.geteuid(), frozenset()
+    believed, sender, services = (), os.geteuid(), frozenset()
 
     @staticmethod
     def phrase(uid):
