@@ -11,12 +11,13 @@ import time
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, SOURCE)
-from tests.peers import postfix, qpy as qpy_peer  # noqa: E402
+from tests.peers import debian, postfix, qpy as qpy_peer  # noqa: E402
+from tests.peers.certificates import authority  # noqa: E402
 
 UID = 64100                 # of the first user; the others follow.  The machine does not need to know them
 USERS = 1000                # 1u to 1000u: the names that smtp-source -N makes of u@domain
 PORTS = {'Postfix': 26250, 'qpy': 26251}
-SINK_PORT = 26252
+SINK_PORT, TLS_PORT = 26252, 26253
 SINK_ADDRESSES = ['127.0.1.%d' % (n + 1) for n in range(20)]
 DOMAINS = ['d%d.test' % n for n in range(100)]          # five of them on each address
 TICK = os.sysconf('SC_CLK_TCK')
@@ -62,6 +63,28 @@ class Sink:
         self.process.wait()
         self.output.close()
         os.unlink(self.path)
+
+
+class Front:
+    """Debian's stunnel, unpacked: STARTTLS in front of a Sink, so that the next hop's TLS is nobody's own."""
+
+    CONF = ('foreground = yes\npid =\ndebug = emerg\nsyslog = no\noutput = /dev/null\n[smtp]\nprotocol = smtp\n'
+            'accept = 127.0.0.1:%d\nconnect = 127.0.0.1:%d\ncert = %s\nkey = %s\n')
+
+    def __init__(self):
+        certificate, key = authority().certificate('127.0.0.1')
+        self.conf = tempfile.mktemp(prefix='qpy-stunnel-')
+        with open(self.conf, 'w') as file:
+            file.write(self.CONF % (TLS_PORT, SINK_PORT, certificate, key))
+        program = debian.program('stunnel4', 'stunnel4', 'libwrap0')
+        self.process = subprocess.Popen([program, self.conf], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        qpy_peer.wait_for_port(TLS_PORT, alive=lambda: self.process.poll() is None, greeting=b'220')
+
+    def stop(self):
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        os.unlink(self.conf)
 
 
 class Server:
@@ -161,7 +184,7 @@ class Qpy(Server):
 
     def start(self):
         """Install and start it."""
-        routes = ['sink.test:127.0.0.1:%d' % SINK_PORT]
+        routes = ['sink.test:127.0.0.1:%d' % SINK_PORT, 'tls.test:127.0.0.1:%d' % TLS_PORT]
         routes += ['%s:%s:%d' % (domain, SINK_ADDRESSES[n % 20], SINK_PORT) for n, domain in enumerate(DOMAINS)]
         self.server = qpy_peer.Qpy(os.path.join(os.path.dirname(self.homes), 'qpy'), port=self.port, me=self.domain,
                                    queue=os.path.join(self.queue, 'queue'), routes=routes,
@@ -186,14 +209,15 @@ class Qpy(Server):
 class Postfix(Server):
     """Postfix as Debian ships it, but for Maildirs, the port, and no limits of size."""
 
-    MORE = ('relay_transport = smtp:[127.0.0.1]:%d\nrelay_domains = sink.test, %s\nrecipient_delimiter = -\n'
-            'message_size_limit = 0\nmailbox_size_limit = 0\ntransport_maps = texthash:%s\n')
+    MORE = ('relay_transport = smtp:[127.0.0.1]:%d\nrelay_domains = sink.test, tls.test, %s\nrecipient_delimiter = -\n'
+            'message_size_limit = 0\nmailbox_size_limit = 0\ntransport_maps = texthash:%s\nsmtp_tls_security_level = may\n')
 
     def start(self):
         """Unpack and start it."""
         os.makedirs(self.queue, exist_ok=True)
         routes = os.path.join(self.queue, 'routes')
         with open(routes, 'w') as file:
+            file.write('tls.test smtp:[127.0.0.1]:%d\n' % TLS_PORT)
             file.writelines('%s smtp:[%s]:%d\n' % (domain, SINK_ADDRESSES[n % 20], SINK_PORT)
                             for n, domain in enumerate(DOMAINS))
         more = postfix.STOCK_LOG + self.MORE % (SINK_PORT, ', '.join(DOMAINS), routes)

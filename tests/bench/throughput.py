@@ -31,7 +31,7 @@ import tempfile
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from tests.bench import picture, servers, works  # noqa: E402
 
-COSTED = ('local', 'local100', 'kept', 'relay', 'domains')      # whose unit is one message
+COSTED = ('local', 'local100', 'kept', 'relay', 'relay-tls', 'domains')      # whose unit is one message
 
 
 def main():
@@ -61,6 +61,7 @@ def main():
 def run(options, images, undo):
     """Start both servers and the sinks, and let them take turns at each work."""
     names = list(works.ALL) if options.work == 'all' else options.work.split(',')
+    options.tls = 'relay-tls' in names
     ours, rival = start(options, images, undo, 'domains' in names)
     figures = {}
     try:
@@ -88,6 +89,8 @@ def start(options, images, undo, many):
     for host in servers.SINK_ADDRESSES if many else ():
         options.sinks.append(servers.Sink(host))
         undo.append(options.sinks[-1].stop)
+    if options.tls:
+        undo.append(servers.Front().stop)
     rival = servers.Postfix('Postfix', base, spools['Postfix'])
     undo.append(rival.stop)
     ours = servers.Qpy('qpy', base, spools['qpy'])

@@ -87,6 +87,14 @@ def relay(server, options):
     return {'messages/s': options.messages / (time.monotonic() - start)}
 
 
+def relay_tls(server, options):
+    """SMTP in, SMTP out by STARTTLS to one sink; 20 sessions"""
+    before, start = options.sink.count(), time.monotonic()
+    finish(source(server, 'x@tls.test', options.messages, 20, options.size))
+    until(lambda: options.sink.count() >= before + options.messages)
+    return {'messages/s': options.messages / (time.monotonic() - start)}
+
+
 def domains(server, options):
     """SMTP in, SMTP out to 100 domains on 20 addresses"""
     each = max(1, options.messages // len(servers.DOMAINS))
@@ -268,6 +276,6 @@ def idle(server, options):
     return {'1/MB': 1 / share, 'PSS MB': round(share, 1), 'wake-ups/s': round(woken, 2)}
 
 
-ALL = {'local': local, 'local100': local100, 'kept': kept, 'users': users, 'relay': relay, 'domains': domains,
-       'local-list': local_list, 'remote-list': remote_list, 'big': big, 'latency': latency, 'busy': busy, 'once': once,
-       'idle': idle}
+ALL = {'local': local, 'local100': local100, 'kept': kept, 'users': users, 'relay': relay, 'relay-tls': relay_tls,
+       'domains': domains, 'local-list': local_list, 'remote-list': remote_list, 'big': big, 'latency': latency,
+       'busy': busy, 'once': once, 'idle': idle}
