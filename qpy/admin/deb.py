@@ -23,7 +23,8 @@ DIR = '/var/lib/qpy'
 LINKS = {DIR + '/bin': '/usr/lib/qpy/bin', DIR + '/lib': '/usr/lib/qpy', DIR + '/man': '/usr/share/man',
          DIR + '/doc': '/usr/share/doc/qpy', DIR + '/control': '/etc/qpy/control', DIR + '/users': '/etc/qpy/users'}
 COMMANDS = {'/usr/sbin/sendmail': '../lib/qpy/bin/qpy-sendmail', '/usr/lib/sendmail': '../sbin/sendmail',
-            '/usr/bin/mailq': '../lib/qpy/bin/qpy-mailq', '/usr/bin/newaliases': '../lib/qpy/bin/qpy-newaliases'}
+            '/usr/bin/mailq': '../lib/qpy/bin/qpy-mailq', '/usr/bin/newaliases': '../lib/qpy/bin/qpy-newaliases',
+            '/usr/sbin/rmail': '../lib/qpy/bin/qpy-sendmail', '/usr/sbin/runq': '../lib/qpy/bin/qpy-sendmail'}
 PAGES = {'man8/sendmail.8': 'qpy-sendmail.8', 'man1/mailq.1': 'qpy-mailq.1', 'man1/newaliases.1': 'qpy-newaliases.1'}
 SITE = '../../python3/dist-packages'            # where Debian has dnspython and click, from lib/site
 

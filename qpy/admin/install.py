@@ -40,7 +40,9 @@ ALL_QMAIL_NAMES = tuple('qmail-' + name for name in (          # the others, mad
 SYSTEM_ALIASES = '/etc/aliases'
 QMAIL_HOME = '/var/qmail'
 SYSTEM_LINKS = (('/usr/sbin/sendmail', 'qpy-sendmail'), ('/usr/lib/sendmail', 'qpy-sendmail'),
-                ('/usr/bin/mailq', 'qpy-mailq'), ('/usr/bin/newaliases', 'qpy-newaliases'))
+                ('/usr/bin/mailq', 'qpy-mailq'), ('/usr/bin/newaliases', 'qpy-newaliases'),
+                ('/usr/sbin/rmail', 'qpy-sendmail'), ('/usr/sbin/runq', 'qpy-sendmail'))
+SENDMAIL_NAMES = ('send-mail', 'rmail', 'runq')         # what it is called elsewhere, and then does
 PACKAGES = (('dns', 'dnspython'), ('click', 'click'))
 FIRST_ALIASES = ('root', 'postmaster', 'mailer-daemon')
 
@@ -519,13 +521,13 @@ def write_launchers(place, home, python):
     for name, module in launchers():
         write(os.path.join(place, 'bin', name),
               LAUNCHER % {'python': python, 'code': os.path.join(home, 'lib'), 'module': module, 'home': home}, 0o755)
-    link_names(place, BARE_NAMES + QMAIL_NAMES)
+    link_names(place, BARE_NAMES + SENDMAIL_NAMES + QMAIL_NAMES)
 
 
 def link_names(home, names):
     """Other names for launchers that are there."""
     for name in names:
-        target = 'qpy-' + name.removeprefix('qmail-')
+        target = 'qpy-' + ('sendmail' if name in SENDMAIL_NAMES else name.removeprefix('qmail-'))
         path = os.path.join(home, 'bin', name)
         if os.path.lexists(path) and not (os.path.islink(path) and os.readlink(path) == target):
             say('%s is kept: somebody has put it in the place of the link to %s' % (path, target))

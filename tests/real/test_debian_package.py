@@ -118,7 +118,7 @@ def test_what_policy_wants_of_a_mail_transport_agent(booted):
     postmaster and root arrives, and the manual is on its path."""
     assert booted.read('/etc/mailname') == 'machine.test\n' == booted.read('/etc/qpy/control/me')
     assert 'postmaster: root' in booted.read('/etc/aliases')
-    for path in ('/usr/sbin/sendmail', '/usr/lib/sendmail', '/usr/bin/newaliases', '/usr/bin/mailq'):
+    for path in ('/usr/sbin/sendmail', '/usr/lib/sendmail', '/usr/bin/newaliases', '/usr/bin/mailq', '/usr/sbin/rmail'):
         assert booted.run('readlink', '-f', path).startswith('/usr/lib/qpy/bin/qpy-')
     sendmail(booted, 'postmaster', text='for the postmaster')
     mail(booted, DIR + '/alias/Maildir', words='for the postmaster')
