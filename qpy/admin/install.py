@@ -67,8 +67,9 @@ After=network.target nss-lookup.target
 ConditionPathExists=%(home)s/control/me
 
 [Service]
+Type=notify
 ExecStart=%(home)s/bin/qpy-start
-ExecReload=/bin/kill -HUP $MAINPID
+ExecReload=+/bin/sh -c 'kill -HUP $MAINPID'
 Restart=always
 KillMode=mixed
 TimeoutStopSec=90s
@@ -810,7 +811,7 @@ def write_units(place, home):
 
 def write_each_unit(place, home, service):
     """For sites that let systemd start each program; and the accounts, for packages that let it make them."""
-    for directory in ('systemd', 'sysusers.d'):
+    for directory in ('systemd/each', 'sysusers.d'):
         os.makedirs(os.path.join(service, directory), exist_ok=True)
     names = {role.encode(): name.encode() for role, name in account_names(place).items()}
     path = os.path.join(place, 'control/services')
@@ -818,8 +819,10 @@ def write_each_unit(place, home, service):
         table = services.table(open(path, 'rb').read() if os.path.exists(path) else None)
     except tables.ControlError:
         table = services.table(None)        # qpy-start and --check name the line that is wrong
-    for name, content in units.units(os.fsencode(home), table, names).items():
-        write(os.path.join(service, 'systemd', os.fsdecode(name)), content.decode())
+    for directory, found in (('systemd', units.units(os.fsencode(home), table, names)),
+                             ('systemd/each', units.each(os.fsencode(home), table, names))):
+        for name, content in found.items():
+            write(os.path.join(service, directory, os.fsdecode(name)), content.decode())
     write(os.path.join(service, 'sysusers.d/qpy.conf'), units.sysusers(os.fsencode(home), names).decode())
 
 

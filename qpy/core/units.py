@@ -22,7 +22,8 @@ PartOf=qpy.target
 Before=qpy-%(name)s.service
 
 [Socket]
-%(listens)sFileDescriptorName=%(socket)s
+%(listens)sBindIPv6Only=ipv6-only
+FileDescriptorName=%(socket)s
 Backlog=4096
 RemoveOnStop=yes
 Service=qpy-%(name)s.service
@@ -32,16 +33,16 @@ SERVICE = b"""\
 Description=qpy-%(name)s, as %(account)s
 Documentation=man:qpy-%(name)s(8) man:qpy-security(7)
 PartOf=qpy.target
-%(after)sRequiresMountsFor=%(home)s
+%(after)s%(requires)sRequiresMountsFor=%(home)s
 ConditionPathExists=%(home)s/control/me
 
 [Service]
 Type=exec
 ExecStart=%(home)s/bin/%(command)s
-Environment=PATH=%(home)s/bin:/usr/local/bin:/usr/bin:/bin QPYHOME=%(home)s
+Environment=PATH=%(home)s/bin:/usr/local/bin:/usr/bin:/bin QPYHOME=%(home)s%(environment)s
 Restart=always
 RestartSec=1
-UMask=0077
+%(stop)sUMask=0077
 LimitNOFILE=65536
 LimitCORE=0
 %(lines)s"""
@@ -117,6 +118,45 @@ KeyringMode=private
 SystemCallArchitectures=native
 SystemCallFilter=~@clock @module @raw-io @reboot @swap @cpu-emulation @obsolete @mount
 """
+# In place of qpy-smtpd.socket and its service: systemd accepts, and one process serves one connection.
+EACH_SOCKET = b"""\
+[Unit]
+Description=qpy-smtpd, a process for each connection
+Conflicts=qpy-smtpd.service
+
+[Socket]
+%(listens)sBindIPv6Only=ipv6-only
+Accept=yes
+Backlog=4096
+MaxConnections=%(most)d
+MaxConnectionsPerSource=20
+
+[Install]
+WantedBy=sockets.target
+"""
+EACH_SERVICE = b"""\
+[Unit]
+Description=qpy-smtpd for %%I
+Documentation=man:qpy-smtpd(8) man:qpy-security(7)
+CollectMode=inactive-or-failed
+RequiresMountsFor=%(home)s
+
+[Service]
+Type=exec
+ExecStart=-%(home)s/bin/qpy-smtpd
+StandardInput=socket
+StandardOutput=inherit
+StandardError=journal
+Environment=PATH=%(home)s/bin:/usr/local/bin:/usr/bin:/bin QPYHOME=%(home)s
+UMask=0077
+LimitCORE=0
+%(lines)s"""
+EACH_MOST = 200                     # connections at a time, each of them a process
+EVERYWHERE = b'ListenStream=0.0.0.0:25\nListenStream=[::]:25\n'
+# TERM is for send, which finishes what is under way, and ends first (After=).  The others end with the chain, which
+# there is none of here; whenever they are killed, nothing that was acknowledged is lost.
+KILLED = b'KillSignal=SIGKILL\nSuccessExitStatus=SIGKILL\n'
+PLAIN_TERM = (b'send',)
 KIND = {b'unix': b'ListenStream', b'seq': b'ListenSequentialPacket', b'pair': b'ListenSequentialPacket'}
 FAMILIES = {b'unix': b'AF_UNIX', b'tcp': b'AF_UNIX AF_INET AF_INET6', b'udp': b'AF_UNIX AF_INET AF_INET6',
             b'any': b'AF_UNIX AF_INET AF_INET6 AF_NETLINK'}
@@ -129,22 +169,41 @@ def units(home, services, names=None):
     names = names or {role: role for role in accounts.ROLES}
     found, wanted = {}, []
     for service in services:
-        row = row_of(service.name)
+        row = row_of(service)
         if row is None:
             continue                    # a program of the site's own: its unit is the site's
-        wanted.append(b'qpy-%s.service' % service.name)
-        found[wanted[-1]] = service_unit(home, service, row, names)
-        for name, content in socket_units(home, service, names):
-            wanted.append(b'qpy-%s.socket' % name)
-            found[wanted[-1]] = content
+        sockets = {b'qpy-%s.socket' % name: content for name, content in socket_units(home, service, names)}
+        wanted += [b'qpy-%s.service' % service.name, *sockets]
+        found[b'qpy-%s.service' % service.name] = service_unit(home, service, row, names, sockets)
+        found.update(sockets)
     found[b'qpy.target'] = TARGET % {b'wants': b' '.join(wanted)}
     return found
 
 
-def row_of(name):
+def each(home, services, names=None):
+    """{file name: content}: qpy-smtpd.socket with Accept=yes and qpy-smtpd@.service, for the ports of the line called
+    smtpd, or for port 25 of every address."""
+    names = names or {role: role for role in accounts.ROLES}
+    found = [ports(service) for service in services if service.name == b'smtpd']
+    words = {b'home': home, b'most': EACH_MOST, b'listens': (found + [b''])[0] or EVERYWHERE,
+             b'lines': confined(home, manifest.row(b'smtpd'), names)}
+    return {b'qpy-smtpd.socket': EACH_SOCKET % words, b'qpy-smtpd@.service': EACH_SERVICE % words}
+
+
+def ports(service):
+    """The lines of a socket unit for a service's ports."""
+    return b''.join(b'ListenStream=%s:%d\n' % (b'[%s]' % port.address if b':' in port.address else port.address, port.port)
+                    for port in service.listens if port.kind == b'tcp')
+
+
+LINES = {b'qmqpd': b'qmtpd'}            # programs that have the line of another
+
+
+def row_of(service):
     """The manifest.Row that decides about a service: its worker's line does for its master too, but for children."""
+    name = service.words[0].removeprefix(b'qpy-')
     try:
-        return manifest.row(name)
+        return manifest.row(LINES.get(name, name))
     except KeyError:
         return None
 
@@ -152,9 +211,7 @@ def row_of(name):
 def socket_units(home, service, names):
     """[(name, content)]: one for each socket, because owner and mode are a unit's; the ports of one program share one.
     A pair becomes a socket that lspawn connects to and the seed accepts on, once."""
-    ports = [listen for listen in service.listens if listen.kind == b'tcp']
-    found = [(service.name, b''.join(b'ListenStream=%s:%d\n' % (
-        b'[%s]' % port.address if b':' in port.address else port.address, port.port) for port in ports))] if ports else []
+    found = [(service.name, ports(service))] if ports(service) else []
     for listen in service.listens:
         owner, group, mode = names.get(listen.owner, b'root'), names.get(listen.group, b'root'), listen.mode
         if listen.kind == b'pair':
@@ -166,13 +223,21 @@ def socket_units(home, service, names):
              SOCKET % {b'name': service.name, b'socket': name, b'listens': lines}) for name, lines in found]
 
 
-def service_unit(home, service, row, names):
-    """One program with what its line of the manifest gives it."""
+def service_unit(home, service, row, names, sockets):
+    """One program with what its line of the manifest gives it; without its sockets it is not started."""
     after = b'After=%s\n' % b' '.join(b'qpy-%s.service' % name for name in FIRST) if service.name == b'send' else b''
     lines = SEED if service.name == b'seed' else confined(home, row, names)
     return SERVICE % {b'name': service.name, b'account': names[row.account], b'home': home, b'after': after,
                       b'command': b' '.join(word for word in service.words if word != b'DEFAULTDELIVERY'),
+                      b'requires': b'Requires=%s\n' % b' '.join(sockets) if sockets else b'',
+                      b'environment': b''.join(b' ' + quoted(b'%s=%s' % pair) for pair in service.environment.items()),
+                      b'stop': b'' if service.name in PLAIN_TERM else KILLED,
                       b'lines': lines}
+
+
+def quoted(word):
+    """A word as systemd reads it back."""
+    return b'"%s"' % word.replace(b'\\', b'\\\\').replace(b'"', b'\\"').replace(b'%', b'%%')
 
 
 def confined(home, row, names):

@@ -3,15 +3,16 @@
     arguments     [DEFAULTDELIVERY [LOGGER ...]]; without it control/defaultdelivery, else ./Maildir/
     descriptors   1 the log; or LOGGER reads it, which inherits 1 and 2, as qpyl
     signals       TERM and INT end the chain when send has finished what is under way; HUP and ALRM go to send
+    environment   NOTIFY_SOCKET: where to say READY=1 when every program has been started (sd_notify(3))
     exit          0 after TERM or INT; 111 when anything is wrong or a program of the chain has ended
 
 In a DIR that does not belong to root everything runs under the account of DIR's owner, and that is said.
 
-Order: umask, directory, accounts, controls, lock, limits, sockets, programs, privileges, then the first signal.
+Order: umask, directory, accounts, controls, lock, limits, sockets, programs, privileges, readiness, then the first signal.
 """
 from qpy import unix, unix_kernel
 from qpy.lib import confine, controls, loop, program
-from qpy.root import bind, chain, look
+from qpy.root import bind, chain, look, notify
 
 
 def main(home, args):
@@ -26,6 +27,7 @@ def main(home, args):
     delivery = args[0] if args else controls.text(home, b'defaultdelivery')
     look.check_delivery(delivery)
     lock = bind.only_one(home)
+    supervisor = notify.supervisor()
     unix.raise_descriptor_limit()
     unix.chdir(home + b'/run')
     handed = bind.everything(house, table)
@@ -36,6 +38,8 @@ def main(home, args):
     step_down(house)
     for what in confine.confine(home, b'start'):
         program.warn(b'this kernel has no %s: programs are confined without it' % what)
+    if not programs.ending:
+        notify.tell(supervisor, notify.READY)
     code = programs.watch()
     unix.close(lock)
     return code

@@ -66,11 +66,50 @@ def test_sockets_are_the_tables():
     assert b'ListenSequentialPacket=/var/qpy/run/seed' in lines(b'qpy-seed.socket')
 
 
+def test_a_program_needs_its_sockets_and_has_its_environment():
+    """A service requires the sockets that are its own; what its line of the table sets is set, quoted; a second smtpd has
+    the fence of smtpd under its own name; both families of addresses are listened on apart."""
+    found = units.units(HOME, services.table(b'submission qpyd tcp:0.0.0.0:587,tcp:[::]:587 BANNER=50%"off" qpy-smtpd -x\n'))
+    said = found[b'qpy-submission.service'].split(b'\n')
+    assert b'Requires=qpy-submission.socket' in said and b'User=qpyd' in said and b'PrivateNetwork=yes' in said
+    assert any(line.startswith(b'Environment=') and line.endswith(rb' "BANNER=50%%\"off\""') for line in said)
+    assert b'ExecStart=/var/qpy/bin/qpy-smtpd -x' in said
+    assert b'BindIPv6Only=ipv6-only' in found[b'qpy-submission.socket']
+
+
+def test_only_send_is_asked_to_end():
+    """send, which ends first, has TERM; the others, which wait for the end of a chain, are killed."""
+    for service in TABLE:
+        said = lines(b'qpy-%s.service' % service.name)
+        assert (b'KillSignal=SIGKILL' in said) == (b'SuccessExitStatus=SIGKILL' in said) == (service.name != b'send')
+
+
+def test_a_process_for_each_connection(tmp_path):
+    """The socket accepts, on the ports of the table's smtpd; the service has the line of smtpd, and what systemd says of
+    it is within the limit."""
+    found = units.each(HOME, TABLE)
+    assert {b'Accept=yes', b'ListenStream=0.0.0.0:25', b'ListenStream=[::]:25'} <= set(found[b'qpy-smtpd.socket'].split(b'\n'))
+    said = set(found[b'qpy-smtpd@.service'].split(b'\n'))
+    assert {b'User=qpyd', b'StandardInput=socket', b'PrivateNetwork=yes', b'NoNewPrivileges=yes'} <= said
+    assert b'ListenStream=0.0.0.0:25' in units.each(HOME, services.table(None))[b'qpy-smtpd.socket']
+    for name, content in found.items():
+        (tmp_path / name.decode()).write_bytes(re.sub(rb'ExecStart=-\S+', b'ExecStart=/bin/true', content))
+    done = analyze('verify', '--man=no', *sorted(str(path) for path in tmp_path.iterdir()))
+    assert not [line for line in done.stderr.split('\n') if 'qpy' in line], done.stderr
+    done = analyze('security', '--offline=yes', '--no-pager', str(tmp_path / 'qpy-smtpd@.service'))
+    assert float(re.search(r'Overall exposure level for \S+: ([0-9.]+)', done.stdout)[1]) <= LIMITS['smtpd']
+
+
 def test_systemd_understands_them(directory):
     """systemd-analyze verify has nothing to say about any of them."""
     done = analyze('verify', '--man=no', *sorted(str(path) for path in directory.iterdir()))
     said = [line for line in done.stderr.split('\n') if 'qpy' in line]
     assert not said, '\n'.join(said)
+
+
+def test_every_unit_has_a_limit():
+    """No program is without its limit."""
+    assert set(LIMITS) == {service.name.decode() for service in TABLE}
 
 
 @pytest.mark.parametrize('name', sorted(LIMITS))

@@ -1,0 +1,303 @@
+"""systemd itself, as process 1 of a machine of its own: the whole chain as one service, each program by itself with
+activation by sockets (Accept=no), a process for each connection (Accept=yes), readiness, and the journal.  And runit and
+daemontools with the service directory that is theirs."""
+import os
+import smtplib
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from tests.peers import machine
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DIR = '/var/qpy'
+JOE = 1000
+
+
+def installed(**how):
+    """A machine with qpy in DIR, SMTP on port 25, and joe; or a visible skip."""
+    try:
+        there = machine.Machine(**how)
+    except RuntimeError as problem:
+        pytest.skip('no machine to be had: %s' % problem)
+    there.run('useradd', '--create-home', '--uid', str(JOE), 'joe')
+    for name in ('bin', 'qpy', 'man', 'control'):
+        there.put(os.path.join(SOURCE, name), '/root/' + name)
+    there.run('/root/bin/qpy-install', DIR, '--offline', '--me', 'machine.test', '--smtp', '25', '--sendmail')
+    return there
+
+
+@pytest.fixture(scope='module')
+def booted():
+    there = installed(systemd=True)
+    try:
+        yield there
+    finally:
+        there.end()
+
+
+def mail(there, words):
+    """Wait for joe's message that holds these words."""
+    directory = there.path('/home/joe/Maildir/new')
+
+    def found():
+        for name in os.listdir(directory) if os.path.isdir(directory) else ():
+            with open(os.path.join(directory, name)) as file:
+                text = file.read()
+            if words in text:
+                return text
+        return None
+    try:
+        return there.await_that(found, 'mail with %r' % words, 30)
+    except AssertionError as problem:
+        raise AssertionError('%s\n%s' % (problem, journal(there))) from None
+
+
+def journal(there, *words):
+    """The newest lines of the journal."""
+    return there.call('journalctl', '--no-pager', '-n', '80', *words).stdout
+
+
+def inside(there, function):
+    """function(), in a thread that is on the machine's network."""
+    result = []
+
+    def thread():
+        with open('/proc/%d/ns/net' % there.one, 'rb') as namespace:
+            result.append(machine.enter_network(namespace.fileno()))
+        try:
+            result[:] = [function(), None]
+        except Exception as problem:        # carried to the caller's thread
+            result[:] = [None, problem]
+    worker = threading.Thread(target=thread)
+    worker.start()
+    worker.join()
+    if result[1]:
+        raise result[1]
+    return result[0]
+
+
+def smtp(there, text, address='127.0.0.1'):
+    """Hand in a message for joe by SMTP on port 25 of the machine."""
+    def work():
+        with smtplib.SMTP(address, 25, local_hostname='client.test', timeout=20) as client:
+            client.sendmail('a@else.test', ['joe@machine.test'], 'Subject: x\r\n\r\n%s\r\n' % text)
+    inside(there, work)
+
+
+def by_hand(there, text):
+    """Hand in a message by sendmail as joe."""
+    there.run('setpriv', '--reuid', 'joe', '--regid', 'joe', '--clear-groups', 'sendmail', 'joe',
+              data='Subject: x\n\n%s\n' % text)
+
+
+def link(there, *names):
+    """Make units known to systemd, as the manual says."""
+    for name in names:
+        there.run('ln', '-sf', '%s/service/%s' % (DIR, name), '/etc/systemd/system/')
+    there.run('systemctl', 'daemon-reload')
+
+
+def state(there, unit, what='ActiveState'):
+    return there.run('systemctl', 'show', '-P', what, unit).strip()
+
+
+def everything(there):
+    """All units of the directory for each program by itself."""
+    return ['systemd/' + name for name in os.listdir(there.path(DIR + '/service/systemd')) if name.startswith('qpy')]
+
+
+# --- the whole chain -----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def whole(booted):
+    """qpy.service, started."""
+    link(booted, 'qpy.service')
+    booted.run('systemctl', 'start', 'qpy')
+    yield booted
+    booted.run('systemctl', 'stop', 'qpy')
+    assert state(booted, 'qpy', 'Result') == 'success'
+
+
+def test_the_whole_chain_is_one_service(whole):
+    """qpy.service comes up, takes mail by SMTP and sendmail, and delivers it; its log is in the journal, line by line;
+    a reload makes send read its control files again; TERM ends it well."""
+    assert state(whole, 'qpy') == 'active'
+    smtp(whole, 'by smtp under systemd')
+    by_hand(whole, 'by hand under systemd')
+    mail(whole, 'by smtp under systemd')
+    assert 'invoked by uid %d' % JOE in mail(whole, 'by hand under systemd')
+    text = journal(whole, '-u', 'qpy', '-o', 'cat')
+    assert 'status: local 0/' in text and 'delivery 1: success: ' in text
+    whole.run('systemctl', 'reload', 'qpy')
+    by_hand(whole, 'after the reload')
+    mail(whole, 'after the reload')
+
+
+def test_it_says_when_it_is_ready(whole):
+    """systemd waits for READY=1 (Type=notify): when `systemctl start` comes back the sockets accept at once, and the
+    unit has a main process that has become qpys."""
+    assert state(whole, 'qpy', 'Type') == 'notify'
+    whole.run('systemctl', 'restart', 'qpy')
+    smtp(whole, 'at once after the start')
+    mail(whole, 'at once after the start')
+    pid = state(whole, 'qpy', 'MainPID')
+    qpys = whole.run('id', '-u', 'qpys').strip()
+    status = whole.run('cat', '/proc/%s/status' % pid)
+    assert '\nUid:\t%s\t%s\t%s\t%s\n' % ((qpys,) * 4) in status
+
+
+def test_without_readiness_the_start_fails(booted):
+    """Counter-test: a start that cannot be is a failed start, not one that seems to have worked."""
+    link(booted, 'qpy.service')
+    booted.run('chmod', '777', DIR + '/control')
+    try:
+        done = booted.call('systemctl', 'start', 'qpy')
+        assert done.returncode != 0
+        assert 'chmod' in journal(booted, '-u', 'qpy', '-o', 'cat')
+    finally:
+        booted.run('chmod', '755', DIR + '/control')
+        booted.run('systemctl', 'stop', 'qpy')
+
+
+def test_users_are_still_kept_apart(whole):
+    """Inside the unit's own limits the seed is in its namespace of users, and the log has no warning about less."""
+    by_hand(whole, 'for the seed')
+    mail(whole, 'for the seed')
+    found = whole.run('sh', '-c', 'for p in /proc/[0-9]*; do tr "\\0" " " <$p/cmdline | grep -q qpy-seed && '
+                      'readlink $p/ns/user; done; readlink /proc/1/ns/user').split()
+    assert len(set(found)) == 2 and len(found) >= 2
+    assert 'no user namespace' not in journal(whole, '-u', 'qpy') and 'no network namespace' not in journal(whole, '-u', 'qpy')
+
+
+# --- each program by itself --------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def apart(booted):
+    """qpy.target: a unit for each program, sockets made by systemd."""
+    names = everything(booted)
+    link(booted, *names)
+    booted.run('systemctl', 'start', 'qpy.target')
+    yield booted
+    booted.run('systemctl', 'stop', 'qpy.target')
+    booted.run('sh', '-c', 'systemctl stop "qpy-*"')
+    for name in names:
+        booted.run('rm', '/etc/systemd/system/' + os.path.basename(name))
+    booted.run('systemctl', 'daemon-reload')
+
+
+def services(there):
+    return [os.path.basename(name) for name in everything(there) if name.endswith('.service')]
+
+
+def test_each_program_by_itself(apart):
+    """systemd makes the sockets (Accept=no) and starts each program with its own account and limits; mail by SMTP and
+    sendmail is delivered; all are active, none has failed, and each one's lines are its own in the journal."""
+    smtp(apart, 'by smtp, each by itself')
+    by_hand(apart, 'by hand, each by itself')
+    mail(apart, 'by smtp, each by itself')
+    assert 'invoked by uid %d' % JOE in mail(apart, 'by hand, each by itself')
+    for name in services(apart):
+        assert state(apart, name) == 'active', journal(apart, '-u', name)
+        assert state(apart, name, 'NRestarts') == '0', journal(apart, '-u', name)
+    assert 'delivery 1: success' in journal(apart, '-u', 'qpy-send', '-o', 'cat')
+    for name in ('qpy-queued', 'qpy-smtpd', 'qpy-clean'):
+        assert state(apart, name, 'CapabilityBoundingSet') == ''
+        pid = state(apart, name, 'MainPID')
+        status = apart.run('cat', '/proc/%s/status' % pid)
+        assert 'NoNewPrivs:\t1\n' in status and 'CapPrm:\t0000000000000000\n' in status and 'Seccomp:\t2\n' in status
+
+
+def test_a_socket_outlives_its_program(apart):
+    """A program that has ended is started anew, and what came meanwhile waits at the socket, which is systemd's."""
+    by_hand(apart, 'before the end')
+    mail(apart, 'before the end')
+    apart.run('systemctl', 'kill', '--signal=KILL', 'qpy-queued')
+    apart.await_that(lambda: apart.call('setpriv', '--reuid', 'joe', '--regid', 'joe', '--clear-groups', 'sendmail', 'joe',
+                                        data='Subject: x\n\nafter the end\n').returncode == 0, 'submission')
+    mail(apart, 'after the end')
+    assert int(state(apart, 'qpy-queued', 'NRestarts')) >= 1
+
+
+# --- a process for each connection ---------------------------------------------------------------------------------------
+
+@pytest.fixture
+def each(whole):
+    """The chain without smtpd, and systemd accepting on port 25."""
+    services = whole.read(DIR + '/control/services')
+    whole.write(DIR + '/control/services', '# systemd accepts\n')
+    whole.run('systemctl', 'restart', 'qpy')
+    link(whole, 'systemd/each/qpy-smtpd.socket', 'systemd/each/qpy-smtpd@.service')
+    whole.run('systemctl', 'start', 'qpy-smtpd.socket')
+    yield whole
+    whole.run('systemctl', 'stop', 'qpy-smtpd.socket')
+    whole.run('rm', '/etc/systemd/system/qpy-smtpd.socket', '/etc/systemd/system/qpy-smtpd@.service')
+    whole.run('systemctl', 'daemon-reload')
+    whole.write(DIR + '/control/services', services)
+
+
+def test_a_process_for_each_connection(each):
+    """Accept=yes: qpy-smtpd@.service serves the one client on its descriptors, as qpyd, confined, in a network without
+    interfaces; who the client is comes from the socket; mail arrives by IPv4 and IPv6; the unit goes when it ends."""
+    smtp(each, 'accepted by systemd')
+    text = mail(each, 'accepted by systemd')
+    assert 'client.test' in text and '127.0.0.1' in text
+    smtp(each, 'by the sixth', '::1')
+    mail(each, 'by the sixth')
+
+    def session():
+        with socket.create_connection(('127.0.0.1', 25), 20) as sock:
+            assert sock.recv(1000).startswith(b'220 ')
+            unit = each.run('systemctl', 'list-units', '--plain', '--no-legend', 'qpy-smtpd@*').split()[0]
+            pid = state(each, unit, 'MainPID')
+            seen = {'status': each.run('cat', '/proc/%s/status' % pid), 'unit': unit,
+                    'net': each.run('readlink', '/proc/%s/ns/net' % pid)}
+            sock.sendall(b'QUIT\r\n')
+            assert sock.recv(1000).startswith(b'221 ')
+            return seen
+    seen = inside(each, session)
+    qpyd = each.run('id', '-u', 'qpyd').strip()
+    assert '\nUid:\t%s\t%s\t%s\t%s\n' % ((qpyd,) * 4) in seen['status'] and 'Seccomp:\t2\n' in seen['status']
+    assert seen['net'] != each.run('readlink', '/proc/1/ns/net')
+    each.await_that(lambda: seen['unit'] not in each.run('systemctl', 'list-units', '--all', '--plain', 'qpy-smtpd@*'),
+                    'end of ' + seen['unit'])
+
+
+# --- the other supervisors -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('start, up, stop', [
+    (('runsvdir', '/service'), ('sv', 'status', '/service/qpy'), ('sv', '-w', '30', 'force-stop', '/service/qpy')),
+    (('svscan', '/service'), ('svstat', '/service/qpy'), ('svc', '-d', '/service/qpy'))],
+    ids=['runit', 'daemontools'])
+def test_other_supervisors(start, up, stop):
+    """runit's runsvdir and daemontools' svscan run DIR/service/qpy as it is: the chain is up, mail is delivered, the log is
+    written by their own logger, who is killed is started anew, and down is down."""
+    there = installed()
+    try:
+        there.run('mkdir', '/service')
+        there.run('ln', '-s', DIR + '/service/qpy', '/service/qpy')
+        there.start(*start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        def status():
+            return there.call(*up).stdout
+        there.await_that(lambda: 'run:' in status() or ': up (' in status(), 'service')
+        log = there.path(DIR + '/service/qpy/log/main/current')
+
+        def said(words, count=1):
+            return os.path.exists(log) and there.read(DIR + '/service/qpy/log/main/current').count(words) >= count
+        there.await_that(lambda: said('status: local 0/'), 'log')
+        smtp(there, 'by smtp')
+        mail(there, 'by smtp')
+        there.run('sh', '-c', 'kill -9 $(%s | grep -o "pid [0-9]*" | grep -o "[0-9]*" | head -1)' % ' '.join(up)
+                  if start[0] == 'svscan' else 'kill -9 $(cat /service/qpy/supervise/pid)')
+        there.await_that(lambda: said('qpy-queued: status: ', 2), 'second start')
+        by_hand(there, 'after the second start')
+        mail(there, 'after the second start')
+        there.run(*stop)
+        there.await_that(lambda: not there.call('sh', '-c', 'grep -l qpy-[s]end /proc/[0-9]*/cmdline').stdout, 'end')
+        there.await_that(lambda: said('status: exiting'), 'last line')
+    finally:
+        there.end()
