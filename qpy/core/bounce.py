@@ -12,7 +12,7 @@ with failures only; with all else its header (RFC 3461, 4.3), and so it is where
 A report is (head, how much of the original, tail): the original itself passes through in pieces.
 """
 from qpy.core import address, dates, notices, route
-from qpy.core.text import printable
+from qpy.core.text import lower, printable
 
 INTRO = (b"Hi. This is the qmail-send program at %s.\n"
          b"I'm afraid I wasn't able to deliver your message to the following addresses.\n"
@@ -91,6 +91,19 @@ def wanted(notify, kind=BOUNCE, timed=False):
 
     timed: the message came with DELIVERBY, which asks for reports of its own; qpy-send knows of whom."""
     return notices.wanted(notify, notices.ANYTHING if timed and kind != BOUNCE else KINDS[kind][0])
+
+
+def is_bulk(header):
+    """Is this mail that nobody waits for an answer to: a list's, or a program's (RFC 3834, section 2)?
+
+    header: lines ended by LF."""
+    fields = {}
+    for line in header.split(b'\n'):
+        name, colon, value = line.partition(b':')
+        if colon and line[:1] not in (b' ', b'\t'):
+            fields.setdefault(lower(name.rstrip(b' \t')), lower(value.strip(b' \t\r')))
+    return (fields.get(b'precedence') in (b'bulk', b'list', b'junk') or b'list-id' in fields
+            or fields.get(b'auto-submitted', b'no') != b'no')
 
 
 def envelope(sender, settings):
@@ -250,7 +263,7 @@ def _recipient_fields(outcome, kind, until):
     type_, _, original = (outcome.orcpt or b'').partition(b';')
     lines = b''
     if original:
-        lines = b'Original-Recipient: %s; %s\n' % (printable(type_), line_safe(from_xtext(original)))
+        lines = b'Original-Recipient: %s; %s\n' % (printable(type_), unitext(line_safe(from_xtext(original))))
     lines += b'Final-Recipient: %s\nAction: %s\nStatus: %s\n' % (
         typed(outcome.recipient), outcome.action or KINDS[kind][3], enhanced_code(outcome.text, *CODES[kind]))
     diagnostic = _diagnostic(outcome.text)
@@ -275,8 +288,12 @@ def typed(recipient):
     recipient = line_safe(recipient)
     if recipient.isascii():
         return b'rfc822; ' + address.quote(recipient)
-    return b'utf-8; ' + b''.join(b'%c' % ord(c) if c < '\x7f' else b'\\x{%X}' % ord(c)
-                                 for c in recipient.decode('utf-8'))
+    return b'utf-8; ' + unitext(recipient)
+
+
+def unitext(value):
+    """UTF-8 in ASCII, as RFC 6533, section 3, has it in a field."""
+    return b''.join(b'%c' % ord(c) if c < '\x7f' else b'\\x{%X}' % ord(c) for c in value.decode('utf-8'))
 
 
 # classes of status codes that a text may name (RFC 3463), the better ones first, and the code if it names none

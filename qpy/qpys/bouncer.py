@@ -167,11 +167,12 @@ class Bouncer:
         envelope = message.envelope
         data = queuefile.read_state(self.state, message.ident) or b''
         view = state.replay(data, message.ident, len(envelope.recipients))
-        found = []
+        found, unasked = [], kind != bounce.DELAY or not bounce.is_bulk(header(message))
         for index in [text.parse_uint(word, state.INDEX_LIMIT) for word in indices.split(b',')]:
             if index is None or index >= len(view.status) or view.status[index] != STATUS[kind]:
                 raise NoOutcome('no such outcome in the state of the message')
-            if bounce.wanted(envelope.recipient_option(index, b'N'), kind, envelope.option(b'D') is not None):
+            notify = envelope.recipient_option(index, b'N')
+            if bounce.wanted(notify, kind, envelope.option(b'D') is not None) and (unasked or notify):
                 said, action = view.texts.get(index, b''), b''
                 if kind == bounce.SUCCESS:
                     action, _, said = said.partition(b' ')
@@ -211,6 +212,11 @@ def contents(message, size):
     return queuefile.pieces(message.fd, size)
 
 
+def header(message):
+    """The header of a message, as far as it is returned where no more is."""
+    return bounce.header_of(b''.join(contents(message, min(message.size, bounce.HEADER_LIMIT))))
+
+
 def wishes(envelope, recipient, eight_bit):
     """The message-wide options of a report: what it needs, and the trace of the message it is about.
 
@@ -229,7 +235,7 @@ def pieces(message, head, how_much, tail):
     try:
         yield head
         if how_much == bounce.HEADER:
-            yield bounce.header_of(b''.join(contents(message, min(message.size, bounce.HEADER_LIMIT))))
+            yield header(message)
         else:
             last = b'\n'
             for last in contents(message, message.size if how_much == bounce.WHOLE else how_much):

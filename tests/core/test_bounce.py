@@ -50,6 +50,14 @@ def qsbmf(data):
     return None
 
 
+def test_a_name_beyond_ascii_in_a_field():
+    """RFC 6533, section 3: message/delivery-status is ASCII, whatever form the sender's ORCPT has."""
+    for orcpt in (b'utf-8;jos\\x{E9}@x', 'utf-8;josé@x'.encode()):
+        data = made([failure('josé@x'.encode(), orcpt=orcpt)])
+        machine = data.partition(b'message/delivery-status\n')[2].partition(b'\n--')[0]
+        assert machine.isascii() and b'\nOriginal-Recipient: utf-8; jos\\x{E9}@x\nFinal-Recipient: utf-8; jos' in machine
+
+
 def test_plain_is_qmails():
     """The plain form is qmail's, byte for byte, but for a Message-ID and Auto-Submitted in the header."""
     assert made([failure()], PLAIN) == b'''\

@@ -240,6 +240,20 @@ def test_kinds_fit_the_state(office):
     assert office.ask(b'0', kind=b'success')[0] == b'Z'
 
 
+@pytest.mark.parametrize('field, told', [
+    (b'Precedence: bulk', False), (b'LIST-ID: <l.x>', False), (b'Auto-Submitted: auto-generated', False),
+    (b'Auto-Submitted: no', True), (b'X: y\n precedence: bulk', True), (b'X-List-Id: x', True)])
+def test_nobody_waits_for_a_lists_mail(office, field, told):
+    """Of mail of lists and programs nobody hears unasked that it takes long; of its failure as of any other."""
+    options = dict(body=field + b'\nSubject: x\n\nList-Id: text\n', recipient_options=[(), [(b'N', b'DELAY')]])
+    office.failed(b'a@x.example', b'b@x.example', letter=b'z', **options)
+    message = office.report(office.ask(b'0,1', kind=b'delay')[1][1])[0]
+    assert b'<b@x.example>:' in message and (b'<a@x.example>:' in message) is told
+    assert (office.ask(b'0', kind=b'delay')[1][1] != b'') is told
+    office.failed(b'a@x.example', b'b@x.example', **options)
+    assert b'<a@x.example>:' in office.report(office.ask(b'0')[1][1])[0]
+
+
 def test_no_delay_without_a_sender(office):
     """The postmaster is not told that a bounce takes long."""
     office.failed(b'a@x.example', sender=b'', letter=b'z')
