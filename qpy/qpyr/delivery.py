@@ -31,7 +31,7 @@ class Delivery:
     """
 
     __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
-                 'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'patterns', 'todo', 'server', 'tried', 'sessions',
+                 'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'patterns', 'testing', 'todo', 'server', 'tried', 'sessions',
                  'connection', 'cap',
                  'expired', 'in_trouble', 'last_report', 'definite', 'noticed', 'timed', 'token', 'fresh')
 
@@ -44,7 +44,8 @@ class Delivery:
         self.todo = []                              # (preference, host, address), the next one last
         self.hops, self.hop = [], None
         self.usual = self.policy = None             # for all servers of the hop, and for the one spoken to
-        self.proved, self.patterns = False, None    # DNS answers were validated; MTA-STS, where it is enforced
+        self.proved, self.patterns = False, None    # DNS answers were validated; MTA-STS
+        self.testing = False                        # ... of which is reported what it would forbid, and nothing forbidden
         self.server = b''                           # the name of the one spoken to
         self.tried = []                             # (address, reason)
         self.sessions = 0
@@ -115,7 +116,7 @@ class Delivery:
 
     def _look_up(self, hop):
         """The addresses of a place."""
-        self.proved, self.patterns = False, None
+        self.proved, self.patterns, self.testing = False, None, False
         if hop.path:
             return self._plan([(0, hop.host, hop.path)])
         address = ip.literal(hop.host) or (hop.host if hop.relay and ip.pack(hop.host) else None)
@@ -165,12 +166,12 @@ class Delivery:
         if mode not in mta_sts.MODES:
             self._log(b'', b'MTA-STS: ' + reason)
             return self._trouble(remote_report.no_lookup(self.host, b'MTA-STS: ' + reason))
-        self.patterns = patterns if mode == mta_sts.ENFORCE else None
+        self.patterns, self.testing = patterns if mode != mta_sts.NONE else None, mode == mta_sts.TESTING
         return self._named(answers)
 
     def _named(self, answers):
         """RFC 8689, 4.2.1: for REQUIRETLS the names of servers must be proved."""
-        if self.required and not (self.proved or self.hop.relay or self.patterns):
+        if self.required and not (self.proved or self.hop.relay or self.patterns and not self.testing):
             return self._no_more(remote_report.UNSIGNED)
         return self._plan(answers)
 
@@ -254,7 +255,11 @@ class Delivery:
             self.policy = self.usual
             self.tried.append((address, b'MTA-STS: the policy of %s does not name %s' % (self.host, server)))
             self._log(server, self.tried[-1][1])
-            return False
+            if not self.testing:
+                return False
+            self.tried.pop()
+        if self.testing and self._key(address) in self.worker.failed_tests:
+            self.policy = self.usual
         return self._try(server, address)
 
     def _found_records(self, server, address, status, authenticated, reason, lines):
@@ -479,7 +484,8 @@ class Delivery:
             kind, words = tlsrpt.TLSA, [b'%d %d %d %s' % (*record[:3], record[3].hex().encode())
                                         for record in self.policy.records]
         elif self.patterns is not None:
-            kind, words = tlsrpt.STS, [b'version: STSv1', b'mode: enforce', *(b'mx: ' + each for each in self.patterns)]
+            kind, words = tlsrpt.STS, [b'version: STSv1', b'mode: testing' if self.testing else b'mode: enforce',
+                                        *(b'mx: ' + each for each in self.patterns)]
         else:
             kind, words = tlsrpt.NONE, []
         result = tlsrpt.result_of(reason) if reason else b''
@@ -498,6 +504,11 @@ class Delivery:
         if session.tls_wrong and session.tls_wrong != ANEW:
             self._log(self.server, session.tls_wrong, connection)
         if session.tls_trouble and ANEW in transaction.report[1] and not self.expired and self.source.rewind():
+            return None if self._connect(connection.key) else self._next()
+        if session.tls_trouble and self.testing and self.policy is not self.usual and not self.expired \
+                and self.source.rewind():
+            self.policy = self.usual
+            self.worker.remember(self.worker.failed_tests, connection.key)
             return None if self._connect(connection.key) else self._next()
         if session.tls_trouble and self.policy.records:     # another of its authorities may have signed this time
             self.worker.authorities.pop(self._anchor(), None)

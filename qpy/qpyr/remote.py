@@ -112,7 +112,7 @@ def checked(home, name, faults, remedy=b''):
 class Remote:
     """What all deliveries of one process share.  get_settings() -> Settings, looked at for each delivery."""
 
-    __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'memory', 'own',
+    __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'failed_tests', 'memory', 'own',
                  'own_until', 'authorities', 'policies', 'tokens', 'notes')
 
     def __init__(self, loop, home, get_settings):
@@ -121,7 +121,7 @@ class Remote:
         self.names, self.policies, self.pool = Names(loop, home), Policies(loop, home), Pool(loop)
         self.tokens, self.notes = Tokens(loop, home), Notes(loop, home)
         self.dead = tcpto.Table(unix.getpid())
-        self.clumsy, self.without_tls, self.memory = {}, {}, tls_policy.Memory()
+        self.clumsy, self.without_tls, self.failed_tests, self.memory = {}, {}, {}, tls_policy.Memory()
         self.own, self.own_until = frozenset(), 0
         self.authorities = {}       # (server, TLSA records): context that trusts the authority they name
 
@@ -159,7 +159,8 @@ class Remote:
 
     def remember(self, servers, key):
         """This server cannot have several commands on their way (R-30; clumsy), or its TLS does not work (T-05;
-        without_tls): for an hour it is not tried again."""
+        without_tls), or not as its domain's MTA-STS policy for tests has it (failed_tests): for an hour it is not tried
+        again."""
         if len(servers) >= REMEMBERED_MOST:
             servers.clear()
         if key not in servers:

@@ -12,7 +12,7 @@ from qpy.qpyr import mtasts, names
 from tests.peers.certificates import authority
 from tests.peers.qpyr import Daemon
 from tests.peers.smtp_script import Server, good
-from tests.programs.test_remote_tls import EXTENSIONS, by_dns, secure
+from tests.programs.test_remote_tls import EXTENSIONS, Ear, by_dns, secure
 
 POLICY = b'version: STSv1\r\nmode: enforce\r\nmx: mail.x.example\r\nmx: *.good.example\r\nmax_age: 86400\r\n'
 HEAD = b'HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n'
@@ -176,6 +176,28 @@ def test_enforced_policies():
         with Server(script) as server:
             outcome, _ = deliver(server, b'enforce', [b'*.good.example'])
             assert outcome[0] == b'Z' and not server.mail and b'its MTA-STS policy asks for it' in outcome[1]
+
+
+@pytest.mark.parametrize('script, patterns, result', [
+    (lambda: secure('mx.good.example'), [b'*.good.example'], b''),
+    (lambda: secure('mx.good.example'), [b'y.example'], b'validation-failure'),
+    (lambda: secure('other.example'), [b'*.good.example'], b'certificate-host-mismatch'),
+    (lambda: good(EXTENSIONS[:2]), [b'*.good.example'], b'starttls-not-supported')])
+def test_policies_for_tests(script, patterns, result):
+    """Mode testing: what the policy would forbid is kept for a report, once an hour, and the mail goes all the same."""
+    with Server(script()) as server:
+        sender = by_dns(server, None)
+        Sts(sender, b'testing', patterns)
+        sender.remote.notes = Ear()
+        for _ in range(3):
+            assert sender.send()[0][0][0] == b'K'
+            sender.remote.pool.close()
+    said = sender.remote.notes.said
+    assert {fields[1] for fields in said} == {b'sts'} and {b'mode: testing' in fields[2] for fields in said} == {True}
+    results = [fields[4] for fields in said]
+    assert results.count(result) >= 1 and len(server.mail) == 3
+    if result.startswith(b'certificate'):
+        assert results.count(result) == 1 and results.count(b'') == 3
 
 
 def test_requiretls_by_mta_sts():

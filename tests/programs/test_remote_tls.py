@@ -180,6 +180,19 @@ def test_the_authorities_of_the_system_do_not_know_ours():
     assert outcomes[0][0] == b'Z' and b'unable to get local issuer certificate' in outcomes[0][1]
 
 
+class Ear:
+    """In place of qpyr.tlsnotes.Notes: what was told."""
+
+    def __init__(self):
+        self.said, self.places = [], []
+
+    def outcome(self, *fields):
+        self.said.append(fields)
+
+    def saw(self, place):
+        self.places.append(place)
+
+
 def by_dns(server, tls, host=b'mx.good.example', authenticated=False):
     """A Sender that finds the server as the exchanger `host` of x.example."""
     sender = Sender(table={b'x.example': (b'ok', b'10 %s 127.0.0.1' % host)}, port=server.port)

@@ -13,7 +13,7 @@ from tests.peers.certificates import authority
 from tests.peers.qpyr import SOURCE, Daemon
 from tests.peers.smtp_script import Server, good
 from tests.programs.test_remote_dane import record, send
-from tests.programs.test_remote_tls import EXTENSIONS, begin, by_dns, secure, to
+from tests.programs.test_remote_tls import EXTENSIONS, Ear, begin, by_dns, secure, to
 
 KEY = [b'x.example', b'no-policy-found', b'', b'mx.x.example', b'', b'192.0.2.1', b'192.0.2.2', b'']
 
@@ -138,19 +138,6 @@ def test_without_it(home):
 
 
 # --- what qpy-remote tells ----------------------------------------------------------------------------------
-
-class Ear:
-    """In place of Notes."""
-
-    def __init__(self):
-        self.said, self.places = [], []
-
-    def outcome(self, *fields):
-        self.said.append(fields)
-
-    def saw(self, place):
-        self.places.append(place)
-
 
 def listening(sender):
     sender.remote.notes = Ear()
