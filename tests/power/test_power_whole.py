@@ -28,6 +28,7 @@ SCENES = {
     'no such user': ([Message(1, JOE, [b'nobody@here.example'])], {}),
     'double bounce': ([Message(1, NOBODY_KNOWS, [b'never@y.example'])], {}),
     'expired': ([Message(1, JOE, [b'late@z.example'])], {b'late@z.example': b'Z' * 200}),
+    'success to be told': ([Message(1, JOE, [b'bob@here.example', b'fine@x.example'], notify=b'SUCCESS')], {}),
     'two at once': ([Message(1, JOE, [b'bob@here.example']), Message(2, JOE, [b'bob@here.example'])], {}),
 }
 MODELS = [('bare', False), ('bare', True), ('ordered', False), ('ordered', True)]
@@ -43,7 +44,7 @@ def play(seam, scene, kind, own, long=False, explore=None):
         if explore:
             explore.watch(seam.disk)
         for message in messages:
-            system.submit(Message(message.number, message.sender, message.recipients, long))
+            system.submit(Message(message.number, message.sender, message.recipients, long, message.notify))
         system.run()
         if explore:
             explore.look()
@@ -169,23 +170,24 @@ def test_control_mbox_name_not_synced(monkeypatch):
     loses(monkeypatch, 'mbox')
 
 
-def test_control_a_marked_recipient_without_a_bounce(monkeypatch):
-    """Q-22: if the failed recipient is marked as reported before the bounce is durable, the rig reports a loss."""
+@pytest.mark.parametrize('scene, how', [('partly', 'neither delivered nor bounced'), ('success to be told', 'is not')])
+def test_control_a_marked_recipient_without_a_report(monkeypatch, scene, how):
+    """Q-22: if a recipient is marked as reported before the report is durable, the rig reports a loss."""
     order = dispatch.Dispatch._bounce
 
     def bounce(self, job):
-        job.entries += [(b'r', b'%d' % index) for index in job.failed]
+        job.entries += [(b'r', b'%d' % index) for index in job.failed + job.succeeded]
         self._then(job, lambda job: order(self, job))
     monkeypatch.setattr(dispatch.Dispatch, '_bounce', bounce)
     monkeypatch.setattr(bouncer.Bouncer, 'outcomes', lenient(bouncer.Bouncer.outcomes))
-    loses(monkeypatch, 'partly')
+    loses(monkeypatch, scene, how=how)
 
 
 def lenient(real):
     """The bouncer's look at the state, which also takes what is marked as reported."""
     def outcomes(self, message, indices, routes, kind):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(bouncer.STATUS, kind, state.REPORTED)
+            patch.setitem(bouncer.STATUS, kind, state.REPORTED if kind == b'bounce' else state.DELIVERED)
             return real(self, message, indices, routes, kind)
     return outcomes
 

@@ -11,7 +11,7 @@ import os
 from contextlib import contextmanager
 
 from qpy import unix, unix_kernel
-from qpy.core import channel, dotqmail, localstatus, mess, submit as words
+from qpy.core import bounce, channel, dotqmail, localstatus, mess, submit as words
 from qpy.lib import loop as loops, packets, program, submit
 from qpy.qpyq import clean, queued, store as queue_store
 from qpy.qpys import bouncer, send, store as send_store, streams
@@ -24,6 +24,7 @@ USERS = {b'ann': None, b'bob': b'./Maildir/\n', b'joe': None, b'pm': None, b'box
 CONTROLS = {b'me': b'here.example', b'locals': b'here.example', b'bounceformat': b'qsbmf', b'doublebounceto': b'pm',
             b'queuelifetime': b'100000'}
 START = 1_800_000_000.0
+SUCCESS = b'\nYou asked to be told when your message has reached'
 SECOND_HALF = b'.' * 20 + b'\nthe end\n'
 
 
@@ -36,10 +37,10 @@ class Undrained(Loss):
 
 
 class Message:
-    """One that a client sends."""
+    """One that a client sends.  notify: what it asks for each recipient (RFC 3461)."""
 
-    def __init__(self, number, sender, recipients, long=False):
-        self.number, self.sender, self.recipients = number, sender, tuple(recipients)
+    def __init__(self, number, sender, recipients, long=False, notify=b''):
+        self.number, self.sender, self.recipients, self.notify = number, sender, tuple(recipients), notify
         self.body = b'Subject: number %d\n\n%s' % (number, SECOND_HALF * (5 if long else 1))
 
 
@@ -351,7 +352,8 @@ class System:
             sock = self.client().sock
             self.clients.append((sock, words.Answers(), message))
             sock.send(words.VERSION + words.frame(message.body[:25]) + words.frame(message.body[25:]) + words.END
-                      + words.envelope(message.sender, message.recipients))
+                      + words.envelope(message.sender, message.recipients, (), [((b'N', message.notify),)] * len(
+                          message.recipients) if message.notify else None))
 
     def hear(self):
         """Note every answer that was given, also one that no client has read yet."""
@@ -489,12 +491,17 @@ def check(disk, world):
         for recipient in message.recipients:
             if not (delivered(tree, world, message, recipient) or told(tree, world, message, recipient)):
                 raise Loss('%r was acknowledged for %r, and is neither delivered nor bounced' % (ident, recipient))
+            if message.notify and not any(b'<%s>:' % recipient in data and SUCCESS in data for data in files_of(
+                    tree, message.sender.partition(b'@')[0])):
+                raise Loss('the success of %r for %r was to be told, and is not' % (ident, recipient))
 
 
 def whole(data, world):
     """Does a delivered file end as the message did?"""
     if b'\nHi. This is the qmail-send program' in data:
         return data.endswith(SECOND_HALF)
+    if SUCCESS in data:
+        return data.endswith(bounce.STRIPPED)
     return any(data.endswith(message.body) for message in world.messages.values())
 
 
