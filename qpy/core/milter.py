@@ -24,7 +24,8 @@ HEADER, END_OF_HEADER, BODY, END = b'L', b'N', b'B', b'E'
 FLAGS = {CONNECT: (0x1, 0x1000), HELO: (0x2, 0x2000), MAIL: (0x4, 0x4000), RCPT: (0x8, 0x8000), DATA: (0x200, 0x10000),
          HEADER: (0x20, 0x80), END_OF_HEADER: (0x40, 0x40000), BODY: (0x10, 0x80000), END: (0, 0)}
 SKIP_ALLOWED, LEADING_SPACE = 0x400, 0x100000
-OFFERED_STEPS = SKIP_ALLOWED | LEADING_SPACE | sum(no | silent for no, silent in FLAGS.values())
+UNKNOWN_FLAGS = 0x100 | 0x20000         # of a command that we never send: unknown SMTP commands
+OFFERED_STEPS = SKIP_ALLOWED | LEADING_SPACE | UNKNOWN_FLAGS | sum(no | silent for no, silent in FLAGS.values())
 NEGOTIATE, MACRO, ABORT, QUIT = b'O', b'D', b'A', b'Q'
 
 # Answers that end a command.
@@ -147,9 +148,9 @@ class Dialogue:
         version, actions, steps = (int.from_bytes(data[n:n + 4], 'big') for n in (0, 4, 8))
         if not 2 <= version <= VERSION:
             raise MilterError('it speaks version %d' % version)
-        if actions & ~OFFERED_ACTIONS or steps & ~OFFERED_STEPS & 0x1fffff:
-            raise MilterError('it wants what was not offered')
-        self.actions, self.steps, self.negotiated = actions, steps, True
+        if actions & ~OFFERED_ACTIONS:
+            raise MilterError('it wants to change what was not offered')
+        self.actions, self.steps, self.negotiated = actions, steps & OFFERED_STEPS, True
         self.wish(data[12:12 + SYMBOLS_LIMIT])
 
     def wish(self, data):
