@@ -52,6 +52,11 @@ def too_long(limit, ip):
     return b'Sorry, this message is longer than the %d bytes %s takes. (#5.3.4)\n' % (limit, ip)
 
 
+def another_time(ip):
+    """The server takes so many recipients at a time (RFC 9422), and was given these."""
+    return b'%s takes no more recipients at a time; this one waits for its turn. (#4.5.3)\n' % ip
+
+
 def no_utf8(ip):
     """The message needs SMTPUTF8 and the server does not know it."""
     return b'Sorry, %s does not take internationalised mail (SMTPUTF8). (#5.6.7)\n' % ip

@@ -1,5 +1,5 @@
 """The client's side of an SMTP or LMTP session, without a socket: RFC 5321, 2033, and where announced
-1870, 2920, 3207, 4954, 6152, 6531, 8689.
+1870, 2852, 2920, 3207, 3461, 4954, 6152, 6531, 8689, 9422.
 
     session = Session(b'192.0.2.1', b'mail.example.org')
     session.begin(Transaction(sender, recipients))      at once, or whenever session.idle
@@ -21,6 +21,7 @@ from qpy.core.tls_policy import NONE, OPPORTUNISTIC
 LINE_LIMIT = 4096       # bytes of one reply line
 LINES_LIMIT = 100       # lines of one reply
 REPLY_LIMIT = 65536     # bytes of one reply
+LIMIT_MOST = 10 ** 6    # of what a server may announce as a limit (RFC 9422)
 
 GREETING, EHLO, HELO, HANDSHAKE, LOGIN, READY, ENVELOPE, BODY, DOT, OVER = range(10)
 
@@ -150,7 +151,8 @@ class Session:
     @property
     def idle(self):
         """True when a new transaction may begin on this connection."""
-        return self.phase == READY and self.transaction is None
+        most = self._limit(b'MAILMAX')
+        return self.phase == READY and self.transaction is None and not (most and self.transactions >= most)
 
     @property
     def over(self):
@@ -480,14 +482,38 @@ class Session:
         self.steps.append((b'MAIL', 0, self._mail_command(transaction)))
         wishes = transaction.notices[1] if transaction.noticed else [b''] * len(transaction.recipients)
         names = [self._name(recipient) for recipient in transaction.recipients]
-        self.steps.extend((b'RCPT', i, b'RCPT TO:<%s>%s\r\n' % (address.quote(name), wishes[i]))
-                          for i, name in enumerate(names) if name is not None)
-        self.last = self.steps[-1][1]
         for i, name in enumerate(names):
             if name is None:
                 transaction.answers[i] = b'h', remote_report.no_utf8(self.peer)
+        transaction.overflow = self._too_many(names)
+        for i in transaction.overflow:
+            transaction.answers[i] = b's', remote_report.another_time(self.peer)
+        self.steps.extend((b'RCPT', i, b'RCPT TO:<%s>%s\r\n' % (address.quote(name), wishes[i]))
+                          for i, name in enumerate(names) if transaction.answers[i] is None)
+        self.last = self.steps[-1][1]
         self.steps.append((b'DATA', 0, b'DATA\r\n'))
         return self._next()
+
+    def _limit(self, name):
+        """A limit that the server announces (RFC 9422); 0: none."""
+        words = self.extensions.get(b'LIMITS')
+        if not words:
+            return 0
+        found = dict(word.partition(b'=')[::2] for word in words.upper().split(b' '))
+        return text.parse_uint(found.get(name, b''), LIMIT_MOST) or 0
+
+    def _too_many(self, names):
+        """The indices of recipients that do not fit into one transaction (RFC 9422, 4.2, 4.3)."""
+        most, domains = self._limit(b'RCPTMAX') or len(names), self._limit(b'RCPTDOMAINMAX') or len(names)
+        taken, seen, left = 0, set(), []
+        for i, name in enumerate(names):
+            domain = name and text.lower(name.rpartition(b'@')[2])
+            if name is not None and (taken >= most or domain not in seen and len(seen) >= domains):
+                left.append(i)
+            elif name is not None:
+                taken += 1
+                seen.add(domain)
+        return left
 
     def _next(self):
         """Send the next step, or all of them where the server allows (RFC 2920)."""

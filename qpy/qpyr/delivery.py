@@ -449,7 +449,7 @@ class Delivery:
         if connection.usable and not transaction.overflow:
             self.worker.pool.put(connection)
         accepted = transaction.report[0] == b'K'
-        again = transaction.overflow if accepted and connection.usable and self.source.rewind() else []
+        again = transaction.overflow if accepted and not self.expired and self.source.rewind() else []
         for place, index in enumerate(self.left):
             if place not in again:
                 self.results[index] = transaction.answers[place], transaction.report
@@ -462,6 +462,9 @@ class Delivery:
             if connection.usable and transaction.overflow:
                 self.worker.pool.put(connection)
             return self._end()
+        if not connection.usable:           # as many messages as it takes on one connection (RFC 9422)
+            connection.say_goodbye()
+            return None if self._connect(connection.key) else self._next()
         self.connection = connection
         return self._carry()
 

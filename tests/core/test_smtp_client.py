@@ -285,6 +285,25 @@ def test_deliver_by(mode, offer, words, letter):
         assert sent == b'' and b'#5.4.7' in transaction.report[1] and session.idle
 
 
+@pytest.mark.parametrize('limits, sent, left', [
+    (b'RCPTMAX=2', 2, [2, 3]), (b'rcptmax=4', 4, []), (b'MAILMAX=5 RCPTDOMAINMAX=1', 3, [2]), (b'RCPTMAX=x', 4, []),
+    (b'RCPTMAX=0', 4, []), (b'RCPTMAX=1 RCPTDOMAINMAX=1', 1, [1, 2, 3]), (b'OTHER=1', 4, [])])
+def test_limits_of_a_server(limits, sent, left):
+    """RFC 9422: no more recipients, and domains, than it takes; the others are left for the next transaction."""
+    session, transaction, words = begun(b'250-x\r\n250-PIPELINING\r\n250 LIMITS ' + limits + b'\r\n',
+                                        recipients=[b'a@x', b'b@X', b'c@y', b'd@x'])
+    assert words.count(b'RCPT TO') == sent and transaction.overflow == left
+
+
+def test_so_many_messages_and_no_more():
+    """MAILMAX: after so many the connection is of no more use."""
+    session, _, _ = begun(b'250-x\r\n250 LIMITS MAILMAX=1\r\n')
+    session.feed(b'250 ok\r\n250 ok\r\n354 go\r\n')
+    session.body_end()
+    session.feed(b'250 taken\r\n')
+    assert not session.idle and not session.over
+
+
 def test_eight_bit_and_utf8():
     """BODY=8BITMIME and SMTPUTF8 are said where announced; without SMTPUTF8 a message that needs it is
     refused."""

@@ -540,6 +540,16 @@ def test_by_when_it_is_wanted():
             assert not server.mail and b'#5.4.7' in delivery.outcomes()[0][1]
 
 
+def test_a_server_with_limits():
+    """RFC 9422: one recipient at a time, two messages on a connection: five get it in one delivery, on three connections."""
+    with Server(good((b'PIPELINING', b'LIMITS RCPTMAX=1 MAILMAX=2'))) as server:
+        sender = to(server)
+        outcomes, trouble = sender.send(recipients=[b'r%d@x.example' % i for i in range(5)])
+        assert [letter for letter, _ in outcomes] == [b'K'] * 5 and not trouble
+        assert [mail[1] for mail in server.mail] == [[b'r%d@x.example' % i] for i in range(5)]
+        assert server.connections == 3 and sender.send()[0][0][0] == b'K' and server.connections == 3
+
+
 def test_a_delivery_matters_more_than_wishes():
     """A file without an envelope that can be read is delivered all the same."""
     with Server(good((b'DSN',))) as server:
