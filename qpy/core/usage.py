@@ -29,6 +29,7 @@ TABLE = b"""\
    maildirmake        DIRECTORY                                                | 1 make a Maildir
    mailq              [-v]                                                     | 1 list the messages that wait in the queue
    mailsubj           SUBJECT RECIPIENT ...                                    | 1 mail a text with a subject
+   milter                                                                      | 8 have sessions and messages judged by filters that speak the milter protocol
    mtasts                                                                      | 8 say what a domain wants for its mail by MTA-STS
    newaliases                                                                  | 1 make the table of aliases that deliveries use
    newmrh                                                                      | 8 compile control/morercpthosts into a cdb

@@ -43,23 +43,30 @@ def send(home, sender, recipients, message, options=(), recipient_options=None):
     ValueError for NUL in an address.
     """
     records = mess.Envelope(sender, recipients, options, recipient_options).build()
-    obey_link(home)
     for name in FILTERS:
         if unix.environ.get(name):
             return through_filter(unix.environ[name], home, message, for_filter(records, name))
+    other = in_its_place(home)
+    if other:
+        return through_filter(other, home, message, for_filter(records, b'QMAILQUEUE'))
     return send_records(home, records, message)
 
 
-def obey_link(home):
-    """Who has put something in the place of bin/qmail-queue, as qmail's recipes do (a null client's link to qmail-qmqpc,
-    a scanner), means it for all mail that does not ask for another filter: for our environment it is QMAILQUEUE."""
+def in_its_place(home):
+    """What somebody has put in the place of bin/qmail-queue, as qmail's recipes do (a null client's link to qmail-qmqpc,
+    a scanner), which means it for all mail that does not ask for another filter; b'' if nobody has."""
     path = home + b'/bin/qmail-queue'
     try:
-        ours = unix.readlink(path).rpartition(b'/')[2] == b'qpy-queue'
+        return b'' if unix.readlink(path).rpartition(b'/')[2] == b'qpy-queue' else path
     except unix.error as problem:
-        ours = problem.errno != unix.EINVAL         # no link, but a file
-    if not ours and not any(unix.environ.get(name) for name in FILTERS):
-        unix.environ[b'QMAILQUEUE'] = path
+        return path if problem.errno == unix.EINVAL else b''        # no link, but a file
+
+
+def obey_what_is_in_its_place(home):
+    """For servers, whose clients may each have a filter of their own: for the others QMAILQUEUE is that."""
+    other = in_its_place(home)
+    if other and not any(unix.environ.get(name) for name in FILTERS):
+        unix.environ[b'QMAILQUEUE'] = other
 
 
 def send_records(home, records, message):

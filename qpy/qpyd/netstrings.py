@@ -117,7 +117,7 @@ def main(home, args, found, protocol, talk, needs_relay):
     unix.signal(unix.SIGPIPE, unix.SIG_IGN)
     if args:
         raise program.Fatal(exits.PERM, b'usage: ' + program.name)
-    submit.obey_link(home)
+    submit.obey_what_is_in_its_place(home)
     client = smtpd.accepted(found)
     if client is None and set(found) - {b'life'}:
         watched = settings_.watched(home)

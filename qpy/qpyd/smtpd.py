@@ -25,7 +25,7 @@ def main(home, args):
     """qpy-smtpd [WORKERS]"""
     unix.umask(0o077)
     unix.signal(unix.SIGPIPE, unix.SIG_IGN)
-    submit.obey_link(home)
+    submit.obey_what_is_in_its_place(home)
     found = inherit.listeners()
     client = accepted(found)
     if client is not None:                  # systemd, Accept=yes without StandardInput=socket

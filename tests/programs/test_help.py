@@ -10,7 +10,7 @@ from qpy.core import usage
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAMS = sorted(os.listdir(ROOT + '/bin'))
 BY_THEIR_LINKS = ('qpy-mailq', 'qpy-newaliases', 'qpy-sendmail')      # what people and programs call them
-OWN_ANSWER = ('qpy-ctl', 'qpy-demo', 'qpy-install', 'qpy-test')
+OWN_ANSWER = ('qpy-ctl', 'qpy-deb', 'qpy-demo', 'qpy-install', 'qpy-test')
 
 
 def ask(path, home):

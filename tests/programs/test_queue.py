@@ -278,14 +278,13 @@ def test_what_stands_in_the_place_of_qmail_queue_is_obeyed(home, monkeypatch):
     for make, obeyed in ((lambda: None, False), (lambda: os.symlink('qpy-queue', path), False),
                          (lambda: os.symlink('scanner', path), True), (lambda: os.rename(home + b'/bin/scanner', path), True)):
         make()
-        monkeypatch.delenv('QMAILQUEUE', raising=False)
-        monkeypatch.setenv('QPYHOME', os.fsdecode(home))
-        assert (submit.send(home, b'a', [b'b'], MESSAGE)[0] == 31) == obeyed
+        assert (submit.send(home, b'a', [b'b'], MESSAGE, [(b'X', b'7')])[0] == 31) == obeyed
         if os.path.islink(path):
             os.unlink(path)
+    with open(home + b'/envelope', 'rb') as file:
+        assert file.read() == b'Fa\0Tb\0\0'
     monkeypatch.setenv('QPYQUEUE', '/bin/true')
-    monkeypatch.delenv('QMAILQUEUE', raising=False)
-    assert submit.send(home, b'a', [b'b'], MESSAGE) == (0, b'') and 'QMAILQUEUE' not in os.environ
+    assert submit.send(home, b'a', [b'b'], MESSAGE) == (0, b'')
 
 
 def test_a_filter_that_cannot_run_or_does_not_read(home, monkeypatch):
