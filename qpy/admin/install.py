@@ -168,6 +168,7 @@ def install(options):
     if not options.rootless:
         make_accounts(home)
     make_directories(home, options.rootless)
+    let_auth_read(home, options.rootless)
     renewed = put_code(home, home, options)
     if options.qmail_names:
         be_qmail(home, options.rootless)
@@ -375,6 +376,15 @@ def make_directories(home, rootless):
         os.chmod(path, mode)
         if not rootless:
             os.chown(path, who[owner.decode()][0], who[group.decode()][1])
+
+
+def let_auth_read(home, rootless):
+    """users/passwd of an older installation: qpy-auth reads it too."""
+    path = os.path.join(home, 'users/passwd')
+    if os.path.exists(path):
+        if not rootless:
+            os.chown(path, 0, identities(home, rootless)['qpya'][1])
+        os.chmod(path, 0o640)
 
 
 def complaints(home, rootless):

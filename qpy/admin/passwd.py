@@ -5,12 +5,13 @@
 """
 import fcntl
 import getpass
+import grp
 import os
 import sys
 
 from qpy.core import passwords
 from qpy.core.getpw import Trouble
-from qpy.lib import cdb, users
+from qpy.lib import cdb, packets, users
 
 OK, WRONG, TEMP = 0, 100, 111
 USAGE = 'usage: qpy-passwd [-d] NAME'
@@ -28,7 +29,7 @@ def main(home, args):
         return complain(USAGE, WRONG)
     name, path = words[0], home + b'/users/passwd'
     try:
-        line = None if remove else passwords.entry(name, ask(), os.urandom(passwords.SALT))
+        line = None if remove else passwords.entry(name, ask(), os.urandom(passwords.SALT), os.urandom(passwords.SALT))
         warn_of_strangers(home, name)
         replace(path, name, line)
     except passwords.BadFile as problem:
@@ -67,7 +68,7 @@ def warn_of_strangers(home, name):
 
 
 def replace(path, name, line):
-    """Change one line of the file, which only its owner can read."""
+    """Change one line of the file, which only its owner and qpy-auth can read."""
     with open(path + b'.lock', 'wb', opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -76,4 +77,17 @@ def replace(path, name, line):
         except FileNotFoundError:
             data = b''
         passwords.parse(data)           # a file that is broken is not written anew
-        cdb.replace(path, passwords.replaced(data, name, line), 0o600)
+        data = passwords.replaced(data, name, line)
+        cdb.replace(path, passwords.with_secret(data, os.urandom(passwords.SALT)), 0o600)
+        for_auth(path)
+
+
+def for_auth(path):
+    """Let the group of qpy-auth read it, where there is one."""
+    home = os.path.dirname(os.path.dirname(path))
+    if os.stat(home).st_uid == 0:
+        try:
+            os.chown(path, 0, grp.getgrnam(os.fsdecode(packets.account_name(home, b'qpya'))).gr_gid)
+        except KeyError:
+            return
+    os.chmod(path, 0o640)

@@ -11,6 +11,7 @@ TABLE = ((b'qpyd', b'qpyd', b'hears the network'),
          (b'qpyu', b'qpyu', b'becomes users, never root'),
          (b'qpyr', b'qpyr', b'speaks to the network'),
          (b'qpyp', b'qpyp', b'answers who an address belongs to'),
+         (b'qpya', b'qpya', b'says who somebody is'),
          (b'qpyc', b'qpyc', b'judges clients and their messages'),
          (b'qpyl', b'qpyl', b'writes the log'),
          (b'alias', b'alias', b'mail for no user'))

@@ -33,6 +33,10 @@ MTASTS_ASK = {b'S': (2, False)}                                          # n, do
 MTASTS_ANSWER = {b's': (4, False)}                                       # n, mode, patterns, reason
 CHECK_ASK = {b'Q': (15, False), b'E': (1, False)}   # n, and core.checks.FIELDS | the session that has ended
 CHECK_ANSWER = {b'a': (4, False)}                                        # n, verdict, reply, reason
+AUTH_ASK = {b'A': (6, False), b'R': (2, False), b'X': (1, False)}
+# A: n, mechanism, client's address, version of TLS, its binding in hexadecimal, response in base64 or -; R: n, response
+AUTH_ANSWER = {b'M': (1, False), b'c': (2, False), b'k': (2, False), b'n': (3, False)}
+# M: mechanisms; c: n, challenge in base64; k: n, login; n: n, no or later, reason for the log
 TLSLOG_ASK = {b'R': (8, False), b'W': (1, False), b'M': (1, False)}      # core.tlsrpt's fields | place | n
 TLSLOG_ANSWER = {b'm': (2, False)}                                       # n, lines of place and seconds; last: none
 TOKEN_ASK = {b'K': (2, False), b'F': (2, False)}                         # n, user@relay; F: the last one was refused

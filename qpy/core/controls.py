@@ -40,6 +40,8 @@ TABLE = (
     (b'accountlimits', MAP, None, b'qpy-smtpd qpy-check',
      b'what one login may send in some time before its mail is held: messages, recipients, newrecipients'),
     (b'accounts', MAP, None, b'qpy-start qpy-install', b'other names for the accounts: qpyd:NAME and so on'),
+    (b'auth', LIST, None, b'qpy-auth',
+     b'who judges logins: passwd (the default), program /PATH, token /PATH, dovecot /PATH'),
     (b'badhelo', LIST, None, b'qpy-smtpd',
      b'clients refused by the name they give in HELO: a name, or .domain for all below it'),
     (b'badmailfrom', LIST, None, b'qpy-smtpd', b'senders refused: an address, or @host for all of a host'),
@@ -170,7 +172,7 @@ EDITS = (
     (b'qpy-remote qpy-rspawn qpy-local', b'at the next delivery'),
     (b'qpy-inject qpy-qmqpc', b'at the next message'),
     (b'qpy-send', b'at HUP'),
-    (b'qpy-start qpy-lspawn qpy-seed qpy-mtasts', b'when they are started again'),
+    (b'qpy-start qpy-lspawn qpy-seed qpy-auth qpy-mtasts', b'when they are started again'),
     (b'qpy-install qpy-newmrh qpy-newvrt', b'when they are run'),
 )
 

@@ -2,7 +2,7 @@
 
 A check takes the bytes of a file and returns nothing; it raises ControlError for what must be mended.
 """
-from qpy.core import accounts, cdb, controls, dnsconf, outgoingip, services, smtproutes, tcprules, tls_policy
+from qpy.core import accounts, authbackends, cdb, controls, dnsconf, outgoingip, services, smtproutes, tcprules, tls_policy
 from qpy.core.controls import ControlError
 from qpy.core.qmqp import PORT as QMQP_PORT
 
@@ -84,4 +84,4 @@ def check_services(data, name):
 CHECKS = {b'accounts': check_accounts, b'smtproutes': check_routes, b'resolvers': check_servers,
           b'qmqpservers': check_servers, b'tcp.smtp': check_rules, b'morercpthosts.cdb': check_cdb, b'validrcptto.cdb': check_cdb,
           b'services': check_services, b'senderroutes': check_routes, b'tlsdestinations': check_tls,
-          b'outgoingip': check_sources}
+          b'outgoingip': check_sources, b'auth': authbackends.check}

@@ -16,6 +16,10 @@ TABLE = b"""\
    qmtpd           qpyd     empty  control=rl,etc=r,tmp=rw           none       no       unix      run       1000
    tls-master      qpyt     empty  keys=rl,control=rl,etc=r          workers    no       unix      any       4000
    tls             qpyt     empty  keys=rl,control=rl,etc=r          none       no       unix      run       4000
+   auth-master     qpya     host   users=rl,control=rl,etc=r         workers    no       unix      any       2000
+   auth            qpya     host   users=rl,control=rl,etc=r         workers    no       unix      run       2000
+   auth-dovecot    qpya     host   users=rl,control=rl,etc=r         workers    no       unix      any       2000
+   auth-programs   qpya     host   any                               programs   yes      any       any       -
    users-master    qpyp     host   control=rl,users=rl,etc=r,name=r  workers    no       any       any       2000
    users           qpyp     host   control=rl,users=rl,etc=r,name=r  none       no       any       any       2000
    resolve-master  qpyr     host   control=rl,etc=r,resolv=r,site=r  workers    no       tcp,udp   any       2000

@@ -13,6 +13,9 @@
     (SUBMIT, bytes)    the last part: queue it now             answer: queued(time, pid), or failed(text)
     (DROP, None)       the message will not be: forget it      (no answer)
     (TLS, None)        STARTTLS: can that be had?              answer: tls_begun() and then secured(tls), or tls_refused()
+    (AUTH, (mechanism, response or None))   a login begins     answer: challenged(base64), authenticated(login),
+    (RESPONSE, base64)  a step of it                           ... or not_authenticated(later, reason)
+    (CANCEL, None)     it is not wanted any more               (no answer)
     (CLOSE, None)      send what output() gives, then close    (no answer; nothing follows)
 
 While an answer is due, next() gives None; pipelined input waits, so that replies keep the order of the
@@ -23,9 +26,11 @@ or LF in the text the session closes: what follows could be a second message smu
 from qpy.core import address as addresses, asking, badhelo, cdb, received, smtp_data, text
 
 ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'
-TLS = 'tls'
+TLS, AUTH, RESPONSE, CANCEL = 'tls', 'auth', 'response', 'cancel'
 
 LINE_MAX = 2048             # bytes of a command line with its CR LF; RFC 5321 4.5.3.1.4 asks for 512 and more
+AUTH_MAX = 12288            # the same in a login (RFC 4954 4)
+LOGINS_MAX = 3              # failed logins, per session
 HELO_MAX = 255              # bytes kept of a HELO argument
 HOPS_MAX = 100              # qmail's
 ERRORS_MAX = 20             # commands that make no sense, per session
@@ -82,6 +87,17 @@ TLS_NONE = b'454 4.7.0 TLS is not available now'
 TLS_ALREADY = b'503 5.5.1 TLS is active already'
 TLS_FOLLOWED = b'503 5.5.1 nothing may follow STARTTLS before the handshake'
 TLS_FIRST = b'530 5.7.0 STARTTLS first'
+AUTH_ALREADY = b'503 5.5.1 you have logged in already'
+AUTH_LATE = b'503 5.5.1 AUTH belongs before MAIL'
+AUTH_EHLO = b'503 5.5.1 EHLO first'
+AUTH_CLEAR = b'538 5.7.11 STARTTLS first: nobody may log in in the clear'
+AUTH_UNKNOWN = b'504 5.5.4 unknown mechanism'
+AUTH_SYNTAX = b'501 5.5.2 not base64'
+AUTH_CANCELLED = b'501 5.7.0 login cancelled'
+AUTH_GOOD = b'235 2.7.0 welcome'
+AUTH_WRONG = b'535 5.7.8 authentication failed'
+AUTH_LATER = b'454 4.7.0 authentication is not possible now; try again later'
+AUTH_FIRST = b'530 5.7.0 authentication required'
 TROUBLE = b'421 4.3.0 unable to read controls'
 ENDING = b'421 4.3.2 shutting down'
 
@@ -108,38 +124,41 @@ class Client:
     relay: what RELAYCLIENT holds, None if it is not set. databytes: None, or instead of the policy's.
     bare_lf: `commands` takes LF alone as the end of a command, `451` answers LF in a text as qmail does,
     `all` takes it in texts too (sendmail -bs). judged: whether others are asked about him. force_tls: nothing is done for
-    him in the clear."""
+    him in the clear. force_auth: no mail from him without a login."""
 
-    __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env', 'judged', 'force_tls')
+    __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env', 'judged', 'force_tls',
+                 'force_auth')
 
     def __init__(self, ip=b'', name=b'', info=b'', local=b'', local_ip=b'', relay=None, databytes=None,
                  bare_lf=b'', env=(), force_tls=False):
         self.ip, self.name, self.info, self.local, self.local_ip = ip, name, info, local, local_ip
         self.relay, self.databytes, self.bare_lf, self.env = relay, databytes, bare_lf, env
-        self.judged, self.force_tls = True, force_tls
+        self.judged, self.force_tls, self.force_auth = True, force_tls, False
 
 
 class Beside:
     """What stands beside the sessions of a server, as it is now.
 
-    tls: None, there is no qpy-tls; False, it has no certificate, or has not answered yet; True."""
+    tls: None, there is no qpy-tls; False, it has no certificate, or has not answered yet; True. mechanisms: of AUTH,
+    the best first."""
 
-    __slots__ = ('tls',)
+    __slots__ = ('tls', 'mechanisms')
 
-    def __init__(self, tls=None):
-        self.tls = tls
+    def __init__(self, tls=None, mechanisms=()):
+        self.tls, self.mechanisms = tls, mechanisms
 
 
 class Session:
     """See the top of the module."""
 
-    __slots__ = ('policy', 'client', 'beside', 'tls', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
+    __slots__ = ('policy', 'client', 'beside', 'tls', 'login', 'mechanism', 'failures', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
                  'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict',
                  'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned')
 
     def __init__(self, policy, client, beside=Beside()):
         self.policy, self.client, self.beside = policy, client, beside
-        self.tls = None                     # core.tls_front.Tls once that protects us
+        self.tls, self.login = None, b''    # core.tls_front.Tls once that protects us; who has logged in
+        self.mechanism, self.failures = b'', 0      # of the login that goes on; logins that failed
         self.input, self.at = b'', 0        # what came, and how much of it is done with
         self.replies, self.notes = [], []
         self.waiting = self.closed = self.skipping = False
@@ -254,7 +273,9 @@ class Session:
         if self.skipping:
             self.skipping = False
             return None
-        if len(line) > LINE_MAX:
+        if self.mechanism:
+            return self.respond(line)
+        if len(line) > self.longest(line):
             return self.error(b'command', LINE_LONG)
         if line[-2:] != b'\r\n' and not self.client.bare_lf:
             return self.error(b'command', LINE_BARE)
@@ -262,12 +283,17 @@ class Session:
 
     def incomplete(self):
         """A line that has not ended yet: is it too long already?"""
-        if self.skipping or self.buffered() >= LINE_MAX:
+        if self.skipping or self.buffered() >= self.longest(self.input[self.at:self.at + 5]):
             self.input, self.at = b'', 0
             if not self.skipping:
                 self.skipping = True
                 return self.error(b'command', LINE_LONG)
         return _NEED
+
+    def longest(self, line):
+        """Bytes that a line that begins so may have: a login may be long."""
+        login = self.mechanism or line[:5].upper() == b'AUTH '
+        return AUTH_MAX if login and self.beside.mechanisms else LINE_MAX
 
     def obey(self, line):
         """One command line without its end."""
@@ -342,7 +368,14 @@ class Session:
         lines = [b'PIPELINING', b'SIZE %d' % self.limit if self.limit else b'SIZE', b'8BITMIME']
         if self.beside.tls and self.tls is None:
             lines.append(b'STARTTLS')
-        return lines
+        mechanisms = b' '.join(self.mechanisms())
+        return lines + [b'AUTH ' + mechanisms] if mechanisms and not self.login else lines
+
+    def mechanisms(self):
+        """Those by which this client may log in: none in the clear, and bound to TLS only where that can be."""
+        if self.tls is None:
+            return []
+        return [name for name in self.beside.mechanisms if name[-5:] != b'-PLUS' or self.tls.binding]
 
     def do_starttls(self, argument):
         """RFC 3207 4. Whatever came behind it in the clear would be taken for what came under TLS (CVE-2011-0411)."""
@@ -355,13 +388,43 @@ class Session:
         self.waiting = True
         return TLS, None
 
+    def do_auth(self, argument):
+        """RFC 4954 4"""
+        name, _, response = argument.partition(b' ')
+        refusal = self.auth_refusal(name.upper())
+        if refusal:
+            return self.error(b'auth', refusal)
+        self.mechanism, self.waiting = name.upper(), True
+        return AUTH, (self.mechanism, response.strip(b' ') or None)
+
+    def auth_refusal(self, mechanism):
+        """Why no login can begin, b'' if it can."""
+        if not self.beside.mechanisms:
+            return UNKNOWN
+        if self.login or self.protocol != b'ESMTP':
+            return AUTH_ALREADY if self.login else AUTH_EHLO
+        if self.tls is None:
+            return AUTH_CLEAR
+        return b'' if mechanism in self.mechanisms() else AUTH_UNKNOWN
+
+    def respond(self, line):
+        """A line that belongs to the login."""
+        response = line.rstrip(b'\r\n')
+        if response == b'*' or len(line) > AUTH_MAX or line[-2:] != b'\r\n' or response.translate(None, _PRINTABLE):
+            self.mechanism = b''
+            return self.error(b'auth', AUTH_CANCELLED if response == b'*' else AUTH_SYNTAX) or (CANCEL, None)
+        self.waiting = True
+        return RESPONSE, response
+
     def do_mail(self, argument):
         """RFC 5321 4.1.1.2"""
+        if self.client.force_auth and not self.login:
+            return self.error(b'mail', AUTH_FIRST)
         try:
             sender, rest = addresses.parse_path(after(b'FROM:', argument))
         except addresses.AddressError as problem:
             return self.error(b'mail', path_reply(problem, MAIL_SYNTAX))
-        parameters, refusal = parse_parameters(rest, MAIL_PARAMETERS)
+        parameters, refusal = parse_parameters(rest, MAIL_PARAMETERS if self.beside.mechanisms else WITHOUT_AUTH)
         if refusal:
             return self.error(b'mail', refusal)
         if self.banned:
@@ -404,7 +467,7 @@ class Session:
             return BAD_RECIPIENT
         if len(self.recipients) >= policy.max_recipients:
             return TOO_MANY_RECIPIENTS
-        if self.client.relay is not None:
+        if self.trusted():
             return RCPT_SYNTAX if len(address) > addresses.QUEUE_MAX else b''
         if badhelo.refuses(self.helo, policy.bad_helos) and b'NOBADHELO' not in dict(self.client.env):
             return BAD_HELO
@@ -477,6 +540,29 @@ class Session:
         self.helo, self.protocol = b'', b'SMTP'
         self.reset()
 
+    # Answers to AUTH and RESPONSE.
+
+    def challenged(self, challenge: bytes) -> None:
+        """The next word of the login, in base64."""
+        self.waiting = False
+        self.reply(b'334 ' + challenge)
+
+    def authenticated(self, login: bytes) -> None:
+        """It is he; mail from him goes everywhere."""
+        self.waiting, self.mechanism, self.login = False, b'', login
+        self.reply(AUTH_GOOD)
+
+    def not_authenticated(self, later: bool, reason: bytes) -> 'tuple | None':
+        """It is not, or nobody can say now. Returns an event of its own or None."""
+        self.waiting, self.mechanism = False, b''
+        self.failures += 1
+        self.refuse(b'auth', AUTH_LATER if later else AUTH_WRONG, b'', reason)
+        return self.leave(TOO_MANY_ERRORS) if self.failures >= LOGINS_MAX else None
+
+    def trusted(self):
+        """May mail from this client go anywhere?"""
+        return self.client.relay is not None or self.login != b''
+
     # Answers to CHECK.
 
     def recipient(self, verdict: bytes) -> 'tuple | None':
@@ -507,7 +593,9 @@ class Session:
 
     def spoken(self):
         """The protocol, as in Received (RFC 3848)."""
-        return self.protocol + (b'S' if self.tls and self.protocol != b'SMTP' else b'')
+        if self.protocol == b'SMTP':
+            return self.protocol
+        return self.protocol + (b'S' if self.tls else b'') + (b'A' if self.login else b'')
 
     def refuse_text(self, reply: bytes) -> None:
         """The other answer to START: not now. The transaction is over."""
@@ -576,7 +664,7 @@ class Session:
         """[(letter, value)] of the envelope beside sender and recipients."""
         client = self.client
         found = [(b'P', self.spoken()), (b'C', received.safe(client.ip)), (b'c', received.safe(client.name)),
-                 (b'H', received.safe(self.helo)), (b'B', self.body), (b'h', self.hold)]
+                 (b'H', received.safe(self.helo)), (b'B', self.body), (b'h', self.hold), (b'L', self.login)]
         return [(letter, value) for letter, value in found if value]
 
 
@@ -618,12 +706,18 @@ def valid_size(value):
     return 1 <= len(value) <= 20 and value.isdigit()
 
 
+def valid_xtext(value):
+    """RFC 4954 5: `<>` or an address; who says it is not believed, so it counts as `<>`."""
+    return 0 < len(value) <= 500
+
+
 def valid_body(value):
     """RFC 6152 3"""
     return value.upper() in (b'7BIT', b'8BITMIME')
 
 
-MAIL_PARAMETERS = {b'SIZE': valid_size, b'BODY': valid_body}
+MAIL_PARAMETERS = {b'SIZE': valid_size, b'BODY': valid_body, b'AUTH': valid_xtext}
+WITHOUT_AUTH = {name: test for name, test in MAIL_PARAMETERS.items() if name != b'AUTH'}
 
 
 def parse_parameters(rest, known):
@@ -684,5 +778,6 @@ COMMANDS = {
     b'HELP': (never, Session.do_help, (b'', b'', b'')),
     b'QUIT': (never, Session.do_quit, (b'', b'', b'')),
     b'STARTTLS': (never, Session.do_starttls, (b'', b'', b'')),
+    b'AUTH': (never, Session.do_auth, (b'', AUTH_LATE, AUTH_LATE)),
 }
 IN_THE_CLEAR = (b'EHLO', b'HELO', b'STARTTLS', b'NOOP', b'RSET', b'HELP', b'QUIT')    # whatever is forced (RFC 3207 4)

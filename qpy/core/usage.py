@@ -6,6 +6,7 @@ types with many options, know more to say than this and say it themselves.
 
 #  program            arguments                                                | section and sentence of its page
 TABLE = b"""\
+   auth                                                                        | 8 say whether SMTP clients are who they claim to be
    bouncer                                                                     | 8 tell senders what could not be delivered, takes long, or has arrived
    bouncesaying       TEXT [PROGRAM [ARGUMENT ...]]                            | 1 send mail back, always or if a program says so
    cert               [NAME CHAIN KEY | --self NAME]                           | 8 give qpy-tls a key and its certificates

@@ -100,6 +100,6 @@ def failed(settings, reason, answered):
 def facts(session, name, stage):
     """The fields of a Q record behind its number (core.checks.FIELDS)."""
     client = session.client
-    return (name, stage, client.ip, client.name, session.helo, session.protocol, b'',
+    return (name, stage, client.ip, client.name, session.helo, session.spoken(), session.login,
             b'' if client.relay is None else b'1', session.sender, session.checking, b'%d' % len(session.recipients),
             session.size, b'', session.policy.greeting.partition(b' ')[0])

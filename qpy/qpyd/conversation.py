@@ -25,7 +25,7 @@ class Conversation:
 
     __slots__ = ('server', 'sock', 'input', 'output', 'session', 'ip', 'out', 'pieces', 'size', 'job', 'eof',
                  'closing', 'dropped', 'reading', 'writing', 'progressed', 'ends', 'text_since', 'text_bytes',
-                 'polite', 'filter', 'delay', 'name', 'settings', 'front', 'word', 'queue')
+                 'polite', 'filter', 'delay', 'name', 'settings', 'front', 'word', 'queue', 'attempt')
 
     def __init__(self, server, settings, client, sock, input_, output):
         self.server, self.sock, self.input, self.output = server, sock, input_, output
@@ -33,6 +33,7 @@ class Conversation:
         self.ip = client.ip or b'unknown'
         self.filter = settings_.filter_of(dict(client.env)) if client.env else (b'', True)
         self.front = None           # the way to qpy-tls, while the client's own descriptor is still ours
+        self.attempt = None         # the number of the login that qpy-auth judges
         self.word = None            # what it has said so far about the handshake; None if none is going on
         self.out, self.pieces, self.size, self.job = b'', [], 0, None
         self.eof = self.reading = self.writing = self.polite = False
@@ -236,6 +237,48 @@ class Conversation:
         self.session.receive(data)
         return self.greet() if settings_.on(dict(self.session.client.env), b'SMTPS') else self.run()
 
+    # Logins: qpy-auth judges them.
+
+    def auth(self, begun):
+        """AUTH."""
+        mechanism, response = begun
+        tls = self.session.tls
+        facts = mechanism, self.session.client.ip, tls.version, tls.binding, response or b'-'
+        self.attempt = self.server.auth.begin(facts, self.auth_said)
+        if self.attempt is None:
+            self.refused_login(True, b'qpy-auth has gone')
+
+    def respond(self, response):
+        """The client's next word."""
+        self.server.auth.respond(self.attempt, response)
+
+    def cancel(self, _=None):
+        """The login is over for us."""
+        attempt, self.attempt = self.attempt, None
+        if attempt is not None:
+            self.server.auth.cancel(attempt)
+
+    def auth_said(self, letter, value, reason):
+        """What qpy-auth says."""
+        if letter != b'c':
+            self.attempt = None
+        if self.input < 0 or self.closing:
+            return
+        if letter == b'c':
+            self.session.challenged(value)
+        elif letter == b'k':
+            self.session.authenticated(value)
+        else:
+            self.refused_login(value != b'no', reason)
+        self.progressed = self.server.now()
+        self.run()
+
+    def refused_login(self, later, reason):
+        """Tell the session."""
+        event = self.session.not_authenticated(later, reason)
+        if event is not None:
+            _EVENTS[event[0]](self, event[1])
+
     def start(self, _):
         """DATA: is there somewhere to put a message?"""
         if not self.filter[0] and not self.queue.ready():
@@ -310,6 +353,7 @@ class Conversation:
     def last(self, _):
         """Close after what is still to be said. polite: the client asked for it."""
         self.forget()
+        self.cancel()
         self.polite = not self.session.buffered() and self.session.replies[-1][:3] == b'221'
         self.closing = self.server.now() + LINGER
 
@@ -363,6 +407,7 @@ class Conversation:
         session = self.session
         if session.decoder is not None or self.job is not None and not session.waiting:
             self.forget()
+        self.cancel()
         loop = self.server.loop
         loop.forget(self.input)
         if self.output != self.input:
@@ -409,7 +454,8 @@ class Conversation:
     def who(self):
         """The fields every line has: who it was."""
         helo = self.session.helo
-        return b' ip %s helo %s' % (self.server.safe(self.ip), self.server.safe(helo) if helo else b'-')
+        login = b' login ' + self.server.safe(self.session.login) if self.session.login else b''
+        return b' ip %s helo %s%s' % (self.server.safe(self.ip), self.server.safe(helo) if helo else b'-', login)
 
     def log_refusals(self):
         """One line per refused thing."""
@@ -431,7 +477,8 @@ class Conversation:
 
 _EVENTS.update({smtp.ASK: Conversation.ask, smtp.CHECK: Conversation.check, smtp.START: Conversation.start,
                 smtp.BODY: Conversation.body, smtp.SUBMIT: Conversation.submit,
-                smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last, smtp.TLS: Conversation.starttls})
+                smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last, smtp.TLS: Conversation.starttls,
+                smtp.AUTH: Conversation.auth, smtp.RESPONSE: Conversation.respond, smtp.CANCEL: Conversation.cancel})
 
 
 class FileConversation(Conversation):

@@ -7,7 +7,7 @@ concerns one client or one message, and the next one is served as well as it can
 from qpy import unix
 from qpy.core import cdb, dates, refusals, smtp_server as smtp, text
 from qpy.lib import packets, program
-from qpy.qpyd import queue_line, settings as settings_, tls_line
+from qpy.qpyd import auth_line, queue_line, settings as settings_, tls_line
 from qpy.qpyd.checks import Checks
 from qpy.qpyd.conversation import Conversation
 from qpy.qpyd.recipients import Recipients
@@ -38,7 +38,7 @@ class Server:
         self.checks, self.milters, self.sessions = Checks(loop, home, b'check'), Checks(loop, home, b'milter'), 0
         self.through_milters = queue_line.Queue(loop, home, lambda: milter_line(home))
         self.beside = smtp.Beside()
-        self.tls = tls_line.Line(loop, home, self.beside)
+        self.tls, self.auth = tls_line.Line(loop, home, self.beside), auth_line.Line(loop, home, self.beside)
         self.quiet = self.environ.get(b'QPYLOCALBS') == b'1'    # descriptor 2 is the caller's terminal or mail
         self.clients, self.lines, self.timer, self.refusals = set(), [], None, refusals.Refusals()
         self.stamp, self.written, self.telling = 0, b'', False
@@ -64,6 +64,7 @@ class Server:
         if taken:
             settings = self.watched.get()
             self.tls.arrived()
+            self.auth.arrived()
             for sock, address in taken:
                 self.arrived(sock, settings_.ip_text(address), settings)
         if problem is not None:

@@ -146,6 +146,7 @@ def client_of_certificate(settings, known, tls):
 
 
 GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', b'NOBADHELO', b'NOCHECK', b'FORCETLS', b'SMTPS', b'TLSCLIENTS',
+         b'REQUIREAUTH', b'SUBMISSION', b'HIDECLIENT',
          *FILTERS)
 
 
@@ -174,6 +175,7 @@ def client(env, ip, name, info, local, local_ip):
                    None if databytes is None else leading_number(databytes),
                    bare_lf if bare_lf in BARE_LF else b'', tuple(env.items()), on(env, b'FORCETLS'))
     found.judged = b'NOCHECK' not in env
+    found.force_auth = on(env, b'REQUIREAUTH') or on(env, b'SUBMISSION')
     return found
 
 

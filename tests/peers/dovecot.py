@@ -1,5 +1,5 @@
 """A real Dovecot, as Debian ships it, in a mount namespace of its own, serving IMAP on loopback from
-Maildirs, and LMTP on the Unix socket `work`/lmtp.
+Maildirs, LMTP on the Unix socket `work`/lmtp, and logins on `work`/auth.
 
 Needs root, overlayfs, and the packages (tests.peers.debian).
 """
@@ -48,6 +48,12 @@ service lmtp {{
     mode = 0666
   }}
 }}
+service auth {{
+  unix_listener {work}/auth {{
+    mode = 0666
+  }}
+}}
+auth_mechanisms = plain login scram-sha-256
 auth_username_format = %n
 passdb {{
   driver = static

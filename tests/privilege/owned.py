@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'chain'))
 import houses  # noqa: E402
 
 ANN, BOB = 54021, 54022
-ACCOUNTS = ('qpyd', 'qpyt', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpyc', 'qpyl', 'alias')
+ACCOUNTS = ('qpyd', 'qpyt', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpya', 'qpyc', 'qpyl', 'alias')
 MODULES = {'start': 'root.start', 'log': 'qpyl.log', 'queued': 'qpyq.queued', 'clean': 'qpyq.clean',
            'send': 'qpys.send', 'bouncer': 'qpys.bouncer', 'smtpd': 'qpyd.smtpd', 'users': 'qpyp.users',
            'resolve': 'qpyr.resolve', 'lspawn': 'qpyu.lspawn', 'seed': 'root.seed', 'rspawn': 'qpyr.rspawn'}

@@ -268,7 +268,7 @@ def test_as_root_owners_and_modes_are_the_tables(tmp_path):
     there = os.stat(home + '/queue/mess')
     assert pwd.getpwuid(there.st_uid).pw_name == 'qpyq' and stat.S_IMODE(there.st_mode) == 0o750
     assert pwd.getpwuid(os.stat(home + '/queue/state').st_uid).pw_name == 'qpys'
-    for role in ('qpyd', 'qpyt', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpyc', 'qpyl', 'alias'):
+    for role in ('qpyd', 'qpyt', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpya', 'qpyc', 'qpyl', 'alias'):
         assert 0 < pwd.getpwnam(role).pw_uid < 1000
     os.chown(home + '/queue/state', 0, 0)
     code, said = run('--check')

@@ -1,0 +1,206 @@
+"""Logins as the server sees them: each mechanism as a table, and against our own client."""
+import base64
+
+import pytest
+from hypothesis import given, strategies as st
+
+from qpy.core import brakes, passwords, sasl_client, sasl_server as sasl
+from qpy.core.sasl_server import CHALLENGE, DONE, FAILED, JUDGE, Place
+
+SALT, NONCE = b's' * 16, b'servernonce'
+LINE = passwords.entry(b'Joe', b'secret', SALT, b't' * 16)
+FILE = b'#secret:c2VjcmV0\n' + LINE + b'\n'
+SCRAM = passwords.Scram(FILE, b'random')
+BINDING = bytes(range(32))
+
+
+def place(**changes):
+    return Place(**{'nonce': NONCE, 'keys': SCRAM.keys, **changes})
+
+
+def run(exchange, *responses, password=b'secret', token=b'token'):
+    """What an exchange comes to; claims are judged by these two."""
+    for response in responses:
+        event, value = exchange.step(response)
+        if event == JUDGE:
+            event, value = exchange.judged(value.user == b'joe' and value.secret == (
+                password if value.kind == sasl.PASSWORD else token))
+        if event in (DONE, FAILED):
+            return event, value
+    return event, value
+
+
+@pytest.mark.parametrize('mechanism, responses, expected', [
+    ('PLAIN', [b'\0joe\0secret'], DONE), ('PLAIN', [None, b'\0joe\0secret'], DONE), ('PLAIN', [b'joe\0joe\0secret'], DONE),
+    ('PLAIN', [b'ann\0joe\0secret'], FAILED), ('PLAIN', [b'\0joe\0wrong'], FAILED), ('PLAIN', [b'\0joe\0'], FAILED),
+    ('PLAIN', [b'\0\0secret'], FAILED), ('PLAIN', [b'joe'], FAILED), ('PLAIN', [b'\0joe\0secret\0'], FAILED),
+    ('PLAIN', [b''], FAILED), ('PLAIN', [b'\0joe\0sec\nret'], FAILED), ('PLAIN', [b'\0' + b'j' * 256 + b'\0x'], FAILED),
+    ('LOGIN', [None, b'joe', b'secret'], DONE), ('LOGIN', [b'joe', b'secret'], DONE), ('LOGIN', [None, b'joe', b''], FAILED),
+    ('LOGIN', [None, b'', b'secret'], FAILED), ('LOGIN', [None, b'joe', b'wrong'], FAILED),
+    ('XOAUTH2', [b'user=joe\1auth=Bearer token\1\1'], DONE), ('XOAUTH2', [None, b'user=joe\1auth=bearer  token\1\1'], DONE),
+    ('XOAUTH2', [b'user=joe\1auth=Bearer old\1\1', b''], FAILED), ('XOAUTH2', [b'user=joe\1auth=Basic token\1\1'], FAILED),
+    ('XOAUTH2', [b'user=joe\1auth=Bearer token'], FAILED), ('XOAUTH2', [b'joe\1auth=Bearer token\1\1'], FAILED),
+    ('OAUTHBEARER', [b'n,a=joe,\1host=h\1port=25\1auth=Bearer token\1\1'], DONE),
+    ('OAUTHBEARER', [b'n,a=joe,\1auth=Bearer old\1\1', b'\1'], FAILED), ('OAUTHBEARER', [b'n,,\1auth=Bearer token\1\1'], FAILED),
+    ('OAUTHBEARER', [b'p=x,a=joe,\1auth=Bearer token\1\1'], FAILED), ('OAUTHBEARER', [b'n,a=j=2,\1auth=Bearer token\1\1'], FAILED),
+    ('OAUTHBEARER', [b'n,a=joe,\1auth=Bearer a\1auth=Bearer token\1\1'], FAILED), ('OAUTHBEARER', [b''], FAILED)])
+def test_one_sided_mechanisms(mechanism, responses, expected):
+    """RFC 4616, RFC 7628 and their elder relations; nobody becomes somebody else, nothing malformed is judged."""
+    event, value = run(sasl.MECHANISMS[mechanism.encode()](place()), *responses)
+    assert event == expected and (event == FAILED or value == b'joe')
+
+
+def test_a_wrong_token_is_told_as_it_must_be():
+    """RFC 7628, 3.2.2: a challenge says why, and the failure follows the client's answer."""
+    exchange = sasl.MECHANISMS[b'OAUTHBEARER'](place())
+    assert exchange.step(b'n,a=joe,\1auth=Bearer old\1\1')[0] == JUDGE
+    event, said = exchange.judged(False)
+    assert event == CHALLENGE and b'invalid_token' in said
+    assert exchange.step(b'\1')[0] == FAILED
+
+
+def converse(client, server):
+    """Our client and our server; the last event, and whether the client is content."""
+    response = client.first()
+    for _ in range(6):
+        event, value = server.step(response)
+        if event == JUDGE:
+            event, value = server.judged(value.user == b'joe' and value.secret in (b'secret', b'token'))
+        if event in (DONE, FAILED):
+            return event, value, client.accepted()
+        response = client.answer(value)
+    raise AssertionError('endless')
+
+
+@pytest.mark.parametrize('name', sorted(sasl.MECHANISMS))
+@pytest.mark.parametrize('user, secret, good', [(b'joe', b'secret', True), (b'joe', b'wrong', False), (b'ann', b'secret', False)])
+def test_both_ends(name, user, secret, good):
+    """Each mechanism against our own client: the right secret, a wrong one, nobody."""
+    token = b'token' if secret == b'secret' else b'old'
+    who = sasl_client.Credentials(user, secret, b'clientnonce', token, b'h', 25, BINDING)
+    server = sasl.MECHANISMS[name](place(binding=BINDING, plus=True))
+    client = sasl_client.MECHANISMS[name](who)
+    if name == b'SCRAM-SHA-256':
+        assert converse(client, server)[:2] == (FAILED, b'the client did not see -PLUS, which was offered: somebody is between')
+        who.end_point = b''
+        server, client = sasl.MECHANISMS[name](place()), sasl_client.MECHANISMS[name](who)
+    event, value, content = converse(client, server)
+    assert (event == DONE) == good and (value == user if good else True)
+    assert content or not good
+
+
+def test_the_example_of_rfc_7677():
+    """RFC 7677, 3: the exchange of the standard, byte for byte."""
+    keys = passwords.Scram(b'', b'').keys(b'')
+    salted = passwords.pbkdf2_hmac('sha256', b'pencil', base64.b64decode('W22ZaJ0SNY7soEsUEjb6gQ=='), 4096)
+    stored = passwords.sha256(passwords.hmac_digest(salted, b'Client Key', 'sha256')).digest()
+    keys = passwords.Keys(4096, base64.b64decode('W22ZaJ0SNY7soEsUEjb6gQ=='), stored,
+                          passwords.hmac_digest(salted, b'Server Key', 'sha256'))
+    exchange = sasl.Scram(Place(b'%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0', keys=lambda user: keys))
+    assert exchange.step(b'n,,n=user,r=rOprNGfwEbeRWgbNEkqO') == (
+        CHALLENGE, b'r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096')
+    assert exchange.step(b'c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,'
+                         b'p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=') == (
+        CHALLENGE, b'v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=')
+    assert exchange.step(b'') == (DONE, b'user')
+
+
+@pytest.mark.parametrize('first', [
+    b'', b'n', b'n,,', b'n,,n=joe', b'n,,n=,r=x', b'n,,r=x,n=joe', b'n,,m=x,n=joe,r=x', b'n,,n=joe,r=', b'n,,n=j=oe,r=x',
+    b'p=tls-unique,,n=joe,r=x', b'p=tls-server-end-point,,n=joe,r=x', b'n,a=ann,n=joe,r=x', b'n,,n=joe,r=a b', b'q,,n=joe,r=x'])
+def test_first_messages_that_are_none(first):
+    """RFC 5802, 7: malformed, bound where nothing is bound, for somebody else."""
+    assert sasl.Scram(place()).step(first)[0] == FAILED
+
+
+@pytest.mark.parametrize('final', [
+    b'', b'c=biws', b'c=biws,r=xservernonce', b'c=biws,r=xservernonce,p=', b'c=biws,r=other,p=' + b'A' * 43 + b'=',
+    b'c=eSws,r=xservernonce,p=' + b'A' * 43 + b'=', b'r=xservernonce,c=biws,p=' + b'A' * 43 + b'=', b'c=b!ws,r=xservernonce,p=x'])
+def test_final_messages_that_are_none(final):
+    """Nothing but the right proof, for this nonce and this header, is believed."""
+    exchange = sasl.Scram(place())
+    assert exchange.step(b'n,,n=joe,r=x')[0] == CHALLENGE
+    assert exchange.step(final)[0] == FAILED
+
+
+def test_somebody_between_with_another_certificate():
+    """-PLUS: a proof made for another channel is worth nothing here."""
+    who = sasl_client.Credentials(b'joe', b'secret', b'clientnonce', end_point=b'another certificate')
+    event, value, _ = converse(sasl_client.MECHANISMS[b'SCRAM-SHA-256-PLUS'](who), sasl.ScramPlus(place(binding=BINDING, plus=True)))
+    assert (event, value) == (FAILED, b'bound to another channel')
+
+
+def test_nobody_looks_like_somebody():
+    """The salt of a user who does not exist is always the same, of the same form, and not that of another one."""
+    nobody, again, other = SCRAM.keys(b'nobody'), passwords.Scram(FILE, b'else').keys(b'NoBody'), SCRAM.keys(b'other')
+    assert nobody.salt == again.salt != other.salt and len(nobody.salt) == len(SCRAM.keys(b'joe').salt)
+    assert nobody.iterations == SCRAM.keys(b'joe').iterations and not nobody.real
+    assert passwords.Scram(b'', b'one').keys(b'x').salt != passwords.Scram(b'', b'two').keys(b'x').salt
+
+
+def test_scram_is_for_everybody_or_nobody():
+    """One old line without keys, and it is not offered."""
+    assert SCRAM.everybody
+    assert not passwords.Scram(FILE + passwords.entry(b'ann', b'x', SALT) + b'\n', b'').everybody
+
+
+def test_the_file_keeps_its_secret_and_its_keys():
+    """What is written is read; the secret is made once."""
+    entries = passwords.parse(FILE)
+    assert passwords.verify(entries, b'JOE', b'secret') and not passwords.verify(entries, b'joe', b'other')
+    assert passwords.with_secret(FILE, b'new') == FILE
+    assert passwords.with_secret(LINE + b'\n', b'new').startswith(b'#secret:')
+    for broken in (LINE[:-10], LINE + b'$x', LINE.replace(b'i=', b'j='), LINE.rpartition(b':')[0] + b':'):
+        with pytest.raises(passwords.BadFile):
+            passwords.parse(broken if broken[-1:] != b':' else broken + b'x')
+
+
+@given(st.sampled_from(sorted(sasl.MECHANISMS)), st.lists(st.one_of(st.none(), st.binary(max_size=80)), max_size=5))
+def test_anything_comes_to_an_end_without_trouble(name, responses):
+    """Whatever a client says: a challenge, a claim, a failure; never in without the secret."""
+    exchange = sasl.MECHANISMS[name](place(binding=BINDING, plus=True))
+    for number, response in enumerate(responses):
+        event, value = exchange.step(b'' if response is None and number else response)
+        if event == JUDGE:
+            event, value = exchange.judged(False)
+        assert event != DONE
+        if event == FAILED:
+            break
+
+
+@pytest.mark.parametrize('line, data', [(b'=', b''), (b'', b''), (b'YQ==', b'a'), (b'YQ', None), (b'Y!==', None), (b' YQ==', None)])
+def test_base64(line, data):
+    """RFC 4954, 4"""
+    assert sasl.decoded(line) == data
+
+
+# --- brakes ----------------------------------------------------------------------------------------------------
+
+def test_an_address_that_guesses():
+    """20 failures at a time from one address, whatever the names; one more each minute; an IPv6 network is one."""
+    b = brakes.Brakes()
+    for number in range(20):
+        assert not b.refuse(b'u%d' % number, b'2001:db8::%d' % number, 0.0)
+        b.failed(b'u%d' % number, b'2001:db8::%d' % number, 0.0)
+    assert b.refuse(b'x', b'2001:db8::ffff', 0.0) == b'too many failed logins from this address'
+    assert not b.refuse(b'x', b'2001:db8:0:1::1', 0.0) and not b.refuse(b'x', b'2001:db8::1', 60.0)
+
+
+def test_an_account_under_attack():
+    """10 failures from anywhere stop strangers, and not its owner, who came from another place before."""
+    b = brakes.Brakes()
+    b.succeeded(b'joe', b'192.0.2.1', 0.0)
+    for number in range(10):
+        b.failed(b'joe', b'198.51.100.%d' % number, 10.0)
+    assert b.refuse(b'joe', b'203.0.113.1', 10.0) == b'too many failed logins to this account'
+    assert not b.refuse(b'joe', b'192.0.2.1', 10.0) and not b.refuse(b'ann', b'203.0.113.1', 10.0)
+    assert not b.refuse(b'joe', b'203.0.113.1', 130.0)
+
+
+def test_brakes_are_bounded():
+    """Whatever is tried, what is remembered has a limit."""
+    b = brakes.Brakes()
+    for number in range(brakes.MOST + 10):
+        b.failed(b'%d' % number, b'%d' % number, 0.0)
+        b.succeeded(b'%d' % number, b'x%d' % number, 0.0)
+    assert len(b.accounts.counts) == len(b.known) == brakes.MOST
