@@ -13,8 +13,9 @@ NUMBERS = (('message_size_limit', 'databytes'), ('smtpd_recipient_limit', 'maxrc
            ('smtp_destination_concurrency_limit', 'concurrencydestination'),
            ('default_process_limit', 'concurrencyremote'), ('bounce_size_limit', 'bouncemaxbytes'),
            ('smtpd_client_connection_count_limit', 'concurrencyaddress'))
-TIMES = (('maximal_queue_lifetime', 'queuelifetime'), ('smtp_connect_timeout', 'timeoutconnect'),
+TIMES = (('maximal_queue_lifetime', 'queuelifetime'), ('delay_warning_time', 'delaywarning'), ('smtp_connect_timeout', 'timeoutconnect'),
          ('smtpd_timeout', 'timeoutsmtpd'), ('command_time_limit', 'timeoutlocal'))
+USUAL_UNITS = {'maximal_queue_lifetime': 'd', 'delay_warning_time': 'h'}       # of a number without one
 LEVELS = {'none': 'none', 'may': 'may', 'encrypt': 'encrypt', 'dane': 'dane', 'dane-only': 'dane', 'verify': 'verify',
           'secure': 'verify', 'fingerprint': ''}
 # Parameters that say where things are, or what is so here anyway.
@@ -331,7 +332,7 @@ class Translation:
             if self.value(parameter).isdigit() and parameter in self.values:
                 self.write(name, [self.value(parameter)])
         for parameter, name in TIMES:
-            count = seconds(self.value(parameter), 'd' if 'lifetime' in parameter else 's')
+            count = seconds(self.value(parameter), USUAL_UNITS.get(parameter, 's'))
             if parameter in self.values and count is not None:
                 self.write(name, [str(count)])
 

@@ -143,6 +143,7 @@ smtp_tls_policy_maps = texthash:${config_dir_of_mine}/tls
 config_dir_of_mine = /etc/postfix
 smtp_tls_security_level = may
 maximal_queue_lifetime = 3d
+delay_warning_time = 4
 smtp_bind_address = 192.0.2.7
 smtp_bind_address6 = [2001:db8::7]
 home_mailbox = Maildir/
@@ -182,7 +183,7 @@ def test_postfix(home, tmp_path):
         'tlsdestinations': 'example.com:encrypt\nsecure.example:verify\nmx.example:dane\n',
         'tcp.smtp': '127.0.0.0/8:allow,RELAYCLIENT=""\n10.1.0.0/16:allow,RELAYCLIENT=""\n'
                     '[::1]/128:allow,RELAYCLIENT=""\n:allow\n',
-        'outgoingip': '192.0.2.7\n2001:db8::7\n', 'databytes': '10240000\n', 'queuelifetime': '259200\n', 'defaultdelivery': './Maildir/\n'}
+        'outgoingip': '192.0.2.7\n2001:db8::7\n', 'databytes': '10240000\n', 'queuelifetime': '259200\n', 'delaywarning': '14400\n', 'defaultdelivery': './Maildir/\n'}
     for name, wanted in expected.items():
         assert (control / name).read_text() == wanted, name
     assert {path.name: path.read_text() for path in (home / 'alias').iterdir()} == {
