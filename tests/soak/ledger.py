@@ -102,7 +102,8 @@ class Ledger:
 
     def enter(self, number, host, sender, recipients, seal):
         """A message is about to be offered."""
-        self.entries[number] = Entry(number, host, sender, recipients, seal)
+        with self.lock:
+            self.entries[number] = Entry(number, host, sender, recipients, seal)
 
     def answer(self, number, status):
         """What the door said."""
@@ -123,8 +124,9 @@ class Ledger:
         if isinstance(what, Delay):             # none of them is four hours old
             self.wrong.append('%s: the sender of number %d is told of a delay' % (where, what.number))
         elif isinstance(what, Report):
-            for address in what.addresses:
-                self.reports.setdefault((what.number, address), []).append(what.text)
+            with self.lock:
+                for address in what.addresses:
+                    self.reports.setdefault((what.number, address), []).append(what.text)
         elif not entry or entry.status == NEVER:
             self.wrong.append('%s: number %d was never handed over as a whole, and is delivered' % (where, what.number))
         elif not what.whole:
@@ -142,9 +144,14 @@ class Ledger:
         return any(place.get((number, final)) for place in (self.copies, self.astray, self.reports)) \
             or bool(self.reports.get((number, recipient)))
 
+    def all(self):
+        """The entries as of now."""
+        with self.lock:
+            return list(self.entries.values())
+
     def open(self):
         """[(number, recipient)] that are promised and not served."""
-        return [(entry.number, recipient) for entry in list(self.entries.values()) if entry.status == TAKEN
+        return [(entry.number, recipient) for entry in self.all() if entry.status == TAKEN
                 for recipient in entry.recipients if not self.served(entry.number, recipient)]
 
     def missing(self, queued):
@@ -154,14 +161,16 @@ class Ledger:
 
     def twice(self):
         """[(number, address, how often)] of what is there more than once."""
-        return [(number, address, count) for (number, address), count in self.copies.items() if count > 1]
+        with self.lock:
+            return [(number, address, count) for (number, address), count in self.copies.items() if count > 1]
 
     def counts(self):
         """{word: how many}."""
-        states = [entry.status for entry in self.entries.values()]
+        states, twice = [entry.status for entry in self.all()], len(self.twice())
+        with self.lock:
+            delivered, reported = sum(self.copies.values()), sum(map(len, self.reports.values()))
         return {'offered': len(states), 'acknowledged': states.count(TAKEN), 'in doubt': states.count(UNKNOWN),
-                'never whole': states.count(NEVER), 'delivered': sum(self.copies.values()),
-                'reported': sum(map(len, self.reports.values())), 'twice': len(self.twice())}
+                'never whole': states.count(NEVER), 'delivered': delivered, 'reported': reported, 'twice': twice}
 
 
 # --- the logs ------------------------------------------------------------------------------------------------
