@@ -21,6 +21,7 @@ def main(home, args):
     if set(args) - {b'--set-aside', b'--all'}:
         raise program.Fatal(exits.PERM, USAGE)
     check = Check(home, b'--set-aside' in args, b'--all' in args)
+    check.look_at_the_disk()
     check.look_at_mess()
     check.look_at_state()
     check.look_at_damaged()
@@ -38,6 +39,16 @@ class Check:
         self.counts, self.worst, self.moved = {}, queuecheck.FINE, set()
 
     # --- what there is ---
+
+    def look_at_the_disk(self):
+        """What kind of file system keeps the mail, if that is worth a word."""
+        try:
+            path = unix.readlink(b'/proc/self/fd/%d' % self.place[b'mess'])
+            kind = queuecheck.file_system(unix.read_file(b'/proc/self/mountinfo'), path)
+        except unix.error:
+            return                              # no /proc
+        if kind in queuecheck.FILE_SYSTEMS:
+            say(b'queue: its file system (%b) %b' % (kind, queuecheck.FILE_SYSTEMS[kind]))
 
     def names(self, where):
         """All names in one of the directories, sorted."""

@@ -77,6 +77,41 @@ TABLE = {
 }
 
 
+#: {file system, as the kernel calls it: what its kind means for a queue}
+_SERVER = (b'is a server\'s: what it says is stored is stored as far as that server keeps its word; let nobody else use the '
+           b'queue, and look at the options of the export')
+_JOURNAL = b'has no journal: after a power cut its repair may move files to lost+found or drop them; use one with a journal'
+_MEMORY = b'is memory: all mail in it is gone when the machine stops; put the queue on a disk'
+FILE_SYSTEMS = {
+    **dict.fromkeys((b'tmpfs', b'ramfs'), _MEMORY),
+    **dict.fromkeys((b'nfs', b'nfs4', b'cifs', b'smb3', b'9p', b'ceph', b'glusterfs', b'fuse.sshfs', b'fuse.glusterfs'), _SERVER),
+    **dict.fromkeys((b'ext2', b'vfat', b'exfat', b'minix'), _JOURNAL),
+    b'overlay': b'is a container\'s: mail in it goes with the container; put the queue on a volume',
+    b'aufs': b'is a container\'s: mail in it goes with the container; put the queue on a volume',
+}
+
+
+def file_system(mountinfo, path):
+    """The kind of file system that holds an absolute path, by the bytes of /proc/self/mountinfo; b'' if that is unclear."""
+    best, kind = -1, b''
+    for line in mountinfo.split(b'\n'):
+        before, _, after = line.partition(b' - ')
+        words = before.split(b' ')
+        if len(words) < 6 or not after:
+            continue
+        place = unescaped(words[4])
+        if (path == place or path.startswith(place.rstrip(b'/') + b'/')) and len(place) >= best:
+            best, kind = len(place), after.partition(b' ')[0]
+    return kind
+
+
+def unescaped(word):
+    """A path of mountinfo: blanks, tabs, newlines and backslashes stand there as three octal digits."""
+    for code, byte in ((b'\\040', b' '), (b'\\011', b'\t'), (b'\\012', b'\n'), (b'\\134', b'\\')):
+        word = word.replace(code, byte)
+    return word
+
+
 def true_name(footer):
     """The ID that the last 62 bytes of a file claim, None if they are no footer."""
     ident = footer[36:52]

@@ -33,13 +33,13 @@ def message(ident, body=b'Subject: x\n\nhello\n'):
     return mess.pack(body, ENVELOPE, ident)
 
 
-def run(home, *args):
-    """(exit code, lines)."""
+def run(home, *args, disk=False):
+    """(exit code, lines), without what is said of the file system, which is this machine's."""
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fsck, 'say', said.append)
         code = fsck.main(home, list(args))
-    return code, said
+    return code, [line for line in said if line.startswith(b'queue: its file system') == disk]
 
 
 def everything(home):
@@ -205,4 +205,37 @@ def test_as_a_program(home):
     """The launcher runs, and its last line has the figures."""
     put(home, IDS[0], message(IDS[0]))
     done = subprocess.run([rig.PYTHON, '-IS', rig.SOURCE + '/bin/qpy-fsck'], env={'QPYHOME': os.fsdecode(home)}, capture_output=True)
-    assert done.returncode == 0 and done.stdout == b'qpy-fsck: 1 whole; the queue is at rest\n', done.stderr
+    assert done.returncode == 0 and done.stdout.endswith(b'qpy-fsck: 1 whole; the queue is at rest\n'), done.stderr
+
+
+MOUNTS = b"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+23 22 0:22 / /var/qpy/queue rw - xfs /dev/vdb rw
+24 22 0:23 / /mnt/a\\040b rw shared:2 master:1 - nfs4 server:/x rw
+25 22 0:24 / /var/qpy/queue/mess rw - tmpfs none rw
+26 22 0:25 / /srv rw - overlay overlay rw
+"""
+
+
+@pytest.mark.parametrize('path, kind', [
+    (b'/home', b'ext4'), (b'/var/qpy/queue', b'xfs'), (b'/var/qpy/queue/state', b'xfs'), (b'/var/qpy/queue/mess', b'tmpfs'),
+    (b'/var/qpy/queue2', b'ext4'), (b'/mnt/a b/queue', b'nfs4'), (b'/srv/x', b'overlay')])
+def test_which_file_system(path, kind):
+    """The innermost mount that holds the path, whose name may have blanks."""
+    assert queuecheck.file_system(MOUNTS, path) == kind
+    assert queuecheck.file_system(MOUNTS + b'25 22 0:24 / ' + path.replace(b' ', b'\\040') + b' rw - later none rw\n', path) == b'later'
+
+
+def test_no_mount_table_is_no_error():
+    """Nonsense in place of it says nothing."""
+    for data in (b'', b'\n\n', b'x - y', b'1 2 3:4 / /\\9 rw - ext4 x rw', b'\xff' * 100):
+        assert queuecheck.file_system(data, b'/var/qpy') == b''
+
+
+@pytest.mark.root
+def test_a_queue_in_memory(home, tmp_path):
+    """A-15: a queue on tmpfs is told, with what to do; on a disk with a journal nothing is said."""
+    words = 'mount -t tmpfs x "$0" && mkdir "$0/mess" "$0/state" "$0/damaged" && exec "$1" -IS "$2"'
+    done = subprocess.run(['unshare', '-m', 'sh', '-c', words, os.fsdecode(home) + '/queue', rig.PYTHON, rig.SOURCE + '/bin/qpy-fsck'],
+                          env={'QPYHOME': os.fsdecode(home), 'PATH': '/usr/bin:/bin'}, capture_output=True)
+    assert done.stdout.startswith(b'queue: its file system (tmpfs) is memory: all mail in it is gone'), done
+    assert b'ext4' not in queuecheck.FILE_SYSTEMS and b'xfs' not in queuecheck.FILE_SYSTEMS
