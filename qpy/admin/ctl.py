@@ -101,6 +101,8 @@ def show_list(home, as_json, id):
         print('%s  %s  %d bytes  <%s>  %s%s  attempts %d' % (
             fields['id'], dates.clock_date(message.birth).decode(), message.size, fields['sender'],
             fields['place'], ', due ' + due if fields['place'] == 'waiting' else '', message.attempts))
+        if fields['hold']:
+            print('    held: ' + fields['hold'])
         for recipient in fields['recipients']:
             print('    %-7s %-6s %s' % (recipient['status'], recipient['channel'], recipient['address']))
             if recipient['reason']:
@@ -111,7 +113,7 @@ def as_fields(message):
     """A Message as what JSON knows."""
     return {'id': message.name.decode(), 'size': message.size, 'arrival_time': message.birth,
             'sender': message.sender.decode(), 'place': message.place.decode(), 'due': message.due,
-            'attempts': message.attempts, 'uid': message.uid,
+            'attempts': message.attempts, 'uid': message.uid, 'hold': message.hold.decode(),
             'recipients': [dict(zip(RECIPIENT, map(bytes.decode, recipient)))
                            for recipient in message.recipients]}
 

@@ -13,6 +13,7 @@ from qpy.core import asking, dnsconf, text
 REQUEST = b'smtpd_access_policy'
 STATES = {b'connect': b'CONNECT', b'helo': b'EHLO', b'mail': b'MAIL', b'rcpt': b'RCPT', b'data': b'DATA'}
 PORT = 10023
+METHOD = b'SASL'            # how somebody logged in is not kept; that he did is what servers ask for
 ANSWER_LIMIT = 4096
 PASS, REPLY, HOLD, UNKNOWN = range(4)
 PASSES = (b'OK', b'DUNNO', b'PREPEND', b'WARN', b'INFO', b'PERMIT')     # PREPEND: what it would add is not added
@@ -70,7 +71,7 @@ def request(facts):
              (b'recipient_count', facts.count if facts.stage == b'data' else b'0'), (b'client_address', facts.ip),
              (b'client_name', facts.name or b'unknown'), (b'reverse_client_name', facts.name or b'unknown'),
              (b'instance', facts.session), (b'size', facts.size or b'0'), (b'sasl_username', facts.login),
-             (b'sasl_method', b'PLAIN' if facts.login else b''))
+             (b'sasl_method', METHOD if facts.login else b''))
     return b''.join(b'%s=%s\n' % (name, value.translate(_ONE_LINE)) for name, value in pairs) + b'\n'
 
 

@@ -13,13 +13,13 @@ class Refused(Exception):
 
 class Message:
     """One message of a list: the fields of its `m` record, and `recipients`: [(status, channel, address,
-    said)].
+    said)]; hold: why it is held, or b''.
     """
 
-    __slots__ = ('name', 'size', 'birth', 'sender', 'place', 'due', 'attempts', 'uid', 'recipients')
+    __slots__ = ('name', 'size', 'birth', 'sender', 'place', 'due', 'attempts', 'uid', 'recipients', 'hold')
 
     def __init__(self, name, size, birth, sender, place, due, attempts, uid):
-        self.name, self.sender, self.place, self.recipients = name, sender, place, []
+        self.name, self.sender, self.place, self.recipients, self.hold = name, sender, place, [], b''
         self.size, self.birth, self.due, self.attempts, self.uid = map(int, (size, birth, due, attempts, uid))
 
 
@@ -58,6 +58,8 @@ def messages(home, *words):
             if message is not None:
                 yield message
             message = Message(*fields)
+        elif kind == b'h' and message is not None:
+            message.hold = fields[0]
         elif kind == b't' and message is not None:
             message.recipients.append(tuple(fields))
     if message is not None:

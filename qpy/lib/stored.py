@@ -37,10 +37,12 @@ def described(mess_fd, state_fd, name, controls):
     envelope = found.envelope
     data = queuefile.read_state(state_fd, name)
     view = state.replay(data or b'', name, len(envelope.recipients))
+    hold = envelope.option(b'h') if data is None else view.held
     owner = text.parse_uint(envelope.option(b'u', b''), 1 << 32) or 0
-    place = b'held' if view.held is not None else b'stopped'
+    place = b'held' if hold is not None else b'stopped'
     message = sendctl.Message(name, found.size, mess.arrival(name, envelope), text.printable(envelope.sender), place,
                               view.due or 0, view.attempts, owner)
+    message.hold = text.one_line(hold or b'')
     for index, recipient in enumerate(envelope.recipients):
         way = route.rewrite(recipient, controls)
         message.recipients.append((STATUS[view.status[index]], way.channel, text.printable(way.recipient),

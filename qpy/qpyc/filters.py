@@ -9,7 +9,7 @@ cannot be reached, hangs, dies or talks nonsense is out for the rest of the sess
 MAIL on everything is deferred, or it is as if it were not there.
 """
 from qpy import unix
-from qpy.core import asking, draft as drafts, milter
+from qpy.core import asking, draft as drafts, milter, policyd
 from qpy.lib import program, spool
 from qpy.qpyc.policies import connect
 
@@ -453,7 +453,7 @@ def macros_of(facts):
     address, host = (facts.recipient, b'rcpt') if facts.recipient else (facts.sender, b'mail')
     found = {b'j': facts.local, b'{daemon_name}': b'qpy', b'v': b'qpy', b'{client_addr}': facts.ip,
              b'{client_name}': facts.name or b'[%s]' % facts.ip, b'_': b'%s [%s]' % (facts.name or b'unknown', facts.ip),
-             b'i': facts.session, b'{auth_authen}': facts.login, b'{auth_type}': b'PLAIN' if facts.login else b'',
+             b'i': facts.session, b'{auth_authen}': facts.login, b'{auth_type}': policyd.METHOD if facts.login else b'',
              b's': facts.helo, b'r': facts.protocol, b'{mail_mailer}': b'smtp', b'{rcpt_mailer}': b'local',
              b'{mail_addr}': facts.sender, b'{rcpt_addr}': facts.recipient}
     found[b'{%s_host}' % host] = address[address.rfind(b'@') + 1:] if b'@' in address else b''

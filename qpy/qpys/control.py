@@ -4,8 +4,8 @@ A request is words separated by blanks, ended by NUL; the answer is records, eac
 or `!` and the reason.  A connection may ask again.
 
     stat                    NAME TAB VALUE ...: how much there is of everything
-    list [ID]               m TAB ID TAB size TAB birth TAB sender TAB place TAB due TAB attempts TAB uid, and
-                            for each recipient of it  t TAB status TAB channel TAB recipient TAB what was said
+    list [ID]               m TAB ID TAB size TAB birth TAB sender TAB place TAB due TAB attempts TAB uid; if
+                            it is held  h TAB why; for each recipient of it  t TAB status TAB channel TAB recipient TAB what was said
     run [ID]                try everything (or this) now
     hold ID [reason]        leave it alone until release
     release ID
@@ -131,11 +131,14 @@ class Desk:
             view = store.view(name, len(envelope.recipients))
         except unix.error:
             view = None
+        hold = envelope.option(b'h') if view is None else view.held
         view = view or state.View(len(envelope.recipients))
         place, due = self.place(id)
         lines = [b'm\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d' % (
             name, message.size, mess.arrival(id, envelope), text.printable(envelope.sender), place, due, view.attempts,
             owner or 0)]
+        if place == b'held' and hold:
+            lines.append(b'h\t' + text.one_line(hold))
         for index, recipient in enumerate(envelope.recipients):
             channel, address, _ = self.send.route_of(recipient)
             lines.append(b'\t'.join((b't', STATUS[view.status[index]], channel, text.printable(address),

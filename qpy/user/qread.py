@@ -48,7 +48,7 @@ def as_json(message):
     import json                             # only who asks for it pays for it
     fields = {'id': message.name.decode(), 'size': message.size, 'arrival_time': message.birth,
               'sender': message.sender.decode(), 'place': message.place.decode(), 'due': message.due,
-              'attempts': message.attempts, 'uid': message.uid,
+              'attempts': message.attempts, 'uid': message.uid, 'hold': message.hold.decode(),
               'recipients': [dict(zip(RECIPIENT, map(bytes.decode, recipient)))
                              for recipient in message.recipients]}
     return json.dumps(fields).encode() + b'\n'

@@ -389,7 +389,7 @@ def test_ctl(rig, capfd):
         assert ctl.main(rig.home, [b'hold', ident, b'some', b'reason']) == 0
         assert rig.state(ident).held == b'some reason'
         assert ctl.main(rig.home, [b'list']) == 0
-        assert '  held  attempts 1\n    pending remote a@x.example\n            not now\n' in output(capfd)
+        assert '  held  attempts 1\n    held: some reason\n    pending remote a@x.example\n            not now\n' in output(capfd)
         assert ctl.main(rig.home, [b'drop', b'1700000000000000']) == 100
         assert ctl.main(rig.home, [b'nonsense']) == 100
         assert ctl.main(rig.home, [b'--json', b'stat']) == 0
