@@ -72,7 +72,9 @@ def look_up_accounts(home):
 
 
 def check_layout(house):
-    """Refuse directories with another owner or mode than the table's."""
+    """Refuse directories with another owner or mode than the table's, and a system without /proc."""
+    refuse(not unix.access(b'/proc/self/fd', 0), b'unable to start: /proc is not mounted, by which deliveries open the '
+           b'message anew; mount -t proc proc /proc')
     for name, owner, group, mode in layout.rows(house.rootless):
         path = house.home + b'/' + name if name else house.home
         try:
