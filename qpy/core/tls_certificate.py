@@ -1,7 +1,7 @@
 """What qpy-tls reads in certificates: names, and what binds a login to one (RFC 5929)."""
-from _hashlib import openssl_sha256 as sha256, openssl_sha384 as sha384, openssl_sha512 as sha512
+from _hashlib import openssl_sha256 as sha256
 
-from qpy.core import dane
+from qpy.core import channel_binding
 
 
 def names(info):
@@ -36,19 +36,6 @@ def choose(table, name, default):
     return table.get(name) or table.get(b'*.' + name.partition(b'.')[2]) or default
 
 
-# The hash of the signature decides how the certificate is bound, MD5 and SHA-1 count as SHA-256 (RFC 5929, 4.1).
-SIGNED_BY = {bytes.fromhex(oid): digest for oid, digest in (
-    ('2a864886f70d010104', sha256), ('2a864886f70d010105', sha256), ('2a864886f70d01010b', sha256),     # RSA
-    ('2a864886f70d01010c', sha384), ('2a864886f70d01010d', sha512),
-    ('2a8648ce3d0401', sha256), ('2a8648ce3d040302', sha256), ('2a8648ce3d040303', sha384),             # ECDSA
-    ('2a8648ce3d040304', sha512))}
-
-
 def binding(certificate):
     """What tls-server-end-point is for a certificate (DER), in hexadecimal; b'' where it is undefined (Ed25519, PSS)."""
-    _, at, _ = dane.element(certificate, 0)
-    _, _, at = dane.element(certificate, at)            # behind what was signed
-    _, at, _ = dane.element(certificate, at)
-    _, begin, end = dane.element(certificate, at)
-    digest = SIGNED_BY.get(certificate[begin:end])
-    return digest(certificate).hexdigest().encode() if digest else b''
+    return channel_binding.end_point(certificate).hex().encode()
