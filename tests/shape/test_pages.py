@@ -58,3 +58,16 @@ def test_nothing_is_left_to_fill_in(name):
     """No @PLACE@ that somebody meant to fill in, and no TODO."""
     with open(os.path.join(ROOT, name)) as file:
         assert re.findall(r'@[A-Z]+@|\bTODO\b|\bFIXME\b', file.read()) == []
+
+
+def test_what_standards_name_is_there():
+    """Each test that a page's table of RFCs names is a test of this suite."""
+    found = 0
+    for page in PAGES:
+        with open(ROOT + '/man/' + page) as file:
+            table = file.read().partition('.Sh STANDARDS')[2]
+        for name in re.findall(r' Ta (\S+\.py)::(\w+)$', table, re.M):
+            with open(ROOT + '/tests/' + name[0]) as file:
+                assert 'def %s(' % name[1] in file.read(), (page, name)
+            found += 1
+    assert found > 20
