@@ -1,0 +1,389 @@
+"""A whole running chain, one of whose programs has one of its system calls fail, or dies before or after it.
+
+Q-01 to Q-11, Q-33, Q-34, R-28, INV1 to INV3, INV6: for every program of a message's way, the way itself (queued, send,
+bouncer, clean, lspawn, the seed and the users' local, rspawn and remote, and who answers their questions) and the start of
+each, that of start included.  The calls are those of the seam (faults.shim), in the real programs.  Afterwards the chain
+runs, or is started again as a supervisor does; what was acknowledged is delivered, whole, and the queue is empty.
+"""
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import smtplib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.faults import shim
+from tests.peers.smtp_script import Server, good
+from tests.power import explorer
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'chain'))
+import houses  # noqa: E402
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+MOST = int(os.environ.get('QPY_FAULTS_MOST', '12'))         # faults tried on each program's way; 0: all there are
+STARTS = int(os.environ.get('QPY_FAULTS_STARTS', '4'))      # and on the start of each; 0: all
+#: (program, whose calls count)
+WAYS = [('queued', shim.ALL), ('send', shim.ALL), ('bouncer', shim.ALL), ('clean', shim.ALL), ('lspawn', shim.ALL),
+        ('seed', shim.FIRST), ('seed', shim.FORKED), ('rspawn', shim.FIRST), ('rspawn', shim.FORKED), ('users', shim.ALL),
+        ('smtpd', shim.ALL)]
+PROGRAMS = ['start', *dict.fromkeys(name for name, _ in WAYS), 'log', 'resolve']
+BIRTH = ('seed', 'lspawn')  # to these belongs the birth of a user's process
+NAMES = {('seed', shim.FORKED): 'local', ('rspawn', shim.FORKED): 'remote'}
+END = 'the end of it'
+PUSH = 0.4                  # seconds between two ALRMs: try everything now
+USER = 54001
+
+
+class Chain:
+    """A House with a program under watch, a host it sends to, and a ledger."""
+
+    def __init__(self, program, next_hop):
+        self.program, self.next_hop, self.number, self.promised = program, next_hop, 0, {}
+        rooted = os.geteuid() == 0
+        self.house = (houses.Rooted if rooted else houses.House)(
+            routes='far.test:127.0.0.1:%d\n' % next_hop.port, users={'ann': (USER, USER)} if rooted else {'ann': (os.getuid(), os.getgid())})
+        for name, text in (('.qmail-default', './Maildir/\n'), ('.qmail-fwd', '&ann-list@here.test\n'), ('.qmail-box', './Mailbox\n'),
+                           ('.qmail-prog', '|f=$(mktemp got.XXXXXXXX) && cat > "$f" && mv "$f" "$f.done"\n')):
+            self.house.recipe('ann', name, text)
+        self.hurry()
+        self.path = self.house.home + '/fault.map'
+        with open(self.path, 'wb') as file:
+            file.truncate(shim.SIZE)
+        os.chmod(self.path, 0o666)
+        self.shared = shim.Shared(self.path)
+        self.watch()
+
+    def hurry(self):
+        """What this system could not write is tried again after a second, not after two minutes."""
+        path = self.house.home + '/lib/qpy/core/schedule.py'
+        with open(path) as file:
+            text = file.read()
+        assert '\nTROUBLE = 123 ' in text
+        with open(path, 'w') as file:
+            file.write(text.replace('\nTROUBLE = 123 ', '\nTROUBLE = 1 '))
+
+    def dismiss(self):
+        """The users' processes go, so that new ones are born."""
+        seed = self.house.daemons().get('seed')
+        for pid in houses.descendants(seed) if seed else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def watch(self):
+        """Have the program take its place under the shim."""
+        with open(shim.__file__) as source, open(self.house.home + '/lib/shim.py', 'w') as copy:
+            copy.write(source.read())
+        path = self.house.home + '/bin/qpy-' + self.program
+        with open(path) as file:
+            text = file.read()
+        before, call, after = text.partition('program.run(')
+        with open(path, 'w') as file:
+            file.write(before + 'space = {"__name__": "shim"}\nexec(open(%r).read(), space)\nspace["install"](%r)\n'
+                       % (self.house.home + '/lib/shim.py', self.path) + call + after)
+
+    def start(self):
+        """Start the chain; again if it ended, as a supervisor would."""
+        for _ in range(3):
+            try:
+                self.house.start()
+                return
+            except AssertionError:
+                if self.house.process.poll() is None:
+                    raise
+                self.house.wait_end()
+        raise AssertionError('it does not start: %s' % self.house.lines)
+
+    def running(self):
+        """Has the chain not ended?"""
+        return self.house.process.poll() is None
+
+    def revive(self):
+        """Start it again if it has ended or is about to."""
+        if not self.running() or any('ending the chain' in line or 'fatal' in line for line in self.house.lines):
+            self.house.wait_end()
+            self.start()
+
+    def submit(self, *recipients):
+        """One message, until it is acknowledged."""
+        give_up = time.monotonic() + houses.PATIENCE
+        while time.monotonic() < give_up:
+            self.number += 1
+            token = 'token-%06d-%s' % (self.number, '.'.join(name.partition('@')[0] for name in recipients))
+            try:
+                with smtplib.SMTP('127.0.0.1', self.house.port, local_hostname='client.test', timeout=15) as client:
+                    client.sendmail('ann-list@here.test', recipients, 'Subject: x\r\n\r\n%s\r\n%s\r\n' % (token, END))
+                self.promised[token] = recipients
+                return
+            except (OSError, smtplib.SMTPException):
+                if self.house.process.poll() is not None or self.dying():
+                    self.house.wait_end()
+                    self.start()
+                time.sleep(0.05)        # a client's pause: one of the programs is away
+        raise AssertionError('nothing is taken any more: %s' % self.house.lines[-20:])
+
+    def dying(self):
+        """Does the log say that the chain ends?"""
+        return any('ending the chain' in line for line in self.house.lines)
+
+    def scenario(self):
+        """What all programs have to do with."""
+        self.submit('ann@here.test', 'ann-fwd@here.test', 'x@far.test')
+        self.submit('ann-prog@here.test', 'never@far.test')
+        self.submit('ann-box@here.test')
+
+    def drain(self):
+        """Until the queue is empty: tried again at once, started again if need be."""
+        pushed = [0.0]
+
+        def empty():
+            if not self.running() or not self.house.queue():
+                return True
+            if time.monotonic() > pushed[0] + PUSH:
+                pushed[0] = time.monotonic()
+                with contextlib.suppress(FileNotFoundError):    # who died with it in hand; it would count for five minutes
+                    os.utime(self.house.user_homes['ann'] + '/Mailbox.lock', (0, 0))
+                self.house.process.send_signal(signal.SIGALRM)
+            return False
+        for _ in range(4):
+            try:
+                self.house.await_that(empty, 'empty queue')
+            except AssertionError:
+                if self.running() and not self.dying():
+                    raise
+            if self.running() and not self.dying() and not self.house.queue():
+                return
+            self.house.wait_end()
+            self.start()
+        raise AssertionError('the queue does not drain: %s' % self.house.lines[-20:])
+
+    def check(self):
+        """Everything promised is where it belongs, and nothing is torn."""
+        texts = [text.decode() for text in self.house.messages('ann/Maildir')]
+        assert all(text.rstrip('\n').endswith(END) or '\n--' in text for text in texts), 'torn'
+        box = self.house.user_homes['ann'] + '/Mailbox'
+        with open(box) if os.path.exists(box) else open(os.devnull) as file:
+            mbox = file.read()
+        programs = ''
+        for path in self.got('.done'):
+            with open(path) as file:
+                programs += file.read()
+        taken = [(recipients, body.decode()) for _, recipients, body in self.next_hop.mail]
+        for token, recipients in self.promised.items():
+            for recipient in recipients:
+                places = {'ann@here.test': [t for t in texts if 'Delivered-To: ann@here.test' in t],
+                          'ann-fwd@here.test': [t for t in texts if 'Delivered-To: ann-fwd@here.test' in t],
+                          'ann-box@here.test': [mbox], 'ann-prog@here.test': [programs],
+                          'x@far.test': [body for to, body in taken if b'x@far.test' in to],
+                          'never@far.test': [t for t in texts if '<never@far.test>:' in t]}[recipient]
+                assert any(token in text for text in places), '%s for %s is lost' % (token, recipient)
+
+    def forget(self):
+        """Begin a new page of the ledger."""
+        self.promised.clear()
+        self.next_hop.mail.clear()
+        new = self.house.user_homes['ann'] + '/Maildir/new/'
+        for path in [*(new + name for name in os.listdir(new)), self.house.user_homes['ann'] + '/Mailbox', *self.got('')]:
+            if os.path.exists(path):
+                os.unlink(path)
+        del self.house.lines[:-1]
+
+    def got(self, end):
+        """Paths of what the program in .qmail-prog has written."""
+        home = self.house.user_homes['ann']
+        return [os.path.join(home, name) for name in os.listdir(home) if name.startswith('got.') and name.endswith(end)]
+
+    def remove(self):
+        """Nothing is left."""
+        self.shared.off()
+        self.house.remove()
+
+
+@pytest.fixture
+def next_hop():
+    """far.test: takes everything but what is for `never`."""
+    refuses = lambda talk, line: b'550 5.1.1 nobody' if b'never' in line else b'250 ok'     # noqa: E731
+    with Server(good(replies={b'RCPT': refuses})) as server:
+        yield server
+
+
+def faults(calls, name, most):
+    """[(number, call, which of its ends)]: most of them, the same ones each time."""
+    every = [(number, call, which) for number, call in enumerate(calls, 1) for which in range(len(shim.ends(call)))]
+    if not most or len(every) <= most:
+        return every
+    return sorted(random.Random(name).sample(every, most))
+
+
+def words(fault):
+    """A fault as a person reads it."""
+    number, call, which = fault
+    what = shim.ends(call)[which]
+    return 'call %d, %s: %s' % (number, call, {shim.KILL_BEFORE: 'killed before', shim.KILL_AFTER: 'killed after',
+                                              shim.SHORT: 'short'}.get(what) or os.strerror(what))
+
+
+@pytest.mark.parametrize('program, whose', WAYS, ids=[NAMES.get(way, way[0]) for way in WAYS])
+def test_a_call_fails_on_the_way(program, whose, next_hop):
+    """While mail is on its way through a running chain."""
+    chain = Chain(program, next_hop)
+    try:
+        chain.start()
+        chain.scenario()
+        chain.drain()                   # everybody is warm
+        chain.check()
+        chain.dismiss() if program in BIRTH else None
+        chain.shared.arm(whose=whose)
+        chain.scenario()
+        chain.drain()
+        chain.shared.off()
+        tried = 0
+        for fault in faults(chain.shared.calls(), program, MOST):
+            chain.forget()
+            chain.dismiss() if program in BIRTH else None
+            chain.shared.arm(fault[0], fault[2], whose)
+            try:
+                chain.scenario()
+                chain.drain()
+                tried += chain.shared.off()
+                chain.revive() if chain.dying() else None
+                chain.check()
+            except AssertionError as problem:
+                problem.add_note('%s, %s' % (program, words(fault)))
+                raise
+        assert chain.house.stop() == 0
+        assert tried
+    finally:
+        chain.remove()
+    explorer.FIGURES['faults in a running chain'] = explorer.FIGURES.get('faults in a running chain', 0) + tried
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_a_call_fails_at_the_start(program, next_hop):
+    """While the chain starts: it does not come up, and leaves nothing that runs; or it comes up and delivers.  The next
+    start works in any case."""
+    chain = Chain(program, next_hop)
+    try:
+        chain.shared.arm()
+        chain.start()
+        chain.shared.off()
+        calls = chain.shared.calls()
+        assert chain.house.stop() == 0
+        tried = 0
+        for fault in faults(calls, program, STARTS):
+            chain.forget()
+            chain.shared.arm(fault[0], fault[2])
+            try:
+                tried += once(chain)
+            except AssertionError as problem:
+                problem.add_note('start of %s, %s' % (program, words(fault)))
+                raise
+    finally:
+        chain.remove()
+    explorer.FIGURES['faults at a start'] = explorer.FIGURES.get('faults at a start', 0) + tried
+
+
+def once(chain):
+    """One start with a fault; whether it happened."""
+    try:
+        chain.house.start()
+    except AssertionError:
+        try:
+            chain.house.process.wait(houses.PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError('it neither starts nor ends: %s' % chain.house.lines) from None
+        chain.house.wait_end()
+        assert not left(chain), left(chain)
+    happened = chain.shared.off()
+    if not chain.running() or chain.dying():
+        if chain.running():
+            chain.house.wait_end()
+        chain.start()
+    chain.scenario()
+    chain.drain()
+    chain.check()
+    assert chain.house.stop() in (0, 111)       # 111: a worker's death was noticed late
+    assert not left(chain), left(chain)
+    return happened
+
+
+def left(chain):
+    """The processes of this installation that do not end."""
+    give_up = time.monotonic() + houses.PATIENCE
+    while True:
+        done = subprocess.run(['pgrep', '-f', chain.house.home + '/bin/qpy-'], capture_output=True, text=True)
+        found = [line for line in done.stdout.split() if houses.alive(int(line))]
+        if not found or time.monotonic() > give_up:
+            return found
+
+
+# --- the kernel's own calls -----------------------------------------------------------------------------------------
+
+TRACED = int(os.environ.get('QPY_STRACE_MOST', '8'))       # injections for each program; 0: all
+#: what each call of the programs that write is told by strace
+TOLD = {'openat': ('EIO', 'EMFILE', 'EACCES'), 'write': ('EIO', 'ENOSPC', 'EDQUOT'), 'writev': ('EIO', 'ENOSPC'), 'fsync': ('EIO', 'ENOSPC'),
+        'syncfs': ('EIO',), 'io_submit': ('EIO', 'EAGAIN'), 'io_getevents': ('EINTR',), 'sync_file_range': ('EIO', 'ENOSPC'),
+        'linkat': ('EIO', 'ENOSPC'), 'unlinkat': ('EIO', 'EROFS'), 'renameat2': ('EIO', 'ENOSPC'), 'ftruncate': ('EIO',),
+        'pread64': ('EIO',), 'memfd_create': ('EMFILE',), 'copy_file_range': ('EIO', 'ENOSPC'), 'newfstatat': ('EIO',),
+        'getdents64': ('EIO', 'ENOMEM'), 'epoll_wait': ('EINTR',), 'sendmsg': ('ENOBUFS',), 'recvmsg': ('ENOMEM',)}
+
+
+class Strace:
+    """strace, attached to a running program."""
+
+    def __init__(self, pid, *options):
+        self.process = subprocess.Popen(['strace', '-f', '-qq', '-p', str(pid), *options], stderr=subprocess.PIPE, text=True)
+        give_up = time.monotonic() + houses.PATIENCE
+        while houses.alive(pid) and houses.status(pid).get('TracerPid') != str(self.process.pid):
+            if self.process.poll() is not None:
+                pytest.skip('strace cannot attach here: ' + self.process.stderr.read())
+            assert time.monotonic() < give_up, 'strace does not attach'
+
+    def end(self):
+        """Detach."""
+        self.process.terminate()
+        self.process.communicate()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which('strace'), reason='needs strace')
+@pytest.mark.parametrize('program', ['queued', 'send', 'clean', 'bouncer'])
+def test_a_kernel_call_fails_or_is_the_last(program, next_hop):
+    """The daemons that write, as they run, confined: strace has their n-th call of a kind fail, or kills them in it."""
+    chain, tried = Chain(program, next_hop), 0
+    try:
+        chain.start()
+        chain.scenario()
+        chain.drain()
+        log = chain.house.top + '/strace'
+        strace = Strace(chain.house.daemons()[program], '-o', log, '-e', 'trace=' + ','.join(TOLD))
+        chain.scenario()
+        chain.drain()
+        strace.end()
+        with open(log) as file:
+            found = re.findall(r'^\d+ +(?:<\.\.\. )?(\w+)(?:\(| resumed)', file.read(), re.M)
+        every = [(name, '%s:when=%d' % (what, number)) for name in TOLD for number in range(1, found.count(name) + 1)
+                 for what in ['signal=KILL', *('error=' + error for error in TOLD[name])]]
+        chosen = every if not TRACED or len(every) <= TRACED else random.Random(program).sample(every, TRACED)
+        for name, what in chosen:
+            chain.forget()
+            strace = Strace(chain.house.daemons()[program], '-o', '/dev/null', '-e', 'trace=' + name, '-e', 'inject=%s:%s' % (name, what))
+            try:
+                chain.scenario()
+                chain.drain()
+                strace.end()
+                chain.revive()
+                chain.check()
+            except AssertionError as problem:
+                problem.add_note('%s, %s:%s' % (program, name, what))
+                raise
+            tried += 1
+        assert chain.house.stop() == 0 and tried
+    finally:
+        chain.remove()
+    explorer.FIGURES['injections'] = explorer.FIGURES.get('injections', 0) + tried
