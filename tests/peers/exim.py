@@ -22,7 +22,7 @@ local_interfaces = 127.0.0.1
 daemon_smtp_ports = {port}
 domainlist ours = exim.test
 acl_smtp_rcpt = anybody
-tls_advertise_hosts =
+{tls}
 host_lookup =
 smtp_accept_queue_per_connection = 0
 rfc1413_query_timeout = 0s
@@ -42,6 +42,7 @@ box:
   user = nobody
   group = nogroup
 """
+TLS = ' *\ntls_certificate = {work}/tls.pem\ntls_privatekey = {work}/tls.key'
 
 
 class Exim:
@@ -49,7 +50,8 @@ class Exim:
 
     domain = 'exim.test'
 
-    def __init__(self, port):
+    def __init__(self, port, certificate=None):
+        """certificate: (file, key) in PEM for STARTTLS."""
         root = debian.unpack(*PACKAGES)
         self.work = tempfile.mkdtemp(prefix='qpy-exim-')
         os.chmod(self.work, 0o755)
@@ -59,7 +61,11 @@ class Exim:
         self.host = net.Host('exim', network=False)
         self.host.usr(os.path.join(root, 'usr'))
         accounts(self.host, self.work, {'Debian-exim': UID})
-        self.host.etc(self.work, {'exim4/exim4.conf': CONF.format(work=self.work, port=port)})
+        tls = 'tls_advertise_hosts =' + (TLS.format(work=self.work) if certificate else '')
+        for source, name in zip(certificate or (), ('tls.pem', 'tls.key')):
+            shutil.copy(source, os.path.join(self.work, name))
+            os.chown(os.path.join(self.work, name), UID, UID)
+        self.host.etc(self.work, {'exim4/exim4.conf': CONF.format(work=self.work, port=port, tls=tls)})
         os.chown(self.work, UID, UID)
         self.output = open(os.path.join(self.work, 'output'), 'wb')
         self.process = subprocess.Popen([*self.host.prefix, '/usr/sbin/exim4', '-bdf', '-q1m'], stdin=subprocess.DEVNULL,

@@ -16,6 +16,7 @@ from tests.real.test_next_hop import free_port, wait_for
 
 dovecot = pytest.importorskip('tests.peers.dovecot')
 postfix = pytest.importorskip('tests.peers.postfix')
+exim = pytest.importorskip('tests.peers.exim')
 pytestmark = pytest.mark.root
 USER = 64100
 
@@ -84,6 +85,28 @@ def test_postfix_by_tls(tmp_path, user_home, names, tls, letter):
         assert rspawn.end() == (0, b'')
     finally:
         peer.stop()
+
+
+def test_exim_by_tls(tmp_path):
+    """GnuTLS on the other side: a certificate that verifies, and several messages on a connection."""
+    port = free_port()
+    try:
+        peer = exim.Exim(port, authority().certificate('127.0.0.1'))
+    except (RuntimeError, AssertionError) as problem:
+        pytest.skip('none here: %s' % problem)
+    try:
+        rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':127.0.0.1:%d\n' % port, tlsdestinations=':verify\n',
+                             tlscas=pathlib.Path(authority().ca).read_text())
+        for number in range(1, 4):
+            result, = send(rspawn, number, b'joe@exim.test', message=b'Subject: %d\n\nby TLS\n' % number)
+            assert result[0] == b'K' and b'TLSv1.3' in result[2], (result, exim.log(peer))
+        rspawn.wait(lambda: (rspawn.loop.step(0.05), len(os.listdir(peer.box())) >= 3)[1])
+        for name in os.listdir(peer.box()):
+            text = pathlib.Path(peer.box(), name).read_text()
+            assert 'by TLS' in text and 'TLS' in text.partition('\n\n')[0]
+        assert rspawn.end() == (0, b'')
+    finally:
+        exim.stop(peer)
 
 
 def test_postfix_takes_the_wishes(tmp_path, user_home):
