@@ -136,6 +136,7 @@ def parse(words, home=os.fsdecode(program.DEFAULT_HOME)):
     parser = argparse.ArgumentParser(prog='qpy-install', description='Make, upgrade or check an installation of qpy.')
     parser.add_argument('home', metavar='DIR', nargs='?', default=home, help='default %(default)s')
     parser.add_argument('--smtp', metavar='PORT', help='receive mail on this TCP port (or ADDRESS:PORT)')
+    parser.add_argument('--submission', action='store_true', help='with --smtp: ports 587 and 465 for who logs in')
     parser.add_argument('--me', metavar='NAME', help='full name of this host')
     parser.add_argument('--admin', metavar='ADDRESS', help='who gets mail for root and postmaster')
     parser.add_argument('--sendmail', action='store_true', help='be this machine\'s sendmail, mailq and newaliases')
@@ -163,6 +164,8 @@ def install(options):
     check_interpreter(options.python, options.rootless)
     check_place(home, options.rootless)
     listen = smtp_line(options.smtp, options.rootless) if options.smtp else None
+    if options.submission and (not listen or options.rootless):
+        raise Trouble('--submission needs --smtp, and root: ports 587 and 465 are below 1024')
     if options.admin and not all(options.admin.rpartition('@')):
         raise Trouble('--admin needs a whole address, such as you@example.org')
     if not options.rootless:
@@ -172,7 +175,7 @@ def install(options):
     renewed = put_code(home, home, options)
     if options.qmail_names:
         be_qmail(home, options.rootless)
-    first_controls(home, options.me, listen)
+    first_controls(home, options.me, listen, options.submission)
     known = {} if options.admin or not options.sendmail else system_aliases()
     first_aliases(home, options.admin, options.rootless, known)
     trouble = admin_trouble(home, options.admin) if options.admin else ''
@@ -644,7 +647,16 @@ def first(path, content, mode=0o644):
 LOCALS = '# Mail to these domains is delivered here. If the name in me changes, change it here too.\n%s\nlocalhost\n'
 
 
-def first_controls(home, me, listen):
+def submission_lines():
+    """The lines of control/services by which people send: a login, and ports of their own."""
+    lines = [services.AUTH.decode()]
+    for name, port, more in (('submission', '587', ''), ('submissions', '465', 'SMTPS=1 ')):
+        where = 'tcp:0.0.0.0:' + port + (',tcp:[::]:' + port if has_ipv6() else '')
+        lines.append('%s qpyd %s %sREQUIREAUTH=1 qpy-smtpd' % (name, where, more))
+    return ''.join(' '.join(line.split()) + '\n' for line in lines)
+
+
+def first_controls(home, me, listen, submission=False):
     """control/me, with it control/locals, and with --smtp the port, TLS on it, and who may relay."""
     control = os.path.join(home, 'control')
     path = os.path.join(control, 'me')
@@ -664,7 +676,8 @@ def first_controls(home, me, listen):
         say('control/me is kept: %s' % read_first_line(path))
     if listen:
         path = os.path.join(control, 'services')
-        if not first(path, listen + b' '.join(services.TLS.split()).decode() + '\n'):
+        more = b' '.join(services.TLS.split()).decode() + '\n' + (submission_lines() if submission else '')
+        if not first(path, listen + more):
             with open(path) as file:
                 if listen not in file.read():
                     say('%s is kept as it is; to listen on another port, edit it: the line that begins with smtpd must '

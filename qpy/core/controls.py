@@ -42,6 +42,8 @@ TABLE = (
     (b'accounts', MAP, None, b'qpy-start qpy-install', b'other names for the accounts: qpyd:NAME and so on'),
     (b'auth', LIST, None, b'qpy-auth',
      b'who judges logins: passwd (the default), program /PATH, token /PATH, dovecot /PATH'),
+    (b'authsenders', LIST, None, b'qpy-smtpd',
+     b'more senders for those who log in: login:address, login:@domain, login:*'),
     (b'badhelo', LIST, None, b'qpy-smtpd',
      b'clients refused by the name they give in HELO: a name, or .domain for all below it'),
     (b'badmailfrom', LIST, None, b'qpy-smtpd', b'senders refused: an address, or @host for all of a host'),
@@ -189,7 +191,7 @@ CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkrecipients': (b'yes', 
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
 LOCAL_PARTS = (b'bouncefrom', b'doublebounceto')    # line files that hold what stands before an @
-EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery', b'smtplogins', b'tlscas', b'tlsclients',
+EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery', b'smtplogins', b'authsenders', b'tlscas', b'tlsclients',
              b'validrcptto')                # UTF-8 occurs here
 
 BOM = b'\xef\xbb\xbf'
@@ -381,11 +383,18 @@ def partition_literal(entry: bytes) -> tuple:
     return literal + bracket, rest[:1], rest[1:]
 
 
+def fault_of_sender(entry: bytes) -> bytes:
+    """login:address."""
+    login, colon, sender = entry.partition(b':')
+    good = login and colon and (sender == b'*' or b'@' in sender)
+    return b'' if good else b'write login:address, login:@domain or login:*'
+
+
 FAULTS = {b'checkexempt': fault_of_address, b'badhelo': fault_of_helo, b'validrcptto': fault_of_address, b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
           b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
           b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'senderroutes': fault_of_sender_route,
           b'smtplogins': fault_of_login, b'smtptokens': fault_of_token, b'tlsdestinations': fault_of_tls,
-          b'destinationlimits': fault_of_limit, b'virtualdomains': fault_of_virtual}
+          b'destinationlimits': fault_of_limit, b'authsenders': fault_of_sender, b'virtualdomains': fault_of_virtual}
 
 
 # --- values -------------------------------------------------------------------------------------------------

@@ -22,8 +22,14 @@ def line(name: bytes, helo: bytes, info: bytes, ip: bytes, local: bytes, protoco
 
     name: of the client, from DNS; helo: what it calls itself; info: user at the client; date: header_date; tls:
     version and cipher, if that protected it."""
+    protected = b' (%s)' % tls if tls else b''
     greeting = b' (HELO %s)' % safe(helo) if helo and text.lower(helo) != text.lower(name or UNKNOWN) else b''
     user = safe(info) + b'@' if info else b''
-    protected = b' (%s)' % tls if tls else b''
     return b'Received: from %s%s (%s%s)\n  by %s with %s%s; %s\n' % (
         safe(name or UNKNOWN), greeting, user, safe(ip or UNKNOWN), safe(local or UNKNOWN), protocol, protected, date)
+
+
+def hidden(local: bytes, protocol: bytes, date: bytes, tls: bytes = b'') -> bytes:
+    """The same, telling nothing about the client (RFC 5321, 7.6)."""
+    protected = b' (%s)' % tls if tls else b''
+    return b'Received: by %s with %s%s; %s\n' % (safe(local or UNKNOWN), protocol, protected, date)

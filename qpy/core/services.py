@@ -31,6 +31,7 @@ send     qpys  unix:control:0666                     qpy-send
 """
 SMTP = b'smtpd    qpyd  tcp:%s                        qpy-smtpd\n'     # what qpy-install --smtp writes
 TLS = b'tls      qpyt  unix:tls:0660:qpyt:qpyd           qpy-tls\n'
+AUTH = b'auth     qpya  seq:auth:0660:qpya:qpyd           qpy-auth\n'
 NAME_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyz0123456789-_.')
 NAME_LIMIT = 32
 RESERVED = (b'log', b'start', b'life')

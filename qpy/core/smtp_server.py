@@ -23,7 +23,7 @@ commands. `notes` collects what was refused, as (what, reply, sender, recipient)
 or LF in the text the session closes: what follows could be a second message smuggled in
 (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
 """
-from qpy.core import address as addresses, asking, badhelo, cdb, received, smtp_data, text
+from qpy.core import address as addresses, asking, badhelo, cdb, received, smtp_data, submission, text
 
 ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'
 TLS, AUTH, RESPONSE, CANCEL = 'tls', 'auth', 'response', 'cancel'
@@ -98,6 +98,7 @@ AUTH_GOOD = b'235 2.7.0 welcome'
 AUTH_WRONG = b'535 5.7.8 authentication failed'
 AUTH_LATER = b'454 4.7.0 authentication is not possible now; try again later'
 AUTH_FIRST = b'530 5.7.0 authentication required'
+NOT_YOURS = b'553 5.7.1 sorry, this sender address is not yours'
 TROUBLE = b'421 4.3.0 unable to read controls'
 ENDING = b'421 4.3.2 shutting down'
 
@@ -106,13 +107,14 @@ class Policy:
     """What the control files say: one for all sessions."""
 
     __slots__ = ('greeting', 'databytes', 'rcpthosts', 'bad_senders', 'bad_recipients', 'localiphost',
-                 'max_recipients', 'bad_helos', 'valid', 'stages')
+                 'max_recipients', 'bad_helos', 'valid', 'stages', 'senders')
 
     def __init__(self, greeting, databytes=0, hosts=None, bad_senders=(), bad_recipients=(), localiphost=b'',
                  max_recipients=1000, bad_helos=(), valid=None, stages=frozenset()):
         self.greeting, self.databytes, self.rcpthosts = greeting, databytes, hosts
         self.bad_senders, self.bad_recipients = bad_senders, bad_recipients     # lower-case: address or @host
         self.localiphost, self.max_recipients = localiphost, max_recipients
+        self.senders = None                                 # core.submission.Senders: who has logged in may send as these
         self.stages = stages                                # of core.asking: those at which somebody is asked
         self.bad_helos, self.valid = bad_helos, valid       # names as in core.badhelo; ValidRecipients, None: all
 
@@ -124,16 +126,18 @@ class Client:
     relay: what RELAYCLIENT holds, None if it is not set. databytes: None, or instead of the policy's.
     bare_lf: `commands` takes LF alone as the end of a command, `451` answers LF in a text as qmail does,
     `all` takes it in texts too (sendmail -bs). judged: whether others are asked about him. force_tls: nothing is done for
-    him in the clear. force_auth: no mail from him without a login."""
+    him in the clear. force_auth: no mail from him without a login. hidden: Received does not tell of him when he has
+    logged in."""
 
     __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env', 'judged', 'force_tls',
-                 'force_auth')
+                 'force_auth', 'hidden')
 
     def __init__(self, ip=b'', name=b'', info=b'', local=b'', local_ip=b'', relay=None, databytes=None,
                  bare_lf=b'', env=(), force_tls=False):
         self.ip, self.name, self.info, self.local, self.local_ip = ip, name, info, local, local_ip
         self.relay, self.databytes, self.bare_lf, self.env = relay, databytes, bare_lf, env
         self.judged, self.force_tls, self.force_auth = True, force_tls, False
+        self.hidden = False
 
 
 class Beside:
@@ -153,7 +157,7 @@ class Session:
 
     __slots__ = ('policy', 'client', 'beside', 'tls', 'login', 'mechanism', 'failures', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
                  'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict',
-                 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned')
+                 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned', 'completion')
 
     def __init__(self, policy, client, beside=Beside()):
         self.policy, self.client, self.beside = policy, client, beside
@@ -163,7 +167,7 @@ class Session:
         self.replies, self.notes = [], []
         self.waiting = self.closed = self.skipping = False
         self.helo, self.protocol = b'', b'SMTP'
-        self.decoder = None                 # not None: in the text of a message
+        self.decoder = self.completion = None       # not None: in the text of a message
         self.verdict = b''                  # the reply that its end will get whatever comes, if it is refused
         self.checking, self.banned = b'', b''   # banned: the reply that MAIL gets since HELO was refused
         self.asking = None                  # (stage, what follows) while it is judged
@@ -431,7 +435,12 @@ class Session:
             return self.refuse(b'mail', self.banned)
         if self.limit and int(parameters.get(b'SIZE', b'0')) > self.limit:
             return self.refuse(b'mail', TOO_BIG)
-        self.sender, self.size = self.local_name(sender), parameters.get(b'SIZE', b'')
+        sender = self.local_name(sender)
+        if self.login and self.policy.senders is not None and not self.policy.senders.allow(self.login, sender):
+            self.sender = sender
+            self.refuse(b'mail', NOT_YOURS)
+            return self.reset()
+        self.sender, self.size = sender, parameters.get(b'SIZE', b'')
         self.body = parameters.get(b'BODY', b'').upper()
         return self.judge(asking.MAIL, self.take_sender)
 
@@ -582,13 +591,17 @@ class Session:
 
     # The text.
 
-    def begin(self, date: bytes) -> bytes:
-        """The answer to START: go ahead. Returns the header that the message begins with in the queue."""
+    def begin(self, date: bytes, ident: bytes = b'') -> bytes:
+        """The answer to START: go ahead. Returns the header that the message begins with in the queue. ident: for a
+        Message-ID, if the message of somebody who has logged in has none."""
         kind = smtp_data.LooseDecoder if self.client.bare_lf == b'all' else smtp_data.Decoder
         self.decoder, self.verdict, self.waiting = kind(self.limit), b'', False
         self.reply(b'354 go ahead')
         client = self.client
         tls = b'%s %s' % (self.tls.version, self.tls.cipher) if self.tls else b''
+        self.completion = submission.Completion(submission.wanted(date, ident, self.sender) if self.login else None)
+        if self.login and client.hidden:
+            return received.hidden(client.local, self.spoken(), date, tls)
         return received.line(client.name, self.helo, client.info, client.ip, client.local, self.spoken(), date, tls)
 
     def spoken(self):
@@ -614,10 +627,11 @@ class Session:
             return self.smuggled(decoder.fault)
         if self.verdict or decoder.hops >= HOPS_MAX or (self.limit and decoder.size > self.limit):
             return self.spoilt(rest)
+        stored = self.completion.feed(stored)
         if rest is None:
             return (BODY, stored) if stored else None
         self.input, self.decoder, self.waiting = rest, None, True
-        return SUBMIT, stored
+        return SUBMIT, stored + self.completion.finish()
 
     def spoil(self, report: bytes) -> None:
         """The message failed while its text still comes: a report of the queue, to be said at its end."""

@@ -36,6 +36,7 @@ class Server:
         self.pid = unix.getpid()
         self.queue, self.recipients = queue_line.Queue(loop, home), Recipients(loop, home)
         self.checks, self.milters, self.sessions = Checks(loop, home, b'check'), Checks(loop, home, b'milter'), 0
+        self.messages = 0
         self.through_milters = queue_line.Queue(loop, home, lambda: milter_line(home))
         self.beside = smtp.Beside()
         self.tls, self.auth = tls_line.Line(loop, home, self.beside), auth_line.Line(loop, home, self.beside)
@@ -146,6 +147,11 @@ class Server:
         if now != self.stamp:
             self.stamp, self.written = now, dates.header_date(now)
         return self.written
+
+    def ident(self):
+        """What no other Message-ID has."""
+        self.messages += 1
+        return b'%d.%d.%d@%s' % (self.wall() * 1000000, self.pid, self.messages, self.watched.value.me)
 
     def patience(self):
         """Seconds until the next look at the clock."""

@@ -1,13 +1,13 @@
 """What the control files tell an SMTP server, as one value that is made anew when a file changes."""
 from qpy import unix
-from qpy.core import address, asking, cdb, ratelimits, tcprules, text
+from qpy.core import address, asking, cdb, ratelimits, submission, tcprules, text
 from qpy.core.rcpthosts import Rcpthosts
 from qpy.core.smtp_server import Client, Policy
 from qpy.core.validrcptto import ValidRecipients
 from qpy.lib import cdb as cdb_files
 from qpy.lib import controls
 
-FILES = (b'me', b'accountlimits', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure', b'checkrecipients', b'concurrencyaddress',
+FILES = (b'me', b'accountlimits', b'authsenders', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure', b'checkrecipients', b'concurrencyaddress',
          b'concurrencyincoming', b'databytes', b'dnsbl', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals',
          b'maxrcpt', b'milters', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting',
          b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
@@ -49,15 +49,17 @@ def watched(home):
 def read_policy(home):
     """The Policy of DIR/control."""
     hosts, hack = controls.lookup(home, b'rcpthosts'), controls.lookup(home, b'percenthack') or ()
+    local, virtual = controls.lookup(home, b'locals'), controls.mapping(home, b'virtualdomains')
     if hosts is None:
-        local, virtual = controls.lookup(home, b'locals'), controls.mapping(home, b'virtualdomains')
         found = Rcpthosts(None, None, local, virtual, hack)
     else:
         found = Rcpthosts(hosts, Compiled(home, b'morercpthosts.cdb'), hack=hack)
-    return Policy(controls.line(home, b'smtpgreeting'), controls.number(home, b'databytes'), found,
+    made = Policy(controls.line(home, b'smtpgreeting'), controls.number(home, b'databytes'), found,
                   controls.lookup(home, b'badmailfrom') or {}, controls.lookup(home, b'badrcptto') or {},
                   controls.line(home, b'localiphost'), controls.number(home, b'maxrcpt'),
                   controls.lookup(home, b'badhelo') or (), read_valid(home))
+    made.senders = submission.Senders(local or (), virtual, controls.listing(home, b'authsenders') or ())
+    return made
 
 
 def read_rates(home):
@@ -146,7 +148,7 @@ def client_of_certificate(settings, known, tls):
 
 
 GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', b'NOBADHELO', b'NOCHECK', b'FORCETLS', b'SMTPS', b'TLSCLIENTS',
-         b'REQUIREAUTH', b'SUBMISSION', b'HIDECLIENT',
+         b'REQUIREAUTH', b'HIDECLIENT',
          *FILTERS)
 
 
@@ -175,7 +177,7 @@ def client(env, ip, name, info, local, local_ip):
                    None if databytes is None else leading_number(databytes),
                    bare_lf if bare_lf in BARE_LF else b'', tuple(env.items()), on(env, b'FORCETLS'))
     found.judged = b'NOCHECK' not in env
-    found.force_auth = on(env, b'REQUIREAUTH') or on(env, b'SUBMISSION')
+    found.force_auth, found.hidden = on(env, b'REQUIREAUTH'), on(env, b'HIDECLIENT')
     return found
 
 

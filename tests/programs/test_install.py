@@ -240,6 +240,17 @@ def test_an_address_or_a_port_for_smtp():
     assert install.smtp_line('[::1]:26', rootless=False) == 'smtpd qpyd tcp:[::1]:26 qpy-smtpd\n'
 
 
+def test_submission_lines():
+    """--submission: a login and two ports, which start as they are written; not for a plain user, not without --smtp."""
+    from qpy.core import services
+    table = {service.name: service for service in services.table(install.submission_lines().encode())}
+    assert [listen.port for listen in table[b'submission'].listens][:1] == [587]
+    assert table[b'submissions'].environment == {b'SMTPS': b'1', b'REQUIREAUTH': b'1'}
+    assert table[b'auth'].account == b'qpya'
+    with pytest.raises(install.Trouble, match='--submission needs --smtp'):
+        install.install(install.parse(['/nowhere', '--submission']))
+
+
 @pytest.mark.root
 def test_an_interpreter_under_a_private_home_is_refused(tmp_path):
     """An interpreter that accounts cannot reach is named with what to do; the installer looks at the whole path."""

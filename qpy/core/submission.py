@@ -1,0 +1,109 @@
+"""Mail of those who have logged in (RFC 6409): which senders are theirs, and what a message of theirs must have.
+
+    joe                 joe@DOMAIN, joe-ANYTHING@DOMAIN and joe+ANYTHING@DOMAIN, for each domain in locals
+                        anything@DOMAIN where virtualdomains says DOMAIN:joe or DOMAIN:joe-ANYTHING
+    joe@example.org     the same in that domain alone
+    control/authsenders joe:ADDRESS, joe:@DOMAIN, joe:* beyond that
+    <>                  everybody's: reports and receipts
+"""
+from qpy.core import address as addresses, text
+
+SEPARATORS = b'-+'
+ANY = b'*'
+HEADER_MAX = 256 << 10      # bytes of a header that is held until it is complete; a longer one is left alone
+
+
+class Senders:
+    """locals: lower-case domains; virtual: {domain, .domain or address: user}; given: [login:sender]."""
+
+    __slots__ = ('locals', 'virtual', 'given')
+
+    def __init__(self, local=(), virtual=None, given=()):
+        self.locals, self.virtual, self.given = local, virtual or {}, {}
+        for line in given:
+            login, _, sender = text.lower(line).partition(b':')
+            self.given.setdefault(login, set()).add(sender)
+
+    def allow(self, login, sender):
+        """May he who has logged in so send as this sender?"""
+        sender, login = text.lower(sender), text.lower(login)
+        domain = sender[sender.rfind(b'@') + 1:]
+        if not sender or {sender, b'@' + domain, ANY} & self.given.get(login, set()):
+            return True
+        local, _ = addresses.split(sender)
+        name, at, own = login.rpartition(b'@') if b'@' in login else (login, b'', b'')
+        if at:
+            return domain == own and belongs(local, name)
+        if domain in self.locals and belongs(local, name):
+            return True
+        user = self.virtual_user(sender, domain)
+        return user is not None and belongs(user, name)
+
+    def virtual_user(self, sender, domain):
+        """Whose an address in a virtual domain is; None if it is in none."""
+        for key in (sender, domain):
+            if key in self.virtual:
+                return text.lower(self.virtual[key])
+        at = domain.find(b'.')
+        while at >= 0:
+            if domain[at:] in self.virtual:
+                return text.lower(self.virtual[domain[at:]])
+            at = domain.find(b'.', at + 1)
+        return None
+
+
+def belongs(local, name):
+    """Is this local part the name, or the name with an extension?"""
+    return local == name or local.startswith(name) and local[len(name):len(name) + 1] in (b'-', b'+')
+
+
+class Completion:
+    """A message on its way: the fields of `wanted`, {lower-case name: field with its line end}, are put on top if its
+    header has none of that name.  feed(bytes) -> bytes; finish() -> what is left."""
+
+    __slots__ = ('wanted', 'held')
+
+    def __init__(self, wanted):
+        self.wanted, self.held = wanted, b''
+
+    def feed(self, data):
+        """What may leave of it."""
+        if self.wanted is None:
+            return data
+        self.held += data
+        if self.held[:1] != b'\n' and b'\n\n' not in self.held and len(self.held) <= HEADER_MAX:
+            return b''
+        return self.finish()
+
+    def finish(self):
+        """The header is there, or the message has ended."""
+        held, wanted, self.held, self.wanted = self.held, self.wanted, b'', None
+        if wanted is None or len(held) > HEADER_MAX and b'\n\n' not in held:
+            return held
+        found, body = names(held)
+        missing = b''.join(field for name, field in wanted.items() if name not in found)
+        return missing + (b'\n' if body else b'') + held
+
+
+def names(message):
+    """({lower-case name of each field}, whether there is no header at all but something else)."""
+    found = set()
+    for number, line in enumerate(message.split(b'\n')):
+        if not line or line[:1] in b' \t' and found:
+            if not line:
+                break
+            continue
+        name, colon, _ = line.partition(b':')
+        if not colon or name.rstrip(b' \t').translate(None, TOKEN):
+            return found, not found and bool(message)
+        found.add(text.lower(name.rstrip(b' \t')))
+    return found, False
+
+
+TOKEN = bytes(byte for byte in range(33, 127) if byte != ord(':'))       # of a field's name (RFC 5322, 3.6.8)
+
+
+def wanted(date, ident, sender):
+    """What a message must have (RFC 6409, 8; RFC 5322, 3.6): date as in header fields, ident: of a Message-ID."""
+    found = {b'date': b'Date: %s\n' % date, b'message-id': b'Message-ID: <%s>\n' % ident}
+    return {**found, b'from': b'From: <%s>\n' % sender} if sender else found

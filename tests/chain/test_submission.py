@@ -1,0 +1,73 @@
+"""Port 587 in a whole chain: who has logged in sends as himself, and his message goes out complete."""
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from test_auth import AuthHouse, log_in  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def one():
+    found = AuthHouse(smtp='REQUIREAUTH=1 HIDECLIENT=1')
+    found.write('control/authsenders', 'user:@else.test\n')
+    try:
+        yield found.start()
+    finally:
+        found.remove()
+
+
+def send(client, sender, text, recipient=b'user@here.test'):
+    """The replies' codes."""
+    said = [client.say(b'MAIL FROM:<%s>' % sender)[:3]]
+    if said[-1] == b'250':
+        said += [client.say(line)[:3] for line in (b'RCPT TO:<%s>' % recipient, b'DATA', text + b'\r\n.')]
+    return said
+
+
+def test_nobody_without_a_login(one):
+    """530 for MAIL, whoever he is; under TLS too."""
+    client, _ = one.ready()
+    assert client.say(b'MAIL FROM:<user@here.test>') == b'530 5.7.0 authentication required'
+    client.close()
+
+
+def test_senders(one):
+    """His own addresses and those that control/authsenders gives him; others are 553, and the log says who tried."""
+    client, _ = one.ready()
+    log_in(client, b'PLAIN')
+    for sender, code in [(b'user@here.test', b'250'), (b'user-ext@here.test', b'250'), (b'', b'250'), (b'x@else.test', b'250'),
+                         (b'root@here.test', b'553'), (b'user@elsewhere.test', b'553')]:
+        assert client.say(b'MAIL FROM:<%s>' % sender)[:3] == code, sender
+        client.say(b'RSET')
+    assert 'from <root@here.test>: 553 5.7.1 sorry, this sender address is not yours' in one.await_line(
+        'refused mail ip 127.0.0.1 helo client.test login user')
+    client.close()
+
+
+def test_what_is_missing_is_added(one):
+    """Date, Message-ID and From, once each, below Received; the client is not told of."""
+    client, _ = one.ready()
+    log_in(client, b'PLAIN')
+    assert send(client, b'user@here.test', b'Subject: incomplete\r\n\r\nbody\r\n..dot')[-1] == b'250'
+    found = one.await_message('user/Maildir', 'incomplete')
+    header, _, body = found.partition(b'\n\n')
+    assert body == b'body\n.dot\n'
+    assert b'Received: by here.test with ESMTPSA (TLSv1.3 ' in header and b'127.0.0.1' not in header and b'client.test' not in header
+    names = [line.partition(b':')[0] for line in header.split(b'\n') if line[:1] != b' ']
+    assert names == [b'Return-Path', b'Delivered-To', b'Received', b'Received', b'Date', b'Message-ID', b'From', b'Subject']
+    assert b'\nFrom: <user@here.test>\n' in header and b'@here.test>\nFrom' in header
+
+
+def test_what_is_there_stays(one):
+    """A complete message, long enough to be streamed, is what it was."""
+    client, _ = one.ready()
+    log_in(client, b'SCRAM-SHA-256')
+    text = b'Message-ID: <mine@x>\r\nDate: then\r\nFrom: Me <user@here.test>\r\nSubject: nothing missing\r\n\r\n' + b'0123456789\r\n' * 20000
+    assert send(client, b'user@here.test', text)[-1] == b'250'
+    found = one.await_message('user/Maildir', 'nothing missing')
+    assert found.endswith(b'\n' + text.replace(b'\r\n', b'\n') + b'\n')
+    assert found.count(b'\nDate:') == 1 and found.count(b'\nMessage-ID:') == 1

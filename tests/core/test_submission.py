@@ -1,0 +1,78 @@
+"""Mail of those who have logged in: whose senders are whose, and what is put on top of a message."""
+import pytest
+from hypothesis import given, strategies as st
+
+from qpy.core import submission
+from qpy.core.submission import Completion, Senders
+
+SENDERS = Senders({b'example.com': 1, b'example.net': 2},
+                  {b'joes.example': b'joe', b'.wild.example': b'joe-wild', b'x@shared.example': b'ann', b'other.example': b'joey'},
+                  [b'joe:info@shared.example', b'Joe:@Whole.example', b'boss:*', b'ann@example.com:list@example.com'])
+
+
+@pytest.mark.parametrize('login, sender, good', [
+    (b'joe', b'', True), (b'joe', b'joe@example.com', True), (b'joe', b'JOE@Example.NET', True), (b'JOE', b'joe@example.com', True),
+    (b'joe', b'joe-list@example.com', True), (b'joe', b'joe+x@example.com', True), (b'joe', b'joey@example.com', False),
+    (b'joe', b'ann@example.com', False), (b'joe', b'joe@elsewhere.example', False), (b'joe', b'joe', False),
+    (b'joe', b'any@joes.example', True), (b'joe', b'any@sub.wild.example', True), (b'joe', b'any@wild.example', False),
+    (b'joe', b'any@other.example', False), (b'joe', b'x@shared.example', False), (b'ann', b'x@shared.example', True),
+    (b'joe', b'info@shared.example', True), (b'joe', b'any@whole.example', True), (b'joe', b'any@sub.whole.example', False),
+    (b'boss', b'anybody@anywhere.example', True), (b'joe', b'*', False), (b'joe', b'@whole.example', True),
+    (b'joe@example.com', b'joe@example.com', True), (b'joe@example.com', b'joe-x@example.com', True),
+    (b'joe@example.com', b'joe@example.net', False), (b'joe@example.com', b'ann@example.com', False),
+    (b'ann@example.com', b'list@example.com', True), (b'', b'joe@example.com', False)])
+def test_whose_is_it(login, sender, good):
+    """locals, virtualdomains, control/authsenders, in any case of letters; the null sender is everybody's."""
+    assert SENDERS.allow(login, sender) == good
+
+
+WANTED = submission.wanted(b'25 Nov 2026 02:16:14 -0000', b'1.2.3@me', b'joe@example.com')
+DATE, IDENT, FROM = WANTED.values()
+
+
+@pytest.mark.parametrize('message, top', [
+    (b'Date: x\nMessage-Id: y\nFROM: z\n\nbody\n', b''), (b'Subject: x\n\nbody\n', DATE + IDENT + FROM),
+    (b'date : x\nFrom: y\n\nMessage-ID: in the body\n', IDENT), (b'Subject: x\n Date: folded\n\n', DATE + IDENT + FROM),
+    (b'From: x\n', DATE + IDENT), (b'', DATE + IDENT + FROM), (b'\nbody\n', DATE + IDENT + FROM),
+    (b'no header at all\nDate: x\n', DATE + IDENT + FROM + b'\n'), (b' begins with a blank\n', DATE + IDENT + FROM + b'\n'),
+    (b'From: x\nDate: y\nMessage-ID: z', b''), (b'From: x\nnot a field\nDate: y\n', DATE + IDENT)])
+def test_what_is_put_on_top(message, top):
+    """RFC 6409, 8: Date, Message-ID and From where the header has none; the message itself is never changed."""
+    whole = Completion(dict(WANTED))
+    assert whole.feed(message) + whole.finish() == top + message
+    pieces = Completion(dict(WANTED))
+    assert b''.join(pieces.feed(bytes((byte,))) for byte in message) + pieces.finish() == top + message
+
+
+def test_the_null_sender_is_nobody():
+    """From cannot be made of it."""
+    assert b'from' not in submission.wanted(b'd', b'i', b'')
+
+
+def test_an_endless_header_is_left_alone():
+    """What is held is bounded."""
+    completion = Completion(dict(WANTED))
+    field = b'X: %s\n' % (b'y' * 1000)
+    out, most = b'', 0
+    for _ in range(400):
+        out += completion.feed(field)
+        most = max(most, len(completion.held))
+    assert out + completion.finish() == field * 400 and most <= submission.HEADER_MAX
+
+
+def test_others_are_not_touched():
+    """Without a login nothing is held."""
+    completion = Completion(None)
+    assert completion.feed(b'x') == b'x' and completion.finish() == b''
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=5))
+def test_any_message_in_any_pieces(message, cuts):
+    """The message is whole, and what stands before it is fields that were wanted."""
+    whole, pieces = Completion(dict(WANTED)), Completion(dict(WANTED))
+    expected = whole.feed(message) + whole.finish()
+    ends = sorted(cuts) + [len(message)]
+    out = b''.join(pieces.feed(message[a:b]) for a, b in zip([0] + ends, ends)) + pieces.finish()
+    assert out == expected and expected.endswith(message)
+    top = expected[:len(expected) - len(message)]
+    assert top.rstrip(b'\n') + b'\n' in (DATE + IDENT + FROM, DATE + IDENT, DATE + FROM, IDENT + FROM, DATE, IDENT, FROM, b'\n')
