@@ -244,18 +244,22 @@ def confined(home, row, names):
     """The lines of a program that has a fence of its own: the same fence, outside."""
     lines = b'User=%s\nGroup=%s\n' % (names[row.account], names[accounts.GROUP[row.account]]) + COMMON
     lines += b'ProtectHome=%s\n' % (b'read-only' if row.name == b'users' else b'yes')
-    lines += b'MemoryDenyWriteExecute=yes\n'
+    files = row.files
+    if files is None:                   # it runs programs of the administrator's: their memory is theirs
+        files = ()
+    else:
+        lines += b'MemoryDenyWriteExecute=yes\n'
     if row.where == b'empty':
         lines += b'PrivateNetwork=yes\nIPAddressDeny=any\n'
     kinds = [kind for kind in (b'any', b'tcp', b'unix') if kind in row.sockets] or [b'unix']
     lines += b'RestrictAddressFamilies=%s\n' % FAMILIES[kinds[0]]
-    writes = [home + b'/' + path for place, letters in row.files if set(letters) & set(b'wcdm')
+    writes = [home + b'/' + path for place, letters in files if set(letters) & set(b'wcdm')
               for path in manifest.PLACES[place] if path[:1] != b'/']
     if writes:
         lines += b'ReadWritePaths=%s\n' % b' '.join(writes)
-    if not any(path.startswith(b'queue') for place, _ in row.files for path in manifest.PLACES[place]):
+    if not any(path.startswith(b'queue') for place, _ in files for path in manifest.PLACES[place]):
         lines += b'InaccessiblePaths=-%s/queue/state -%s/queue/damaged\n' % (home, home)
-    lines += b'TasksMax=%d\n' % (512 if row.name == b'smtpd' else 16)
+    lines += b'TasksMax=%d\n' % (512 if row.name == b'smtpd' or row.children == b'programs' else 16)
     return lines
 
 

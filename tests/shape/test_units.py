@@ -57,6 +57,19 @@ def test_the_facts_are_the_manifests():
         assert not any(line.startswith(b'PrivateUsers=yes') for line in said)      # the kernel's word on who calls
 
 
+def test_lines_that_are_off_by_default():
+    """They have units, too: tlslog may write its directory and has no network; token, which runs programs, has one, may
+    write nothing of qpy's, and leaves its programs' memory to them."""
+    extra = b'tlslog qpyr seq:tlslog:0600:qpyr qpy-tlslog\ntoken qpyr seq:token:0600:qpyr qpy-token\n'
+    extra += b'mtasts qpyr seq:mtasts:0660:qpyr:qpyr qpy-mtasts\n'
+    found = units.units(HOME, services.table(extra))
+    tlslog, token = (found[b'qpy-%s.service' % name].split(b'\n') for name in (b'tlslog', b'token'))
+    assert b'ReadWritePaths=/var/qpy/tls' in tlslog and b'PrivateNetwork=yes' in tlslog
+    assert b'User=qpyr' in token and not any(line.startswith((b'ReadWritePaths', b'MemoryDeny')) for line in token)
+    assert b'PrivateNetwork=yes' not in token and b'NoNewPrivileges=yes' in token
+    assert b'ListenSequentialPacket=/var/qpy/run/mtasts' in found[b'qpy-mtasts.socket']
+
+
 def test_sockets_are_the_tables():
     """Names, kinds, owners and modes of the sockets are those of control/services."""
     said = lines(b'qpy-queued-submit.socket')
