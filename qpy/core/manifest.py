@@ -30,8 +30,8 @@ TABLE = b"""\
    check           qpyc     host   control=rl,etc=r,check=rlwcd      none       no       unix,tcp  any       2000
    tlslog          qpyr     empty  tls=rlwcd                         none       no       -          -          500
    token           qpyr     host   any                               programs   yes      any        any       -
-   milter-master   qpyc     host   control=rl,etc=r,tmp=rw           workers    no       unix,tcp  any       2000
-   milter          qpyc     host   control=rl,etc=r,tmp=rw           none       no       unix,tcp  any       4000
+   milter-master   qpyc     host   control=rl,etc=r,check=rw         workers    no       unix,tcp  any       2000
+   milter          qpyc     host   control=rl,etc=r,check=rw         none       no       unix,tcp  any       4000
    lspawn          qpyu     host   control=rl                        none       no       unix      run       2000
    seed            qpyu     mail   any                               programs   yes      any       any       -
    rspawn          qpyr     host   control=rl,etc=r,proc=r,cas=rl    workers    yes      unix,from any       2000

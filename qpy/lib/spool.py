@@ -6,12 +6,13 @@ PLACES = (b'/var/tmp', b'/tmp')
 
 
 class Spool:
-    """add(data)*, then content(). size: bytes so far. OSError if the disk does not take it."""
+    """add(data)*, then content(). size: bytes so far. OSError if the disk does not take it. places: directories for
+    what is long."""
 
-    __slots__ = ('pieces', 'size', 'fd')
+    __slots__ = ('pieces', 'size', 'fd', 'places')
 
-    def __init__(self):
-        self.pieces, self.size, self.fd = [], 0, -1
+    def __init__(self, places=PLACES):
+        self.pieces, self.size, self.fd, self.places = [], 0, -1, places
 
     def add(self, data: bytes) -> None:
         """The next piece."""
@@ -20,7 +21,7 @@ class Spool:
             return unix.write_all(self.fd, data)
         self.pieces.append(data)
         if self.size > IN_MEMORY:
-            self.fd = nameless()
+            self.fd = nameless(self.places)
             for piece in self.pieces:
                 unix.write_all(self.fd, piece)
             self.pieces = []
@@ -39,9 +40,9 @@ class Spool:
         self.pieces, self.size, self.fd = [], 0, -1
 
 
-def nameless():
+def nameless(places=PLACES):
     """The descriptor of a new file that nobody else can open."""
-    for place in PLACES:
+    for place in places:
         try:
             return nameless_in(place)
         except unix.error as problem:

@@ -211,13 +211,13 @@ class Filter:
 
 
 class Session:
-    """One SMTP session.  busy: a question is not answered yet."""
+    """One SMTP session.  busy: a question is not answered yet; kept: directories for long messages."""
 
-    __slots__ = ('loop', 'filters', 'facts', 'busy', 'discard', 'opened')
+    __slots__ = ('loop', 'filters', 'facts', 'busy', 'discard', 'opened', 'kept')
 
-    def __init__(self, loop, places):
+    def __init__(self, loop, places, kept):
         self.loop, self.filters, self.facts = loop, [Filter(loop, place) for place in places], None
-        self.busy, self.discard, self.opened = False, b'', False
+        self.busy, self.discard, self.opened, self.kept = False, b'', False, kept
 
     def close(self):
         """It has ended."""
@@ -386,7 +386,7 @@ class Reading:
         try:
             if letter == milter.REPLACE_BODY:
                 if self.replaced is None:
-                    self.replaced, self.unfolded = spool.Spool(), drafts.Unfolded()
+                    self.replaced, self.unfolded = spool.Spool(self.session.kept), drafts.Unfolded()
                     self.remarks.append(self.filter.place.name + b' replaces the body')
                 return self.replaced.add(self.unfolded.feed(words))
             said = self.draft.change(letter, words)

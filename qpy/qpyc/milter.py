@@ -6,7 +6,7 @@ DIR/run/milter (SOCK_SEQPACKET, inherited as `milter`): the questions of qpy-smt
 DIR/run/filter (stream, inherited as `filter`): messages, as qpy-queued takes them (core.submit), with one record more,
 `s` and the session.  What the milters leave of a message goes to qpy-queued; its answer goes back.
 
-Asks: the milters of control/milters.  Writes: /var/tmp, files without a name.  A few workers would not do: a session's
+Asks: the milters of control/milters.  Writes: DIR/check, files without a name.  A few workers would not do: a session's
 stages and its message must meet, so there is one; a master replaces it when it dies.
 Exit: 0 when the chain ends, 111 otherwise.
 """
@@ -40,10 +40,10 @@ def load(home):
 class Server:
     """All sessions."""
 
-    __slots__ = ('loop', 'home', 'places', 'sessions')
+    __slots__ = ('loop', 'home', 'places', 'sessions', 'kept')
 
     def __init__(self, loop, home):
-        self.loop, self.home, self.sessions = loop, home, {}
+        self.loop, self.home, self.sessions, self.kept = loop, home, {}, (home + b'/check',)
         self.places = controls.Watched(home, FILES, load)
 
     def questions(self, sock, _):
@@ -58,7 +58,7 @@ class Server:
         """The session that is spoken of; None if there are too many."""
         found = self.sessions.get(facts.session)
         if found is None and len(self.sessions) < MOST_SESSIONS:
-            found = self.sessions[facts.session] = filters.Session(self.loop, self.places.get())
+            found = self.sessions[facts.session] = filters.Session(self.loop, self.places.get(), self.kept)
             if facts.stage != asking.CONNECT:       # it began with a worker before this one
                 for each in found.filters:
                     each.broken(b'it has not heard this session from its beginning')
@@ -111,7 +111,7 @@ class Messages:
 
     def __init__(self, server, sock):
         self.server, self.sock, self.receiver = server, sock, submit.Receiver()
-        self.spool, self.out, self.waiting, self.working = spool.Spool(), b'', deque(), False
+        self.spool, self.out, self.waiting, self.working = spool.Spool(server.kept), b'', deque(), False
         self.watch()
 
     def watch(self):
@@ -160,7 +160,7 @@ class Messages:
 
     def complete(self, records):
         """A whole message: to its session's milters."""
-        kept, self.spool = self.spool, spool.Spool()
+        kept, self.spool = self.spool, spool.Spool(self.server.kept)
         if kept is None:
             return self.answer(submit.refusal(exits.QQ_WRITE))
         try:

@@ -16,9 +16,12 @@ ANN, BOB = 54021, 54022
 ACCOUNTS = ('qpyd', 'qpyt', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpya', 'qpyc', 'qpyl', 'alias')
 MODULES = {'start': 'root.start', 'log': 'qpyl.log', 'queued': 'qpyq.queued', 'clean': 'qpyq.clean',
            'send': 'qpys.send', 'bouncer': 'qpys.bouncer', 'smtpd': 'qpyd.smtpd', 'users': 'qpyp.users',
-           'resolve': 'qpyr.resolve', 'lspawn': 'qpyu.lspawn', 'seed': 'root.seed', 'rspawn': 'qpyr.rspawn'}
+           'resolve': 'qpyr.resolve', 'lspawn': 'qpyu.lspawn', 'seed': 'root.seed', 'rspawn': 'qpyr.rspawn',
+           'check': 'qpyc.check', 'milter': 'qpyc.milter'}
+LINES = ('check qpyc seq:check:0660:qpyc:qpyd qpy-check\n'
+         'milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter\n')
 ENDS = ('start', 'log', 'queued', 'clean', 'send', 'bouncer', 'smtpd', 'users', 'resolve', 'lspawn', 'seed', 'rspawn',
-        'remote', 'client', 'pool', 'local %d' % ANN)
+        'remote', 'client', 'pool', 'check', 'milter', 'local %d' % ANN)
 LAUNCHER = """\
 #!/usr/bin/python3 -IS
 import sys
@@ -66,6 +69,8 @@ class Owned:
     def prepare(self, loose):
         """A message in the queue, files to try things on, and the launchers."""
         house = self.house
+        with open(house.home + '/control/services', 'a') as file:
+            file.write(LINES)
         house.start()
         house.sendmail('someone@wait.test', text='Subject: x\n\nwaiting\n')
         house.await_line('deferral')

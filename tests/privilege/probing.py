@@ -232,6 +232,7 @@ class Probe:
         home = self.home.encode()
         ways = {'submit': lambda: submit.connect(home),
                 'users': lambda: packets.connect(home, b'users', packets.owner_of(home, b'qpyp')),
+                'names': lambda: packets.connect(home, b'names', packets.owner_of(home, b'qpyr')),
                 'resolve': lambda: packets.connect(home, b'resolve', packets.owner_of(home, b'qpyr'))}
         for name in names:
             self.attempt('P00', 'connect-' + name, lambda: ways[name]().close())
@@ -368,6 +369,31 @@ def run_resolve(p):
     p.identity('P47')
     p.others('P47')
     p.attempt('P47', 'listen', lambda: socket.socket().listen(1))
+
+
+def run_judge(p):
+    p.files('P48')
+    p.queue('P48')
+    p.execute('P48')
+    p.fork('P48')
+    p.system('P48')
+    p.identity('P48')
+    p.others('P48')
+    p.attempt('P48', 'listen', lambda: socket.socket().listen(1))
+    p.attempt('P48', 'udp', lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+
+def run_check(p):
+    p.needs('names')
+    p.attempt('P00', 'keep', lambda: os.unlink(p.created(p.home + '/check/probe')))
+    run_judge(p)
+
+
+def run_milter(p):
+    p.needs('submit')
+    p.attempt('P00', 'nameless', lambda: os.open(p.home + '/check', os.O_TMPFILE | os.O_RDWR, 0o600))
+    p.attempt('P48', 'create-in-check', lambda: p.created(p.home + '/check/probe'))
+    run_judge(p)
 
 
 def run_log(p):

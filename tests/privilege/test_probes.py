@@ -164,6 +164,13 @@ def test_P47_resolve_writes_nowhere(answers):
     assert not possible(answers, 'P47', REFUSED | {'EAGAIN'})
 
 
+def test_P48_who_judges_clients_keeps_nothing_else(answers):
+    """check writes into DIR/check and milter into files without a name, neither anywhere else; both execute nothing, have no
+    UDP, listen nowhere, and do not reach the queue's files."""
+    assert {who for who, _ in answers['P48']} == {'check', 'milter'}
+    assert not possible(answers, 'P48', REFUSED | {'EAGAIN'})
+
+
 # --- the probes see what is open ----------------------------------------------------------------------------------
 
 @pytest.fixture(scope='module')

@@ -59,6 +59,7 @@ class House:
     def __init__(self, milters, options='', program=True, **control):
         self.milters = milters
         self.rig = Rig(milters=''.join('%s %s\n' % (getattr(one, 'place', one), options) for one in milters), **control)
+        os.mkdir(self.rig.home + '/check')
         self.program = Program(self.rig.home) if program else None
         self.rig.warm(workers=1)
 
@@ -464,6 +465,16 @@ def test_qpy_milter_is_started_anew(make):
     house.program = Program(house.rig.home)
     assert client.say(RCPT).startswith(b'451 4.3.0')
     assert house.send().startswith(b'250')
+
+
+def test_no_room_for_a_long_message(make):
+    """Where DIR/check takes nothing a message that does not fit into memory is deferred; short ones pass."""
+    house = make(Milter())
+    os.rmdir(house.rig.home + '/check')
+    client = house.client()
+    assert house.send(client, data=b'Subject: big\r\n\r\n' + b'x' * 900 + (b'\r\n' + b'y' * 900) * 2000 + b'\r\n').startswith(
+        b'451 4.3.0 qq write error')
+    assert house.send(client).startswith(b'250')
 
 
 def test_queued_is_away(make):
