@@ -12,6 +12,9 @@ SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 NEEDS = {'pytest': 'pytest', 'pytest_timeout': 'pytest-timeout', 'xdist': 'pytest-xdist', 'hypothesis': 'hypothesis',
          'dns': 'dnspython', 'click': 'click'}
 FAST = ('tests/core', 'tests/shape', 'tests/programs', 'tests/chain', '-m', 'not slow and not root')
+#: how much of what: see qpy-test(1)
+KNOBS = ('QPY_HYPOTHESIS', 'QPY_TEST_CACHE', 'QPY_POWER_STATES', 'QPY_FAULTS_MOST', 'QPY_FAULTS_STARTS', 'QPY_STRACE_MOST', 'QPY_KILLS',
+         'QPY_SOAK_MINUTES', 'QPY_SOAK_SEED', 'QPY_MANY', 'QPY_ATHERIS', 'QPY_FUZZ_SECONDS', 'QPY_FUZZ_CORPUS')
 TEMP = 111
 
 
@@ -44,7 +47,7 @@ def choose(words):
 def environment(fast):
     """Ours, without what would change the meaning of the tests; no cache is written beside a read-only source."""
     kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(('QPY', 'QMAIL', 'PYTHON', 'LISTEN_')) or name in ('QPY_HYPOTHESIS', 'QPY_TEST_CACHE')}
+            if not name.startswith(('QPY', 'QMAIL', 'PYTHON', 'LISTEN_')) or name in KNOBS}
     if fast:
         kept.setdefault('QPY_HYPOTHESIS', 'fast')
     if not os.access(SOURCE, os.W_OK):

@@ -1,10 +1,13 @@
 """The manual is whole: each page has the sections people look for, and qpy.7 names every program and format."""
 import os
+import pathlib
 import re
 import shutil
 import subprocess
 
 import pytest
+
+from qpy.admin import test as runner
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PAGES = sorted(name for name in os.listdir(ROOT + '/man') if name[-1:].isdigit())
@@ -71,3 +74,12 @@ def test_what_standards_name_is_there():
                 assert 'def %s(' % name[1] in file.read(), (page, name)
             found += 1
     assert found > 20
+
+
+def test_every_knob_of_the_tests_is_known():
+    """What a test takes from the environment is let through by qpy-test and stands in its page."""
+    tests = pathlib.Path(ROOT, 'tests')
+    asked = {name for path in tests.rglob('*.py') for name in re.findall(r"environ\.get\('(QPY_[A-Z_]+)'", path.read_text())}
+    assert asked - {'QPY_UPDATE_GOLDEN'} == set(runner.KNOBS)
+    page = pathlib.Path(ROOT, 'man/qpy-test.1').read_text()
+    assert all(re.search(r'^\.It Ev .*\b%s\b' % name, page, re.M) for name in runner.KNOBS)
