@@ -1,4 +1,5 @@
 """What all tests share: the source on the path, a moderate hypothesis, and visible skips for what needs root."""
+import contextlib
 import os
 import pathlib
 import resource
@@ -86,11 +87,22 @@ def pytest_configure(config):
     config.accounts_before = known_accounts()
 
 
+def remove_groups():
+    """Remove the control groups of chains that are gone: only root could, and the next chain would."""
+    for place in ('/sys/fs/cgroup', '/sys/fs/cgroup/unified'):
+        for name in os.listdir(place) if os.path.isdir(place) else ():
+            if name.startswith('qpy-') and name[4:].isdigit() and not os.path.exists('/proc/' + name[4:]):
+                for directory, _, _ in os.walk(os.path.join(place, name), topdown=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(directory)
+
+
 def pytest_unconfigure(config):
     """Remove the accounts that tests have made (their installations are gone by now)."""
     if os.geteuid() != 0 or hasattr(config, 'workerinput'):
         return
     import subprocess
+    remove_groups()
     users, groups = known_accounts()
     for name in users - config.accounts_before[0]:
         subprocess.run(['userdel', name], capture_output=True)

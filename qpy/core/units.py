@@ -79,12 +79,12 @@ SystemCallErrorNumber=EPERM
 # make a namespace of users that it could not make its own in (RestrictNamespaces, PrivateUsers, ProtectKernelTunables).
 SEED = b"""\
 User=root
-CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_CHOWN
 AmbientCapabilities=
 NoNewPrivileges=yes
 ProtectSystem=full
-ProtectControlGroups=yes
 PrivateDevices=yes
+Delegate=yes
 ProtectProc=invisible
 RestrictNamespaces=user
 KeyringMode=private
@@ -100,19 +100,22 @@ SystemCallArchitectures=native
 SystemCallFilter=~@clock @module @raw-io @reboot @swap @cpu-emulation @obsolete @mount
 TasksMax=4096
 """
-# What qpy-start needs as root: ports, owners and modes of sockets, namespaces, and to give all of it away.
+# What qpy-start needs as root: ports, owners and modes of sockets, namespaces, control groups of its own (Delegate, and
+# no ProtectControlGroups), and to give all of it away.
 START = b"""\
 NoNewPrivileges=yes
 CapabilityBoundingSet=CAP_CHOWN CAP_FOWNER CAP_NET_BIND_SERVICE CAP_SETGID CAP_SETUID CAP_SETPCAP CAP_SYS_ADMIN
 AmbientCapabilities=
 ProtectSystem=full
-ProtectControlGroups=yes
+Delegate=yes
 ProtectKernelModules=yes
 ProtectKernelLogs=yes
 ProtectClock=yes
 ProtectHostname=yes
 PrivateDevices=yes
 RestrictNamespaces=user net
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+UMask=0077
 RestrictRealtime=yes
 KeyringMode=private
 SystemCallArchitectures=native

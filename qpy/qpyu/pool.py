@@ -26,15 +26,15 @@ class Delivery:
 
 
 class Worker:
-    """A user's process: its channel, once it is known to run; the deliveries it has; limit: seconds its programs
-    may take.
+    """A user's process: its channel, once it is known to run; its pid; the deliveries it has; limit: seconds its
+    programs may take.
     """
 
-    __slots__ = ('key', 'channel', 'ready', 'jobs', 'used', 'limit')
+    __slots__ = ('key', 'channel', 'ready', 'jobs', 'used', 'limit', 'pid')
 
     def __init__(self, key, limit):
         self.key, self.channel, self.ready, self.jobs, self.used = key, None, False, {}, 0.0
-        self.limit = limit
+        self.limit, self.pid = limit, b''
 
 
 class Pool:
@@ -122,7 +122,7 @@ class Pool:
         """The seed's answers, in the order it was asked.  Only now the jobs go: the seed has closed its end."""
         for letter, (_, word), _ in records:
             worker = self.births.popleft()
-            worker.ready = True
+            worker.ready, worker.pid = True, word
             if letter == b'X':
                 self.died(worker, b'Z%s\n' % word)
             elif worker.channel.sock is None:
@@ -188,6 +188,8 @@ class Pool:
             if when > unix.monotonic():
                 break
             program.warn(b'uid %d: a delivery did not end in time' % worker.key[0])
+            if worker.ready:
+                self.seed.send(b'K', worker.pid)    # it may be stopped: it would not see that its channel is closed
             self.died(worker, localstatus.OVERDUE)
         self.watch()
 

@@ -1,6 +1,7 @@
 """The seed of qpy-lspawn, as qpyu: turns into users, one process each, and never sees a byte of mail.
 
-    descriptors   the socket pair `seed`: `U` uid, gid with a socket; answers `G` uid, pid or `X` uid, reason
+    descriptors   the socket pair `seed`: `U` uid, gid with a socket; answers `G` uid, pid or `X` uid, reason;
+                  `K` pid: end this process of a user's and all that came from it
     exit          0 when the chain ends or lspawn is gone
 
 A child takes the user's identity for good, proves it, and is from then on that user's qpy-local (user.local), which
@@ -10,7 +11,7 @@ import gc
 
 from qpy import unix, unix_kernel
 from qpy.core import channel, exits, text
-from qpy.lib import confine, controls, inherit, loop, packets, program
+from qpy.lib import confine, controls, groups, inherit, loop, packets, program
 from qpy.user import local
 
 HIGHEST_ID = 4294967294
@@ -48,22 +49,25 @@ def within(ranges, number):
 class Seed:
     """The seed's side of its channel to lspawn."""
 
-    __slots__ = ('loop', 'home', 'ids', 'host', 'limit', 'channel')
+    __slots__ = ('loop', 'home', 'ids', 'host', 'limit', 'channel', 'groups', 'born')
 
-    def __init__(self, home, ids, host, limit):
+    def __init__(self, home, ids, host, limit, kept=None):
         self.loop, self.home, self.ids, self.host, self.limit = loop.Loop(), home, ids, host, limit
-        self.channel = None
+        self.channel, self.groups, self.born = None, kept, {}       # groups.Groups or None; {pid: path of its group}
 
     def listen(self, sock):
         """Serve lspawn on sock, and bury what has been born."""
-        self.loop.on_signal(unix.SIGCHLD, bury)
+        self.loop.on_signal(unix.SIGCHLD, self.bury)
         self.channel = packets.Channel(self.loop, sock, channel.SEED_JOB, self.asked, self.gone)
 
     def asked(self, records):
-        """One worker for each record."""
-        for _, (uid, gid), fd in records:
+        """One worker for each U, an end for each K."""
+        for letter, fields, fd in records:
+            if letter == b'K':
+                self.end(text.parse_uint(fields[0], HIGHEST_ID))
+                continue
             try:
-                self.answer(uid, gid, fd)
+                self.answer(*fields, fd)
             finally:
                 unix.close_quietly(fd)
 
@@ -73,16 +77,33 @@ class Seed:
         reason = self.ids.refusal(*ids)
         if reason:
             return self.channel.send(b'X', uid, reason)
+        path = self.new_group(ids[0])
         try:
             pid = unix.fork()
         except unix.error as problem:
+            if path:
+                self.groups.end(path)
             return self.channel.send(b'X', uid, b'Unable to fork: ' + program.reason(problem))
         if pid == 0:
-            unix._exit(program.guarded(lambda: self.become(*ids, fd)))
+            unix._exit(program.guarded(lambda: self.become(*ids, fd, path)))
+        if path:
+            self.born[pid] = path
         self.channel.send(b'G', uid, b'%d' % pid)
 
-    def become(self, uid, gid, fd):
+    def new_group(self, uid):
+        """The path of a control group for a user's process; b'' where there is none."""
+        if self.groups is None:
+            return b''
+        try:
+            return self.groups.new(uid)
+        except unix.error as problem:
+            program.warn(b'uid %d: no control group: %s' % (uid, program.reason(problem)))
+            return b''
+
+    def become(self, uid, gid, fd, path=b''):
         """In the child: be that user, and serve him."""
+        if path:
+            groups.enter(path)
         unix.set_wakeup_fd(-1)
         unix.signal(unix.SIGCHLD, unix.SIG_DFL)
         fd = unix.duplicate_above(fd, HIGHEST_FD // 2) if fd == SOCKET else fd
@@ -100,25 +121,33 @@ class Seed:
         except (controls.Broken, unix.error):
             return self.limit
 
+    def bury(self):
+        """Take the status of every child that has ended; what came from it is ended too."""
+        try:
+            while True:
+                pid, _ = unix.waitpid(-1, unix.WNOHANG)
+                if not pid:
+                    break
+                self.end(pid)
+        except ChildProcessError:
+            pass
+
+    def end(self, pid):
+        """End a user's process and all that came from it, if it has a group."""
+        path = self.born.pop(pid, None)
+        if path:
+            self.groups.end(path)
+
     def gone(self, reason):
         """lspawn is gone, and with it our purpose."""
         self.loop.stop()
 
 
-def bury():
-    """Take the status of every child that has ended."""
-    try:
-        while unix.waitpid(-1, unix.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
-
-
-def serve(home, found, ids, host, limit):
+def serve(home, found, ids, host, limit, kept=None):
     """The work: until the chain ends."""
     if b'seed' not in found:
         raise program.Fatal(exits.TEMP, b'unable to serve lspawn: no socket called seed was inherited')
-    seed = Seed(home, ids, host, limit)
+    seed = Seed(home, ids, host, limit, kept)
     seed.listen(only_client(found.pop(b'seed')[0]))
     inherit.life(seed.loop, found)
     ignore_signals()

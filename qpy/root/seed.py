@@ -3,6 +3,8 @@
     descriptors   the socket pair `seed` (to lspawn), `life`
     exit          0 when the chain ends, 111 when it cannot be what it must be
 
+Local deliveries get control groups of their own where there can be some (lib.groups).
+
 It enters a user namespace in which no id exists but qpyu's, alias's, those of ordinary users, and those that
 users/assign names: not root, not shadow, not a service.  It keeps the capabilities to change uid and gid there, and
 nothing else.  Where namespaces are forbidden it keeps the same two outside, behind a filter on their arguments, and
@@ -11,7 +13,7 @@ says so.  Nothing foreign is read before that: the files read here belong to roo
 from qpy import unix
 from qpy.core import accounts, assign, exits, idmap, text
 from qpy.core.cdb import CdbError
-from qpy.lib import cdb, confine, controls, inherit, program
+from qpy.lib import cdb, confine, controls, groups, inherit, program
 from qpy.qpyu import seed
 from qpy.user import local
 
@@ -28,8 +30,13 @@ def main(home, args):
     local.child.read_limits(home)
     first_to_go()
     unix.raise_descriptor_limit()
-    ids = step_down(home) if unix.geteuid() == 0 else seed.Ids()
-    return seed.serve(home, found, ids, host, limit)
+    if unix.geteuid():
+        return seed.serve(home, found, seed.Ids(), host, limit)
+    identity = identities(home)
+    kept = groups.prepare(*identity[b'qpyu'], local.child.bounds())
+    program.log(b'qpy-seed: status: what deliveries leave behind is ended ' + (
+        b'by control groups' if kept else b'process by process: no control group is ours'))
+    return seed.serve(home, found, step_down(home, identity), host, limit, kept)
 
 
 def first_to_go():
@@ -46,9 +53,8 @@ def first_to_go():
         unix.close(fd)
 
 
-def step_down(home):
+def step_down(home, identity):
     """Stop being root; the Ids this process can still become."""
-    identity = identities(home)
     uid, gid = identity[b'qpyu']
     ids = seed.Ids(*mail_ids(home, identity))
     try:

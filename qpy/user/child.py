@@ -271,6 +271,11 @@ def read_limits(home):
     configured = found
 
 
+def bounds():
+    """[(file of the kernel, number)] for the control group of one user's processes."""
+    return limits.bounds(configured)
+
+
 def limit():
     """What one program may use up."""
     unix.lower_limit('CORE', 0)

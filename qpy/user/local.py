@@ -229,13 +229,15 @@ class Worker:
         self.end_strays()
 
     def end_strays(self):
-        """Kill what came to us as an orphan: a program whose guardian was killed before it."""
+        """Kill what came to us as an orphan: a program whose guardian was killed before it.  What multiplies faster than
+        that is left to the seed: it ends all that came from us when we have ended."""
         ours = {pid for pid, _, _ in self.children.values()}
         for _ in range(GENERATIONS):
             strays = [pid for pid in child.children() if pid not in ours]
             if not strays or not child.kill_all(strays):
                 return
             unix.waitpid(strays[0], 0)
+        self.open = False
 
     def leave(self):
         """lspawn is gone: programs are ended by who runs them, the rest may finish what it writes, but not for long."""

@@ -182,6 +182,132 @@ def test_hard_links_as_mailboxes(running):
         assert file.read() == 'of bob\n'
 
 
+# --- control groups ----------------------------------------------------------------------------------------------
+
+ALONE = """
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    open('alone', 'w').write(str(os.getpid()))
+    while True:
+        time.sleep(100)
+os.wait()
+while not os.path.exists('alone') or not os.path.getsize('alone'):
+    pass
+daemon, me = int(open('alone').read()), os.getpid()
+for number in signal.SIGSTOP, signal.SIGKILL:              # first nobody moves any more, then nobody is
+    for name in os.listdir('/proc'):
+        if name.isdigit() and int(name) not in (daemon, me):
+            try:
+                os.kill(int(name), number)
+            except OSError:
+                pass
+"""
+
+
+def group_of(pid):
+    with open('/proc/%d/cgroup' % pid) as file:
+        return file.read().rpartition('0::')[2].strip()
+
+
+def grouped(house):
+    """Whether this chain has control groups; its log says so."""
+    line = next(line for line in house.lines if 'what deliveries leave behind is ended' in line)
+    return line.endswith('by control groups')
+
+
+def left_alone(house):
+    """The pid of a daemon of ann's whose program has killed every other process of ann's, its worker among them."""
+    path = script(house, 'alone.py', ALONE)
+    house.recipe('ann', '.qmail-alone', '|python3 -I %s\n' % path)
+    house.smtp('ann-alone@here.test', text='alone')
+    note = os.path.join(house.user_homes['ann'], 'alone')
+    house.await_that(lambda: os.path.exists(note) and os.path.getsize(note), 'daemon')
+    with open(note) as file:
+        pid = int(file.read())
+    house.await_that(lambda: 'crashed' in '\n'.join(house.lines), 'end of the worker')
+    return pid
+
+
+def test_P36_who_kills_his_worker_is_ended_with_it(running):
+    """A user's program that kills its guardian and its worker, so that nobody is left who knows what it has started, is
+    ended by its control group when the worker has ended; later mail of the user is delivered."""
+    if not grouped(running):
+        pytest.skip('no control groups here')
+    pid = left_alone(running)
+    running.await_that(lambda: not houses.alive(pid), 'end of the daemon')
+    running.recipe('ann', '.qmail-alone', '#\n')
+    bob_gets(running, 'beside who is alone')
+    assert outcome(running, 'later', '|true\n').startswith('success')
+
+
+def test_without_control_groups_it_stays():
+    """Counter-test, and the way without: the log names it, deliveries are ended process by process, and only who has
+    killed all that watched it stays."""
+    house = houses.Rooted(users={'ann': (ANN, ANN), 'bob': (BOB, BOB)})
+    pid = 0
+    try:
+        launcher = house.home + '/bin/qpy-seed'
+        with open(launcher) as file:
+            text = file.read()
+        with open(launcher, 'w') as file:
+            file.write(text.replace('from qpy.lib import program\n', 'from qpy.lib import groups, program\n'
+                                    'groups.prepare = lambda *_: None\n'))
+        house.write('control/timeoutlocal', '6\n')
+        house.start()
+        house.await_line('is ended process by process: no control group is ours')
+        assert outcome(house, 'daemon', '|(setsid sleep 605 >/dev/null 2>&1 &) &\n').startswith('success')
+        pid = left_alone(house)
+        bob_gets(house, 'meanwhile')
+        assert houses.alive(pid)
+    finally:
+        if pid:
+            os.kill(pid, 9)
+        house.remove()
+
+
+LEAVE = """
+import os, sys
+mine = open('/proc/self/cgroup').read().rpartition('0::')[2].strip()
+place = sys.argv[1]
+users = os.path.dirname(place + mine)
+def attempt(what, work):
+    try:
+        work()
+        print(what, 'possible')
+    except OSError as problem:
+        print(what, 'refused')
+def move(path):
+    with open(path + '/cgroup.procs', 'w') as file:
+        file.write('0')
+for what, path in (('root', place), ('users', users), ('seed', users + '/seed'), ('above', os.path.dirname(users))):
+    attempt(what, lambda: move(path))
+attempt('below', lambda: os.mkdir(place + mine + '/below'))
+attempt('kill', lambda: open(users + '/cgroup.kill', 'w').close())
+attempt('bound', lambda: open(place + mine + '/cgroup.max.descendants', 'w').close())
+"""
+
+
+def test_P36_a_user_does_not_leave_his_group(running):
+    """A user's process has a group of its own below `users`, apart from the daemons; a program in it moves itself nowhere,
+    makes no group, and ends nobody by one."""
+    if not grouped(running):
+        pytest.skip('no control groups here')
+    from qpy.lib import groups
+    name = group_of(running.daemons()['seed'])
+    place = next(os.fsdecode(place) for place in groups.PLACES if os.path.isdir(os.fsdecode(place) + name)
+                 and os.path.exists(os.fsdecode(place) + name + '/cgroup.procs'))
+    assert name.endswith('/users/seed') and '/users' not in group_of(running.daemons()['lspawn'])
+    path = script(running, 'leave.py', LEAVE)
+    assert outcome(running, 'leave', '|python3 -I %s %s >left; cat /proc/self/cgroup >>left\n' % (path, place)).startswith('success')
+    with open(os.path.join(running.user_homes['ann'], 'left')) as file:
+        said = file.read()
+    assert said.count('refused') == 7 and 'possible' not in said
+    assert '%s/%d.' % (os.path.dirname(name), ANN) in said
+
+
 def test_local_deliveries_go_first_when_memory_ends(running):
     """The kernel would end users' programs, not the queue: their processes have a higher oom_score_adj."""
     daemons = running.daemons()

@@ -14,12 +14,15 @@ class Stage:
         self.loop = loop.Loop()
         ours, his = unix.socketpair()
         self.pool = pool.Pool(self.loop, ours, lambda: limit, lambda reason: None)
-        self.asked, self.workers, self.results = [], {}, {}
+        self.asked, self.workers, self.results, self.killed = [], {}, {}, []
         self.seed = packets.Channel(self.loop, his, channel.SEED_JOB, self.seed_asked, lambda reason: None)
         self.answer = b'G'
 
     def seed_asked(self, records):
-        for _, (uid, gid), fd in records:
+        for letter, (uid, *_), fd in records:
+            if letter == b'K':
+                self.killed.append(uid)
+                continue
             self.asked.append(int(uid))
             if self.answer == b'G':
                 self.workers[int(uid)] = Process(self, fd)
@@ -147,6 +150,8 @@ def test_a_stopped_user(monkeypatch):
     stage.until(lambda: len(stage.results) == 2)
     assert {result[0] for result in stage.results.values()} == {b'Z'}
     assert not stage.pool.workers and not stage.pool.deadlines
+    stage.until(lambda: stage.killed)
+    assert stage.killed == [b'1']               # with all that came from it, if the seed can
     first = stage.workers[1001]
     stage.deliver(1001, 'c')
     stage.until(lambda: stage.workers[1001] is not first)

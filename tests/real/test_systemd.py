@@ -173,6 +173,29 @@ def test_users_are_still_kept_apart(whole):
     assert 'no user namespace' not in journal(whole, '-u', 'qpy') and 'no network namespace' not in journal(whole, '-u', 'qpy')
 
 
+def ended_by_groups(there, unit):
+    """The worker of joe has a group of its own in the one systemd has given to the unit, and the log says so; a daemon
+    whose worker is killed is ended with it."""
+    assert 'is ended by control groups' in journal(there, '-u', unit, '-o', 'cat')
+    there.write('/home/joe/.qmail-stay', '|setsid sleep 606 & cat /proc/self/cgroup >group; kill -9 $(cut -d" " -f4 '
+                '/proc/$PPID/stat) $PPID\n')
+    there.run('chown', 'joe:', '/home/joe/.qmail-stay')
+    there.run('setpriv', '--reuid', 'joe', '--regid', 'joe', '--clear-groups', 'sendmail', 'joe-stay', data='x\n')
+    there.await_that(lambda: os.path.exists(there.path('/home/joe/group')) and there.read('/home/joe/group'), 'group')
+    (line,) = [line for line in there.read('/home/joe/group').split('\n') if line.startswith('0::')]
+    assert line.startswith('0::/system.slice/%s.service/users/%d.' % (unit, JOE))
+    there.await_that(lambda: 'sleep' not in there.run('sh', '-c', 'cat /proc/[0-9]*/comm 2>/dev/null || true').split(),
+                     'end of the daemon')
+    there.run('rm', '/home/joe/group', '/home/joe/.qmail-stay')
+
+
+def test_what_is_left_behind_is_ended_by_a_group(whole):
+    """qpy.service has its control group to itself (Delegate=yes); the daemons are in its `chain`."""
+    ended_by_groups(whole, 'qpy')
+    assert state(whole, 'qpy', 'Delegate') == 'yes'
+    assert whole.run('cat', '/proc/%s/cgroup' % state(whole, 'qpy', 'MainPID')).rstrip().endswith('qpy.service/chain')
+
+
 # --- each program by itself --------------------------------------------------------------------------------------------
 
 @pytest.fixture
@@ -204,6 +227,7 @@ def test_each_program_by_itself(apart):
         assert state(apart, name) == 'active', journal(apart, '-u', name)
         assert state(apart, name, 'NRestarts') == '0', journal(apart, '-u', name)
     assert 'delivery 1: success' in journal(apart, '-u', 'qpy-send', '-o', 'cat')
+    ended_by_groups(apart, 'qpy-seed')
     for name in ('qpy-queued', 'qpy-smtpd', 'qpy-clean'):
         assert state(apart, name, 'CapabilityBoundingSet') == ''
         pid = state(apart, name, 'MainPID')

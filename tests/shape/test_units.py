@@ -48,7 +48,7 @@ def test_the_facts_are_the_manifests():
     for service in TABLE:
         row, said = manifest.row(service.name), lines(b'qpy-%s.service' % service.name)
         if service.name == b'seed':
-            assert b'CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP' in said
+            assert b'CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_CHOWN' in said
             continue
         assert b'User=' + row.account in said and b'CapabilityBoundingSet=' in said and b'NoNewPrivileges=yes' in said
         assert (b'PrivateNetwork=yes' in said) == (row.where == b'empty')
