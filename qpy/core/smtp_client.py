@@ -15,7 +15,7 @@ what.
 """
 from _collections import deque
 
-from qpy.core import address, channel_binding, deliverby, idna, remote_report, sasl_client, text
+from qpy.core import address, channel_binding, deliverby, idna, remote_report, sasl_client, seven_bit, text
 from qpy.core.tls_policy import NONE, OPPORTUNISTIC
 
 LINE_LIMIT = 4096       # bytes of one reply line
@@ -86,7 +86,7 @@ def permanent(code, command):
 class Transaction:
     """One message to some recipients at one host, and what became of it.
 
-    eight, utf8: the message needs 8BITMIME (sent anyway without), SMTPUTF8: b'header' by its header, b'names' by its
+    eight, utf8: the message needs 8BITMIME (without, what can be is converted), SMTPUTF8: b'header' by its header, b'names' by its
     addresses alone, whose domains have another form; b'' not at all.
     required: it needs REQUIRETLS (refused without).
     notices: (parameters of MAIL, [parameters of RCPT]) for a server that knows DSN (RFC 3461), or None.
@@ -124,7 +124,7 @@ class Session:
     __slots__ = ('peer', 'helo', 'pipelining', 'lmtp', 'policy', 'login', 'reader', 'out', 'phase', 'extensions',
                  'transaction', 'steps', 'waiting', 'encoder', 'dirty', 'pending', 'replies', 'transactions', 'batched',
                  'confused', 'tls', 'tls_trouble', 'exchange', 'kept', 'stale',
-                 'tls_wrong', 'last')
+                 'tls_wrong', 'last', 'converter')
 
     def __init__(self, peer, helo, pipelining=True, lmtp=False, policy=OPPORTUNISTIC, login=None):
         self.peer, self.helo, self.pipelining = peer, helo, pipelining
@@ -138,7 +138,7 @@ class Session:
         self.transaction = None
         self.steps = deque()        # (command, recipient's index, bytes) still to be sent
         self.waiting = deque([(b'greeting', 0)])    # sent and not answered
-        self.encoder = None
+        self.encoder = self.converter = None
         self.dirty = False          # RSET before the next transaction
         self.pending = None         # the report of a transaction whose replies are still coming in
         self.replies = 0            # seen in the transaction: 0 on a used connection means it was stale
@@ -241,10 +241,12 @@ class Session:
 
     def body(self, chunk):
         """The next piece of the message, as stored (lines ended by LF)."""
-        self.out.append(self.encoder.feed(chunk))
+        self.out.append(self.encoder.feed(self.converter.feed(chunk) if self.converter else chunk))
 
     def body_end(self):
         """The message is complete: from here on the server may have it."""
+        if self.converter:
+            self.out.append(self.encoder.feed(self.converter.finish()))
         self.out.append(self.encoder.finish())
         self.phase = DOT
         if not self.lmtp:
@@ -421,6 +423,8 @@ class Session:
     def _go_ahead(self):
         if self.pending is None:
             self.encoder = Encoder()
+            if self.transaction.eight and b'8BITMIME' not in self.extensions:
+                self.converter = seven_bit.Converter()      # RFC 6152, section 3
             self.phase = BODY
         elif self._accepted() or self.lmtp:     # refused the sender and takes recipients: let nobody get a stump
             self.phase = OVER
@@ -539,7 +543,7 @@ class Session:
 
     def _finish(self, report):
         transaction, self.transaction = self.transaction, None
-        self.pending, self.encoder = None, None
+        self.pending, self.encoder, self.converter = None, None, None
         self.steps.clear()
         transaction.report = report
         if self.phase != OVER:

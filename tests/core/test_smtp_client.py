@@ -341,6 +341,25 @@ def test_domains_in_their_other_form(recipients, sent, answers, letter):
         assert transaction.report[0] == b'K' and transaction.answers[recipients.index(b'b@y')][0] == b'r'
 
 
+def test_without_8bitmime():
+    """RFC 6152, section 3: MIME is converted, with its dots; what is no MIME goes as it is; the next message on the
+    connection is not taken for it."""
+    mime = b'MIME-Version: 1.0\nContent-Transfer-Encoding: 8bit\n\n.\xc3\xa9\n'
+    session, _, _ = begun(b'250 x\r\n', eight=True)
+    for body, sent in ((mime, b'quoted-printable\r\n\r\n..=C3=A9\r\n.\r\n'), (b'\n\xe9\n', b'\r\n\xe9\r\n.\r\n')):
+        if session.idle:
+            session.begin(Transaction(b's@y.example', [b'a@x.example'], eight=True))
+        session.feed(b'250 ok\r\n')
+        session.feed(b'250 ok\r\n')
+        session.feed(b'354 go\r\n')
+        session.take()
+        for at in range(len(body)):
+            session.body(body[at:at + 1])
+        session.body_end()
+        assert session.take().endswith(sent)
+        session.feed(b'250 taken\r\n')
+
+
 def test_extensions():
     """Keywords ignore case; a bomb of them is bounded by the reply's limits."""
     assert parse_extensions(b'250-x\n250-Size 5\n250-AUTH=LOGIN PLAIN\n250 ') == {b'SIZE': b'5', b'AUTH=LOGIN': b'PLAIN',
