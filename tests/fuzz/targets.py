@@ -3,8 +3,8 @@
 Each names the errors its reader may raise; any other exception, and any assertion, is a finding.  test_fuzz.py runs
 them with hypothesis and over corpus/, run.py with atheris.  The first byte often says how the rest is cut.
 """
-from qpy.core import (address, aliases, cdb, channel, controls, dotforward, dotqmail, header, inject, mess, mta_sts, netstring, pop3,
-                      qmqp, qmtp, services, smtp_client, smtp_data, smtp_server, smtproutes, state, submit, tcprules,
+from qpy.core import (accountlimits, address, aliases, asking, cdb, channel, controls, dnsbl, dotforward, dotqmail, draft, greylist,
+                      header, inject, mess, milter, mta_sts, netstring, policyd, pop3, qmqp, qmtp, services, smtp_client, smtp_data, smtp_server, smtproutes, state, submit, tcprules,
                       token822)
 from qpy.qpyr import resolve
 
@@ -20,18 +20,22 @@ def cut(data):
 
 # --- the door -----------------------------------------------------------------------------------------------
 
-def talk(pieces):
-    """(replies, messages, closed) of a server's session."""
-    policy = smtp_server.Policy(b'mx.example.com', databytes=200, hosts=None, max_recipients=3)
+def talk(pieces, stages=frozenset()):
+    """(replies, messages, closed) of a server's session; at these stages whoever has an n in his name is refused."""
+    policy = smtp_server.Policy(b'mx.example.com', databytes=200, hosts=None, max_recipients=3, stages=stages)
     session = smtp_server.Session(policy, smtp_server.Client(ip=b'192.0.2.7', relay=b''))
     out, found, text, closed = b'', [], b'', False
     for piece in pieces:
         session.receive(piece)
         while (event := session.next()) is not None:
             kind, value = event
-            if kind == smtp_server.CHECK:
-                session.recipient(b'no' if value[:1] == b'n' else b'yes')
-            elif kind == smtp_server.START:
+            while kind in (smtp_server.CHECK, smtp_server.ASK):
+                said = session.helo + session.sender + session.checking
+                kind, value = (session.recipient(b'no' if value[:1] == b'n' else b'yes') if kind == smtp_server.CHECK
+                               else session.judged(b'550 5.7.1 no' if b'n' in said else b'')) or (None, None)
+            if kind is None:
+                continue
+            if kind == smtp_server.START:
                 session.begin(b'now')
                 text = b''
             elif kind == smtp_server.BODY:
@@ -50,6 +54,8 @@ def smtp_session(data):
     data, pieces = cut(data)
     out, found, closed = talk(pieces)
     assert (out, found, closed) == talk([data])
+    judged = talk(pieces, frozenset(asking.STAGES))
+    assert judged == talk([data], frozenset(asking.STAGES)) and not any(b'n' in sender for sender, _, _ in judged[1])
     assert not out or out.endswith(b'\r\n')
     for line in out.split(b'\r\n')[:-1]:
         assert line[:3].isdigit() and line[3:4] in (b' ', b'-') and not line.strip(bytes(range(32, 127)))
@@ -355,5 +361,71 @@ def channels(data):
         assert all(len(fields) == table[letter][0] for letter, fields in records)
 
 
-ALL = (smtp_session, data_decoder, address_parser, tcp_rules, netstrings, pop3_session, client_replies, dns_answers, web_policy,
+# --- who judges clients ---------------------------------------------------------------------------------------
+
+def milter_packets(data):
+    """What a milter says: the same packets however it is cut, or the same error; whatever it wants changed, the header stays
+    a header, addresses stay addresses, and its reply is one line of printable ASCII that refuses."""
+    data, pieces = cut(data)
+    heard = []
+    for chunks in (pieces, [data]):
+        dialogue, found = milter.Dialogue(), []
+        try:
+            for chunk in chunks:
+                found += dialogue.feed(chunk)
+        except milter.MilterError:
+            found = 'broken'
+        heard.append(found)
+    assert heard[0] == heard[1] or 'broken' in heard
+    changed = draft.Draft(mess.Envelope(b'a@b', [b'c@d']), b'Received: us\n  by us\nSubject: x\n y\n')
+    for letter, words in heard[1] if heard[1] != 'broken' else [(data[:1], data[1:])]:
+        said = milter.reply(letter, words)
+        assert said[:1] in b'45' and said[:3].isdigit() and not said.strip(bytes(range(32, 127)))
+        if letter in draft.CHANGES:
+            try:
+                changed.change(letter, words)
+            except ValueError:
+                pass
+        try:
+            milter.Dialogue().agree(letter, words)
+        except milter.MilterError:
+            pass
+    head = changed.head()
+    assert draft.split(head + b'\nx') == (len(head), True) and draft.parse_fields(head) == changed.fields
+    assert b'\r' not in head and b'\0' not in head and len(changed.fields) <= 2 + len(data)
+    mess.parse(changed.envelope.build())
+    unfolded = [draft.Unfolded(), draft.Unfolded()]
+    assert b''.join(map(unfolded[0].feed, pieces)) + unfolded[0].end() == unfolded[1].feed(data) + unfolded[1].end()
+
+
+def client_judges(data):
+    """Answers of policy servers, lines of the lists, words of limits: a value or ValueError; the header of a message is split
+    where its own fields end."""
+    data, pieces = cut(data)
+    for chunks in (pieces, [data]):
+        heard = b''
+        for chunk in chunks:
+            heard += chunk
+            try:
+                answer = policyd.parse_answer(heard)
+            except ValueError:
+                break
+            if answer is not None:
+                verdict, said = policyd.meaning(*answer[:2])
+                assert verdict != policyd.REPLY or said[:1] in (b'4', b'5')
+                break
+    for parse in (dnsbl.parse, policyd.parse, milter.parse, lambda line: accountlimits.parse({b'': line}),
+                  lambda line: greylist.parse({line: line})):
+        try:
+            parse(data)
+        except ValueError:
+            pass
+    found = draft.split(data)
+    if found is not None:
+        at, blank = found
+        assert b''.join(b'%s:%s\n' % field for field in draft.parse_fields(data[:at])) == data[:at]
+        assert not blank or data[at:at + 1] == b'\n'
+
+
+ALL = (smtp_session, milter_packets, client_judges, data_decoder, address_parser, tcp_rules, netstrings, pop3_session, client_replies, dns_answers, web_policy,
        cdb_reader, queue_file, dot_qmail, control_files, header_tokens, submission, channels)

@@ -21,6 +21,10 @@ SECONDS = os.environ.get('QPY_FUZZ_SECONDS', '3')
 WORDS = {
     'smtp_session': [b'EHLO x\r\n', b'HELO x\r\n', b'MAIL FROM:<a@b.c>\r\n', b'RCPT TO:<d@e.f>\r\n', b'RCPT TO:<no@e.f>\r\n',
                      b'DATA\r\n', b'.\r\n', b'RSET\r\n', b'QUIT\r\n', b'\r\n', b'\n', b'\r', b'NOOP', b' SIZE=1', b' BODY=8BITMIME'],
+    'milter_packets': [b'\0\0\0\1', b'\0\0\0\x0d', b'\0\0\0\x08', b'O', b'h', b'i', b'm', b'+', b'-', b'e', b'q', b'y', b'\0\0\0\1X\0v\0',
+                       b'<a@b>\0', b'550 5.7.1 no\0', b'X\0a\n\nb\0', b'\r\n', b'\0', b'<', b'"', b'\n'],
+    'client_judges': [b'action=', b'\n\n', b'\n', b'REJECT', b'550 ', b'5.7.1 ', b'127.0.0.1:25', b' stages=rcpt', b'zen.x', b' =127.0.0.2-9', b' -3',
+                      b'messages=1/1h', b',', b'default=', b'Subject: x\n', b' y\n', b':', b'x'],
     'data_decoder': [b'\r\n.\r\n', b'\r', b'\n', b'.', b'\r\n', b'Received: x', b'a'],
     'address_parser': [b'<', b'>', b'@', b'"', b'\\', b'.', b'a', b'x.y', b'[127.0.0.1]', b'[IPv6:::1]', b',', b':', b' '],
     'tcp_rules': [b'1.2.3.4', b'1.2.', b'=a.b', b'c@', b'1.2.3-9.', b'1.2.0.0/16', b':', b'allow', b'deny', b',X="y"', b'\n', b'"'],
