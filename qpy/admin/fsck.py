@@ -207,7 +207,8 @@ class Check:
     def end(self):
         """The figures, and the exit code."""
         figures = b', '.join(b'%d %b' % (number, kind) for kind, number in sorted(self.counts.items()))
-        say(b'qpy-fsck: %b; the queue is %b' % (figures or b'the queue is empty', b'in use' if self.live else b'at rest'))
+        use = b'in use' if self.live else b'at rest'
+        say(b'qpy-fsck: %b; the queue is %b' % (figures or b'the queue is empty', use))
         return LOOK_WRONG if self.worst == queuecheck.WRONG else exits.OK
 
 

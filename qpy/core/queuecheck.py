@@ -1,14 +1,15 @@
 """What may stand in a queue, and what each thing means: the table of qpy-internals(7) as sentences, for qpy-fsck.
 
 Pure.  A finding is (kind, sentence); TABLE says of each kind whether it is in order (the programs see to it by
-themselves), whether qpy-fsck may set the file aside, and what the programs do, to which a test holds them.  What is whole
-and what is finished is decided by core.mess and core.state, as in every other program.
+themselves), whether qpy-fsck may set the file aside, and what the programs do, to which a test holds them.  What is
+whole and what is finished is decided by core.mess and core.state, as in every other program.
 """
 from qpy.core import mess, state
 
 FINE, HEALS, WRONG = range(3)       # nothing to say; the programs see to it; somebody must look
 
-#: what the programs do about it when they start: deliver (or report) the message, remove the file, set it aside, nothing
+#: what the programs do about it when they start: deliver (or report) the message, remove the file, set it aside,
+#: nothing
 DELIVERED, REMOVED, ASIDE, LEFT = b'delivered', b'removed', b'set aside', b'left'
 
 #: kind: (how bad, may qpy-fsck set it aside, what it means, what the programs do)
@@ -78,13 +79,15 @@ TABLE = {
 
 
 #: {file system, as the kernel calls it: what its kind means for a queue}
-_SERVER = (b'is a server\'s: what it says is stored is stored as far as that server keeps its word; let nobody else use the '
-           b'queue, and look at the options of the export')
-_JOURNAL = b'has no journal: after a power cut its repair may move files to lost+found or drop them; use one with a journal'
+_SERVER = (b'is a server\'s: what it says is stored is stored as far as that server keeps its word; let nobody '
+           b'else use the queue, and look at the options of the export')
+_JOURNAL = (b'has no journal: after a power cut its repair may move files to lost+found or drop them; use one with '
+            b'a journal')
 _MEMORY = b'is memory: all mail in it is gone when the machine stops; put the queue on a disk'
 FILE_SYSTEMS = {
     **dict.fromkeys((b'tmpfs', b'ramfs'), _MEMORY),
-    **dict.fromkeys((b'nfs', b'nfs4', b'cifs', b'smb3', b'9p', b'ceph', b'glusterfs', b'fuse.sshfs', b'fuse.glusterfs'), _SERVER),
+    **dict.fromkeys((b'nfs', b'nfs4', b'cifs', b'smb3', b'9p', b'ceph', b'glusterfs', b'fuse.sshfs', b'fuse.glusterfs'),
+                    _SERVER),
     **dict.fromkeys((b'ext2', b'vfat', b'exfat', b'minix'), _JOURNAL),
     b'overlay': b'is a container\'s: mail in it goes with the container; put the queue on a volume',
     b'aufs': b'is a container\'s: mail in it goes with the container; put the queue on a volume',
@@ -92,7 +95,8 @@ FILE_SYSTEMS = {
 
 
 def file_system(mountinfo, path):
-    """The kind of file system that holds an absolute path, by the bytes of /proc/self/mountinfo; b'' if that is unclear."""
+    """The kind of file system that holds an absolute path, by the bytes of /proc/self/mountinfo; b'' if that is
+    unclear."""
     best, kind = -1, b''
     for line in mountinfo.split(b'\n'):
         before, _, after = line.partition(b' - ')

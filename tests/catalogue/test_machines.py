@@ -1,5 +1,5 @@
-"""Cases of the catalogue (cases.txt) about machines that are not as they should be: slow, stopped, without /proc, with homes
-that hang, with a million files."""
+"""Cases of the catalogue (cases.txt) about machines that are not as they should be: slow, stopped, without /proc, with
+homes that hang, with a million files."""
 import contextlib
 import ctypes
 import os
@@ -45,11 +45,13 @@ def house(kind=houses.House, **more):
 def test_a_chain_without_proc():
     """P-12: where /proc is not mounted the chain does not start, and says why and what to do."""
     with house() as there:
-        words = 'umount -l /proc && exec setpriv --reuid %d --regid %d --clear-groups %s/bin/qpy-start' % (there.uid, there.gid, there.home)
+        words = 'umount -l /proc && exec setpriv --reuid %d --regid %d --clear-groups %s/bin/qpy-start' % (
+            there.uid, there.gid, there.home)
         done = subprocess.run(['unshare', '-m', 'sh', '-c', words], capture_output=True, text=True, cwd='/', timeout=30)
         assert done.returncode == 111
         assert (done.stdout + done.stderr).splitlines()[-1] == (
-            'qpy-start: fatal: unable to start: /proc is not mounted, by which deliveries open the message anew; mount -t proc proc /proc')
+            'qpy-start: fatal: unable to start: /proc is not mounted, by which deliveries open the message anew; '
+            'mount -t proc proc /proc')
 
 
 
@@ -96,15 +98,16 @@ def test_hardly_any_processor_time():
             for number in range(10):
                 there.await_message('user/Maildir', 'number %d.' % number, 2)
         assert len(there.messages('user/Maildir')) == 20
-        assert not any('warning' in line and 'dnspython' not in line and 'TLS' not in line for line in there.lines), there.lines
+        assert not any('warning' in line and 'dnspython' not in line and 'TLS' not in line
+                       for line in there.lines), there.lines
         assert there.stop() == 0
 
 
 @pytest.mark.parametrize('wall, mono', [(600, 600), (600, 0), (86400, 86400), (30 * 86400, 0)],
                          ids=['stopped', 'suspended', 'stopped for a day', 'suspended for a month'])
 def test_the_whole_machine_stands_still(monkeypatch, wall, mono):
-    """Q-32: all programs at once, for minutes or for weeks, at any moment of a message's way: each recipient is served once
-    when it goes on, nothing bounces that would not have, and nobody is told of anything."""
+    """Q-32: all programs at once, for minutes or for weeks, at any moment of a message's way: each recipient is served
+    once when it goes on, nothing bounces that would not have, and nobody is told of anything."""
     seam = whole.install(monkeypatch)
     for moment in range(8):
         world = World({b'later@z.example': b'Z'})
@@ -112,7 +115,8 @@ def test_the_whole_machine_stands_still(monkeypatch, wall, mono):
             system = whole.System(seam)
             system.pump()
             system.submit(Message(1, b'joe@here.example', [b'bob@here.example', b'later@z.example', b'fine@x.example']))
-            steps = [system.pump, lambda: system.deliver(1), system.pump, lambda: system.deliver(1), system.pump, system.deliver, system.pump]
+            steps = [system.pump, lambda: system.deliver(1), system.pump, lambda: system.deliver(1), system.pump,
+                     system.deliver, system.pump]
             for step in steps[:moment]:
                 step()
             world.wall, world.mono = world.wall + wall, world.mono + mono
@@ -148,8 +152,8 @@ class Hung:
 @pytest.mark.root
 @pytest.mark.slow
 def test_a_home_that_hangs():
-    """L-02: a user's home answers nothing at all.  Everybody else's mail is delivered meanwhile, his deliveries are given up
-    at their limit and tried later, and when the home answers again he has his mail."""
+    """L-02: a user's home answers nothing at all.  Everybody else's mail is delivered meanwhile, his deliveries are
+    given up at their limit and tried later, and when the home answers again he has his mail."""
     with house(houses.Rooted, users={'ann': (ANN, ANN), 'bob': (BOB, BOB)}) as there:
         path = there.home + '/lib/qpy/qpyu/pool.py'
         with open(path) as file:
@@ -247,8 +251,8 @@ def anonymous_memory():
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not os.path.isdir('/dev/shm'), reason='needs /dev/shm')
 def test_many_files_in_the_queue():
-    """D-04, Q-26: send starts on a queue of 100,000 real files (QPY_MANY of them).  It needs 300 bytes for each beside what it
-    works on, every one is found, and a new message is delivered while it still searches."""
+    """D-04, Q-26: send starts on a queue of 100,000 real files (QPY_MANY of them).  It needs 300 bytes for each beside
+    what it works on, every one is found, and a new message is delivered while it still searches."""
     many = int(os.environ.get('QPY_MANY', '100000'))
     with home_in_memory() as home:
         fill(home, many)
@@ -280,8 +284,8 @@ def test_many_files_in_the_queue():
 @pytest.mark.root
 @pytest.mark.slow
 def test_one_user_who_submits_without_pause():
-    """D-09: while one local user fills the queue as fast as he is let, on all connections he may have, what others hand in is
-    taken in less than ten times its usual time."""
+    """D-09: while one local user fills the queue as fast as he is let, on all connections he may have, what others hand
+    in is taken in less than ten times its usual time."""
     with house(houses.Rooted, users={'ann': (ANN, ANN)}) as there:
         there.start()
 
@@ -293,7 +297,8 @@ def test_one_user_who_submits_without_pause():
                 seconds.append(time.monotonic() - began)
             return sorted(seconds)
         alone = usual()
-        flood = subprocess.Popen([sys.executable, '-c', FLOOD, there.home, SOURCE], user=BOB, group=BOB, extra_groups=[],
+        flood = subprocess.Popen([sys.executable, '-c', FLOOD, there.home, SOURCE], user=BOB, group=BOB,
+                                 extra_groups=[],
                                  stdout=subprocess.PIPE, env={})
         try:
             assert flood.stdout.readline() == b'begun\n'
@@ -360,8 +365,8 @@ def unprotected_links():
 @pytest.mark.root
 @pytest.mark.slow
 def test_links_where_the_kernel_does_not_protect(unprotected_links):
-    """L-16: an mbox in a directory where everybody may write, which somebody has made a link to a victim's file before: the
-    victim's file is untouched, with fs.protected_* all off."""
+    """L-16: an mbox in a directory where everybody may write, which somebody has made a link to a victim's file before:
+    the victim's file is untouched, with fs.protected_* all off."""
     with house(houses.Rooted, users={'ann': (ANN, ANN), 'bob': (BOB, BOB)}) as there:
         spool = there.top + '/spool'
         os.mkdir(spool)

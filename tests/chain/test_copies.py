@@ -17,8 +17,8 @@ WAYS = {'cp': 'cp -a "$0/." "$1/"', 'rsync': 'rsync -a "$0/" "$1/"', 'tar': 'tar
 @pytest.mark.slow
 @pytest.mark.parametrize('way', WAYS)
 def test_a_queue_is_moved(way):
-    """Q-25: two deferred messages, one of them delivered in part, in a queue copied with these tools: the new installation
-    delivers what was left, once, and nothing again."""
+    """Q-25: two deferred messages, one of them delivered in part, in a queue copied with these tools: the new
+    installation delivers what was left, once, and nothing again."""
     if way == 'rsync' and not shutil.which('rsync'):
         pytest.skip('no rsync here')
     old, new = houses.House(), houses.House()

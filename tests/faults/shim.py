@@ -1,5 +1,5 @@
-"""Runs inside a program of a real chain, before its first line: the calls of `unix` and `unix_kernel` are counted, and the
-one whose number stands in a shared file fails, or is the last thing that the process does.
+"""Runs inside a program of a real chain, before its first line: the calls of `unix` and `unix_kernel` are counted, and
+the one whose number stands in a shared file fails, or is the last thing that the process does.
 
 The file, mapped by every process of the program and by the test:
 
@@ -23,21 +23,32 @@ DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 #: what each call can say, beside being the last one
 ERRNOS = {
     'open': (*FEW, *NOMEM, errno.EIO, errno.EACCES, errno.ENOSPC), 'read': (errno.EIO,), 'pread': (errno.EIO, SHORT),
-    'write': (*DISK, errno.EPIPE, SHORT), 'fsync': (errno.EIO, errno.ENOSPC), 'close': (errno.EIO, errno.ENOSPC, errno.EDQUOT),
-    'stat': (errno.EIO, errno.EACCES), 'lstat': (errno.EIO, errno.EACCES), 'fstat': (errno.EIO,), 'statvfs': (errno.EIO,),
-    'listdir': (errno.EIO, *NOMEM), 'scandir': (*FEW, errno.EIO), 'unlink': (errno.EIO, errno.EROFS), 'link': DISK, 'rename': DISK,
+    'write': (*DISK, errno.EPIPE, SHORT), 'fsync': (errno.EIO, errno.ENOSPC),
+    'close': (errno.EIO, errno.ENOSPC, errno.EDQUOT),
+    'stat': (errno.EIO, errno.EACCES), 'lstat': (errno.EIO, errno.EACCES), 'fstat': (errno.EIO,),
+    'statvfs': (errno.EIO,),
+    'listdir': (errno.EIO, *NOMEM), 'scandir': (*FEW, errno.EIO), 'unlink': (errno.EIO, errno.EROFS), 'link': DISK,
+    'rename': DISK,
     'mkdir': DISK, 'ftruncate': (errno.EIO,), 'fchmod': (errno.EIO, errno.EPERM), 'fchown': (errno.EIO, errno.EPERM),
-    'copy_file_range': (errno.EIO, errno.ENOSPC), 'posix_fadvise': (errno.EIO,), 'flock': (errno.ENOLCK,), 'lockf': (errno.ENOLCK,),
-    'pipe2': FEW, 'memfd': (*FEW, *NOMEM), 'memory_copy': (*FEW, *NOMEM), 'reopen': (*FEW, errno.EACCES), 'sendfile': (errno.EIO,),
+    'copy_file_range': (errno.EIO, errno.ENOSPC), 'posix_fadvise': (errno.EIO,), 'flock': (errno.ENOLCK,),
+    'lockf': (errno.ENOLCK,),
+    'pipe2': FEW, 'memfd': (*FEW, *NOMEM), 'memory_copy': (*FEW, *NOMEM), 'reopen': (*FEW, errno.EACCES),
+    'sendfile': (errno.EIO,),
     'duplicate_above': (errno.EMFILE,), 'dup': (errno.EMFILE,), 'dup2': (errno.EMFILE,), 'epoll': (*FEW, *NOMEM),
-    'fork': (errno.EAGAIN, *NOMEM), 'execve': (*NOMEM, errno.EACCES, errno.ETXTBSY), 'waitpid': (), 'kill': (errno.EPERM,), 'pidfd_open': FEW,
-    'setsid': (errno.EPERM,), 'chdir': (errno.EACCES, errno.EIO), 'setgroups': (errno.EPERM, *NOMEM), 'setresgid': (errno.EPERM,),
-    'setresuid': (errno.EPERM, errno.EAGAIN), 'socketpair': (*FEW, *NOMEM), 'socket_unix': (*FEW, *NOMEM), 'socket_of': (),
-    'accept': (*FEW, *NOMEM, errno.ECONNABORTED), 'peercred': (errno.EINVAL,), 'connect_beneath': (errno.ECONNREFUSED, errno.EAGAIN),
-    'send_packet': (errno.ENOBUFS, *NOMEM, *PEER), 'recv_packet': (*NOMEM, *PEER), 'urandom': (errno.ENOSYS,), 'set_blocking': (),
+    'fork': (errno.EAGAIN, *NOMEM), 'execve': (*NOMEM, errno.EACCES, errno.ETXTBSY), 'waitpid': (),
+    'kill': (errno.EPERM,), 'pidfd_open': FEW,
+    'setsid': (errno.EPERM,), 'chdir': (errno.EACCES, errno.EIO), 'setgroups': (errno.EPERM, *NOMEM),
+    'setresgid': (errno.EPERM,),
+    'setresuid': (errno.EPERM, errno.EAGAIN), 'socketpair': (*FEW, *NOMEM), 'socket_unix': (*FEW, *NOMEM),
+    'socket_of': (),
+    'accept': (*FEW, *NOMEM, errno.ECONNABORTED), 'peercred': (errno.EINVAL,),
+    'connect_beneath': (errno.ECONNREFUSED, errno.EAGAIN),
+    'send_packet': (errno.ENOBUFS, *NOMEM, *PEER), 'recv_packet': (*NOMEM, *PEER), 'urandom': (errno.ENOSYS,),
+    'set_blocking': (),
     'syncfs': (errno.EIO,), 'sync_file_range': (errno.EIO, errno.ENOSPC), 'fsync_together': (errno.EIO,),
     'rename_noreplace': DISK, 'unshare': (errno.EPERM, errno.ENOSPC), 'setns': (errno.EPERM,), 'no_new_privs': (),
-    'capset': (errno.EPERM,), 'drop_bounding_set': (errno.EPERM,), 'landlock_ruleset': (errno.EOPNOTSUPP,), 'landlock_restrict': (errno.E2BIG,),
+    'capset': (errno.EPERM,), 'drop_bounding_set': (errno.EPERM,), 'landlock_ruleset': (errno.EOPNOTSUPP,),
+    'landlock_restrict': (errno.E2BIG,),
     'landlock_allow_beneath': (errno.EBADFD,), 'seccomp': (errno.EACCES, *NOMEM)}
 CALLS = tuple(ERRNOS)
 
@@ -92,7 +103,8 @@ class Watch:
         return shared.map[17] and (shared.map[16] == ALL or (os.getpid() == self.born) == (shared.map[16] == FIRST))
 
     def verdict(self, index):
-        """What is to happen to this call, 0 for nothing.  Its number may be another call's than when they were listed."""
+        """What is to happen to this call, 0 for nothing.  Its number may be another call's than when they were
+        listed."""
         shared = self.shared
         number = shared.get(12) + 1
         shared.put(12, number)

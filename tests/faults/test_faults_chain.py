@@ -1,9 +1,9 @@
 """A whole running chain, one of whose programs has one of its system calls fail, or dies before or after it.
 
 Q-01 to Q-11, Q-33, Q-34, R-28, INV1 to INV3, INV6: for every program of a message's way, the way itself (queued, send,
-bouncer, clean, lspawn, the seed and the users' local, rspawn and remote, and who answers their questions) and the start of
-each, that of start included.  The calls are those of the seam (faults.shim), in the real programs.  Afterwards the chain
-runs, or is started again as a supervisor does; what was acknowledged is delivered, whole, and the queue is empty.
+bouncer, clean, lspawn, the seed and the users' local, rspawn and remote, and who answers their questions) and the start
+of each, that of start included.  The calls are those of the seam (faults.shim), in the real programs.  Afterwards the
+chain runs, or is started again as a supervisor does; what was acknowledged is delivered, whole, and the queue is empty.
 """
 import contextlib
 import os
@@ -30,7 +30,8 @@ MOST = int(os.environ.get('QPY_FAULTS_MOST', '12'))         # faults tried on ea
 STARTS = int(os.environ.get('QPY_FAULTS_STARTS', '4'))      # and on the start of each; 0: all
 #: (program, whose calls count)
 WAYS = [('queued', shim.ALL), ('send', shim.ALL), ('bouncer', shim.ALL), ('clean', shim.ALL), ('lspawn', shim.ALL),
-        ('seed', shim.FIRST), ('seed', shim.FORKED), ('rspawn', shim.FIRST), ('rspawn', shim.FORKED), ('users', shim.ALL),
+        ('seed', shim.FIRST), ('seed', shim.FORKED), ('rspawn', shim.FIRST), ('rspawn', shim.FORKED),
+        ('users', shim.ALL),
         ('smtpd', shim.ALL)]
 PROGRAMS = ['start', *dict.fromkeys(name for name, _ in WAYS), 'log', 'resolve']
 BIRTH = ('seed', 'lspawn')  # to these belongs the birth of a user's process
@@ -47,8 +48,10 @@ class Chain:
         self.program, self.next_hop, self.number, self.promised = program, next_hop, 0, {}
         rooted = os.geteuid() == 0
         self.house = (houses.Rooted if rooted else houses.House)(
-            routes='far.test:127.0.0.1:%d\n' % next_hop.port, users={'ann': (USER, USER)} if rooted else {'ann': (os.getuid(), os.getgid())})
-        for name, text in (('.qmail-default', './Maildir/\n'), ('.qmail-fwd', '&ann-list@here.test\n'), ('.qmail-box', './Mailbox\n'),
+            routes='far.test:127.0.0.1:%d\n' % next_hop.port,
+            users={'ann': (USER, USER) if rooted else (os.getuid(), os.getgid())})
+        for name, text in (('.qmail-default', './Maildir/\n'), ('.qmail-fwd', '&ann-list@here.test\n'),
+                           ('.qmail-box', './Mailbox\n'),
                            ('.qmail-prog', '|f=$(mktemp got.XXXXXXXX) && cat > "$f" && mv "$f" "$f.done"\n')):
             self.house.recipe('ann', name, text)
         self.hurry()
@@ -146,7 +149,8 @@ class Chain:
                 return True
             if time.monotonic() > pushed[0] + PUSH:
                 pushed[0] = time.monotonic()
-                with contextlib.suppress(FileNotFoundError):    # who died with it in hand; it would count for five minutes
+                # The lock of who died with it in hand would count for five minutes.
+                with contextlib.suppress(FileNotFoundError):
                     os.utime(self.house.user_homes['ann'] + '/Mailbox.lock', (0, 0))
                 self.house.process.send_signal(signal.SIGALRM)
             return False
@@ -188,7 +192,8 @@ class Chain:
         self.promised.clear()
         self.next_hop.mail.clear()
         new = self.house.user_homes['ann'] + '/Maildir/new/'
-        for path in [*(new + name for name in os.listdir(new)), self.house.user_homes['ann'] + '/Mailbox', *self.got('')]:
+        for path in [*(new + name for name in os.listdir(new)), self.house.user_homes['ann'] + '/Mailbox',
+                     *self.got('')]:
             if os.path.exists(path):
                 os.unlink(path)
         del self.house.lines[:-1]
@@ -326,9 +331,12 @@ def left(chain):
 
 TRACED = int(os.environ.get('QPY_STRACE_MOST', '8'))       # injections for each program; 0: all
 #: what each call of the programs that write is told by strace
-TOLD = {'openat': ('EIO', 'EMFILE', 'EACCES'), 'write': ('EIO', 'ENOSPC', 'EDQUOT'), 'writev': ('EIO', 'ENOSPC'), 'fsync': ('EIO', 'ENOSPC'),
-        'syncfs': ('EIO',), 'io_submit': ('EIO', 'EAGAIN'), 'io_getevents': ('EINTR',), 'sync_file_range': ('EIO', 'ENOSPC'),
-        'linkat': ('EIO', 'ENOSPC'), 'unlinkat': ('EIO', 'EROFS'), 'renameat2': ('EIO', 'ENOSPC'), 'ftruncate': ('EIO',),
+TOLD = {'openat': ('EIO', 'EMFILE', 'EACCES'), 'write': ('EIO', 'ENOSPC', 'EDQUOT'), 'writev': ('EIO', 'ENOSPC'),
+        'fsync': ('EIO', 'ENOSPC'),
+        'syncfs': ('EIO',), 'io_submit': ('EIO', 'EAGAIN'), 'io_getevents': ('EINTR',),
+        'sync_file_range': ('EIO', 'ENOSPC'),
+        'linkat': ('EIO', 'ENOSPC'), 'unlinkat': ('EIO', 'EROFS'), 'renameat2': ('EIO', 'ENOSPC'),
+        'ftruncate': ('EIO',),
         'pread64': ('EIO',), 'memfd_create': ('EMFILE',), 'copy_file_range': ('EIO', 'ENOSPC'), 'newfstatat': ('EIO',),
         'getdents64': ('EIO', 'ENOMEM'), 'epoll_wait': ('EINTR',), 'sendmsg': ('ENOBUFS',), 'recvmsg': ('ENOMEM',)}
 
@@ -337,7 +345,8 @@ class Strace:
     """strace, attached to a running program."""
 
     def __init__(self, pid, *options):
-        self.process = subprocess.Popen(['strace', '-f', '-qq', '-p', str(pid), *options], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(['strace', '-f', '-qq', '-p', str(pid), *options], stderr=subprocess.PIPE,
+                                        text=True)
         give_up = time.monotonic() + houses.PATIENCE
         while houses.alive(pid) and houses.status(pid).get('TracerPid') != str(self.process.pid):
             if self.process.poll() is not None:
@@ -372,7 +381,8 @@ def test_a_kernel_call_fails_or_is_the_last(program, next_hop):
         chosen = every if not TRACED or len(every) <= TRACED else random.Random(program).sample(every, TRACED)
         for name, what in chosen:
             chain.forget()
-            strace = Strace(chain.house.daemons()[program], '-o', '/dev/null', '-e', 'trace=' + name, '-e', 'inject=%s:%s' % (name, what))
+            strace = Strace(chain.house.daemons()[program], '-o', '/dev/null', '-e', 'trace=' + name, '-e',
+                            'inject=%s:%s' % (name, what))
             try:
                 chain.scenario()
                 chain.drain()

@@ -75,7 +75,9 @@ ANOMALIES = [
     ('damaged', IDS[0], message(IDS[0], b'y' * 100_000)[:-5000] + b'\0' * 5000, b'mess', True),
     ('renamed', IDS[0], message(IDS[1]), b'mess', True),
     ('misnamed', IDS[0] + b'~', message(IDS[0]), b'mess', True),
-    ('newer', IDS[0], message(IDS[0])[:-mess.FOOTER_SIZE] + message(IDS[0])[-mess.FOOTER_SIZE:].replace(b'qpy1', b'qpy2'), b'mess', False),
+    ('newer', IDS[0], message(IDS[0])[:-mess.FOOTER_SIZE] + message(IDS[0])[-mess.FOOTER_SIZE:].replace(b'qpy1',
+                                                                                                        b'qpy2'),
+     b'mess', False),
     ('foreign', b'core', b'x', b'mess', True),
     ('part', b'12.3.part', b'half', b'mess', False),
     ('orphan', IDS[0], state.entry(IDS[0], b'd', b'0'), b'state', False),
@@ -88,8 +90,8 @@ ANOMALIES = [
 
 @pytest.mark.parametrize('kind, name, data, where, movable', ANOMALIES)
 def test_each_anomaly(home, kind, name, data, where, movable):
-    """Q-18, Q-19, Q-20: one line says what it is; nothing changes unless asked; then it is set aside, byte for byte, and
-    only if no program can use it."""
+    """Q-18, Q-19, Q-20: one line says what it is; nothing changes unless asked; then it is set aside, byte for byte,
+    and only if no program can use it."""
     put(home, name, data, where)
     before = everything(home)
     code, said = run(home)
@@ -107,7 +109,8 @@ def test_each_anomaly(home, kind, name, data, where, movable):
 
 @pytest.mark.parametrize('kind, entries', [
     ('torn', state.entry(IDS[0], b'd', b'0') + state.entry(IDS[0], b'd', b'1')[:-1]),
-    ('finished', state.entry(IDS[0], b'd', b'0') + state.entry(IDS[0], b'f', b'1', b'no') + state.entry(IDS[0], b'r', b'1')),
+    ('finished', state.entry(IDS[0], b'd', b'0') + state.entry(IDS[0], b'f', b'1',
+                                                               b'no') + state.entry(IDS[0], b'r', b'1')),
     ('strange', state.entry(IDS[0], b'd', b'2')), ('torn', b'\0' * 100), ('torn', state.entry(IDS[1], b'd', b'0'))])
 def test_each_state(home, kind, entries):
     """A state beside its message: torn, finished, or of another message."""
@@ -204,7 +207,8 @@ def test_a_failing_disk(home, monkeypatch):
 def test_as_a_program(home):
     """The launcher runs, and its last line has the figures."""
     put(home, IDS[0], message(IDS[0]))
-    done = subprocess.run([rig.PYTHON, '-IS', rig.SOURCE + '/bin/qpy-fsck'], env={'QPYHOME': os.fsdecode(home)}, capture_output=True)
+    done = subprocess.run([rig.PYTHON, '-IS', rig.SOURCE + '/bin/qpy-fsck'], env={'QPYHOME': os.fsdecode(home)},
+                          capture_output=True)
     assert done.returncode == 0 and done.stdout.endswith(b'qpy-fsck: 1 whole; the queue is at rest\n'), done.stderr
 
 
@@ -217,12 +221,14 @@ MOUNTS = b"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 
 
 @pytest.mark.parametrize('path, kind', [
-    (b'/home', b'ext4'), (b'/var/qpy/queue', b'xfs'), (b'/var/qpy/queue/state', b'xfs'), (b'/var/qpy/queue/mess', b'tmpfs'),
+    (b'/home', b'ext4'), (b'/var/qpy/queue', b'xfs'), (b'/var/qpy/queue/state', b'xfs'),
+    (b'/var/qpy/queue/mess', b'tmpfs'),
     (b'/var/qpy/queue2', b'ext4'), (b'/mnt/a b/queue', b'nfs4'), (b'/srv/x', b'overlay')])
 def test_which_file_system(path, kind):
     """The innermost mount that holds the path, whose name may have blanks."""
     assert queuecheck.file_system(MOUNTS, path) == kind
-    assert queuecheck.file_system(MOUNTS + b'25 22 0:24 / ' + path.replace(b' ', b'\\040') + b' rw - later none rw\n', path) == b'later'
+    assert queuecheck.file_system(MOUNTS + b'25 22 0:24 / ' + path.replace(b' ', b'\\040') + b' rw - later none rw\n',
+                                  path) == b'later'
 
 
 def test_no_mount_table_is_no_error():
@@ -235,7 +241,8 @@ def test_no_mount_table_is_no_error():
 def test_a_queue_in_memory(home, tmp_path):
     """A-15: a queue on tmpfs is told, with what to do; on a disk with a journal nothing is said."""
     words = 'mount -t tmpfs x "$0" && mkdir "$0/mess" "$0/state" "$0/damaged" && exec "$1" -IS "$2"'
-    done = subprocess.run(['unshare', '-m', 'sh', '-c', words, os.fsdecode(home) + '/queue', rig.PYTHON, rig.SOURCE + '/bin/qpy-fsck'],
+    done = subprocess.run(['unshare', '-m', 'sh', '-c', words, os.fsdecode(home) + '/queue', rig.PYTHON,
+                           rig.SOURCE + '/bin/qpy-fsck'],
                           env={'QPYHOME': os.fsdecode(home), 'PATH': '/usr/bin:/bin'}, capture_output=True)
     assert done.stdout.startswith(b'queue: its file system (tmpfs) is memory: all mail in it is gone'), done
     assert b'ext4' not in queuecheck.FILE_SYSTEMS and b'xfs' not in queuecheck.FILE_SYSTEMS

@@ -11,14 +11,16 @@ import signal
 from tests.peers import dns_script
 
 BROKEN = {'concurrencylocal': 'many\n', 'concurrencyremote': '10M\n', 'queuelifetime': '-1\n', 'locals': 'a b\r\n',
-          'virtualdomains': 'no colon here\n', 'bouncewhen': 'never\n', 'smtproutes': 'no colon here\n', 'timeoutremote': 'x\n',
+          'virtualdomains': 'no colon here\n', 'bouncewhen': 'never\n', 'smtproutes': 'no colon here\n',
+          'timeoutremote': 'x\n',
           'rcpthosts': 'caf\u00e9.test\n', 'badmailfrom': 'nobody\n'}
 JUMPS = ('+0', '+3h', '-5h', '+40h', '+31d', '-400d', '+9y')
 
 
 def kill(world, site, chance):
     """One process of the chain, by SIGKILL.  Where memory is watched, none whose end ends the chain."""
-    victims = [row for row in site.chain() if site is not world.witness or row[1] == 'local' or row[3] != site.process.pid
+    victims = [row for row in site.chain() if site is not world.witness or row[1] == 'local'
+               or row[3] != site.process.pid
                and row[0] != site.process.pid]
     if not victims:
         return None
@@ -186,7 +188,8 @@ def dns_lies(world, site, chance):
     return lies(world, mood, 'DNS lies', chance.uniform(1, 4))
 
 
-EVENTS = [(5, 'kill', kill), (1, 'kill all', kill_all), (2, 'term', term), (4, 'stop', stop_one), (2, 'stop all', stop_all),
+EVENTS = [(5, 'kill', kill), (1, 'kill all', kill_all), (2, 'term', term), (4, 'stop', stop_one),
+          (2, 'stop all', stop_all),
           (3, 'full queue', full_queue), (3, 'full homes', full_homes), (3, 'clock', jump), (2, 'home', closed_home),
           (3, 'partition', partition), (3, 'log', block_log), (3, 'control', broken_control), (4, 'run', run_now),
           (2, 'dns fails', dns_fails), (2, 'dns garbles', dns_garbles), (1, 'dns lies', dns_lies)]

@@ -17,7 +17,8 @@ SEAL = re.compile(rb'^X-Soak: (\d+) (\d+) ([0-9a-f]{16})$', re.M)
 NAMED = re.compile(rb'^<([^>\n]+)>:$', re.M)
 TAG = re.compile(r'[.-]s(\d+)@')
 HOSTILE = b'smuggled'       # stands in what no end of data has ever ended
-ALPHABET = [b'.', b'..', b'.x', b'', b'From here', b'>From here', b'tab\there', b'8 bit \xe4\xff\x80', b'x' * 70, b'y' * 900]
+ALPHABET = [b'.', b'..', b'.x', b'', b'From here', b'>From here', b'tab\there', b'8 bit \xe4\xff\x80', b'x' * 70,
+            b'y' * 900]
 
 
 def made(number, seed, size=None):
@@ -132,7 +133,8 @@ class Ledger:
         elif not what.whole:
             self.wrong.append('%s: number %d is torn or changed' % (where, what.number))
         elif what.address not in map(self.final, entry.recipients):
-            self.wrong.append('%s: number %d is delivered for %s, whom it was not for' % (where, what.number, what.address))
+            self.wrong.append('%s: number %d is delivered for %s, whom it was not for'
+                              % (where, what.number, what.address))
         else:
             key, place = (what.number, what.address), self.astray if astray else self.copies
             with self.lock:
@@ -176,8 +178,9 @@ class Ledger:
 # --- the logs ------------------------------------------------------------------------------------------------
 
 #: deferrals after which nothing can have arrived
-CERTAIN = re.compile('wasn.t_able_to_establish|No_addresses|unable_to_(find|look)|_MX_|DNS|greeting|sender_was|recipient_was|'
-                     'failed_on_DATA|after_I_sent_the_message|left_alone|lookup|look-up|HELO|EHLO|host_named|(home|directory|Maildir)_')
+CERTAIN = re.compile('wasn.t_able_to_establish|No_addresses|unable_to_(find|look)|_MX_|DNS|greeting|sender_was|'
+                     'recipient_was|failed_on_DATA|after_I_sent_the_message|left_alone|lookup|look-up|HELO|EHLO|'
+                     'host_named|(home|directory|Maildir)_')
 
 
 class Attempt:

@@ -2,7 +2,6 @@
 
 Each is a loop in a thread until world.over is set; what they were promised goes into the ledger.
 """
-import os
 import random
 import socket
 import subprocess
@@ -52,7 +51,7 @@ class Citizen:
             try:
                 self.send() if self.chance.random() < 0.4 else self.smtp()
             except (OSError, subprocess.SubprocessError) as problem:
-                self.book.doubt(type(problem).__name__ + ' ' + str(problem)[:80])   # what is in doubt is entered as such
+                self.book.doubt(type(problem).__name__ + ' ' + str(problem)[:80])
 
     def new(self, host, recipients):
         """(number, sender, message)."""
@@ -75,7 +74,8 @@ class Citizen:
             recipients.append('x%d@%s' % (self.chance.randrange(9), EVIL))
         number, sender, message = self.new(name, recipients)
         self.book.answer(number, ledger.UNKNOWN)
-        done = subprocess.run([*self.site.host.prefix, self.site.qpy.home + '/bin/qpy-sendmail', '-i', '-f', sender, '--',
+        done = subprocess.run([*self.site.host.prefix, self.site.qpy.home + '/bin/qpy-sendmail', '-i', '-f', sender,
+                               '--',
                                *recipients], input=message, capture_output=True, timeout=CLIENT_PATIENCE)
         if done.returncode == 0:
             self.book.answer(number, ledger.TAKEN)
@@ -210,7 +210,8 @@ class Stranger:
         end = self.chance.choice((b'\n.\n', b'\n.\r\n', b'\r\n.\n', b'\r.\r\n', b'\r\n.\r'))
         with connected(site) as talk:
             self.begin(talk, number, recipient)
-            talk.raw(on_the_wire(message) + b'end' + end + b'MAIL FROM:<>\r\nRCPT TO:<%s>\r\nDATA\r\nSubject: %b\r\n\r\nX\r\n.\r\n'
+            talk.raw(on_the_wire(message) + b'end' + end)
+            talk.raw(b'MAIL FROM:<>\r\nRCPT TO:<%s>\r\nDATA\r\nSubject: %b\r\n\r\nX\r\n.\r\n'
                      % (recipient.encode(), ledger.HOSTILE))
             line = talk.expect(b'')
             if line.startswith(b'250'):

@@ -6,8 +6,8 @@
 Needs root, iproute2 and dnspython (bin/qpy-test makes .venv, which has it); libfaketime comes from Debian's package,
 unpacked.  A ledger outside of the hosts says all along what was promised and what has become of it.  Prints what
 happens, and a table at the end.  --keep: the logs of the hosts go there.
-Exit: 0 nothing lost, torn or smuggled, each duplicate explained, memory and descriptors flat, no zombies, queues drained;
-1 otherwise.
+Exit: 0 nothing lost, torn or smuggled, each duplicate explained, memory and descriptors flat, no zombies, queues
+drained; 1 otherwise.
 """
 import argparse
 import os
@@ -124,7 +124,8 @@ class Soak:
             self.fail(sentence)
         self.book.wrong.clear()
         counts = self.book.counts()
-        self.say('%7.1f  %s; in the queues %s' % (self.world.now(), ', '.join('%d %s' % (n, word) for word, n in counts.items()),
+        self.say('%7.1f  %s; in the queues %s' % (self.world.now(),
+                                                  ', '.join('%d %s' % (n, word) for word, n in counts.items()),
                                                   ' '.join(str(site.waiting()) for site in self.sites)))
 
     def drain(self):
@@ -212,10 +213,12 @@ class Soak:
                 ('hostile server', ', '.join('%d %s' % (n, name) for name, n in sorted(self.evil.moods.items()))),
                 ('clocks', 'libfaketime' if self.world.library else 'not moved: no libfaketime'),
                 *[(word, n) for word, n in counts.items()],
-                *[('  told', '%d %s' % (n, why.strip())) for why, n in sorted(self.book.doubts.items(), key=lambda row: -row[1])[:12]],
+                *[('  told', '%d %s' % (n, why.strip()))
+                  for why, n in sorted(self.book.doubts.items(), key=lambda row: -row[1])[:12]],
                 ('reconciliations', self.looks),
                 ('lost', len([line for line in self.wrong if 'nowhere' in line or 'is lost' in line])),
-                ('duplicates explained', ', '.join('%d %s' % (n, why) for why, n in sorted(self.reasons.items())) or 'none to explain'),
+                ('duplicates explained', ', '.join('%d %s' % (n, why) for why, n in sorted(self.reasons.items()))
+                 or 'none to explain'),
                 ('drained in', '%.0f s' % self.drained), *meter.rows(),
                 ('wrong', len(self.wrong))]
         return ['%-22s %s' % row for row in rows]

@@ -37,7 +37,8 @@ def test_a_message_is_known_by_its_bytes():
     what = ledger.seen(text)
     assert (what.number, what.address, what.whole) == (7, ANN, True)
     place = text.index(b'\n\n') + 5
-    for bad in (text[:place] + b'#' + text[place + 1:], text[:-1], text[:place] + text[place + 1:], text[:place] + b'#' + text[place:]):
+    for bad in (text[:place] + b'#' + text[place + 1:], text[:-1], text[:place] + text[place + 1:],
+                text[:place] + b'#' + text[place:]):
         assert not ledger.seen(bad).whole
 
 
@@ -75,7 +76,8 @@ def test_what_must_not_be_is_said():
     there.found(ledger.seen(delivered(made, ANN)[:-3]), 'x')
     there.answer(7, ledger.NEVER)
     there.found(ledger.seen(delivered(made, ANN)), 'x')
-    assert [sentence[:24] for sentence in there.wrong] == ['x: number 7 is delivered', 'x: number 7 is torn or c', 'x: number 7 was never ha']
+    assert [sentence[:24] for sentence in there.wrong] == ['x: number 7 is delivered', 'x: number 7 is torn or c',
+                                                           'x: number 7 was never ha']
     assert not there.copies
 
 
@@ -98,7 +100,9 @@ TWICE = [
     ('done, and done again by the same chain', False, [INFO, START, DONE, AGAIN]),
     ('only one attempt', False, [INFO, START, DONE]),
     ('two messages from one', False, [INFO, START, DONE, INFO.replace('10', '11'), AGAIN.replace('msg 10', 'msg 11')]),
-    ('a deferral before anything was written', False, [INFO, START, 'delivery 1: deferral: Unable_to_switch_to_home_directory/', AGAIN]),
+    ('a deferral before anything was written', False, [INFO, START,
+                                                       'delivery 1: deferral: Unable_to_switch_to_home_directory/',
+                                                       AGAIN]),
     ('the log has lost lines', True, [INFO, START, DONE, 'warning: 3 log lines were lost'])]
 
 
@@ -116,10 +120,13 @@ def test_when_a_local_duplicate_is_explained(what, fine, lines):
     ('delivery 5: deferral: Sorry,_I_wasn\'t_able_to_establish_an_SMTP_connection._(#4.4.1)/', False),
     ('delivery 5: deferral: 10.99.2.2_failed_after_I_sent_the_message./Remote_host_said:_451_no/', False)])
 def test_when_a_duplicate_on_the_way_is_explained(end, fine):
-    """INV3: two messages at the next host need two handings over, of which one may have succeeded without our knowing."""
-    away = [INFO, 'starting delivery 5: msg 10 to remote ' + BOB, end, INFO, 'starting delivery 6: msg 10 to remote ' + BOB,
+    """INV3: two messages at the next host need two handings over, of which one may have succeeded without our
+    knowing."""
+    away = [INFO, 'starting delivery 5: msg 10 to remote ' + BOB, end, INFO,
+            'starting delivery 6: msg 10 to remote ' + BOB,
             'delivery 6: success: ok/']
-    there = [line.replace(ANN, BOB) for line in (INFO, START, DONE, INFO.replace('10', '11'), AGAIN.replace('msg 10', 'msg 11'))]
+    there = [line.replace(ANN, BOB) for line in (INFO, START, DONE, INFO.replace('10', '11'),
+                                                 AGAIN.replace('msg 10', 'msg 11'))]
     entry = book(BOB, host='a')[0].entries[7]
     why = ledger.explained(entry, BOB, 2, {'a': history(*away), 'b': history(*there)}, soak.HOSTS, {})
     assert bool(why) == fine

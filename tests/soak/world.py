@@ -1,4 +1,5 @@
-"""Three hosts with a qpy each, in network namespaces, on small disks, with clocks that can be set, and a DNS that can lie.
+"""Three hosts with a qpy each, in network namespaces, on small disks, with clocks that can be set, and a DNS that can
+lie.
 
     with World(seed) as world: world.sites['a'] ...
 Everything is below one directory in /var/tmp and gone at the end.  Needs root, iproute2, loop devices or tmpfs, and
@@ -166,7 +167,8 @@ class Site:
             with self.lock:
                 self.history.started()
                 self.starts += 1
-            self.process = subprocess.Popen([*self.host.prefix, self.qpy.home + '/bin/qpy-start'], stdin=subprocess.DEVNULL,
+            self.process = subprocess.Popen([*self.host.prefix, self.qpy.home + '/bin/qpy-start'],
+                                            stdin=subprocess.DEVNULL,
                                             stdout=write, stderr=write, start_new_session=True)
             os.close(write)
             reader = threading.Thread(target=self.read, args=(read,), daemon=True)
@@ -217,7 +219,8 @@ class Site:
 
     def ctl(self, *words):
         """qpy-ctl, as its administrator; what it said if it failed."""
-        done = subprocess.run([*self.host.prefix, self.qpy.home + '/bin/qpy-ctl', *words], capture_output=True, timeout=30)
+        done = subprocess.run([*self.host.prefix, self.qpy.home + '/bin/qpy-ctl', *words], capture_output=True,
+                              timeout=30)
         return done.stderr.decode() or 'exit %d' % done.returncode if done.returncode else None
 
     def signal(self, number):
@@ -248,7 +251,8 @@ class Site:
 
     def collect(self, book):
         """Take what is in the mailboxes into the ledger."""
-        for place, end, address in ((self.home + '/Maildir/new/', '', None), (self.qpy.home + '/alias/Maildir/new/', '', None),
+        for place, end, address in ((self.home + '/Maildir/new/', '', None),
+                                    (self.qpy.home + '/alias/Maildir/new/', '', None),
                                     (self.home + '/box/', '.done', '%s-prog@%s.test' % (self.user, self.name))):
             for name in os.listdir(place) if os.path.isdir(place) else []:
                 if name.endswith(end):
@@ -295,7 +299,7 @@ class Site:
 
     def chain(self):
         """Those of them that are programs of the chain."""
-        return [row for row in self.processes() if row[1] in CHAIN]
+        return [row for row in self.processes() if row[1] not in TOOLS]
 
     def remove(self):
         """End it."""
@@ -306,8 +310,7 @@ class Site:
                 os.kill(pid, signal.SIGKILL)
 
 
-CHAIN = {'start', 'log', 'queued', 'clean', 'resolve', 'users', 'seed', 'lspawn', 'rspawn', 'bouncer', 'send', 'smtpd', 'local'}
-ENDS_ALL = {'start', 'log', 'queued', 'clean', 'resolve', 'users', 'seed', 'lspawn', 'rspawn', 'bouncer', 'send', 'smtpd'}
+TOOLS = {'?', 'sendmail', 'ctl', 'fsck'}      # what else runs on a host: programs of .qmail files, and what people call
 
 
 def envelope_names(envelope):
@@ -319,7 +322,8 @@ def described(pid):
     """(pid, program, state, parent); IndexError or OSError if it is gone."""
     with open('/proc/%d/cmdline' % pid, 'rb') as file:
         words = file.read().split(b'\0')
-    name = next((os.path.basename(word)[4:].decode() for word in words if os.path.basename(word).startswith(b'qpy-')), '?')
+    name = next((os.path.basename(word)[4:].decode() for word in words if os.path.basename(word).startswith(b'qpy-')),
+                '?')
     with open('/proc/%d/stat' % pid) as file:
         state, parent = file.read().rpartition(')')[2].split()[:2]
     if name == 'seed' and os.stat('/proc/%d' % pid).st_uid in [uid for _, uid in USERS.values()]:
@@ -400,7 +404,8 @@ class World:
 
     def routes(self):
         """{address: where it is forwarded to}."""
-        return {'%s-far@%s.test' % (USERS[name][0], name): '%s@%s.test' % (USERS[to][0], to) for name, to in ONWARD.items()}
+        return {'%s-far@%s.test' % (USERS[name][0], name): '%s@%s.test' % (USERS[to][0], to)
+                for name, to in ONWARD.items()}
 
     def missing(self, book):
         """What is promised and nowhere, looked for again and again while mail moves."""
