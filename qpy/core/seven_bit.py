@@ -3,8 +3,8 @@
 
     converter = Converter(); converter.feed(piece) -> bytes ...; converter.finish() -> bytes
 
-What is not MIME, what says that it is 7bit and is not, and what is signed as it is (multipart/signed), goes on as it came:
-nothing is known of it that could be converted.  Lines end with LF.
+What is not MIME, what says that it is 7bit and is not, and what is signed as it is (multipart/signed), goes on as it
+came: nothing is known of it that could be converted.  Lines end with LF.
 """
 from qpy.core import text
 
@@ -109,7 +109,8 @@ class Converter:
         kind, boundary = content_type(fields.get(b'content-type', b'text/plain'))
         encoding = text.lower(fields.get(b'content-transfer-encoding', b'')).strip(_BLANK)
         composite = kind.startswith((b'multipart/', b'message/'))
-        if kind.startswith(b'multipart/') and kind != b'multipart/signed' and boundary and len(self.boundaries) < NESTED:
+        open_ = kind.startswith(b'multipart/') and kind != b'multipart/signed'
+        if open_ and boundary and len(self.boundaries) < NESTED:
             self.boundaries.append(boundary)
         elif kind == b'message/rfc822':
             self.state = HEADER
