@@ -29,8 +29,16 @@ SILENT = set('''alias_database alias_maps append_dot_mydomain biff command_direc
     smtp_sasl_auth_enable smtp_sasl_security_options smtp_tls_security_level smtpd_banner smtp_helo_name mail_name
     sender_dependent_relayhost_maps 2bounce_notice_recipient mailbox_size_limit unknown_local_recipient_reject_code
     smtp_bind_address smtp_bind_address6 local_recipient_maps empty_address_recipient myhostname
-    smtpd_relay_restrictions disable_vrfy_command smtputf8_enable readme_directory smtp_tls_CApath smtp_tls_CAfile
-    virtual_mailbox_domains virtual_mailbox_maps inet_interfaces'''.split())
+    disable_vrfy_command smtputf8_enable readme_directory smtp_tls_CApath smtp_tls_CAfile
+    virtual_mailbox_domains virtual_mailbox_maps inet_interfaces smtpd_milters non_smtpd_milters milter_default_action
+    milter_protocol milter_mail_macros smtpd_tls_cert_file smtpd_tls_key_file smtpd_tls_chain_files
+    smtpd_tls_security_level smtpd_use_tls'''.split())
+RESTRICTIONS = ('smtpd_client_restrictions', 'smtpd_helo_restrictions', 'smtpd_sender_restrictions',
+                'smtpd_relay_restrictions', 'smtpd_recipient_restrictions', 'smtpd_data_restrictions')
+# Words of restrictions that say what is so here anyway.
+UNDERSTOOD = set('''permit permit_mynetworks permit_sasl_authenticated reject_unauth_destination defer_unauth_destination
+    reject_unlisted_recipient reject_unverified_recipient reject_non_fqdn_recipient reject_unauth_pipelining
+    reject_invalid_helo_hostname'''.split())
 
 
 # --- its own formats -----------------------------------------------------------------------------------------
@@ -78,7 +86,8 @@ class Translation:
         self.values, self.read, self.hostname = values, read, hostname
         self.files, self.notes, self.no_equal, self.routes, self.logins = {}, [], {}, {}, {}
         for step in (self.names, self.domains, self.virtual, self.mailbox_domains, self.transports, self.senders,
-                     self.passwords, self.tls, self.networks, self.numbers, self.delivery, self.rest):
+                     self.passwords, self.tls, self.networks, self.clients, self.filters, self.numbers, self.delivery,
+                     self.rest):
             step()
 
     def say(self, words_):
@@ -324,6 +333,54 @@ class Translation:
         self.write('tcp.smtp', lines + [':allow'])
         self.write('rcpthosts', self.accepted)
 
+    def clients(self):
+        """What is asked about clients: lists in DNS, and policy services; the rest of the restrictions is told."""
+        lists, services = [], []
+        for parameter in RESTRICTIONS:
+            found, left = iter(words(self.value(parameter))), []
+            for word in found:
+                if word == 'reject_rbl_client':
+                    lists.append(next(found, '').replace('[', '').replace(']', '').replace('..', '-').replace('=', ' ='))
+                elif word == 'check_policy_service':
+                    services.append(self.endpoint(next(found, '')))
+                elif word not in UNDERSTOOD:
+                    left.append(word)
+            if left:
+                self.no_equal[parameter] = ' '.join(left)
+        self.write('dnsbl', filter(None, lists))
+        self.write('policyservers', filter(None, services))
+        if lists or services:
+            self.say('control/dnsbl and policyservers are read by qpy-check: its line must stand in control/services')
+
+    def filters(self):
+        """Milters; and the key and certificate of the server, which are not read here."""
+        action = ' default=accept' if self.value('milter_default_action') == 'accept' else ''
+        places = [self.endpoint(word) for word in words(self.value('smtpd_milters'))]
+        self.write('milters', [place + action for place in places if place])
+        if places:
+            self.say('control/milters is read by qpy-milter: its line must stand in control/services')
+        if self.value('non_smtpd_milters') not in ('', self.value('smtpd_milters')):
+            self.no_equal['non_smtpd_milters'] = self.value('non_smtpd_milters')
+        chain = words(self.value('smtpd_tls_chain_files')) or words(self.value('smtpd_tls_cert_file'))
+        key = self.value('smtpd_tls_key_file') or (chain[0] if chain else '')
+        if chain:
+            self.say('smtpd_tls_cert_file: qpy-cert default %s %s gives them to qpy-tls, whose line must stand in '
+                     'control/services' % (chain[0], key))
+
+    def endpoint(self, word):
+        """inet:HOST:PORT as ADDRESS:PORT, unix:PATH as its whole path; '' for what is neither, which is told."""
+        kind, _, place = word.partition(':')
+        if kind in ('unix', 'local') and place:
+            return place if place[:1] == '/' else self.value('queue_directory', '/var/spool/postfix') + '/' + place
+        host, _, port = place.rpartition(':')
+        if kind == 'inet' and '@' in place:
+            port, _, host = place.partition('@')
+        host = '127.0.0.1' if host in ('localhost', '') else host
+        if kind == 'inet' and port.isdigit() and (host[:1] == '[' or host.replace('.', '').isdigit()):
+            return '%s:%s' % (host, port)
+        self.say('%s is not taken over: write its address' % word)
+        return ''
+
     def numbers(self):
         """Numbers and times."""
         if 'message_size_limit' not in self.values:
@@ -356,7 +413,7 @@ class Translation:
 
     def rest(self):
         """What nothing here answers to."""
-        handled = SILENT | {name for name, _ in NUMBERS + TIMES}
+        handled = SILENT | {name for name, _ in NUMBERS + TIMES} | set(RESTRICTIONS)
         for name, value in self.values.items():
             if name not in handled and not self.referred(name):
                 self.no_equal[name] = value

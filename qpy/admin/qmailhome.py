@@ -13,14 +13,19 @@ ELSEWHERE = {       # control files of patches, and what answers to them here
     'badmailfromnorelay': 'control/badmailfrom', 'badrcptto.cdb': 'control/badrcptto',
     'bindroutes': 'control/outgoingip, by domain and not by address',
     'blackholedsender': 'a .qmail file or a filter', 'bouncesubject': 'nothing', 'concurrencysuppl0': 'concurrencydestination',
-    'clientcert.pem': 'nothing yet', 'dkimkeys': 'nothing yet', 'filterargs': 'QMAILREMOTE in control/services',
-    'dnsbllist': 'rblsmtpd in front, or a filter', 'goodrcptto': 'control/validrcptto',
+    'clientca.pem': 'control/tlsclients', 'clientcert.pem': 'nothing yet', 'dkimkeys': 'a milter, in control/milters',
+    'dnsbllist': 'control/dnsbl', 'filterargs': 'QMAILREMOTE in control/services', 'goodrcptto': 'control/validrcptto',
     'maxhops': 'nothing: it is 100', 'maxrecipients': 'control/maxrcpt', 'moreipme': 'control/locals for names',
     'mailfromrules': 'a filter', 'recipientmap': 'control/virtualdomains and .qmail files',
     'recipients': 'control/validrcptto', 'rsa2048.pem': 'nothing: it is not needed',
     'dh2048.pem': 'nothing: it is not needed', 'simcontrol': 'QMAILQUEUE in control/tcp.smtp',
-    'smtpplugins': 'a filter: QMAILQUEUE in control/tcp.smtp', 'spfbehavior': 'nothing yet',
-    'tlshosts': 'control/tlsdestinations', 'timeoutread': 'control/timeoutsmtpd'}
+    'servercert.pem': 'keys/: qpy-cert default FILE FILE puts it there, and qpy-tls uses it',
+    'smtpplugins': 'control/policyservers or milters, or a filter: QMAILQUEUE in control/tcp.smtp',
+    'spfbehavior': 'a milter, in control/milters', 'tlsclientciphers': "nothing: the system's OpenSSL decides",
+    'tlsclients': 'control/tlsclients holds certificates here, not addresses', 'tlsserverciphers': "nothing: the system's "
+    'OpenSSL decides', 'tlshosts': 'control/tlsdestinations', 'timeoutread': 'control/timeoutsmtpd'}
+OTHERWISE = ('accounts', 'auth', 'authsenders', 'dnsbl', 'greylist', 'milters', 'policyservers', 'ratelimits', 'services',
+             'tlsclients')      # control files of ours; what has the name there is something else
 SOURCES = (('outgoingip', ''), ('outgoingip6', ''), ('outgoingips', '@'), ('domainbindings', '@'),
            ('domainbindings6', '@'))      # files of patches with addresses to leave from, and what their keys are
 USERS = ('assign', 'include', 'exclude', 'mailnames', 'subusers', 'append')
@@ -48,15 +53,14 @@ class Translation:
     def control(self):
         """Every control file that is known here, as it is; the rest is told."""
         for name in sorted(os.listdir(os.path.join(self.path, 'control'))):
-            if name in KINDS and os.path.isfile(os.path.join(self.path, 'control', name)):
+            if name in KINDS and name not in OTHERWISE and os.path.isfile(os.path.join(self.path, 'control', name)):
                 if KINDS[name] != tables.CDB or name == 'validrcptto.cdb':
                     self.files['control/' + name] = self.read('control/' + name)
             elif not tables.is_copy(os.fsencode(name)) and not name.endswith(('.tmp', '.cdb')):
                 near = tables.nearest(os.fsencode(name)).decode()
-                self.no_equal['control/' + name] = ELSEWHERE.get(name, 'did you mean %s?' % near if near
-                                                                 else 'no program here reads it')
-        for name in ('services', 'accounts'):
-            self.files.pop('control/' + name, None)
+                self.no_equal['control/' + name] = ELSEWHERE.get(
+                    name, 'a file of this name is something else here' if name in OTHERWISE
+                    else 'did you mean %s?' % near if near else 'no program here reads it')
         if 'control/rcpthosts' not in self.files:
             self.notes.append('there is no control/rcpthosts: qmail accepted mail for every domain, an open relay; here '
                               'it is accepted for locals and virtualdomains')

@@ -49,6 +49,7 @@ QMAIL = {
     'control/concurrencyremote': '40\n', 'control/databytes': '10000000\n', 'control/badmailfrom': 'x@y.test\n^.*@z$\nz\n',
     'control/smtproutes': ':relay.isp.example:587|joe@isp.example|se:cret\nplain.example:10.0.0.1\n',
     'control/outgoingip': '192.0.2.5\n', 'control/domainbindings': 'bob.example:192.0.2.6\n', 'control/bindroutes': '10.:10.0.0.1\n',
+    'control/tlsclients': 'joe@example.org\n', 'control/authsenders': '@b.example:relay.b|u@b|p\n',
     'control/spfbehavior': '3\n', 'control/simcontrol': ':clam=yes\n', 'control/locals~': 'x\n', 'control/rcpthost': 'x\n',
     'etc/tcp.smtp': '127.:allow,RELAYCLIENT=""\n:allow\n',
     'users/assign': '=bob:bob:1001:1001:/home/bob:::\n+bob-:bob:1001:1001:/home/bob:-::\n.\n',
@@ -70,14 +71,16 @@ def test_qmail(home, tmp_path):
     assert (home / 'control/locals~').read_text() == 'new.test\nlocalhost\n'
     assert (home / 'control/badmailfrom').read_text() == 'x@y.test\n^.*@z$\n# not taken over: z\n'
     assert (home / 'control/smtproutes').read_text() == ':joe@isp.example@relay.isp.example:587\nplain.example:10.0.0.1\n'
-    assert (home / 'control/smtplogins').read_text() == 'joe@isp.example@relay.isp.example:se:cret\n'
+    assert (home / 'control/smtplogins').read_text() == 'joe@isp.example@relay.isp.example:se:cret\nu@b@relay.b:p\n'
+    assert (home / 'control/senderroutes').read_text() == '@b.example:u@b@relay.b\n'
+    assert not (home / 'control/authsenders').exists() and not (home / 'control/tlsclients').exists()
     assert os.stat(home / 'control/smtplogins').st_mode & 0o777 == 0o640
     assert (home / 'control/outgoingip').read_text() == '192.0.2.5\n@bob.example:192.0.2.6\n'
     assert (home / 'control/defaultdelivery').read_text() == '|preline procmail\n'
     assert (home / 'control/tcp.smtp').read_text() == QMAIL['etc/tcp.smtp']
     assert (home / 'alias/.qmail-root').read_text() == '&ann@example.org\n'
     assert (home / 'users/cdb').stat().st_size and (home / 'control/morercpthosts.cdb').read_bytes()[:3] != b'old'
-    for wanted in ('no equal: control/spfbehavior: nothing yet', 'no equal: control/simcontrol: QMAILQUEUE in', 'no equal: control/bindroutes: control/outgoingip',
+    for wanted in ('no equal: control/spfbehavior: a milter', 'no equal: control/tlsclients: control/tlsclients holds certificates', 'no equal: control/simcontrol: QMAILQUEUE in', 'no equal: control/bindroutes: control/outgoingip',
                    'no equal: control/rcpthost: did you mean rcpthosts?', 'look: alias/.qmail-default runs fastforward',
                    'look: alias/Maildir is left where it is', 'written: control/me, the old one is control/me~'):
         assert wanted in text, wanted
@@ -149,7 +152,13 @@ smtp_bind_address6 = [2001:db8::7]
 home_mailbox = Maildir/
 recipient_delimiter = +
 mailbox_size_limit = 0
-smtpd_milters = inet:127.0.0.1:8891
+smtpd_milters = inet:localhost:8891, unix:/run/x.sock inet:far.example:1
+milter_default_action = accept
+smtpd_client_restrictions = permit_mynetworks, reject_rbl_client zen.example=127.0.0.[2..11], reject_unknown_client_hostname
+smtpd_recipient_restrictions = reject_unauth_destination check_policy_service inet:127.0.0.1:10023
+    check_policy_service unix:private/policy reject_rbl_client other.example
+smtpd_tls_cert_file = /etc/ssl/chain.pem
+smtpd_tls_key_file = /etc/ssl/key.pem
 header_checks = regexp:/etc/postfix/header_checks
 sender_dependent_relayhost_maps = hash:/etc/postfix/bysender
 '''
@@ -183,14 +192,17 @@ def test_postfix(home, tmp_path):
         'tlsdestinations': 'example.com:encrypt\nsecure.example:verify\nmx.example:dane\n',
         'tcp.smtp': '127.0.0.0/8:allow,RELAYCLIENT=""\n10.1.0.0/16:allow,RELAYCLIENT=""\n'
                     '[::1]/128:allow,RELAYCLIENT=""\n:allow\n',
-        'outgoingip': '192.0.2.7\n2001:db8::7\n', 'databytes': '10240000\n', 'queuelifetime': '259200\n', 'delaywarning': '14400\n', 'defaultdelivery': './Maildir/\n'}
+        'outgoingip': '192.0.2.7\n2001:db8::7\n', 'dnsbl': 'zen.example =127.0.0.2-11\nother.example\n',
+        'policyservers': '127.0.0.1:10023\n/var/spool/postfix/private/policy\n',
+        'milters': '127.0.0.1:8891 default=accept\n/run/x.sock default=accept\n', 'databytes': '10240000\n', 'queuelifetime': '259200\n', 'delaywarning': '14400\n', 'defaultdelivery': './Maildir/\n'}
     for name, wanted in expected.items():
         assert (control / name).read_text() == wanted, name
     assert {path.name: path.read_text() for path in (home / 'alias').iterdir()} == {
         '.qmail-example:net-ann': '&ann\n&bob@far.example\n', '.qmail-example:net-default': '&catch\n',
         '.qmail-info': '&ann\n', '.qmail-sales': '&bob\n', '.qmail-elsewhere:example-joe': '&joe\n',
         '.qmail-example:net-first:last': '&ann\n'}
-    for wanted in ('no equal: smtpd_milters: inet:127.0.0.1:8891', 'no equal: header_checks: ',
+    for wanted in ('look: inet:far.example:1 is not taken over', 'no equal: smtpd_client_restrictions: reject_unknown_client_hostname',
+                   'look: smtpd_tls_cert_file: qpy-cert default /etc/ssl/chain.pem /etc/ssl/key.pem', 'no equal: header_checks: ',
                    'look: virtual_alias_maps: unable to use', 'look: transport: "no.example error:gone" is not taken over',
                    'look: recipient_delimiter +', 'look: virtual: pipe@example.net', 'look: aliases stay in /etc/aliases',
                    'look: smtp_tls_policy_maps: look at "secure.example'):
