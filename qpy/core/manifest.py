@@ -38,6 +38,11 @@ TABLE = b"""\
    rspawn-programs qpyr     host   any                               programs   yes      any       any       -
    remote          qpyr     host   control=rl,etc=r,proc=r,cas=rl    none       no       unix,tcp  mail      2000
    remote-bound    qpyr     host   control=rl,etc=r,proc=r,cas=rl    none       no       unix,from mail      2000
+   listen          qpyd     host   any                               programs   yes      any       any       -
+   popup           qpyd     host   control=rl,etc=r                  none       no       unix      run       1000
+   checkpassword   root     host   any                               programs   yes      any       any       -
+   pop3d           user     host   here=rlcdm                        none       no       -         -         1000
+   local           user     mail   any                               programs   yes      any       any       -
 """
 # where       its namespace: host, empty (no network at all), mail (no users but those of mail)
 # files       PLACE=RIGHTS; r read, l list, w write, c create, d delete, m move from or to; any: as its account may.
@@ -50,12 +55,15 @@ TABLE = b"""\
 # memory      address space in megabytes
 # remote-bound is remote where control/outgoingip names an address.
 # smtpd-master's line is also that of qmtpd's and qmqpd's masters, and of those of their children that run a filter;
-# qmtpd's also qmqpd's.  The seed's line is here to be read: users' programs come from it; their user keeps them.
+# qmtpd's also qmqpd's.  The lines of seed, local and listen are here to be read: what they become or start would inherit what
+# they take on themselves; users and namespaces keep that.  pop3d's `here` is the Maildir that it serves.
+# A program without a line is as who calls it: nothing is taken from it, because it has nothing of its own.
 
 PLACES = {b'mess': (b'queue/mess',), b'state': (b'queue/state',), b'damaged': (b'queue/damaged',),
           b'control': (b'control',), b'users': (b'users',), b'site': (b'lib/site',), b'tls': (b'tls',), b'check': (b'check',),
           b'keys': (b'keys',),
           b'etc': (b'/etc',), b'cas': (b'/usr/share/ca-certificates', b'/usr/local/share/ca-certificates'),
+          b'here': (b'.', b'./new', b'./cur', b'./tmp'),
           b'tmp': (b'/var/tmp', b'/tmp'), b'proc': (b'/proc',),
           b'resolv': (b'/run/systemd/resolve', b'/run/resolvconf', b'/run/NetworkManager', b'/run/connman'),
           b'name': (b'/run/systemd/userdb', b'/var/lib/extrausers', b'/var/lib/misc', b'/var/db')}
@@ -123,6 +131,6 @@ def handled(abi):
 
 def paths(home, files):
     """[(path, letters)] of a Row's files, with the code."""
-    found = [(path if path[:1] == b'/' else home + b'/' + path, letters)
+    found = [(path if path[:1] in (b'/', b'.') else home + b'/' + path, letters)
              for place, letters in files for path in PLACES[place]]
     return found + [(path if path[:1] == b'/' else home + b'/' + path, b'rl') for path in CODE]

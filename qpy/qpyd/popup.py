@@ -53,6 +53,7 @@ def serve(home, args):
     child, pipe, sockets = stand_ready(args[1:])
     if unix.geteuid() == 0:
         become_account(home)
+    confine.confine(home, b'popup')
     banner = b'<%d.%d@%s>' % (unix.getpid(), unix.time(), args[0])
     at_once, forced = (unix.environ.get(name, b'0') != b'0' for name in (b'POP3S', b'FORCETLS'))
     offered = has_socket() and tls_line.ask(home, TLS_ANSWER)

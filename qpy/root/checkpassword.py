@@ -24,6 +24,7 @@ SHELL = b'/bin/sh'
 def main(home, args):
     """Read, verify, look up, become, and be the program."""
     unix.umask(0o077)
+    confine.confine(home, b'checkpassword')
     name, password = read_credentials()
     if not args:
         raise program.Fatal(MISUSED, b'usage: qpy-checkpassword program [argument ...]')

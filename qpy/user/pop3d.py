@@ -8,7 +8,7 @@ A message that another program moves or marks meanwhile is found again by its na
 """
 from qpy import unix
 from qpy.core import exits, pop3
-from qpy.lib import program
+from qpy.lib import confine, program
 
 PATIENCE = 1200             # seconds for each step of the client
 STALE = 129600              # seconds after which a file in tmp belongs to nobody
@@ -25,21 +25,29 @@ def main(home, args):
     if unix.geteuid() == 0:
         unix.write_all(2, b'qpy-pop3d invoked as uid 0, terminating\n')
         return 1
+    there = enter(args)
+    if there:
+        confine.confine(home, b'pop3d')
     try:
-        serve(args)
+        serve() if there else say(NO_MAILDIR)
     except unix.error:
         pass                            # the client has gone
     return exits.OK
 
 
-def serve(args):
-    """One session."""
+def enter(args):
+    """Be in the Maildir; False if there is none."""
     try:
         if len(args) != 1:
             raise FileNotFoundError
         unix.chdir(args[0])
     except unix.error:
-        return say(NO_MAILDIR)
+        return False
+    return True
+
+
+def serve():
+    """One session."""
     try:
         sweep(unix.time())
         box = Box(scan(int(unix.time())))

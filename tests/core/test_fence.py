@@ -5,8 +5,9 @@ import struct
 
 import pytest
 
-from qpy.core import fence, manifest, seccomp
+from qpy.core import fence, manifest, seccomp, units
 
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ALLOWED, REFUSED, UNKNOWN, KILLED = 0x7fff0000, 0x00050001, 0x00050026, 0x80000000
 NUMBERS = {machine: {call[0]: call[column] for group in (fence.EXEC, fence.SIGNAL, fence.ATTRIBUTES, fence.MODE,
                                                          fence.IDENTITY, fence.BIND, fence.LISTEN, fence.OTHERS,
@@ -133,17 +134,31 @@ def test_an_unknown_machine_has_no_filter():
         fence.fence(manifest.row(b'clean'), 'riscv64')
 
 
+AS_CALLED = {b'queue', b'getpw', b'tcp-env', b'splogger'}       # in an account's package, but run as who calls them
+
+
+def test_every_program_has_its_line():
+    """Who has an account of its own, hears a network or holds root has a line; only what runs as its caller has none."""
+    lines = {row.name for row in manifest.rows()}
+    assert not lines & AS_CALLED
+    for name in os.listdir(os.path.join(SOURCE, 'bin')):
+        with open(os.path.join(SOURCE, 'bin', name)) as file:
+            account = file.read().rpartition("program.run('qpy.")[2].partition('.')[0]
+        own = units.LINES.get(name.encode().removeprefix(b'qpy-'), name.encode().removeprefix(b'qpy-'))
+        assert account in ('user', 'admin') or own in lines | AS_CALLED, name
+
+
 def test_the_manifest_is_whole():
     """Every line names known places, rights, namespaces and children; every account but alias's has a line."""
     from qpy.core import accounts
     rows = manifest.rows()
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
-        assert row.account in accounts.ROLES and row.where in (b'host', b'empty', b'mail'), row.name
+        assert row.account in accounts.ROLES + (b'root', b'user') and row.where in (b'host', b'empty', b'mail'), row.name
         assert row.children in (b'none', b'threads', b'workers', b'programs') and row.connects in (b'-', b'run', b'mail',
                                                                                                  b'any'), row.name
         for place, letters in row.files or ():
             assert place in manifest.PLACES and set(letters) <= set(b'rlwcdm'), row.name
-    assert {row.account for row in rows} == set(accounts.ROLES) - {b'alias'}
+    assert {row.account for row in rows} == set(accounts.ROLES) - {b'alias'} | {b'root', b'user'}
     with pytest.raises(KeyError):
         manifest.row(b'nobody')
