@@ -1,74 +1,74 @@
 """What each program answers to --help: how it is called, what it does, and where its manual is.
 
-The sentence is the one in the manual's NAME section.  qpy-ctl, qpy-deb, qpy-demo, qpy-install and qpy-test, which a person
-types with many options, know more to say than this and say it themselves.
+The sentence is the one in the manual's NAME section.  qpy-ctl, qpy-deb, qpy-demo, qpy-install and qpy-test, which a
+person types with many options, know more to say than this and say it themselves.
 """
 
-#  program            arguments                                                | section and sentence of its page
+# program      | arguments | section and sentence of its page
 TABLE = b"""\
-   auth                                                                        | 8 say whether SMTP clients are who they claim to be
-   bouncer                                                                     | 8 tell senders what could not be delivered, takes long, or has arrived
-   bouncesaying       TEXT [PROGRAM [ARGUMENT ...]]                            | 1 send mail back, always or if a program says so
-   cert               [NAME CHAIN KEY | --self NAME]                           | 8 give qpy-tls a key and its certificates
-   check                                                                       | 8 judge clients, senders and recipients before their mail is taken
-   checkpassword      PROGRAM [ARGUMENT ...]                                   | 8 judge a password and become its user
-   clean                                                                       | 8 remove finished messages and set damaged ones aside
-   condredirect       NEWADDRESS PROGRAM [ARGUMENT ...]                        | 1 send a message elsewhere if a program says so
-   datemail           [OPTION ...] [RECIPIENT ...]                             | 1 sendmail with the date in local time
-   dot-forward        [-nN] FILE ...                                           | 1 obey a .forward file, from a .qmail line
-   except             PROGRAM [ARGUMENT ...]                                   | 1 turn the answer of a program round
-   forward            ADDRESS ...                                              | 1 send a message on, from a .qmail line
-   fsck               [--set-aside] [--all]                                    | 8 look at a whole queue and explain what is in it
-   getpw              LOCAL                                                    | 8 which account a local part belongs to
-   import             [-n] qmail|postfix|queue [DIRECTORY]                     | 8 take over from qmail or Postfix
-   inject             [-nNaAhH] [-f SENDER] [RECIPIENT ...]                    | 8 complete a mail message and queue it
-   listen             ADDRESS:PORT PROGRAM [ARGUMENT ...]                      | 8 open one port as root and serve it as qpyd
-   local              [-nN] USER HOME LOCAL DASH EXT DOMAIN SENDER DEFAULT     | 8 deliver a message as its recipient wishes
-   log                                                                         | 8 bring the lines of all programs together
-   lspawn             [DEFAULTDELIVERY]                                        | 8 hand local deliveries to their users
-   maildir2mbox                                                                | 1 move mail from a Maildir into an mbox
-   maildirmake        DIRECTORY                                                | 1 make a Maildir
-   mailq              [-v]                                                     | 1 list the messages that wait in the queue
-   mailsubj           SUBJECT RECIPIENT ...                                    | 1 mail a text with a subject
-   milter                                                                      | 8 have sessions and messages judged by filters that speak the milter protocol
-   mtasts                                                                      | 8 say what a domain wants for its mail by MTA-STS
-   newaliases                                                                  | 1 make the table of aliases that deliveries use
-   newmrh                                                                      | 8 compile control/morercpthosts into a cdb
-   newu                                                                        | 8 compile users/assign into users/cdb
-   newvrt                                                                      | 8 compile control/validrcptto into a cdb
-   passwd             [-d] NAME                                                | 8 set the password of a mail user
-   pop3d              MAILDIR                                                  | 8 serve a Maildir by POP3
-   popup              HOSTNAME PROGRAM [ARGUMENT ...]                          | 8 let POP3 clients say who they are
-   predate            PROGRAM [ARGUMENT ...]                                   | 1 run a program with a Date field in front of its input
-   preline            [-frdFRD] PROGRAM [ARGUMENT ...]                         | 1 give a program the message with the lines of a mailbox in front
-   pw2u               [-/ohHuUC] [-cX]                                         | 8 make users/assign of passwd
-   qbiff                                                                       | 1 say on the user's terminals that mail has come
-   qmqpc                                                                       | 8 queue a message on another host
-   qmqpd                                                                       | 8 hear QMQP: take the mail of hosts without a queue
-   qmtpd                                                                       | 8 hear QMTP and hand messages to the queue
-   qread              [--json] [ID]                                            | 8 list what waits in the queue
-   qreceipt           DELIVERYADDRESS                                          | 1 tell senders who ask for it that their mail has come
-   qstat                                                                       | 8 count what waits in the queue
-   queue                                                                       | 8 queue one message
-   queued                                                                      | 8 take messages into the queue and answer when they are safe
-   remote             HOST SENDER RECIPIENT ...                                | 8 carry a message to another host by SMTP or LMTP
-   resolve                                                                     | 8 answer from DNS where mail goes
-   rspawn             [PROCESSES]                                              | 8 hand remote deliveries to qpy-remote
-   seed                                                                        | 8 become the users that mail is delivered to
-   send                                                                        | 8 decide what is delivered where and when
-   sendmail           [-ti] [-f SENDER] [-F NAME] [-bm|-bs|-bp|-bi|-bv|-bt] [-q] [RECIPIENT ...] | 8 the command line of sendmail
-   showctl                                                                     | 8 show all settings, where they come from, and what they mean
-   smtpd              [WORKERS]                                                | 8 hear SMTP and hand messages to the queue
-   splogger           [TAG [FACILITY]]                                         | 8 send lines to syslog
-   start              [DEFAULTDELIVERY [LOGGER ...]]                           | 8 start the chain, and end with it
-   tcp-env            [-rR] [-t SECONDS] PROGRAM [ARGUMENT ...]                | 8 find out who is connected, for programs that inetd starts
-   tcpok              [HOST]                                                   | 8 let mail go again to destinations that did not answer
-   tcpto                                                                       | 8 say which destinations are left alone because they did not answer
-   tls                [WORKERS]                                                | 8 speak TLS with the clients of SMTP servers
-   tlslog                                                                      | 8 keep what TLS with other hosts came to
-   tlsrpt             [--json] [--day YYYY-MM-DD] [DOMAIN]                     | 8 show what TLS with other hosts came to
-   token                                                                       | 8 give relays the tokens they want in place of passwords
-   users                                                                       | 8 answer who an address belongs to
+ auth          | - | 8 say whether SMTP clients are who they claim to be
+ bouncer       | - | 8 tell senders what could not be delivered, takes long, or has arrived
+ bouncesaying  | TEXT [PROGRAM [ARGUMENT ...]] | 1 send mail back, always or if a program says so
+ cert          | [NAME CHAIN KEY | --self NAME] | 8 give qpy-tls a key and its certificates
+ check         | - | 8 judge clients, senders and recipients before their mail is taken
+ checkpassword | PROGRAM [ARGUMENT ...] | 8 judge a password and become its user
+ clean         | - | 8 remove finished messages and set damaged ones aside
+ condredirect  | NEWADDRESS PROGRAM [ARGUMENT ...] | 1 send a message elsewhere if a program says so
+ datemail      | [OPTION ...] [RECIPIENT ...] | 1 sendmail with the date in local time
+ dot-forward   | [-nN] FILE ... | 1 obey a .forward file, from a .qmail line
+ except        | PROGRAM [ARGUMENT ...] | 1 turn the answer of a program round
+ forward       | ADDRESS ... | 1 send a message on, from a .qmail line
+ fsck          | [--set-aside] [--all] | 8 look at a whole queue and explain what is in it
+ getpw         | LOCAL | 8 which account a local part belongs to
+ import        | [-n] qmail|postfix|queue [DIRECTORY] | 8 take over from qmail or Postfix
+ inject        | [-nNaAhH] [-f SENDER] [RECIPIENT ...] | 8 complete a mail message and queue it
+ listen        | ADDRESS:PORT PROGRAM [ARGUMENT ...] | 8 open one port as root and serve it as qpyd
+ local         | [-nN] USER HOME LOCAL DASH EXT DOMAIN SENDER DEFAULT | 8 deliver a message as its recipient wishes
+ log           | - | 8 bring the lines of all programs together
+ lspawn        | [DEFAULTDELIVERY] | 8 hand local deliveries to their users
+ maildir2mbox  | - | 1 move mail from a Maildir into an mbox
+ maildirmake   | DIRECTORY | 1 make a Maildir
+ mailq         | [-v] | 1 list the messages that wait in the queue
+ mailsubj      | SUBJECT RECIPIENT ... | 1 mail a text with a subject
+ milter        | - | 8 have sessions and messages judged by filters that speak the milter protocol
+ mtasts        | - | 8 say what a domain wants for its mail by MTA-STS
+ newaliases    | - | 1 make the table of aliases that deliveries use
+ newmrh        | - | 8 compile control/morercpthosts into a cdb
+ newu          | - | 8 compile users/assign into users/cdb
+ newvrt        | - | 8 compile control/validrcptto into a cdb
+ passwd        | [-d] NAME | 8 set the password of a mail user
+ pop3d         | MAILDIR | 8 serve a Maildir by POP3
+ popup         | HOSTNAME PROGRAM [ARGUMENT ...] | 8 let POP3 clients say who they are
+ predate       | PROGRAM [ARGUMENT ...] | 1 run a program with a Date field in front of its input
+ preline       | [-frdFRD] PROGRAM [ARGUMENT ...] | 1 give a program the message with the lines of a mailbox in front
+ pw2u          | [-/ohHuUC] [-cX] | 8 make users/assign of passwd
+ qbiff         | - | 1 say on the user's terminals that mail has come
+ qmqpc         | - | 8 queue a message on another host
+ qmqpd         | - | 8 hear QMQP: take the mail of hosts without a queue
+ qmtpd         | - | 8 hear QMTP and hand messages to the queue
+ qread         | [--json] [ID] | 8 list what waits in the queue
+ qreceipt      | DELIVERYADDRESS | 1 tell senders who ask for it that their mail has come
+ qstat         | - | 8 count what waits in the queue
+ queue         | - | 8 queue one message
+ queued        | - | 8 take messages into the queue and answer when they are safe
+ remote        | HOST SENDER RECIPIENT ... | 8 carry a message to another host by SMTP or LMTP
+ resolve       | - | 8 answer from DNS where mail goes
+ rspawn        | [PROCESSES] | 8 hand remote deliveries to qpy-remote
+ seed          | - | 8 become the users that mail is delivered to
+ send          | - | 8 decide what is delivered where and when
+ sendmail      | [-ti] [-f SENDER] [-F NAME] [-b MODE] [-q] [RECIPIENT ...] | 8 the command line of sendmail
+ showctl       | - | 8 show all settings, where they come from, and what they mean
+ smtpd         | [WORKERS] | 8 hear SMTP and hand messages to the queue
+ splogger      | [TAG [FACILITY]] | 8 send lines to syslog
+ start         | [DEFAULTDELIVERY [LOGGER ...]] | 8 start the chain, and end with it
+ tcp-env       | [-rR] [-t SECONDS] PROGRAM [ARGUMENT ...] | 8 find out who is connected, for programs that inetd starts
+ tcpok         | [HOST] | 8 let mail go again to destinations that did not answer
+ tcpto         | - | 8 say which destinations are left alone because they did not answer
+ tls           | [WORKERS] | 8 speak TLS with the clients of SMTP servers
+ tlslog        | - | 8 keep what TLS with other hosts came to
+ tlsrpt        | [--json] [--day YYYY-MM-DD] [DOMAIN] | 8 show what TLS with other hosts came to
+ token         | - | 8 give relays the tokens they want in place of passwords
+ users         | - | 8 answer who an address belongs to
 """
 FORM = b"""\
 Usage: %s
@@ -85,11 +85,11 @@ def rows() -> dict:
     """{program: (arguments, section, sentence)}; programs without what stands in front of their names."""
     found = {}
     for line in TABLE.split(b'\n'):
-        call, bar, page = line.rpartition(b' | ')
-        if bar:
-            name, _, arguments = call.strip().partition(b' ')
-            section, _, sentence = page.strip().partition(b' ')
-            found[name] = arguments.strip(), section, sentence
+        if line:
+            name, _, rest = line.partition(b' | ')
+            arguments, _, page = rest.rpartition(b' | ')
+            section, _, sentence = page.partition(b' ')
+            found[name.strip()] = b'' if arguments == b'-' else arguments, section, sentence
     return found
 
 
