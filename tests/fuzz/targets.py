@@ -3,8 +3,10 @@
 Each names the errors its reader may raise; any other exception, and any assertion, is a finding.  test_fuzz.py runs
 them with hypothesis and over corpus/, run.py with atheris.  The first byte often says how the rest is cut.
 """
-from qpy.core import (accountlimits, address, aliases, asking, cdb, channel, controls, dnsbl, dotforward, dotqmail, draft, greylist,
-                      header, inject, mess, milter, mta_sts, netstring, policyd, pop3, qmqp, qmtp, services, smtp_client, smtp_data, smtp_server, smtproutes, state, submit, tcprules,
+from qpy.core import (accountlimits, address, aliases, asking, cdb, channel, channel_binding, controls,
+                      deliverby, destinations, dnsbl, dotforward, dotqmail, draft, greylist,
+                      header, idna, inject, mess, milter, mta_sts, netstring, notices, policyd, pop3, qmqp, qmtp, sasl_client, services, seven_bit,
+                      smtp_client, smtp_data, smtp_server, smtproutes, state, submit, tcprules, text, tlsrpt,
                       token822)
 from qpy.qpyr import resolve
 
@@ -182,6 +184,47 @@ def client_replies(data):
     if transaction.report is None:
         session.eof()
     assert transaction.report[0] in (b'K', b'Z', b'D')
+
+
+def downgraded_mime(data):
+    """Whole or cut, the same; what is 7bit stays so, what is no MIME stays as it is, and no line of ours is too long."""
+    data, pieces = cut(data)
+
+    def convert(chunks):
+        converter = seven_bit.Converter()
+        return b''.join([converter.feed(chunk) for chunk in chunks]) + converter.finish()
+    out = convert(pieces)
+    assert out == convert([data])
+    assert out.isascii() or not data.isascii()
+    assert out == data or b'ime-version' in text.lower(data)
+    for line in convert([b'MIME-Version: 1\nContent-Transfer-Encoding: 8bit\n\n' + data]).partition(b'\n\n')[2].split(b'\n'):
+        assert len(line) <= 76 and line.isascii()
+
+
+def way_out(data):
+    """Certificates, challenges of logins, files of what was kept, entries of control files: a value or ValueError."""
+    data, pieces = cut(data)
+    assert isinstance(channel_binding.end_point(data), bytes)
+    for kind in sasl_client.MECHANISMS.values():
+        exchange = kind(sasl_client.Credentials(b'u', b'p', b'n', b't', b'h', 1, b'e'))
+        exchange.first()
+        try:
+            for piece in pieces[:5]:
+                assert isinstance(exchange.answer(piece), bytes)
+        except ValueError:
+            pass
+    day = tlsrpt.parse(data)
+    assert tlsrpt.parse(tlsrpt.build(day)) == day
+    name = idna.domain(data)
+    assert name is None or name.isascii()
+    for parse in (destinations.parse, lambda value: deliverby.from_wire(value, 0)):
+        try:
+            parse(data)
+        except ValueError:
+            pass
+    by = deliverby.parse(data)
+    assert by is None or deliverby.on_wire(by, 5).isascii()
+    notices.success(b'local', False, data)
 
 
 def questions():
@@ -427,5 +470,6 @@ def client_judges(data):
         assert not blank or data[at:at + 1] == b'\n'
 
 
-ALL = (smtp_session, milter_packets, client_judges, data_decoder, address_parser, tcp_rules, netstrings, pop3_session, client_replies, dns_answers, web_policy,
+ALL = (smtp_session, milter_packets, client_judges, data_decoder, address_parser, tcp_rules, netstrings, pop3_session, client_replies,
+       downgraded_mime, way_out, dns_answers, web_policy,
        cdb_reader, queue_file, dot_qmail, control_files, header_tokens, submission, channels)
