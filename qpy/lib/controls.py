@@ -153,12 +153,13 @@ class Watched:
 
     names: control files, relative to DIR/control (so b'../users/cdb' works too). load(home) -> value.
     get() looks at the files; if one changed it loads. When the new ones are broken the old value stays, and
-    that is said once. The first load raises what load raises."""
+    that is said once (quiet: by somebody else). The first load raises what load raises."""
 
-    __slots__ = ('home', 'names', 'load', 'value', 'stamp', 'said')
+    __slots__ = ('home', 'names', 'load', 'value', 'stamp', 'said', 'quiet')
 
     def __init__(self, home: bytes, names: tuple, load):
         self.home, self.names, self.load, self.said, self.stamp = home, names, load, b'', None
+        self.quiet = False
         self.stamp = self.look()
         self.value = load(home)
 
@@ -210,6 +211,6 @@ class Watched:
     def complain(self, error) -> None:
         """Say once that the old values stay, and why."""
         why = error.why if isinstance(error, Broken) else program.reason(error)
-        if why != self.said:
+        if why != self.said and not self.quiet:
             program.warn(b'keeping the old settings: ' + why)
         self.said = why

@@ -54,6 +54,11 @@ class Settings:
         """The line of core.manifest for who obeys these."""
         return b'remote-bound' if any(self.sources.values()) else b'remote'
 
+    def covers(self, other):
+        """Whether who is confined for these may obey the other ones: they ask for nothing that was closed to it, and it
+        holds no right that they do not give."""
+        return other is self or other.row == self.row and other.ports() <= self.ports()
+
     def context(self, verify):
         """The context for TLS whose certificate must verify, or need not.  OSError if control/tlscas is broken."""
         if verify not in self.contexts:
@@ -219,26 +224,42 @@ def split_recipients(lines):
     return [number for number, _, _ in pairs], [address for _, _, address in pairs]
 
 
-def serve(home, sock):
-    """Do what comes on sock, until it is closed.  Returns the exit code."""
-    loop, watched = Loop(), controls.Watched(home, CONTROLS, read_settings)
-    row, open_ports = watched.value.row, watched.value.ports()
-    remote = Remote(loop, home, lambda: within(row, open_ports, watched.get()))
+class Reach:
+    """The settings that this process can obey: it was confined for `bounds` when it began, for good.
+
+    qpy-rspawn looks before each delivery and gives it to a process that can do it; if the files change between that look and
+    ours, the delivery goes the way that was right a moment ago."""
+
+    __slots__ = ('watched', 'bounds', 'settings')
+
+    def __init__(self, watched, bounds):
+        self.watched, self.bounds, self.settings = watched, bounds, watched.value
+
+    def get(self):
+        """The newest Settings that fit."""
+        newest = self.watched.get()
+        if self.bounds.covers(newest):
+            self.settings = newest
+        return self.settings
+
+
+def watch(home):
+    """The Settings of DIR, to be looked at again; Broken or OSError."""
+    return controls.Watched(home, CONTROLS, read_settings)
+
+
+def serve(home, sock, watched, bounds):
+    """Do what comes on sock, until it is closed.  watched: our master's, of watch(); bounds: the Settings that say how far
+    this process may reach, which cover watched.value.  Returns the exit code."""
+    watched.quiet = True                    # what is broken is said once, by our master
+    loop = Loop()
+    remote = Remote(loop, home, Reach(watched, bounds).get)
     remote.recall()
     Server(remote, sock)
-    confine.confine(home, row, open_ports)
+    confine.confine(home, bounds.row, bounds.ports())
     loop.run()
+    remote.pool.close()
     return exits.OK
-
-
-def within(row, open_ports, settings):
-    """The settings, if they ask for nothing that was closed to this process when it began; else it ends, and qpy-rspawn
-    starts another one.  What is on its way waits for its next attempt: this happens once in years."""
-    if not settings.ports() <= open_ports:
-        raise program.Fatal(exits.TEMP, b'control/smtproutes names a new port: starting anew')
-    if settings.row != row:
-        raise program.Fatal(exits.TEMP, b'control/outgoingip names the first address, or no more: starting anew')
-    return settings
 
 
 # --- one shot -----------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 DIR/run/rspawn: records R with the message's descriptor from qpy-send; back a record C (how many at a time)
 and then K, Z or D per delivery.  It reads no byte from the network: a few qpy-remote processes, forked from
 it, do.  All mail for one host goes to the same of them, so that connections are used again.  One that dies is
-forked anew, and what it had in flight is answered Z.
+forked anew, and what it had in flight is answered Z.  When control/smtproutes names a port that is closed to them, others
+take their place, and they end when they have done what they have.
 
 With $QMAILREMOTE set, that program runs once per delivery instead, with qmail-remote's arguments
 and descriptors.
@@ -24,6 +25,7 @@ SPARE_FDS = 100
 CAPACITY_MOST = 20000
 STEADY = 10             # seconds a worker must live to be forked anew at once
 SLOWEST = 60            # seconds between two forks of a worker that keeps dying
+FAREWELL = 60           # seconds one that has nothing left to do may take to end
 SCOPES = ((b'Z', b'h'), (b'K', b'd'), (b'K', b'b'), (b'K', b'db'))      # a host in trouble; what the next hop sees to
 IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)    # a group's ^C does not cut deliveries
 
@@ -57,6 +59,10 @@ class Jobs:
         for serial in [serial for serial, job in self.waiting.items() if job[2] is worker]:
             self.end(worker, serial, b'Z', b'', words)
 
+    def any_of(self, worker):
+        """Whether this worker owes a result."""
+        return any(job[2] is worker for job in self.waiting.values())
+
     def forget(self, client):
         """This client is gone: nobody waits for its results."""
         silent = Silent()
@@ -75,17 +81,19 @@ class Silent:
 
 
 class Worker:
-    """One qpy-remote, forked and forked again.  work(socket) is what the child does."""
+    """One qpy-remote, forked and forked again.  work(socket) is what the child does.  retired: nothing new for it."""
 
-    __slots__ = ('loop', 'jobs', 'work', 'channel', 'pid', 'since', 'delay')
+    __slots__ = ('loop', 'jobs', 'work', 'channel', 'pid', 'since', 'delay', 'retired')
 
     def __init__(self, loop, jobs, work):
         self.loop, self.jobs, self.work = loop, jobs, work
-        self.channel, self.pid, self.since, self.delay = None, 0, 0, 0
+        self.channel, self.pid, self.since, self.delay, self.retired = None, 0, 0, 0, False
         self.start()
 
     def start(self):
         """Fork it."""
+        if self.retired:
+            return None
         try:
             ours, theirs = unix.socketpair()
             self.pid = unix.fork()
@@ -103,12 +111,24 @@ class Worker:
         """Give it a delivery."""
         self.channel.send(b'R', *fields, fd=fd)
 
+    def retire(self):
+        """Let it finish what it has, and end.  Another one takes its place."""
+        self.retired = True
+        self._end_if_done()
+
     def _reports(self, records):
         for letter, (serial, scope, words), _ in records:
             if not self.jobs.end(self, serial, letter, scope, words):
                 self.channel.close()
                 return self._gone('spoke of a delivery it does not have')
-        return None
+        return self._end_if_done()
+
+    def _end_if_done(self):
+        """Retired, and nothing owed: the end of its channel is the end of its work."""
+        if self.retired and self.channel is not None and not self.jobs.any_of(self):
+            self.channel.close()
+            self.channel = None
+            Leaving(self.loop, self.pid)
 
     def _gone(self, reason):
         """It died, or said what it must not say: then it dies now."""
@@ -126,6 +146,29 @@ class Worker:
         self.delay = min(max(1, 2 * self.delay), SLOWEST)
 
 
+class Leaving:
+    """A qpy-remote that says its good-byes: reaped when it has ended, ended if it takes too long."""
+
+    __slots__ = ('loop', 'pid', 'watched', 'patience')
+
+    def __init__(self, loop, pid):
+        self.loop, self.pid = loop, pid
+        try:
+            self.watched = unix.pidfd_open(pid)
+        except OSError:                     # no descriptor left: then without good-byes
+            unix.kill(pid, unix.SIGKILL)
+            unix.waitpid(pid, 0)
+            return
+        loop.watch(self.watched, self._ended)
+        self.patience = loop.after(FAREWELL, lambda: unix.kill(pid, unix.SIGKILL))
+
+    def _ended(self):
+        self.patience.cancel()
+        self.loop.forget(self.watched)
+        unix.close(self.watched)
+        unix.waitpid(self.pid, 0)
+
+
 def become_worker(sock, work):
     """In the child: keep nothing of the master but this socket, work, and never come back."""
     gc.freeze()     # nothing of the master's is ever finalised here: its descriptor numbers are ours now
@@ -136,15 +179,39 @@ def become_worker(sock, work):
     unix._exit(program.guarded(lambda: work(sock)))
 
 
-class Master:
-    """Deliveries in, results out.  runners: Workers, or what stands for them (see Programs)."""
+class Workers:
+    """The qpy-remote processes, all confined for the same Settings."""
 
-    __slots__ = ('loop', 'capacity', 'jobs', 'runners', 'trusted')
+    __slots__ = ('loop', 'jobs', 'home', 'watched', 'settings', 'running')
+
+    def __init__(self, loop, jobs, home, watched, count):
+        self.loop, self.jobs, self.home, self.watched = loop, jobs, home, watched
+        self.settings = watched.value
+        self.running = [self._new() for _ in range(count)]
+
+    def _new(self):
+        return Worker(self.loop, self.jobs, lambda sock: remote.serve(self.home, sock, self.watched, self.settings))
+
+    def current(self):
+        """[Worker], others than before if those may not do what the control files say by now."""
+        newest = self.watched.get()
+        if not self.settings.covers(newest):
+            before, self.settings = self.running, newest
+            self.running = [self._new() for _ in before]
+            for worker in before:
+                worker.retire()
+        return self.running
+
+
+class Master:
+    """Deliveries in, results out.  get_runners() -> Workers, or what stands for them (see Programs)."""
+
+    __slots__ = ('loop', 'capacity', 'jobs', 'get_runners', 'trusted')
 
     def __init__(self, loop, capacity, trusted):
         self.loop, self.capacity, self.trusted = loop, capacity, trusted
         self.jobs = Jobs()
-        self.runners = []
+        self.get_runners = list
 
     def client(self, sock, peer):
         """qpy-send has connected."""
@@ -161,9 +228,10 @@ class Master:
 
     def begin(self, client, records):
         """Hand each delivery to the worker of its host."""
+        runners = self.get_runners()
         for _, (ident, host, sender, flags, length, lines), fd in records:
             numbers, addresses = remote.split_recipients(lines)
-            runner = self.choose(host)
+            runner = choose(runners, host)
             if runner is None or len(self.jobs.waiting) + len(numbers) > 2 * self.capacity:
                 unix.close_quietly(fd)
                 words = remote_report.NOT_RUN if runner is None else remote_report.TOO_MANY
@@ -174,13 +242,14 @@ class Master:
             lines = b'\n'.join(b'%s %s' % pair for pair in zip(serials, addresses))
             runner.send((ident, host, sender, flags, length, lines), fd)
 
-    def choose(self, host):
-        """The worker for a host: always the same one while it lives, another one while it does not."""
-        start = crc32(text.lower(host)) % len(self.runners)
-        for runner in self.runners[start:] + self.runners[:start]:
-            if runner.channel is not None:
-                return runner
-        return None
+
+def choose(runners, host):
+    """The worker for a host: always the same one while it lives, another one while it does not."""
+    start = crc32(text.lower(host)) % len(runners)
+    for runner in runners[start:] + runners[:start]:
+        if runner.channel is not None:
+            return runner
+    return None
 
 
 # --- QMAILREMOTE --------------------------------------------------------------------------------------------
@@ -293,7 +362,7 @@ def main(home, args):
     unix.umask(0o077)
     count = processes(args)
     found = inherit.listeners()
-    remote.read_settings(home)              # refuses to start on what is broken, naming it
+    watched = remote.watch(home)            # refuses to start on what is broken, naming it
     for number in IGNORED:
         unix.signal(number, unix.SIG_IGN)
     most = (unix.raise_descriptor_limit() - SPARE_FDS) // FDS_EACH
@@ -306,10 +375,10 @@ def main(home, args):
         raise program.Fatal(exits.TEMP, b'no socket called rspawn was handed over; qpy-start does that')
     confine.confine(home, b'rspawn-programs' if path else b'rspawn')
     if path:
-        master.runners.append(Programs(loop, master.jobs, path))
+        runners = [Programs(loop, master.jobs, path)]
+        master.get_runners = lambda: runners
     else:
-        for _ in range(count):
-            master.runners.append(Worker(loop, master.jobs, lambda sock: remote.serve(home, sock)))
+        master.get_runners = Workers(loop, master.jobs, home, watched, count).current
     for sock in listening:
         packets.serve(loop, sock, master.client)
     loop.run()

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from qpy.core import outgoingip
-from qpy.lib import controls, program
+from qpy.lib import controls
 from qpy.qpyr import remote
 from tests.peers.smtp_script import Server, good
 from tests.programs.test_remote import Sender
@@ -97,10 +97,14 @@ def test_an_address_we_do_not_have():
 
 
 def test_the_right_to_bind_comes_with_the_file():
-    """Who has no such file may not bind; a worker whose rights no longer fit ends, and another one begins."""
+    """Who has no such file may not bind; who is confined for it, or for other ports, cannot do what the new one says, and goes
+    on with the newest it can do."""
     without, with_one = remote.Settings(b'me', {}), remote.Settings(b'me', {}, sources=outgoingip.table([b'127.0.0.2']))
+    more = remote.Settings(b'me', {b'': b'relay:2525'})
     assert (without.row, with_one.row) == (b'remote', b'remote-bound')
-    assert remote.within(b'remote', {25}, without) is without
-    for row, settings in ((b'remote', with_one), (b'remote-bound', without)):
-        with pytest.raises(program.Fatal):
-            remote.within(row, {25}, settings)
+    assert more.covers(without) and not without.covers(more)
+    assert not with_one.covers(without) and not without.covers(with_one)
+    fewer, answers = remote.Settings(b'me', {}), iter((with_one, more, without))
+    watched = type('Watched', (), {'value': fewer, 'get': lambda self: next(answers)})()
+    reach = remote.Reach(watched, fewer)
+    assert [reach.get() for _ in range(3)] == [fewer, fewer, without]

@@ -5,12 +5,13 @@ import os
 import signal
 import socket
 import stat
+import threading
 
 import pytest
 
 from qpy import unix
 from qpy.core import remote_report
-from tests.peers.qpyr import Rspawn
+from tests.peers.qpyr import SOURCE, Rspawn
 from tests.peers.smtp_script import Server, good
 
 
@@ -111,22 +112,86 @@ def test_a_client_that_talks_nonsense(home):
             rspawn.wait(lambda: 1 in rspawn.results)
 
 
-def test_a_new_port(home):
-    """A port that control/smtproutes names since qpy-remote began is closed to it: it begins anew, the delivery waits
-    for its next attempt, and that works."""
-    with running(home, '1', log=b'control/smtproutes names a new port: starting anew') as rspawn, Server(good()) as server:
-        rspawn.send(100)                    # its worker has begun when this has a result
-        rspawn.wait(lambda: 100 in rspawn.results)
-        route(home, server.port)
+SLOW, BOTH = 'a.example:127.0.0.1:{slow}\n', 'a.example:127.0.0.1:{slow}\n:127.0.0.1:{other}\n'
+LATER = [(SLOW, 'smtproutes', BOTH), (SLOW, 'senderroutes', '@y.example:127.0.0.1:{other}\n'),
+         (BOTH, 'outgoingip', '127.0.0.2\n')]
+
+
+@pytest.mark.parametrize('routes, file, text', LATER)
+@pytest.mark.parametrize('how', [{}, {'QMAILREMOTE': os.path.join(SOURCE, 'bin', 'qpy-remote')}])
+def test_what_was_closed_to_it(home, routes, file, text, how):
+    """A port that control/smtproutes names since qpy-remote began is closed to it, and so are other addresses of ours: another
+    one takes the next delivery, at once; the old one finishes what it has, and ends; each arrives once, nothing is said."""
+    release = threading.Event()
+
+    def late(talk, line):
+        release.wait(20)
+        return b'250 at last'
+    with Server(good(replies={b'dot': late})) as slow, Server(good()) as other:
+        ports = {'slow': slow.port, 'other': other.port}
+        (home / 'control' / 'smtproutes').write_text(routes.format(**ports))
+        with running(home, '1', **how) as rspawn:
+            rspawn.send(1, b'a.example')
+            rspawn.wait(lambda: (rspawn.loop.step(0.01), b'DATA' in slow.log)[1])
+            old = rspawn.workers()
+            (home / 'control' / file).write_text(text.format(**ports))
+            rspawn.send(2, b'b.example')
+            rspawn.wait(lambda: 2 in rspawn.results)
+            assert rspawn.results[2][0] == b'K' and 1 not in rspawn.results and set(old) <= set(rspawn.workers())
+            release.set()
+            rspawn.wait(lambda: 1 in rspawn.results)
+            assert rspawn.results[1][0] == b'K'
+            rspawn.wait(lambda: (rspawn.loop.step(0.01), not set(old) & set(rspawn.workers()))[1])
+    assert len(slow.mail) == len(other.mail) == 1
+    assert other.talks[0].peer == ('127.0.0.2' if file == 'outgoingip' else '127.0.0.1')
+
+
+def test_the_first_routes(home):
+    """control/smtproutes is written for the first time: the next delivery goes by it."""
+    with Server(good()) as server, running(home, '1') as rspawn:
         rspawn.send(1)
         rspawn.wait(lambda: 1 in rspawn.results)
-        assert rspawn.results[1][0] == b'Z'
-        number = 2
-        while rspawn.results.get(number - 1, (b'Z',))[0] == b'Z' and number < 50:    # until the new one is there
-            rspawn.send(number)
-            rspawn.wait(lambda: number in rspawn.results)
-            number += 1
-        assert rspawn.results[number - 1][0] == b'K'
+        route(home, server.port)
+        rspawn.send(2)
+        rspawn.wait(lambda: 2 in rspawn.results)
+        assert rspawn.results[1][0] == b'Z' and rspawn.results[2][0] == b'K' and len(server.mail) == 1
+
+
+def test_a_port_that_comes_back(home):
+    """A qpy-remote that begins while a port is not named may reach it when it is named again, as its like may."""
+    with Server(good()) as server:
+        route(home, server.port)
+        with running(home, '1', log=b'qpy-remote ') as rspawn:
+            rspawn.send(1)
+            rspawn.wait(lambda: 1 in rspawn.results)
+            (home / 'control' / 'smtproutes').write_text('# none\n')
+            rspawn.send(2)
+            rspawn.wait(lambda: 2 in rspawn.results)
+            old = rspawn.workers()
+            os.kill(old[0], signal.SIGKILL)
+            rspawn.wait(lambda: (rspawn.loop.step(0.01), rspawn.workers())[1] not in ([], old))
+            route(home, server.port)
+            rspawn.send(3)
+            rspawn.wait(lambda: 3 in rspawn.results)
+        assert [rspawn.results[n][0] for n in (1, 2, 3)] == [b'K', b'Z', b'K']
+
+
+def test_broken_settings_are_said_once(home):
+    """Control files that become broken: the old ones stay, which is said in one line; who begins then has the old ones too."""
+    with Server(good()) as server:
+        route(home, server.port)
+        with running(home, '2', log=b'keeping the old settings') as rspawn:
+            (home / 'control' / 'smtproutes').write_text('x.example:relay:port\n')
+            for number in range(10):
+                rspawn.send(number, b'h%d.example' % number)
+            rspawn.wait(lambda: len(rspawn.results) == 10)
+            old = rspawn.workers()
+            for pid in old:
+                os.kill(pid, signal.SIGKILL)
+            rspawn.wait(lambda: (rspawn.loop.step(0.01), len(set(rspawn.workers()) - set(old)) == 2)[1])
+            rspawn.send(11)
+            rspawn.wait(lambda: 11 in rspawn.results)
+        assert {result[0] for result in rspawn.results.values()} == {b'K'}
 
 
 def test_a_worker_that_lies(home, monkeypatch):
