@@ -30,7 +30,7 @@ TABLE = b"""\
    check           qpyc     host   control=rl,etc=r,check=rlwcd      none       no       unix,tcp  any       2000
    tlslog          qpyr     empty  tls=rlwcd                         none       no       -          -          500
    token           qpyr     host   any                               programs   yes      any        any       -
-   milter-master   qpyc     host   control=rl,etc=r,check=rw         workers    no       unix,tcp  any       2000
+   milter-master   qpyc     host   control=rl,etc=r,check=rw         workers    no       unix,tcp  any       4000
    milter          qpyc     host   control=rl,etc=r,check=rw         none       no       unix,tcp  any       4000
    lspawn          qpyu     host   control=rl                        none       no       unix      run       2000
    seed            qpyu     mail   any                               programs   yes      any       any       -
@@ -112,6 +112,19 @@ def row(name):
         if words and words[0] == name:
             return Row(words)
     raise KeyError(name)
+
+
+LINES = {b'qmqpd': b'qmtpd'}            # programs that have the line of another
+
+
+def of_program(word):
+    """The Row of a program of DIR/bin by its name there; None for a program of the site's own.  Its worker's line says for
+    its master too where it is and what it opens."""
+    name = word.removeprefix(b'qpy-')
+    try:
+        return row(LINES.get(name, name))
+    except KeyError:
+        return None
 
 
 def rows():

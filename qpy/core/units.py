@@ -172,7 +172,7 @@ def units(home, services, names=None):
     names = names or {role: role for role in accounts.ROLES}
     found, wanted = {}, []
     for service in services:
-        row = row_of(service)
+        row = manifest.of_program(service.words[0])
         if row is None:
             continue                    # a program of the site's own: its unit is the site's
         sockets = {b'qpy-%s.socket' % name: content for name, content in socket_units(home, service, names)}
@@ -197,18 +197,6 @@ def ports(service):
     """The lines of a socket unit for a service's ports."""
     return b''.join(b'ListenStream=%s:%d\n' % (b'[%s]' % port.address if b':' in port.address else port.address, port.port)
                     for port in service.listens if port.kind == b'tcp')
-
-
-LINES = {b'qmqpd': b'qmtpd'}            # programs that have the line of another
-
-
-def row_of(service):
-    """The manifest.Row that decides about a service: its worker's line does for its master too, but for children."""
-    name = service.words[0].removeprefix(b'qpy-')
-    try:
-        return manifest.row(LINES.get(name, name))
-    except KeyError:
-        return None
 
 
 def socket_units(home, service, names):

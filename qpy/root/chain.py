@@ -1,11 +1,11 @@
 """The programs of the chain: started one by one, ended together."""
 from qpy import unix, unix_kernel
-from qpy.core import exits, services
+from qpy.core import exits, manifest, services
 from qpy.lib import confine, execute, program
 from qpy.root import look
 
 LOG = services.Service(b'log', b'qpyl', (), {}, (b'qpy-log',), 0)   # its linger is longer than our GRACE
-NO_NETWORK = (b'qpyd', b'qpyt', b'qpyq', b'qpys', b'qpyl')   # accounts whose programs live in an empty network namespace
+NO_NETWORK = (b'qpyd', b'qpyt', b'qpyq', b'qpys', b'qpyl')   # accounts where a program without a line of the manifest has none
 PATH = b'%s/bin:/usr/local/bin:/usr/bin:/bin'
 HIGH = 500                  # descriptors are gathered above this number before they get their places
 LOGGER = b'logger'          # what qpy-start was told to run behind the log
@@ -104,7 +104,7 @@ class Chain:
         environment = {b'PATH': PATH % self.house.home, b'QPYHOME': self.house.home,
                        b'LISTEN_PID': b'%d' % unix.getpid(), b'LISTEN_FDS': b'%d' % len(given),
                        b'LISTEN_FDNAMES': b':'.join(name for name, _ in given), **service.environment}
-        if self.network is not None and service.account in NO_NETWORK:
+        if self.network is not None and without_network(service):
             confine.enter_network(self.network)
         close_above(2 + len(given))
         if self.house.rootless:
@@ -199,6 +199,12 @@ def name_of_qmail(path):
     other = directory + b'/qmail-' + name.removeprefix(b'qpy-')
     all_of_them = unix.access(directory + b'/qmail-send', unix.X_OK)
     return other if all_of_them and name[:4] == b'qpy-' and unix.access(other, unix.X_OK) else path
+
+
+def without_network(service):
+    """Whether a program lives in the empty network namespace: its line of the manifest says so, else its account."""
+    row = manifest.of_program(service.words[0])
+    return service.account in NO_NETWORK if row is None else row.where == b'empty'
 
 
 def arrange(fds, log):

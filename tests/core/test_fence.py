@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from qpy.core import fence, manifest, seccomp, units
+from qpy.core import fence, manifest, seccomp
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ALLOWED, REFUSED, UNKNOWN, KILLED = 0x7fff0000, 0x00050001, 0x00050026, 0x80000000
@@ -144,8 +144,15 @@ def test_every_program_has_its_line():
     for name in os.listdir(os.path.join(SOURCE, 'bin')):
         with open(os.path.join(SOURCE, 'bin', name)) as file:
             account = file.read().rpartition("program.run('qpy.")[2].partition('.')[0]
-        own = units.LINES.get(name.encode().removeprefix(b'qpy-'), name.encode().removeprefix(b'qpy-'))
+        own = manifest.LINES.get(name.encode().removeprefix(b'qpy-'), name.encode().removeprefix(b'qpy-'))
         assert account in ('user', 'admin') or own in lines | AS_CALLED, name
+
+
+@pytest.mark.parametrize('row', manifest.rows(), ids=lambda row: row.name.decode())
+def test_a_worker_has_no_more_memory_than_its_master(row):
+    """What a master takes on itself its workers have too: a line that promises them more is wrong."""
+    master = [other for other in manifest.rows() if other.name == row.name + b'-master']
+    assert not master or not master[0].memory or 0 < row.memory <= master[0].memory
 
 
 def test_the_manifest_is_whole():

@@ -18,8 +18,20 @@ from qpy.core import channel, manifest, services  # noqa: E402
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 ANN, BOB = 54031, 54032
-MASTERS = {'smtpd': 'smtpd-master', 'users': 'users-master', 'resolve': 'resolve-master'}
-CHILDREN = {'users': 'users', 'resolve': 'resolve', 'rspawn': 'remote'}
+ROWS = {row.name.decode(): row for row in manifest.rows()}
+NETSTRINGS = ('qmtpd', 'qmqpd')         # whose workers are under one line
+OTHERWISE = {'remote-bound', 'rspawn-programs', 'auth-dovecot', 'auth-programs'}     # where control files say so
+SERVICES = """\
+tls qpyt unix:tls:0660:qpyt:qpyd qpy-tls
+auth qpya seq:auth:0660:qpya:qpyd qpy-auth
+check qpyc seq:check:0660:qpyc:qpyd qpy-check
+milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter
+mtasts qpyr seq:mtasts:0660:qpyr:qpyr qpy-mtasts
+tlslog qpyr seq:tlslog:0600:qpyr qpy-tlslog
+token qpyr seq:token:0600:qpyr qpy-token
+qmtpd qpyd tcp:127.0.0.1:%d qpy-qmtpd
+qmqpd qpyd tcp:127.0.0.1:%d qpy-qmqpd
+"""
 MARK = 'xq7markerofthismessage'
 
 
@@ -28,12 +40,17 @@ def running():
     house = houses.Rooted(users={'ann': (ANN, ANN), 'bob': (BOB, BOB)},
                           routes='wait.test:127.0.0.1:%d\n' % houses.free_port())
     try:
+        qmtp = houses.free_port()
+        house.write('control/services', 'smtpd qpyd tcp:127.0.0.1:%d qpy-smtpd\n' % house.port
+                    + SERVICES % (qmtp, houses.free_port()))
         house.start()
+        house.client = socket.create_connection(('127.0.0.1', qmtp))         # who has a process of his own
         house.smtp('ann@here.test', text='first')
         house.await_message('ann/Maildir', 'first')
         house.sendmail('someone@wait.test', text='Subject: x\n\nof bob\n', uid=BOB, gid=BOB)
         house.await_line('deferral')
         yield house
+        house.client.close()
         assert house.stop() == 0
     finally:
         house.remove()
@@ -48,15 +65,17 @@ def python_as(uid, code, *words, home=None, **more):
 
 
 def processes(house):
-    """[(name of its line in the manifest, pid)]: of users' processes `local`, of smtpd's runners `runner`."""
+    """[(name of its line in the manifest, pid)]: of users' processes `local`, of servers' runners `runner`."""
     found = [('start', house.process.pid)]
     for name, pid in house.daemons().items():
-        found.append((MASTERS.get(name, name), pid))
+        line = 'qmtpd' if name in NETSTRINGS else name
+        master = 'smtpd-master' if name in NETSTRINGS else name + '-master'
+        found.append((master if master in ROWS else name, pid))
         for child in houses.descendants(pid):
-            if name == 'smtpd':
-                found.append(('smtpd' if parent(child) == pid else 'runner', child))
-            else:
-                found.append((CHILDREN.get(name, 'local'), child))
+            first = parent(child) == pid
+            own = {'seed': 'local', 'rspawn': 'remote', 'smtpd': 'smtpd' if first else 'runner',
+                   'qmtpd': master if first else line, 'qmqpd': master if first else line}.get(name, line)
+            found.append((own, child))
     return found
 
 
@@ -73,8 +92,9 @@ def lines(house):
 
 def test_every_line_is_a_process(running):
     """Each line of the manifest whose program is in the table of services is seen in the chain."""
-    known = {service.name for service in services.table(services.SMTP % b'127.0.0.1:25')} | {b'start', b'log', b'remote'}
-    expected = {row.name for row in manifest.rows() if row.name.removesuffix(b'-master') in known}
+    with open(running.home + '/control/services', 'rb') as file:
+        known = {service.name.decode() for service in services.table(file.read())} | {'start', 'log', 'remote'}
+    expected = {row.name for name, row in ROWS.items() if name.removesuffix('-master') in known and name not in OTHERWISE}
     running.await_that(lambda: {row.name for row, _ in lines(running)} == expected, 'chain of %s' % expected)
 
 
