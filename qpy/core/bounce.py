@@ -11,7 +11,7 @@ with failures only; with all else its header (RFC 3461, 4.3), and so it is where
 
 A report is (head, how much of the original, tail): the original itself passes through in pieces.
 """
-from qpy.core import address, dates, notices, route
+from qpy.core import address, dates, ip, notices, route
 from qpy.core.text import lower, printable
 
 INTRO = (b"Hi. This is the qmail-send program at %s.\n"
@@ -266,6 +266,7 @@ def _recipient_fields(outcome, kind, until):
         lines = b'Original-Recipient: %s; %s\n' % (printable(type_), unitext(line_safe(from_xtext(original))))
     lines += b'Final-Recipient: %s\nAction: %s\nStatus: %s\n' % (
         typed(outcome.recipient), outcome.action or KINDS[kind][3], enhanced_code(outcome.text, *CODES[kind]))
+    lines += _remote_mta(outcome.text)
     diagnostic = _diagnostic(outcome.text)
     if diagnostic:
         lines += b'Diagnostic-Code: ' + diagnostic + b'\n'
@@ -274,6 +275,15 @@ def _recipient_fields(outcome, kind, until):
     if until:
         lines += b'Will-Retry-Until: %s\n' % mail_date(until)
     return lines
+
+
+def _remote_mta(said):
+    """The field that names the server a report quotes (RFC 3464, 2.3.5), by its address; b'' if it quotes none."""
+    before, quoted, _ = said.partition(b' said: ')
+    where = before.removeprefix(b'Connected to ').partition(b' ')[0]
+    if not quoted or ip.pack(where) is None:
+        return b''
+    return b'Remote-MTA: dns; [%s%s]\n' % (b'IPv6:' if b':' in where else b'', where)
 
 
 def mail_date(when):

@@ -2,6 +2,7 @@
 import email
 import email.policy
 
+import pytest
 from hypothesis import given, strategies as st
 
 from qpy.core import bounce
@@ -56,6 +57,17 @@ def test_a_name_beyond_ascii_in_a_field():
         data = made([failure('josé@x'.encode(), orcpt=orcpt)])
         machine = data.partition(b'message/delivery-status\n')[2].partition(b'\n--')[0]
         assert machine.isascii() and b'\nOriginal-Recipient: utf-8; jos\\x{E9}@x\nFinal-Recipient: utf-8; jos' in machine
+
+
+@pytest.mark.parametrize('text, field', [
+    (b'192.0.2.1 does not like recipient.\nRemote host said: 550 no\n', b'[192.0.2.1]'),
+    (b'Connected to 2001:db8::1 but sender was rejected.\nRemote host said: 550 no\n', b'[IPv6:2001:db8::1]'),
+    (b'Sorry, no mailbox here by that name. (#5.1.1)\n', None), (b'192.0.2.1 is mentioned\n', None),
+    (b'x> said: 192.0.2.1\n', None), (b' said: ', None)])
+def test_the_server_that_is_quoted(text, field):
+    """RFC 3464, 2.3.5: Remote-MTA names the server whose words they are."""
+    data = made([failure(text=text)])
+    assert (b'\nRemote-MTA: dns; ' in data) is (field is not None) and (field is None or b'Remote-MTA: dns; ' + field in data)
 
 
 def test_plain_is_qmails():
