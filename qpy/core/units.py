@@ -161,8 +161,9 @@ EVERYWHERE = b'ListenStream=0.0.0.0:25\nListenStream=[::]:25\n'
 KILLED = b'KillSignal=SIGKILL\nSuccessExitStatus=SIGKILL\n'
 PLAIN_TERM = (b'send',)
 KIND = {b'unix': b'ListenStream', b'seq': b'ListenSequentialPacket', b'pair': b'ListenSequentialPacket'}
-FAMILIES = {b'unix': b'AF_UNIX', b'tcp': b'AF_UNIX AF_INET AF_INET6', b'udp': b'AF_UNIX AF_INET AF_INET6',
-            b'any': b'AF_UNIX AF_INET AF_INET6 AF_NETLINK'}
+INTERNET = b'AF_UNIX AF_INET AF_INET6'
+FAMILIES = {b'any': INTERNET + b' AF_NETLINK', b'tcp': INTERNET, b'udp': INTERNET, b'from': INTERNET,
+            b'unix': b'AF_UNIX'}        # the widest first
 FIRST = (b'queued', b'clean', b'resolve', b'users', b'seed', b'lspawn', b'rspawn', b'bouncer')     # send connects to all
 MASTER = b'-master'
 
@@ -242,7 +243,7 @@ def confined(home, row, names):
         lines += b'MemoryDenyWriteExecute=yes\n'
     if row.where == b'empty':
         lines += b'PrivateNetwork=yes\nIPAddressDeny=any\n'
-    kinds = [kind for kind in (b'any', b'tcp', b'unix') if kind in row.sockets] or [b'unix']
+    kinds = [kind for kind in FAMILIES if kind in row.sockets] or [b'unix']
     lines += b'RestrictAddressFamilies=%s\n' % FAMILIES[kinds[0]]
     writes = [home + b'/' + path for place, letters in files if set(letters) & set(b'wcdm')
               for path in manifest.PLACES[place] if path[:1] != b'/']

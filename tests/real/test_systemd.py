@@ -88,9 +88,9 @@ def smtp(there, text, address='127.0.0.1'):
     inside(there, work)
 
 
-def by_hand(there, text):
+def by_hand(there, text, recipient='joe'):
     """Hand in a message by sendmail as joe."""
-    there.run('setpriv', '--reuid', 'joe', '--regid', 'joe', '--clear-groups', 'sendmail', 'joe',
+    there.run('setpriv', '--reuid', 'joe', '--regid', 'joe', '--clear-groups', 'sendmail', recipient,
               data='Subject: x\n\n%s\n' % text)
 
 
@@ -198,9 +198,55 @@ def test_what_is_left_behind_is_ended_by_a_group(whole):
 
 # --- each program by itself --------------------------------------------------------------------------------------------
 
+OPTIONAL = """\
+tls qpyt unix:tls:0660:qpyt:qpyd qpy-tls
+auth qpya seq:auth:0660:qpya:qpyd qpy-auth
+check qpyc seq:check:0660:qpyc:qpyd qpy-check
+milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter
+mtasts qpyr seq:mtasts:0660:qpyr:qpyr qpy-mtasts
+tlslog qpyr seq:tlslog:0600:qpyr qpy-tlslog
+token qpyr seq:token:0600:qpyr qpy-token
+submission qpyd tcp:127.0.0.1:587 qpy-smtpd
+qmtpd qpyd tcp:127.0.0.1:209 qpy-qmtpd
+qmqpd qpyd tcp:127.0.0.1:628 qpy-qmqpd
+"""
+
+
+class Sink:
+    """Another host's SMTP server, on port 2626 of the machine: message() waits for the next one's bytes."""
+
+    def __init__(self, there):
+        self.socket = inside(there, lambda: socket.create_server(('127.0.0.1', 2626)))
+        self.socket.settimeout(30)
+
+    def message(self):
+        sock, _ = self.socket.accept()
+        with sock, sock.makefile('rwb', buffering=0) as file:
+            file.write(b'220 sink.test\r\n')
+            text, taking = b'', False
+            for line in file:
+                if taking and line == b'.\r\n':
+                    taking = False
+                elif taking:
+                    text += line
+                    continue
+                elif line.upper().startswith(b'DATA'):
+                    taking = True
+                    file.write(b'354 go\r\n')
+                    continue
+                file.write(b'250 ok\r\n')
+                if line.upper().startswith(b'QUIT') or text and not taking:
+                    return text
+
+
 @pytest.fixture
 def apart(booted):
-    """qpy.target: a unit for each program, sockets made by systemd."""
+    """qpy.target: a unit for each program there is, sockets made by systemd."""
+    before = booted.read(DIR + '/control/services')
+    booted.write(DIR + '/control/services', before + OPTIONAL if 'tls' not in before else
+                 ''.join(line + '\n' for line in before.split('\n') if line.startswith('smtpd')) + OPTIONAL)
+    booted.write(DIR + '/control/smtproutes', 'far.test:127.0.0.1:2626\n')
+    booted.run(DIR + '/bin/qpy-install', DIR, '--offline')
     names = everything(booted)
     link(booted, *names)
     booted.run('systemctl', 'start', 'qpy.target')
@@ -210,6 +256,7 @@ def apart(booted):
     for name in names:
         booted.run('rm', '/etc/systemd/system/' + os.path.basename(name))
     booted.run('systemctl', 'daemon-reload')
+    booted.write(DIR + '/control/services', before)
 
 
 def services(there):
@@ -223,6 +270,9 @@ def test_each_program_by_itself(apart):
     by_hand(apart, 'by hand, each by itself')
     mail(apart, 'by smtp, each by itself')
     assert 'invoked by uid %d' % JOE in mail(apart, 'by hand, each by itself')
+    there = Sink(apart)
+    by_hand(apart, 'to another host', 'someone@far.test')
+    assert b'to another host' in there.message()
     for name in services(apart):
         assert state(apart, name) == 'active', journal(apart, '-u', name)
         assert state(apart, name, 'NRestarts') == '0', journal(apart, '-u', name)

@@ -10,8 +10,21 @@ from qpy.core import manifest, services, units
 HOME = b'/var/qpy'
 #          what privileges.md of any such server may be: the scale is systemd's, 0 (nothing) to 10
 LIMITS = {'smtpd': 2.0, 'queued': 1.5, 'send': 1.0, 'clean': 1.0, 'rspawn': 2.0, 'bouncer': 1.0, 'lspawn': 4.5,
-          'users': 2.0, 'resolve': 2.0, 'seed': 4.5}
-TABLE = services.table(services.SMTP % b'0.0.0.0:25,tcp:[::]:25')
+          'users': 2.0, 'resolve': 2.0, 'seed': 4.5,
+          'tls': 1.5, 'auth': 2.0, 'check': 2.0, 'milter': 2.0, 'mtasts': 2.0, 'tlslog': 1.0, 'token': 2.0, 'qmtpd': 2.0,
+          'qmqpd': 2.0}
+EVERY = services.SMTP % b'0.0.0.0:25,tcp:[::]:25' + b"""\
+tls qpyt unix:tls:0660:qpyt:qpyd qpy-tls
+auth qpya seq:auth:0660:qpya:qpyd qpy-auth
+check qpyc seq:check:0660:qpyc:qpyd qpy-check
+milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter
+mtasts qpyr seq:mtasts:0660:qpyr:qpyr qpy-mtasts
+tlslog qpyr seq:tlslog:0600:qpyr qpy-tlslog
+token qpyr seq:token:0600:qpyr qpy-token
+qmtpd qpyd tcp:0.0.0.0:209 qpy-qmtpd
+qmqpd qpyd tcp:127.0.0.1:628 qpy-qmqpd
+"""
+TABLE = services.table(EVERY)
 FOUND = units.units(HOME, TABLE)
 
 
@@ -38,22 +51,24 @@ def test_every_line_of_the_table_has_its_unit():
     """A service for each, a socket unit for each that listens, a target for all."""
     assert {name for name in FOUND if name.endswith(b'.service')} == {b'qpy-%s.service' % s.name for s in TABLE}
     assert {name for name in FOUND if name.endswith(b'.socket')} == {b'qpy-%s.socket' % name for name in (
-        b'queued-submit', b'queued-new', b'clean', b'resolve', b'resolve-names', b'users', b'seed', b'lspawn', b'rspawn', b'bouncer-bounce',
-        b'send-control', b'smtpd')}
+        b'queued-submit', b'queued-new', b'clean', b'resolve', b'resolve-names', b'users', b'seed', b'lspawn', b'rspawn',
+        b'bouncer-bounce', b'send-control', b'smtpd', b'tls', b'auth', b'check', b'milter', b'milter-filter', b'mtasts',
+        b'tlslog', b'token', b'qmtpd', b'qmqpd')}
     assert all(name in FOUND[b'qpy.target'] for name in FOUND if name != b'qpy.target')
 
 
 def test_the_facts_are_the_manifests():
     """Account, network, what can be written: as in the line of the program; no capability, no new privileges."""
     for service in TABLE:
-        row, said = manifest.row(service.name), lines(b'qpy-%s.service' % service.name)
+        row, said = manifest.of_program(service.words[0]), lines(b'qpy-%s.service' % service.name)
         if service.name == b'seed':
             assert b'CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_CHOWN' in said
             continue
         assert b'User=' + row.account in said and b'CapabilityBoundingSet=' in said and b'NoNewPrivileges=yes' in said
         assert (b'PrivateNetwork=yes' in said) == (row.where == b'empty')
         written = [line for line in said if line.startswith(b'ReadWritePaths=')]
-        assert bool(written) == row.writes or service.name == b'clean'
+        assert bool(written) == any(path[:1] != b'/' for place, letters in row.files or () if set(letters) & set(b'wcdm')
+                                    for path in manifest.PLACES[place]), service.name
         assert not any(line.startswith(b'PrivateUsers=yes') for line in said)      # the kernel's word on who calls
 
 
@@ -68,6 +83,15 @@ def test_lines_that_are_off_by_default():
     assert b'User=qpyr' in token and not any(line.startswith((b'ReadWritePaths', b'MemoryDeny')) for line in token)
     assert b'PrivateNetwork=yes' not in token and b'NoNewPrivileges=yes' in token
     assert b'ListenSequentialPacket=/var/qpy/run/mtasts' in found[b'qpy-mtasts.socket']
+
+
+def test_who_goes_out_may_make_the_sockets_for_it():
+    """Programs that connect to other hosts have the families of addresses of the internet; the others have none."""
+    for service in TABLE:
+        row, said = manifest.of_program(service.words[0]), lines(b'qpy-%s.service' % service.name)
+        out = bool({b'tcp', b'udp', b'from', b'any'} & set(row.sockets))
+        assert service.name == b'seed' or any(line.startswith(b'RestrictAddressFamilies=') and b'AF_INET ' in line
+                                              for line in said) == out, service.name
 
 
 def test_sockets_are_the_tables():
