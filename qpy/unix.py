@@ -464,12 +464,13 @@ PACKET_FDS = 100            # descriptors in one packet (the kernel's limit is 2
 
 
 def send_packet(sock, data, fds=()):
-    """Send one packet with descriptors.  False if it would block; OSError if the peer is gone."""
+    """Send one packet with descriptors.  False if it would block, or the kernel has no memory for it now; OSError if the
+    peer is gone."""
     ancillary = [(SOL_SOCKET, SCM_RIGHTS, b''.join(fd.to_bytes(4, _sys.byteorder) for fd in fds))] if fds else []
     try:
         sock.sendmsg([data], ancillary, MSG_NOSIGNAL | MSG_DONTWAIT)
     except OSError as problem:
-        if problem.errno in (EAGAIN, ENOBUFS):
+        if problem.errno in (EAGAIN, ENOBUFS, ENOMEM):
             return False
         raise
     return True

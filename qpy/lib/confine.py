@@ -11,7 +11,7 @@ from qpy import unix, unix_kernel
 from qpy.core import fence, idmap, manifest, seccomp
 from qpy.lib import program
 
-OUT_OF_REACH = (unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.EPERM, unix.ELOOP)
+OUT_OF_REACH = (unix.EACCES, unix.EPERM, unix.ELOOP)
 SEED_CAPABILITIES = 1 << unix_kernel.CAP_SETUID | 1 << unix_kernel.CAP_SETGID
 
 
@@ -270,7 +270,7 @@ def landlock(home, row, ports):
     rules = unix_kernel.landlock_ruleset(manifest.handled(abi), tcp, scoped, abi)
     try:
         for path, letters in [*manifest.paths(home, row.files), *((path, b'rl') for path in unix.code_directories())]:
-            allow(rules, path, manifest.rights(letters, abi))
+            allow(rules, path, manifest.rights(letters, abi), path.startswith(home + b'/'))
             if path == home + b'/control':
                 follow_links(rules, path, manifest.rights(b'r', abi))
         for port in ports if tcp & manifest.CONNECT_TCP else ():
@@ -282,17 +282,17 @@ def landlock(home, row, ports):
         unix.close(rules)
 
 
-def allow(rules, path, rights):
-    """Let rights be used on path and beneath it; what is not there, or out of this account's reach, is not allowed.
+def allow(rules, path, rights, ours=False):
+    """Let rights be used on path and beneath it; what is not there, or not ours and out of reach, is not allowed.
 
     OSError for any other reason (no descriptor left, a disk that fails): without that place the program could not work,
     and would not know why."""
     try:
         fd = unix.open(path, unix.O_PATH | unix.O_CLOEXEC)
     except OSError as problem:
-        if problem.errno not in OUT_OF_REACH:
-            raise
-        return
+        if problem.errno in (unix.ENOENT, unix.ENOTDIR) or not ours and problem.errno in OUT_OF_REACH:
+            return
+        raise
     try:
         if not unix.S_ISDIR(unix.fstat(fd).st_mode):
             rights &= manifest.OF_FILES

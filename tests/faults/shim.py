@@ -10,9 +10,11 @@ The file, mapped by every process of the program and by the test:
 
 It happens once, whatever forks or starts again later.
 """
+import contextlib
 import errno
 import mmap
 import os
+import socket
 
 KILL_BEFORE, KILL_AFTER, SHORT = 1001, 1002, 1003
 ALL, FIRST, FORKED = 0, 1, 2
@@ -43,7 +45,7 @@ ERRNOS = {
     'socket_of': (),
     'accept': (*FEW, *NOMEM, errno.ECONNABORTED), 'peercred': (errno.EINVAL,),
     'connect_beneath': (errno.ECONNREFUSED, errno.EAGAIN),
-    'send_packet': (errno.ENOBUFS, *NOMEM, *PEER), 'recv_packet': (*NOMEM, *PEER), 'urandom': (errno.ENOSYS,),
+    'send_packet': PEER, 'recv_packet': (*NOMEM, *PEER), 'urandom': (errno.ENOSYS,),
     'set_blocking': (),
     'syncfs': (errno.EIO,), 'sync_file_range': (errno.EIO, errno.ENOSPC), 'fsync_together': (errno.EIO,),
     'rename_noreplace': DISK, 'unshare': (errno.EPERM, errno.ENOSPC), 'setns': (errno.EPERM,), 'no_new_privs': (),
@@ -130,6 +132,9 @@ class Watch:
                 real(*args, **more)
             if what == KILL_AFTER:
                 os._exit(DEAD)
+            if what in PEER:                    # then it is so
+                with contextlib.suppress(OSError):
+                    args[0].shutdown(socket.SHUT_RDWR)
             raise OSError(what, os.strerror(what))
         return call
 

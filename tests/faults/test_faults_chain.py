@@ -34,6 +34,8 @@ WAYS = [('queued', shim.ALL), ('send', shim.ALL), ('bouncer', shim.ALL), ('clean
         ('users', shim.ALL),
         ('smtpd', shim.ALL)]
 PROGRAMS = ['start', *dict.fromkeys(name for name, _ in WAYS), 'log', 'resolve']
+HURRY = [('core/schedule.py', '\nTROUBLE = 123 ', '\nTROUBLE = 1 '), ('qpyr/rspawn.py', '\nSLOWEST = 60 ', '\nSLOWEST = 1 '),
+         ('lib/master.py', '\nLONGEST_PAUSE = 30.0', '\nLONGEST_PAUSE = 0.5')]
 BIRTH = ('seed', 'lspawn')  # to these belongs the birth of a user's process
 NAMES = {('seed', shim.FORKED): 'local', ('rspawn', shim.FORKED): 'remote'}
 END = 'the end of it'
@@ -63,13 +65,15 @@ class Chain:
         self.watch()
 
     def hurry(self):
-        """What this system could not write is tried again after a second, not after two minutes."""
-        path = self.house.home + '/lib/qpy/core/schedule.py'
-        with open(path) as file:
-            text = file.read()
-        assert '\nTROUBLE = 123 ' in text
-        with open(path, 'w') as file:
-            file.write(text.replace('\nTROUBLE = 123 ', '\nTROUBLE = 1 '))
+        """What could not be written is tried again after a second, not after two minutes, and who keeps dying is forked
+        again after a second, too."""
+        for name, before, after in HURRY:
+            path = self.house.home + '/lib/qpy/' + name
+            with open(path) as file:
+                text = file.read()
+            assert before in text, (name, before)
+            with open(path, 'w') as file:
+                file.write(text.replace(before, after))
 
     def dismiss(self):
         """The users' processes go, so that new ones are born."""
@@ -97,10 +101,16 @@ class Chain:
                 self.house.start()
                 return
             except AssertionError:
-                if self.house.process.poll() is None:
-                    raise
-                self.house.wait_end()
+                self.ended()
         raise AssertionError('it does not start: %s' % self.house.lines)
+
+    def ended(self):
+        """Wait for the end of a chain that has not come up."""
+        try:
+            self.house.process.wait(houses.PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError('it neither starts nor ends: %s' % self.house.lines) from None
+        self.house.wait_end()
 
     def running(self):
         """Has the chain not ended?"""
@@ -298,11 +308,7 @@ def once(chain):
     try:
         chain.house.start()
     except AssertionError:
-        try:
-            chain.house.process.wait(houses.PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError('it neither starts nor ends: %s' % chain.house.lines) from None
-        chain.house.wait_end()
+        chain.ended()
         assert not left(chain), left(chain)
     happened = chain.shared.off()
     if not chain.running() or chain.dying():

@@ -213,7 +213,7 @@ def test_clean_needs_a_landlock_that_can_move_files(monkeypatch):
         b'rules for TCP ports (Linux 6.7)', b'scopes of signals (Linux 6.12)']
 
 
-@pytest.mark.parametrize('number', [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
+@pytest.mark.parametrize('number', [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES])
 def test_a_place_that_cannot_be_opened_now_ends_the_start(number):
     """Q-08: without descriptors at the start clean would run, and be forbidden for ever what it is there for; a place that
     is missing is no error."""

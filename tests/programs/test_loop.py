@@ -1,4 +1,5 @@
 """The event loop and the channels on it: qpy.lib.loop, qpy.lib.packets."""
+import errno
 import os
 import signal
 
@@ -84,6 +85,29 @@ def test_a_full_channel_neither_blocks_nor_loses(loop):
     while len(got) < 300:
         loop.step()
     assert [fields[0] for _, fields, _ in got] == [b'%d' % i for i in range(300)]
+
+
+class Refusing:
+    """A socket whose kernel says no, once."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def sendmsg(self, *what):
+        """Not now."""
+        raise OSError(self.number, 'injected')
+
+
+@pytest.mark.parametrize('number, waits', [(errno.EAGAIN, True), (errno.ENOBUFS, True), (errno.ENOMEM, True),
+                                           (errno.EPIPE, False), (errno.ECONNRESET, False)])
+def test_a_kernel_without_memory_is_asked_again(number, waits):
+    """Q-09: a packet for which there is no memory now is kept, as one for which there is no room: its sender must not take
+    it for one that nobody wants any more."""
+    if waits:
+        assert unix.send_packet(Refusing(number), b'x') is False
+    else:
+        with pytest.raises(OSError):
+            unix.send_packet(Refusing(number), b'x')
 
 
 @pytest.mark.parametrize('packet, fds', [(b'garbage', 0), (b'K1\0', 0), (b'L1\0', 0), (b'K1\0x\0', 1), (b'\0', 0)])
