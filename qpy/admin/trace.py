@@ -37,6 +37,8 @@ class Trace:
             self.finished(words, now)
         elif line.startswith('bounce msg '):
             self.say(self.messages.get(words[2]), now, 'bounce', 'a report goes back to the sender')
+        elif line.startswith('notice msg '):
+            self.say(self.messages.get(words[2]), now, 'notice', 'the sender is told: ' + words[-1])
         elif line.startswith('end msg '):
             self.ended(self.messages.get(words[2]), now)
         elif not line.startswith('status:'):

@@ -2,7 +2,7 @@
 
 Every function returns one line without its newline. name: the message's ID, 16 digits; number: the
 delivery's. What qmail does not have stands in lines of their own with a first word qmail does not use
-(trace, destination).
+(trace, destination, notice).
 """
 from qpy.core.text import logsafe
 
@@ -46,6 +46,11 @@ def status(local, local_limit, remote, remote_limit, exiting=False):
 def bounce(name, qp):
     """A report on message `name` is in the queue; process qp put it there."""
     return b'bounce msg %s qp %s' % (name, qp)
+
+
+def notice(name, qp, kind):
+    """The same of a report that is none of failure: kind is success or delay."""
+    return b'notice msg %s qp %s: %s' % (name, qp, kind)
 
 
 def double_bounce(name):

@@ -588,7 +588,9 @@ class Send:
             if letter == b'Z':
                 self.warn(b'trouble injecting bounce message, will try later: ' + text.printable(fields[1]))
             elif fields[1]:
-                lines = [sendlog.bounce(job.name, text.logsafe(fields[2]))]
+                pid, kind = text.logsafe(fields[2]), (job.reports or [dispatch.FAILURES])[0]
+                lines = [sendlog.bounce(job.name, pid) if kind == dispatch.FAILURES
+                         else sendlog.notice(job.name, pid, kind)]
             elif not job.sender:
                 lines = [sendlog.double_bounce(job.name)]
             self.dispatch.bounced(id, letter == b'K', lines)

@@ -20,6 +20,7 @@ def test_lines():
     assert sendlog.result(3, b'D', b'5% off\x80') == b'delivery 3: failure: 5__off_'
     assert sendlog.result(3, b'?', b'x') == b'delivery 3: report mangled, will defer'
     assert sendlog.bounce(N, b'80') == b'bounce msg 1795574404000001 qp 80'
+    assert sendlog.notice(N, b'80', b'delay') == b'notice msg 1795574404000001 qp 80: delay'
     assert sendlog.triple_bounce(N) == b'triple bounce: discarding bounce/1795574404000001'
     assert sendlog.end(N) == b'end msg 1795574404000001'
 

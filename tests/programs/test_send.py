@@ -118,6 +118,26 @@ def test_bounce(rig):
     assert rig.lines()[-2:] == [b'bounce msg %s qp 77' % ident, b'end msg ' + ident]
 
 
+def test_success_and_delay(rig):
+    """NOTIFY: what is asked for is asked of the bouncer, and stands in the log as what it is, not as a bounce."""
+    rig.write('delaywarning', '1000')
+    rig.send.reread()
+    ident = rig.put(b'a@x.example', b'joe@here.example', recipient_options=[[(b'N', b'DELAY')], [(b'N', b'SUCCESS')]])
+    remote, local = sorted(rig.jobs, key=lambda job: job[0], reverse=True)
+    rig.report(local, b'K', b'did 1+0+0\n')
+    rig.report(remote, b'Z', b'busy\n')
+    assert rig.bounce_jobs == [[ident, b'1', b'success']]
+    rig.bounced()
+    assert b'notice msg %s qp 77: success' % ident in rig.lines() and not rig.bounce_jobs
+    while not rig.bounce_jobs:
+        rig.wait(500)
+        for job in list(rig.jobs):
+            rig.report(job, b'Z', b'busy\n')
+    assert rig.bounce_jobs == [[ident, b'0', b'delay']] and rig.state(ident, 2).indices(1) == [1]
+    rig.bounced()
+    assert b'notice msg %s qp 77: delay' % ident in rig.lines() and rig.state(ident, 2).warned
+
+
 def test_a_time_in_the_envelope(rig):
     """Record D: what is wanted back rather than late fails when its time is over; a forward and the next hop hear of it."""
     ident = rig.put(b'a@x.example', b'joe@here.example', options=[(b'D', b'%d;R' % (rig.wall + 500))])
