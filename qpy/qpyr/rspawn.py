@@ -265,10 +265,11 @@ class Programs:
         self.loop, self.jobs, self.program, self.channel = loop, jobs, path, True
 
     def send(self, fields, fd):
-        """Run it for each recipient."""
-        _, host, sender, _, length, lines = fields
+        """Run it for each recipient, with his own host: behind a relay those of a transaction may have several."""
+        _, _, sender, _, length, lines = fields
         size = text.parse_uint(length, 1 << 62) or 0
         for serial, recipient in zip(*remote.split_recipients(lines)):
+            host = text.lower(recipient.rpartition(b'@')[2])
             try:
                 Run(self, serial, [self.program, host, sender, recipient], fd, size)
             except OSError as problem:

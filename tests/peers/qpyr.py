@@ -65,7 +65,7 @@ class Rspawn(Daemon):
 
     def send(self, number, host=b'x.example', recipients=None, message=b'Subject: x\n\nhi\n', tail=b'envelope', flags=b'',
              sender=b's@y.example'):
-        recipients = recipients or [b'r@x.example']
+        recipients = recipients or [b'r@' + host]
         lines = b'\n'.join(b'%d %s' % (number + i, recipient) for i, recipient in enumerate(recipients))
         self.channel.send(b'R', b'1234567890123456', host, sender, flags, b'%d' % len(message), lines,
                           fd=unix.memfd(message + tail))

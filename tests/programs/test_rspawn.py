@@ -277,6 +277,17 @@ def test_qmailremote(home, script, letter, text):
         assert out.read_bytes() == b'Subject: x\n\nhi\n'
 
 
+def test_qmailremote_gets_each_recipients_host(home):
+    """A transaction with a relay may hold recipients of several domains; the program is run for each with his own."""
+    program = home / 'program'
+    program.write_text('#!/bin/sh\nprintf "K%s %s\\\\n\\\\0" "$1" "$3"\n')
+    program.chmod(stat.S_IRWXU)
+    with running(home, QMAILREMOTE=str(program)) as rspawn:
+        rspawn.send(3, b'x.example', recipients=[b'a@X.example', b'b@y.example'])
+        rspawn.wait(lambda: len(rspawn.results) == 2)
+        assert [rspawn.results[n][2] for n in (3, 4)] == [b'x.example a@X.example\n', b'y.example b@y.example\n']
+
+
 def test_qmailremote_that_is_not_there(home):
     """A QMAILREMOTE that cannot be run is temporary."""
     with running(home, QMAILREMOTE='/nonexistent/program') as rspawn:
