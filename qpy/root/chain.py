@@ -48,7 +48,8 @@ class Chain:
             unix_kernel.no_new_privs()
         else:
             confine.drop(*self.house.of(b'qpyl'))
-        environment = {b'PATH': PATH % self.house.home}
+        path = PATH % self.house.home + b':' + unix.environ.get(b'PATH', b'')       # run scripts add to it
+        environment = {b'PATH': path}
         problem = execute.along_path(words, environment)
         if isinstance(problem, FileNotFoundError):          # splogger, as qmail's run scripts call it
             execute.along_path([b'qpy-' + words[0], *words[1:]], environment)

@@ -46,7 +46,7 @@ class House:
             self.write('bin/qpy-' + name, STAND_IN, 0o755)
         self.write('bin/qpy-log', '#!/bin/sh\nexec %s/bin/qpy-log\n' % SOURCE, 0o755)
         self.write('control/me', 'me.test\n')
-        self.process = None
+        self.process, self.path = None, '/bin'
 
     def write(self, name, text, mode=0o644):
         path = os.path.join(self.home, name)
@@ -63,7 +63,7 @@ class House:
                     os.chown(os.path.join(directory, name), 54321, 54321)
         self.process = subprocess.Popen([SOURCE + '/bin/qpy-start', *arguments], stdin=subprocess.DEVNULL,
                                         stdout=open(log, 'w') if log else subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/',
-                                        env={'QPYHOME': self.home, 'SECRET': 'x', 'PATH': '/bin'}, **user)
+                                        env={'QPYHOME': self.home, 'SECRET': 'x', 'PATH': self.path}, **user)
         return self.process
 
     def read_until(self, wanted, count=1):

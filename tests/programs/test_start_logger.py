@@ -21,7 +21,23 @@ def test_the_logger_reads_the_log_to_its_end(house):  # noqa: F811
     assert house.process.wait() == 0
 
 
-def test_the_chain_ends_with_its_logger(house):  # noqa: F811
+def test_a_logger_on_the_callers_path(house):  # noqa: F811
+    """Run scripts add directories to PATH for it (PATH=/command:$PATH qmail-start ./Maildir/ multilog ...); the daemons do
+    not see them."""
+    os.mkdir(house.home + '/command')
+    house.write('command/my-reader', READER.replace('echo logger', 'echo path $PATH; echo logger'), 0o755)
+    house.path = house.home + '/command:/bin'
+    house.start('./Maildir/', 'my-reader', 'tag')
+    lines = house.read_until('hello', len(DAEMONS))
+    assert any(line.startswith('logger tag') for line in lines)
+    (path,) = [line for line in lines if line.startswith('path ')]
+    assert path.startswith('path %s/bin:' % house.home) and house.home + '/command:' in path
+    house.process.send_signal(signal.SIGTERM)
+    house.process.stdout.read()
+    assert house.process.wait() == 0
+
+
+def test_the_chain_ends_with_its_logger(house):  # noqa: F811  # noqa: F811
     """A logger that ends early ends the chain: mail is not carried unseen."""
     house.write('bin/reader', '#!/bin/sh\nread line\nexit 5\n', 0o755)
     house.start('./Maildir/', 'reader')
