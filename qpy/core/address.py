@@ -23,6 +23,7 @@ _DOMAIN = _ALNUM + b'-_.'
 _QTEXT = bytes(range(32, 127))                  # RFC 5321 4.1.2 qtextSMTP and quoted-pairSMTP
 _HEX = b'0123456789abcdefABCDEF'
 _DIGITS = b'0123456789'
+_HIGH = bytes(range(128, 256))                    # RFC 6531 3.3: beside all of these, in valid UTF-8
 
 
 class AddressError(ValueError):
@@ -66,11 +67,15 @@ def unquote(wire: bytes) -> bytes:
     return address
 
 
-def parse_path(arg: bytes) -> tuple:
+def parse_path(arg: bytes, in_ascii=None) -> tuple:
     """(canonical address, what follows) of MAIL's or RCPT's argument. Raises AddressError.
 
     Path of RFC 5321 4.1.2; besides: no brackets (up to the first blank), no domain, and dots anywhere in the
-    local part, as qmail. `<>` gives the empty address; without brackets an empty one is an error."""
+    local part, as qmail. `<>` gives the empty address; without brackets an empty one is an error.
+
+    in_ascii: the address may be internationalised (RFC 6531); this says what its domain is in ASCII, or None."""
+    if in_ascii and not arg.isascii():
+        return _international(arg, in_ascii)
     if arg[:1] != b'<':
         address, end = _mailbox(arg, 0, b' ')
         return address, arg[end:].strip(b' ')
@@ -82,6 +87,20 @@ def parse_path(arg: bytes) -> tuple:
     else:
         address, end = _bracketed(arg)
     if arg[end:end + 1] not in (b'', b' '):
+        raise AddressError(SYNTAX)
+    return address, arg[end:].strip(b' ')
+
+
+def _international(arg, in_ascii):
+    """parse_path for an argument that holds more than ASCII; such an address has no route."""
+    try:
+        arg.decode('utf-8')
+    except UnicodeDecodeError:
+        raise AddressError(SYNTAX) from None
+    bracket = arg[:1] == b'<'
+    address, end = _mailbox(arg, 1 if bracket else 0, b'>' if bracket else b' ', _HIGH, in_ascii)
+    end += bracket
+    if bracket and arg[end - 1:end] != b'>' or arg[end:end + 1] not in (b'', b' '):
         raise AddressError(SYNTAX)
     return address, arg[end:].strip(b' ')
 
@@ -114,21 +133,24 @@ def _after_route(arg, start):
     raise AddressError(SYNTAX)
 
 
-def _mailbox(text, start, stop):
-    """(canonical address, index of the stop byte or of the end) of the mailbox at `start`."""
-    local, at = _local_part(text, start, stop)
+def _mailbox(text, start, stop, high=b'', in_ascii=None):
+    """(canonical address, index of the stop byte or of the end) of the mailbox at `start`.  high: bytes beyond ASCII
+    that it may hold."""
+    local, at = _local_part(text, start, stop, high)
     if text[at:at + 1] != b'@':
         if b'@' in local:           # "a@b" without a domain would become another address
             raise AddressError(SYNTAX)
         return _measured(local), at
     end = _domain_end(text, at + 1, stop)
     domain = text[at + 1:end]
+    if high and not domain.isascii():
+        domain = in_ascii(domain) or b''
     if not valid_domain(domain) and local + b'@' + domain != DOUBLE_BOUNCE:
         raise AddressError(_kind(domain))
     return _measured(local + b'@' + domain), end
 
 
-def _local_part(text, start, stop):
+def _local_part(text, start, stop, high=b''):
     """(unquoted local part, index of what follows): words, with dots around each quoted one (RFC 5322
     4.4)."""
     parts, at, after_quoted = [], start, False
@@ -136,10 +158,10 @@ def _local_part(text, start, stop):
         if text[at:at + 1] == b'"':
             if after_quoted or (parts and parts[-1][-1:] != b'.'):
                 raise AddressError(SYNTAX)
-            word, at = _quoted_string(text, at + 1)
+            word, at = _quoted_string(text, at + 1, high)
             after_quoted = True
         else:
-            word, at = _atoms(text, at, stop)
+            word, at = _atoms(text, at, stop, high)
             if after_quoted and word[:1] != b'.':
                 raise AddressError(SYNTAX)
             after_quoted = False
@@ -150,18 +172,18 @@ def _local_part(text, start, stop):
     return local, at
 
 
-def _atoms(text, start, stop):
+def _atoms(text, start, stop, high=b''):
     """(run of atoms and dots, index after it)."""
     end = start
     while end < len(text) and text[end:end + 1] not in (b'@', b'"') and text[end:end + 1] != stop:
         end += 1
     run = text[start:end]
-    if run.translate(None, _DOTTED):
+    if run.translate(None, _DOTTED + high):
         raise AddressError(_kind(run))
     return run, end
 
 
-def _quoted_string(text, at):
+def _quoted_string(text, at, high=b''):
     """(content of the quoted string whose opening quote is just before `at`, index after the closing one)."""
     out = bytearray()
     while at < len(text):
@@ -171,7 +193,7 @@ def _quoted_string(text, at):
         if byte == 0x5c:
             at += 1
             byte = text[at] if at < len(text) else 0
-        if byte not in _QTEXT:
+        if byte not in _QTEXT and byte not in high:
             raise AddressError(EIGHT_BIT if byte > 127 else SYNTAX)
         out.append(byte)
         at += 1

@@ -119,6 +119,46 @@ def fault_of(text):
         at = lf + 1
 
 
+class Chunks(Decoder):
+    """The same for the chunks of BDAT (RFC 3030), which hold a text with its line ends, no dots, and no end of their
+    own: feed gives (stored bytes, None), finish() what is left."""
+
+    __slots__ = ('ended',)
+
+    def __init__(self, limit=0):
+        Decoder.__init__(self, limit)
+        self.held, self.fresh, self.ended = b'', False, True
+
+    def feed(self, data: bytes) -> tuple:
+        """(stored bytes, None)"""
+        data = self.held + data
+        self.held = b'\r' if data[-1:] == b'\r' else b''
+        data = data[:len(data) - len(self.held)]
+        lines = data.replace(b'\r\n', b'\n')
+        if b'\r' in lines or lines.count(b'\n') != len(data) - len(lines):
+            self.fault = fault_of(data)
+            return b'', None
+        return self.kept(lines), None
+
+    def kept(self, lines):
+        """What is stored of it."""
+        if lines:
+            self.ended = lines[-1:] == b'\n'
+        if self.head is not None:
+            self.look(lines)
+        before, self.size = self.size, self.size + len(lines)
+        if self.limit and self.size > self.limit:
+            return lines[:max(self.limit - before, 0)]
+        return lines
+
+    def finish(self):
+        """A last line gets its end."""
+        if self.held:
+            self.fault = CR
+            return b''
+        return b'' if self.ended else self.kept(b'\n')
+
+
 class LooseDecoder:
     """As Decoder, for a local client that may end its lines with LF alone (LSB: sendmail -bs); a lone CR is a
     fault all the same."""

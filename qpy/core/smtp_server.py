@@ -23,7 +23,7 @@ commands. `notes` collects what was refused, as (what, reply, sender, recipient)
 or LF in the text the session closes: what follows could be a second message smuggled in
 (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
 """
-from qpy.core import address as addresses, asking, badhelo, cdb, received, smtp_data, submission, text
+from qpy.core import address as addresses, asking, badhelo, cdb, esmtp, idna, received, smtp_data, submission, text
 
 ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'
 TLS, AUTH, RESPONSE, CANCEL = 'tls', 'auth', 'response', 'cancel'
@@ -38,7 +38,7 @@ REFUSED_MAX = 100           # refused recipients between two accepted messages
 IDLE_MAX = 1000             # commands between two accepted messages that are not part of one
 DRAIN_MAX = 64 << 20        # bytes read beyond databytes before the connection is closed on the client
 
-IDLE, SENDER, RECIPIENT = range(3)      # no transaction; MAIL accepted; a recipient accepted
+IDLE, SENDER, RECIPIENT, CHUNKS = range(4)      # no transaction; MAIL accepted; a recipient accepted; BDAT has begun
 
 _PRINTABLE = bytes(range(32, 127))
 _NEED = object()                        # nothing to do without more input
@@ -54,9 +54,10 @@ LINE_BYTES = b'500 5.5.2 a control or 8-bit character in a command'
 LINE_EMPTY = b'500 5.5.2 empty line'
 MAIL_SYNTAX = b'501 5.1.7 syntax: MAIL FROM:<address>'
 RCPT_SYNTAX = b'501 5.1.3 syntax: RCPT TO:<address>'
-NEEDS_UTF8 = b'553 5.6.7 an address with 8-bit characters needs SMTPUTF8, which is not offered'
-PARAMETER_VALUE = b'501 5.5.4 a parameter that is malformed or given twice'
-PARAMETER_UNKNOWN = b'555 5.5.4 unknown parameter'
+NEEDS_UTF8 = b'553 5.6.7 an address with 8-bit characters needs SMTPUTF8'
+UTF8_BYTES = b'500 5.5.2 what is beyond ASCII in a command must be UTF-8'
+BDAT_SYNTAX = b'501 5.5.4 syntax: BDAT size [LAST]'
+BDAT_BEGUN = b'503 5.5.1 BDAT has begun: BDAT or RSET'
 BAD_SENDER = b'553 5.7.1 sorry, your envelope sender is in my badmailfrom list'
 BAD_RECIPIENT = b'553 5.7.1 sorry, your envelope recipient has been denied'
 BAD_HELO = b'553 5.7.1 sorry, your HELO host name has been denied'
@@ -127,17 +128,17 @@ class Client:
     bare_lf: `commands` takes LF alone as the end of a command, `451` answers LF in a text as qmail does,
     `all` takes it in texts too (sendmail -bs). judged: whether others are asked about him. force_tls: nothing is done for
     him in the clear. force_auth: no mail from him without a login. hidden: Received does not tell of him when he has
-    logged in."""
+    logged in. whole: the queue gets all records of the envelope."""
 
     __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env', 'judged', 'force_tls',
-                 'force_auth', 'hidden')
+                 'force_auth', 'hidden', 'whole')
 
     def __init__(self, ip=b'', name=b'', info=b'', local=b'', local_ip=b'', relay=None, databytes=None,
                  bare_lf=b'', env=(), force_tls=False):
         self.ip, self.name, self.info, self.local, self.local_ip = ip, name, info, local, local_ip
         self.relay, self.databytes, self.bare_lf, self.env = relay, databytes, bare_lf, env
         self.judged, self.force_tls, self.force_auth = True, force_tls, False
-        self.hidden = False
+        self.hidden, self.whole = False, True
 
 
 class Beside:
@@ -157,7 +158,7 @@ class Session:
 
     __slots__ = ('policy', 'client', 'beside', 'tls', 'login', 'mechanism', 'failures', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
                  'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict',
-                 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned', 'completion')
+                 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned', 'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked')
 
     def __init__(self, policy, client, beside=Beside()):
         self.policy, self.client, self.beside = policy, client, beside
@@ -171,6 +172,8 @@ class Session:
         self.verdict = b''                  # the reply that its end will get whatever comes, if it is refused
         self.checking, self.banned = b'', b''   # banned: the reply that MAIL gets since HELO was refused
         self.asking = None                  # (stage, what follows) while it is judged
+        self.chunks, self.left, self.last, self.skip = None, 0, False, 0    # of BDAT: decoder, bytes to come, and to drop
+        self.now = 0                        # unix time at which the text began
         self.errors = self.refused = self.idle = 0
         self.recognise(client)
         self.reset()
@@ -264,12 +267,18 @@ class Session:
     def refuse_data(self, reply, reason):
         """The transaction is over before the text."""
         self.refuse(b'data', reply, b'', reason)
+        self.skip, self.left = self.left, 0
         return self.reset()
 
     # Commands.
 
     def step(self):
         """Obey one command line."""
+        if self.skip:
+            dropped = min(self.skip, self.buffered())
+            self.at, self.skip = self.at + dropped, self.skip - dropped
+            if self.skip:
+                return _NEED
         end = self.input.find(b'\n', self.at)
         if end < 0:
             return self.incomplete() if self.at < len(self.input) else _NEED
@@ -308,6 +317,9 @@ class Session:
             return self.error(b'command', LINE_BYTES)
         if command is None:
             return self.error(b'command', UNKNOWN if line else LINE_EMPTY)
+        if self.chunks is not None and verb in (b'RSET', b'HELO', b'EHLO', b'STARTTLS'):
+            self.input, self.at, self.chunks = line + b'\r\n' + self.input[self.at:], 0, None
+            return DROP, None               # and then obey it
         _, method, allowed = command
         refusal = allowed[self.state]
         if self.client.force_tls and self.tls is None and verb not in IN_THE_CLEAR:
@@ -339,6 +351,8 @@ class Session:
     def reset(self):
         """No transaction."""
         self.state, self.sender, self.recipients, self.body = IDLE, b'', [], b''
+        self.wishes, self.personal = {}, []     # parameters of MAIL; what stood behind each recipient, for the envelope
+        self.chunks = None
         self.size, self.hold = b'', b''     # what MAIL declared; why the message is to be held in the queue
 
     def count_idle(self, reply):
@@ -363,17 +377,9 @@ class Session:
         """What this server can do."""
         event = self.count_idle(b'')
         if event is None:
-            offered = (self.policy.greeting, *self.offered(), b'ENHANCEDSTATUSCODES')
+            offered = (self.policy.greeting, *esmtp.lines(self))
             self.replies[-1] = b'\r\n'.join(b'250-' + line for line in offered[:-1]) + b'\r\n250 ' + offered[-1]
         return event
-
-    def offered(self):
-        """The lines of EHLO's answer, without the first and the last."""
-        lines = [b'PIPELINING', b'SIZE %d' % self.limit if self.limit else b'SIZE', b'8BITMIME']
-        if self.beside.tls and self.tls is None:
-            lines.append(b'STARTTLS')
-        mechanisms = b' '.join(self.mechanisms())
-        return lines + [b'AUTH ' + mechanisms] if mechanisms and not self.login else lines
 
     def mechanisms(self):
         """Those by which this client may log in: none in the clear, and bound to TLS only where that can be."""
@@ -425,10 +431,11 @@ class Session:
         if self.client.force_auth and not self.login:
             return self.error(b'mail', AUTH_FIRST)
         try:
-            sender, rest = addresses.parse_path(after(b'FROM:', argument))
+            utf8 = self.client.whole and b'SMTPUTF8' in argument.upper().split(b' ')[1:]
+            sender, rest = addresses.parse_path(after(b'FROM:', argument), utf8 and idna.domain)
         except addresses.AddressError as problem:
             return self.error(b'mail', path_reply(problem, MAIL_SYNTAX))
-        parameters, refusal = parse_parameters(rest, MAIL_PARAMETERS if self.beside.mechanisms else WITHOUT_AUTH)
+        parameters, refusal = esmtp.parameters(self, rest, esmtp.OF_MAIL)
         if refusal:
             return self.error(b'mail', refusal)
         if self.banned:
@@ -441,7 +448,7 @@ class Session:
             self.refuse(b'mail', NOT_YOURS)
             return self.reset()
         self.sender, self.size = sender, parameters.get(b'SIZE', b'')
-        self.body = parameters.get(b'BODY', b'').upper()
+        self.body, self.wishes = parameters.get(b'BODY', b'').upper(), parameters
         return self.judge(asking.MAIL, self.take_sender)
 
     def take_sender(self):
@@ -452,14 +459,15 @@ class Session:
     def do_rcpt(self, argument):
         """RFC 5321 4.1.1.3"""
         try:
-            address, rest = addresses.parse_path(after(b'TO:', argument))
+            address, rest = addresses.parse_path(after(b'TO:', argument), b'SMTPUTF8' in self.wishes and idna.domain)
         except addresses.AddressError as problem:
             return self.error(b'rcpt', path_reply(problem, RCPT_SYNTAX))
         if not address or address == addresses.DOUBLE_BOUNCE:
             return self.error(b'rcpt', RCPT_SYNTAX)
-        refusal = parse_parameters(rest, {})[1]
+        wishes, refusal = esmtp.parameters(self, rest, esmtp.OF_RCPT)
         if refusal:
             return self.error(b'rcpt', refusal, address)
+        self.asked = esmtp.of_rcpt(wishes)
         address = self.local_name(address) + (self.client.relay or b'')
         refusal = self.recipient_refusal(address)
         if refusal:
@@ -507,6 +515,27 @@ class Session:
         """Is there somewhere to put a message?"""
         self.waiting = True
         return START, None
+
+    def do_bdat(self, argument):
+        """RFC 3030, 2: the bytes that follow are read whatever is the matter with the command."""
+        word, _, last = argument.partition(b' ')
+        size = text.parse_uint(word, 1 << 40)
+        if size is None or last.strip(b' ').upper() not in (b'', b'LAST'):
+            return self.leave(BDAT_SYNTAX)
+        refusal = (MAIL_FIRST, RCPT_FIRST, b'', b'')[self.state]
+        if refusal:
+            self.skip = size
+            return self.leave(refusal) if size > DRAIN_MAX else self.error(b'bdat', refusal)
+        self.left, self.last = size, bool(last)
+        if self.state == CHUNKS:
+            self.decoder = self.chunks
+            return None
+        return self.judge(asking.DATA, self.first_chunk)
+
+    def first_chunk(self):
+        """Is there somewhere to put a message?"""
+        self.state = CHUNKS
+        return self.start()
 
     def do_rset(self, argument):
         """RFC 5321 4.1.1.5"""
@@ -586,17 +615,21 @@ class Session:
         """The recipient is accepted."""
         address, self.checking = self.checking, b''
         self.recipients.append(address)
+        self.personal.append(self.asked)
         self.state = RECIPIENT
         return self.reply(b'250 2.1.5 ok')
 
     # The text.
 
-    def begin(self, date: bytes, ident: bytes = b'') -> bytes:
+    def begin(self, date: bytes, ident: bytes = b'', now: int = 0) -> bytes:
         """The answer to START: go ahead. Returns the header that the message begins with in the queue. ident: for a
-        Message-ID, if the message of somebody who has logged in has none."""
+        Message-ID, if the message of somebody who has logged in has none; now: unix time."""
         kind = smtp_data.LooseDecoder if self.client.bare_lf == b'all' else smtp_data.Decoder
-        self.decoder, self.verdict, self.waiting = kind(self.limit), b'', False
-        self.reply(b'354 go ahead')
+        self.decoder, self.verdict, self.waiting, self.now = kind(self.limit), b'', False, now
+        if self.state == CHUNKS:
+            self.decoder = self.chunks = smtp_data.Chunks(self.limit)
+        else:
+            self.reply(b'354 go ahead')
         client = self.client
         tls = b'%s %s' % (self.tls.version, self.tls.cipher) if self.tls else b''
         self.completion = submission.Completion(submission.wanted(date, ident, self.sender) if self.login else None)
@@ -608,16 +641,19 @@ class Session:
         """The protocol, as in Received (RFC 3848)."""
         if self.protocol == b'SMTP':
             return self.protocol
-        return self.protocol + (b'S' if self.tls else b'') + (b'A' if self.login else b'')
+        return (b'UTF8SMTP' if b'SMTPUTF8' in self.wishes else self.protocol) + (b'S' if self.tls else b'') + (b'A' if self.login else b'')
 
     def refuse_text(self, reply: bytes) -> None:
         """The other answer to START: not now. The transaction is over."""
         self.waiting = False
         self.refuse(b'data', reply)
+        self.skip, self.left = self.left, 0
         self.reset()
 
     def text(self):
         """Decode what came of the text."""
+        if self.chunks is not None:
+            return self.chunk()
         data, self.input, self.at = self.input[self.at:], b'', 0
         if not data:
             return _NEED
@@ -632,6 +668,39 @@ class Session:
             return (BODY, stored) if stored else None
         self.input, self.decoder, self.waiting = rest, None, True
         return SUBMIT, stored + self.completion.finish()
+
+    def chunk(self):
+        """Decode what came of a chunk."""
+        chunks, data = self.chunks, self.input[self.at:self.at + self.left]
+        if not data and self.left:
+            return _NEED
+        self.at, self.left = self.at + len(data), self.left - len(data)
+        stored, _ = chunks.feed(data)
+        over = self.last and not self.left
+        if over:
+            stored += chunks.finish()
+        if chunks.fault:
+            return self.smuggled(chunks.fault)
+        if self.verdict or chunks.hops >= HOPS_MAX or self.limit and chunks.size > self.limit:
+            return self.bad_chunk(self.verdict or (LOOPING if chunks.hops >= HOPS_MAX else TOO_BIG))
+        stored = self.completion.feed(stored)
+        if over:
+            self.decoder = self.chunks = None
+            self.waiting = True
+            return SUBMIT, stored + self.completion.finish()
+        if not self.left:
+            self.decoder = None
+            self.reply(b'250 2.0.0 ok')
+        return (BODY, stored) if stored else None
+
+    def bad_chunk(self, verdict):
+        """The message is refused before its end: what comes of the chunk is dropped (RFC 3030, 2)."""
+        self.decoder, self.skip, self.left = None, self.left, 0
+        if self.skip > DRAIN_MAX:
+            return self.leave(verdict)
+        self.refuse(b'message', verdict)
+        self.reset()
+        return DROP, None
 
     def spoil(self, report: bytes) -> None:
         """The message failed while its text still comes: a report of the queue, to be said at its end."""
@@ -653,7 +722,8 @@ class Session:
 
     def smuggled(self, fault):
         """RFC 5321 2.3.8: such a text is refused, and nothing behind it is read."""
-        self.decoder, self.input = None, b''
+        self.decoder = self.chunks = None
+        self.input = b''
         lenient = fault == smtp_data.LF and self.client.bare_lf == b'451'
         self.refuse(b'message', BARE_LF_TEMPORARY if lenient else BARE[fault])
         self.closed = True
@@ -679,7 +749,8 @@ class Session:
         client = self.client
         found = [(b'P', self.spoken()), (b'C', received.safe(client.ip)), (b'c', received.safe(client.name)),
                  (b'H', received.safe(self.helo)), (b'B', self.body), (b'h', self.hold), (b'L', self.login)]
-        return [(letter, value) for letter, value in found if value]
+        found = [(letter, value) for letter, value in found if value] + esmtp.of_mail(self.wishes, self.now)
+        return found
 
 
 def stranger_refusal(policy, address):
@@ -715,41 +786,6 @@ def listed(address, table):
     return address in table or address[address.rfind(b'@'):] in table and b'@' in address
 
 
-def valid_size(value):
-    """RFC 1870 5: 1 to 20 digits."""
-    return 1 <= len(value) <= 20 and value.isdigit()
-
-
-def valid_xtext(value):
-    """RFC 4954 5: `<>` or an address; who says it is not believed, so it counts as `<>`."""
-    return 0 < len(value) <= 500
-
-
-def valid_body(value):
-    """RFC 6152 3"""
-    return value.upper() in (b'7BIT', b'8BITMIME')
-
-
-MAIL_PARAMETERS = {b'SIZE': valid_size, b'BODY': valid_body, b'AUTH': valid_xtext}
-WITHOUT_AUTH = {name: test for name, test in MAIL_PARAMETERS.items() if name != b'AUTH'}
-
-
-def parse_parameters(rest, known):
-    """({NAME: value}, reply that refuses them or b''); `known` maps names to a test of the value."""
-    found = {}
-    for word in rest.split(b' ') if rest else ():
-        name, _, value = word.partition(b'=')
-        name = name.upper()
-        if not word:
-            continue
-        if name not in known:
-            return found, PARAMETER_UNKNOWN
-        if name in found or not known[name](value):
-            return found, PARAMETER_VALUE
-        found[name] = value
-    return found, b''
-
-
 def report_reply(report):
     """`Zqq timeout (#4.3.0)` as `451 4.3.0 qq timeout`."""
     code, enhanced = (b'554', b'5.3.0') if report[:1] == b'D' else (b'451', b'4.3.0')
@@ -779,19 +815,21 @@ REFUSALS = {asking.CONNECT: Session.refuse_connection, asking.HELO: Session.refu
             asking.MAIL: Session.refuse_mail, asking.RCPT: Session.refuse_rcpt, asking.DATA: Session.refuse_data}
 
 # verb: (may the line hold bytes that are not printable ASCII, what to do,
-#        the refusal in each state: no transaction, MAIL accepted, recipient accepted)
+#        the refusal in each state: no transaction, MAIL accepted, recipient accepted, BDAT begun)
 COMMANDS = {
-    b'HELO': (always, Session.do_helo, (b'', b'', b'')),
-    b'EHLO': (always, Session.do_ehlo, (b'', b'', b'')),
-    b'MAIL': (eight_bit, Session.do_mail, (b'', NESTED, NESTED)),
-    b'RCPT': (eight_bit, Session.do_rcpt, (MAIL_FIRST, b'', b'')),
-    b'DATA': (never, Session.do_data, (MAIL_FIRST, RCPT_FIRST, b'')),
-    b'RSET': (never, Session.do_rset, (b'', b'', b'')),
-    b'NOOP': (never, Session.do_noop, (b'', b'', b'')),
-    b'VRFY': (never, Session.do_vrfy, (b'', b'', b'')),
-    b'HELP': (never, Session.do_help, (b'', b'', b'')),
-    b'QUIT': (never, Session.do_quit, (b'', b'', b'')),
-    b'STARTTLS': (never, Session.do_starttls, (b'', b'', b'')),
-    b'AUTH': (never, Session.do_auth, (b'', AUTH_LATE, AUTH_LATE)),
+    b'HELO': (always, Session.do_helo, (b'', b'', b'', b'')),
+    b'EHLO': (always, Session.do_ehlo, (b'', b'', b'', b'')),
+    b'MAIL': (eight_bit, Session.do_mail, (b'', NESTED, NESTED, NESTED)),
+    b'RCPT': (eight_bit, Session.do_rcpt, (MAIL_FIRST, b'', b'', BDAT_BEGUN)),
+    b'DATA': (never, Session.do_data, (MAIL_FIRST, RCPT_FIRST, b'', BDAT_BEGUN)),
+    b'BDAT': (never, Session.do_bdat, (b'', b'', b'', b'')),
+    b'RSET': (never, Session.do_rset, (b'', b'', b'', b'')),
+    b'NOOP': (never, Session.do_noop, (b'', b'', b'', b'')),
+    b'VRFY': (never, Session.do_vrfy, (b'', b'', b'', b'')),
+    b'HELP': (never, Session.do_help, (b'', b'', b'', b'')),
+    b'QUIT': (never, Session.do_quit, (b'', b'', b'', b'')),
+    b'STARTTLS': (never, Session.do_starttls, (b'', b'', b'', b'')),
+    b'AUTH': (never, Session.do_auth, (b'', AUTH_LATE, AUTH_LATE, AUTH_LATE)),
 }
-IN_THE_CLEAR = (b'EHLO', b'HELO', b'STARTTLS', b'NOOP', b'RSET', b'HELP', b'QUIT')    # whatever is forced (RFC 3207 4)
+IN_THE_CLEAR = (b'EHLO', b'HELO', b'STARTTLS', b'NOOP', b'RSET', b'HELP', b'QUIT',    # whatever is forced
+                b'BDAT')        # ... (RFC 3207 4); this one has no MAIL before it, and reads what follows it

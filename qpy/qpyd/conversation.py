@@ -283,7 +283,8 @@ class Conversation:
         """DATA: is there somewhere to put a message?"""
         if not self.filter[0] and not self.queue.ready():
             return self.session.refuse_text(smtp.report_reply(queue_line.REFUSED))
-        header = self.session.begin(self.server.date(), self.server.ident() if self.session.login else b'')
+        header = self.session.begin(self.server.date(), self.server.ident() if self.session.login else b'',
+                                    int(self.server.wall()))
         self.pieces, self.size = [header], len(header)
         self.text_since, self.text_bytes = self.server.now(), self.session.buffered()
 

@@ -124,7 +124,8 @@ class Stream:
         if self.line is None:
             self.queue.waiting = deque(stream for stream in self.queue.waiting if stream is not self)
         elif self.finished is None:
-            line, self.line, self.line.stream = self.line, None, None
+            line, self.line = self.line, None
+            line.stream = None
             line.connection.abandon()
             self.queue.freed(line)
 
@@ -225,4 +226,6 @@ class Queue:
 
 def envelope(session, whole=True, more=()):
     """The records of a session's message, closed; without `whole` only sender and recipients (QMAILQUEUE)."""
-    return submit.envelope(session.sender, session.recipients, [*session.options(), *more] if whole else ())
+    if not whole:
+        return submit.envelope(session.sender, session.recipients)
+    return submit.envelope(session.sender, session.recipients, [*session.options(), *more], session.personal)

@@ -176,7 +176,7 @@ def client(env, ip, name, info, local, local_ip):
     found = Client(ip, name, info, local, local_ip, env.get(b'RELAYCLIENT'),
                    None if databytes is None else leading_number(databytes),
                    bare_lf if bare_lf in BARE_LF else b'', tuple(env.items()), on(env, b'FORCETLS'))
-    found.judged = b'NOCHECK' not in env
+    found.judged, found.whole = b'NOCHECK' not in env, filter_of(env)[1]
     found.force_auth, found.hidden = on(env, b'REQUIREAUTH'), on(env, b'HIDECLIENT')
     return found
 

@@ -1,18 +1,27 @@
 """Port 587 in a whole chain: who has logged in sends as himself, and his message goes out complete."""
 import os
 import sys
+import time
 
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from test_auth import AuthHouse, log_in  # noqa: E402
+from tests.peers.smtp_script import Server, good  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
-def one():
-    found = AuthHouse(smtp='REQUIREAUTH=1 HIDECLIENT=1')
+def next_hop():
+    """A server that knows no TLS."""
+    with Server(good()) as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def one(next_hop):
+    found = AuthHouse(smtp='REQUIREAUTH=1 HIDECLIENT=1', routes='next.test:127.0.0.1:%d\n' % next_hop.port)
     found.write('control/authsenders', 'user:@else.test\n')
     try:
         yield found.start()
@@ -71,3 +80,36 @@ def test_what_is_there_stays(one):
     found = one.await_message('user/Maildir', 'nothing missing')
     assert found.endswith(b'\n' + text.replace(b'\r\n', b'\n') + b'\n')
     assert found.count(b'\nDate:') == 1 and found.count(b'\nMessage-ID:') == 1
+
+
+def test_a_later_release(one):
+    """FUTURERELEASE, RFC 4865: who has logged in may have a message held; it waits that long, and not at all without."""
+    client, _ = one.ready()
+    log_in(client, b'PLAIN')
+    client.send(b'EHLO client.test\r\n')
+    lines = [client.line()]
+    while lines[-1][3:4] == b'-':
+        lines.append(client.line())
+    assert b'250-FUTURERELEASE 259200' in lines
+    before = time.time()
+    assert client.say(b'MAIL FROM:<user@here.test> HOLDFOR=3')[:3] == b'250'
+    assert [client.say(line)[:3] for line in (b'RCPT TO:<user@here.test>', b'DATA', b'Subject: released later\r\n\r\nx\r\n.')] == [
+        b'250', b'354', b'250']
+    assert send(client, b'user@here.test', b'Subject: at once\r\n\r\nx')[-1] == b'250'
+    one.await_message('user/Maildir', 'at once')
+    assert not any(b'released later' in message for message in one.messages('user/Maildir'))
+    one.await_message('user/Maildir', 'released later')
+    assert time.time() - before >= 3
+
+
+def test_tls_is_required_of_the_next_hop(one, next_hop):
+    """REQUIRETLS, RFC 8689: a message that came so is not sent to a server without it, and its sender is told why."""
+    client, _ = one.ready()
+    log_in(client, b'PLAIN')
+    assert send(client, b'user@here.test', b'Subject: in the clear\r\n\r\nx', b'y@next.test')[-1] == b'250'
+    one.await_that(lambda: next_hop.mail, 'the other message')
+    assert client.say(b'MAIL FROM:<user@here.test> REQUIRETLS')[:3] == b'250'
+    assert [client.say(line)[:3] for line in (b'RCPT TO:<x@next.test>', b'DATA', b'Subject: by tls only\r\n\r\nx\r\n.')] == [
+        b'250', b'354', b'250']
+    one.await_line('REQUIRETLS')
+    assert len(next_hop.mail) == 1

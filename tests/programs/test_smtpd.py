@@ -253,7 +253,7 @@ def test_environment_of_tcpserver(make):
         RELAYCLIENT='.relay', DATABYTES='100')
     client.reply()
     client.send(b'EHLO x\r\n')
-    assert [client.line() for _ in range(5)][2] == b'250-SIZE 100'
+    assert [client.line() for _ in range(10)][2] == b'250-SIZE 100'
     client.send(b'MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n0123456789\r\n.\r\n')
     assert [client.reply()[:3] for _ in range(4)][3] == b'250'
     body, envelope = rig.queued.messages[0]
@@ -615,3 +615,37 @@ def test_silent_users_daemon(make):
     assert other.say(b'MAIL FROM:<>')[:3] == b'250'
     assert other.say(b'RCPT TO:<joe@mx.example.com>')[:3] == b'250'
     assert slow.reply()[:3] == b'250'
+
+
+def test_what_a_client_wishes_reaches_the_queue(either):
+    """RFC 3461, 6531, 2852: RET, ENVID, SMTPUTF8, BY, NOTIFY and ORCPT are records of the envelope, each at its recipient."""
+    rig, client = either()
+    client.say(b'EHLO c')
+    assert client.say('MAIL FROM:<ä@x.example> SMTPUTF8 RET=HDRS ENVID=QQ BY=3600;N'.encode())[:3] == b'250'
+    for line in ('RCPT TO:<jörg@mx.example.com> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;joe@x', 'RCPT TO:<ann@mx.example.com>'):
+        assert client.say(line.encode())[:3] == b'250'
+    client.send(b'BDAT 12\r\nSubject: x\r\nBDAT 6 LAST\r\n\r\n.x\r\n')
+    assert [client.reply()[:3], client.reply()[:3]] == [b'250', b'250']
+    (body, envelope), = rig.queued.messages
+    assert body.endswith(b' with UTF8SMTP; ' + body.partition(b' with UTF8SMTP; ')[2]) and body.endswith(b'\nSubject: x\n\n.x\n')
+    assert envelope.sender == 'ä@x.example'.encode() and envelope.recipients[0] == 'jörg@mx.example.com'.encode()
+    options = dict(envelope.options)
+    assert options[b'U'] == b'' and options[b'R'] == b'HDRS' and options[b'E'] == b'QQ' and options[b'D'].endswith(b';N')
+    assert abs(int(options[b'D'][:-2]) - time.time() - 3600) < 100
+    assert list(map(list, envelope.recipient_options)) == [[(b'N', b'SUCCESS,FAILURE'), (b'O', b'rfc822;joe@x')], []]
+
+
+def test_a_long_message_in_chunks(either):
+    """CHUNKING: three megabytes in a hundred chunks, and then RSET in the middle of another: the first alone is queued."""
+    rig, client = either()
+    client.send(b'EHLO c\r\n' + ENVELOPE.replace(b'DATA\r\n', b''))
+    chunk = b'0123456789abcdef\r\n' * 1700
+    for number in range(100):
+        client.send(b'BDAT %d%s\r\n' % (len(chunk), b' LAST' * (number == 99)) + chunk)
+    assert {client.reply()[:3] for _ in range(103)} == {b'250'}
+    client.send(ENVELOPE.replace(b'DATA\r\n', b'') + b'BDAT 100000\r\n' + chunk[:99999] + b'x' * (100000 - len(chunk[:99999])))
+    assert {client.reply()[:3] for _ in range(3)} == {b'250'}
+    assert client.say(b'RSET')[:3] == b'250' and client.say(b'BDAT 0 LAST')[:3] == b'503'
+    (body, _), = rig.queued.messages
+    assert body.partition(b'-0000\n')[2] == chunk.replace(b'\r\n', b'\n') * 100
+    wait_until(lambda: rig.queued.abandoned == 1)

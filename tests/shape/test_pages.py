@@ -83,3 +83,17 @@ def test_every_knob_of_the_tests_is_known():
     assert asked - {'QPY_UPDATE_GOLDEN'} == set(runner.KNOBS)
     page = pathlib.Path(ROOT, 'man/qpy-test.1').read_text()
     assert all(re.search(r'^\.It Ev .*\b%s\b' % name, page, re.M) for name in runner.KNOBS)
+
+
+def test_the_table_of_extensions():
+    """qpy-smtpd.8 lists what EHLO can offer, in its order, each with a test that is there."""
+    from qpy.core import esmtp
+    with open(ROOT + '/man/qpy-smtpd.8') as file:
+        table = re.search(r'^\.Sh EXTENSIONS\n(.*?)^\.El', file.read(), re.M | re.S)[1]
+    rows = [line[4:].split(' Ta ') for line in table.split('\n') if line.startswith('.It ') and '.py::' in line]
+    assert [row[0].encode() for row in rows] == [row[0] for row in esmtp.EXTENSIONS]
+    for _, number, _, test in rows:
+        path, _, name = test.partition('::')
+        with open(ROOT + '/tests/' + path) as file:
+            assert 'def %s(' % name in file.read(), test
+        assert number.isdigit()
