@@ -24,8 +24,8 @@ TABLE = b"""\
    users           qpyp     host   control=rl,users=rl,etc=r,name=r  none       no       any       any       2000
    resolve-master  qpyr     host   control=rl,etc=r,resolv=r,site=r  workers    no       tcp,udp   any       2000
    resolve         qpyr     host   control=rl,etc=r,resolv=r,site=r  none       no       tcp,udp   any       2000
-   mtasts-master   qpyr     host   control=rl,etc=r,cas=rl           workers    no       unix,tcp  any       2000
-   mtasts          qpyr     host   control=rl,etc=r,cas=rl           none       no       unix,tcp  mail      2000
+   mtasts-master   qpyr     host   control=rl,etc=r,cas=rl,tls=rlwcd workers    no       unix,tcp  any       2000
+   mtasts          qpyr     host   control=rl,etc=r,cas=rl,tls=rlwcd none       no       unix,tcp  mail      2000
    check-master    qpyc     host   control=rl,etc=r,check=rlwcd      workers    no       unix,tcp  any       2000
    check           qpyc     host   control=rl,etc=r,check=rlwcd      none       no       unix,tcp  any       2000
    tlslog          qpyr     empty  tls=rlwcd                         none       no       -          -          500

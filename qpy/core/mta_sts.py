@@ -74,3 +74,26 @@ def parse_response(data, cut=False):
     if b'transfer-encoding' in headers or cut and b'content-length' not in headers or size is None or len(body) < size or size > BODY_LIMIT:
         raise ValueError('its length is wrong')
     return body[:size]
+
+
+# --- what is kept over a restart ----------------------------------------------------------------------------
+
+def build_cache(entries):
+    """The bytes of [(domain, id, unix time until which it is good, Policy)], a line each, fields separated by tabs."""
+    return b''.join(b'%s\t%s\t%d\t%s\t%d\t%s\n' % (domain, identity, until, policy.mode, policy.age,
+                                                   b' '.join(policy.patterns))
+                    for domain, identity, until, policy in entries)
+
+
+def parse_cache(data):
+    """The entries of such a file; a line that is none, or was cut by a crash, is passed over."""
+    found = []
+    for line in data.split(b'\n')[:-1]:
+        fields = line.split(b'\t')
+        if len(fields) != 6 or fields[3] not in MODES or not fields[0]:
+            continue
+        until, age = text.parse_uint(fields[2], 1 << 40), text.parse_uint(fields[4], AGE_MOST)
+        patterns = fields[5].split(b' ') if fields[5] else []
+        if until is not None and age is not None and len(patterns) <= PATTERNS:
+            found.append((fields[0], fields[1], until, Policy(fields[3], patterns, age)))
+    return found

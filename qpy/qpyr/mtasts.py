@@ -4,6 +4,9 @@ DIR/run/mtasts: records S (a domain); back a record s: mode, patterns of exchang
 there is no policy, or none that could be had: RFC 8461, 3.3 and 5.1, leave mail as it is then.  qpy-resolve is asked
 for the domain's TXT record and the web server's addresses.
 
+Policies are kept in DIR/tls/policies over a restart, so that who blocks DNS or the web server then does not undo them
+(RFC 8461, 10.2); the file is written anew LATER seconds after a change, and at the end.
+
 One worker answers; a master replaces it when it dies.
 """
 from qpy import unix, unix_kernel, unix_tls
@@ -19,6 +22,10 @@ KEPT = 20000            # policies
 AGAIN = 300             # seconds before a domain whose policy could not be had is asked again (RFC 8461, 3.3)
 CHECKED = 600           # seconds between two looks whether a policy has changed
 AT_A_TIME = 100         # policies on their way
+LATER = 30              # seconds
+FILE, NEW = b'policies', b'policies.new'
+FILE_LIMIT = 64 << 20
+DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)
 
 
@@ -32,13 +39,54 @@ class Known:
 
 
 class Policies:
-    """All of them.  names: qpyr.names; context: for TLS; port: another one is for tests."""
+    """All of them.  names: qpyr.names; context: for TLS; port: another one is for tests; directory: an open one, for
+    the file, or -1."""
 
-    __slots__ = ('loop', 'names', 'context', 'known', 'running', 'port')
+    __slots__ = ('loop', 'names', 'context', 'known', 'running', 'port', 'directory', 'timer')
 
-    def __init__(self, loop, names, context, port=PORT):
+    def __init__(self, loop, names, context, port=PORT, directory=-1):
         self.loop, self.names, self.context, self.port = loop, names, context, port
         self.known, self.running = {}, {}
+        self.directory, self.timer = directory, None
+        self._load()
+
+    def _load(self):
+        """What is still good of the file; its domains are asked whether it has changed when they are next asked about."""
+        try:
+            data = unix.read_file(FILE, FILE_LIMIT, self.directory) if self.directory >= 0 else b''
+        except FileNotFoundError:
+            return
+        except unix.error as problem:
+            return program.warn(b'unable to read tls/policies: ' + program.reason(problem))
+        wall, now = int(unix.time()), unix.monotonic()
+        for domain, identity, until, policy in mta_sts.parse_cache(data)[-KEPT:]:
+            left = min(until - wall, policy.age)        # the clock may have been set back
+            if left > 0:
+                self.known[domain] = Known(policy, identity, now + left, 0, b'')
+
+    def _later(self):
+        if self.timer is None and self.directory >= 0:
+            self.timer = self.loop.after(LATER, self.save)
+
+    def save(self):
+        """Write the file, if something has changed."""
+        if self.timer is None:
+            return
+        self.timer.cancel()
+        self.timer = None
+        wall, now = int(unix.time()), unix.monotonic()
+        data = mta_sts.build_cache([(domain, known.identity, wall + int(known.until - now), known.policy)
+                                    for domain, known in self.known.items() if known.policy and known.until > now])
+        try:
+            fd = unix.open(NEW, unix.O_WRONLY | unix.O_CREAT | unix.O_TRUNC | unix.O_CLOEXEC | unix.O_NOFOLLOW, 0o640,
+                           dir_fd=self.directory)
+            try:
+                unix.write_all(fd, data)
+            finally:
+                unix.close(fd)
+            unix.rename(NEW, FILE, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        except unix.error as problem:
+            program.warn(b'unable to write tls/policies: ' + program.reason(problem))
 
     def ask(self, domain, done):
         """done(mode, patterns, reason), at once if that is known."""
@@ -84,6 +132,7 @@ class Policies:
             program.warn(b'the MTA-STS policy of %s cannot be had: %s' % (text.printable(domain), why))
             return self._failed(domain, why)
         now = unix.monotonic()
+        self._later()
         return self._known(domain, Known(policy, identity, now + policy.age, now + CHECKED, b''))
 
     def _failed(self, domain, why):
@@ -243,9 +292,19 @@ def work(home, found, context):
     """The one that reads what web servers say."""
     loop = Loop()
     inherit.life(loop, found)
-    policies = Policies(loop, Names(loop, home), context)
+    policies = Policies(loop, Names(loop, home), context, directory=directory_of(home))
     for sock in inherit.sockets(found, b'mtasts'):
         packets.serve(loop, sock, lambda sock, _: Client(policies, sock))
     confine.confine(home, b'mtasts', (PORT,))
     loop.run()
+    policies.save()
     return exits.OK
+
+
+def directory_of(home):
+    """DIR/tls, open; -1, with a word, if there is none: then nothing is kept."""
+    try:
+        return unix.open(home + b'/tls', DIRECTORY)
+    except unix.error as problem:
+        program.warn(b'no policy is kept over a restart: unable to open tls: ' + program.reason(problem))
+        return -1

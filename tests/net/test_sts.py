@@ -39,6 +39,9 @@ def test_mta_sts(world, sites):
         letter, words = a.qpy.outcomes()['x@only.sts.test'][0]
         assert letter == 'Z' and 'does_not_name_mx.evil.test' in words, words
         assert len(mail.mail) == 1
+        a.qpy.stop(remove=False)
+        kept = pathlib.Path(a.qpy.home, 'tls/policies').read_text().splitlines()
+        assert sorted(line.split('\t')[0] for line in kept) == ['only.sts.test', 'sts.test']
     finally:
         a.qpy.stop(remove=False)
         services.write_text(before)

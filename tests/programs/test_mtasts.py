@@ -1,4 +1,5 @@
 """qpy-mtasts and what qpy-remote makes of its answers: MTA-STS, RFC 8461."""
+import os
 import socket
 import threading
 
@@ -52,9 +53,10 @@ class Web:
 class Asker:
     """Policies in a loop; records: of TXT, asked: what DNS was asked for."""
 
-    def __init__(self, port, records=(b'v=STSv1; id=1;',), status=b'ok'):
+    def __init__(self, port, records=(b'v=STSv1; id=1;',), status=b'ok', directory=-1):
         self.loop, self.records, self.status, self.asked = Loop(), list(records), status, []
-        self.policies = mtasts.Policies(self.loop, self, unix_tls.client(True, authority().ca.encode()), port)
+        self.policies = mtasts.Policies(self.loop, self, unix_tls.client(True, authority().ca.encode()), port,
+                                        directory)
 
     def ask(self, letter, name, callback):
         self.asked.append((letter, name))
@@ -98,6 +100,41 @@ def test_a_policy_that_changes(monkeypatch):
     assert asker.one()[0] == b'none'
 
 
+def test_policies_over_a_restart(tmp_path, monkeypatch):
+    """What was known is known again, with the age it has; who blocks DNS meanwhile undoes nothing; what is over is gone."""
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with Web('mta-sts.x.example') as web:
+        asker = Asker(web.port, directory=directory)
+        assert asker.one()[0] == b'enforce'
+        asker.policies.save()
+        again = Asker(web.port, status=b'temp', directory=directory)
+        assert again.one() == (b'enforce', [b'mail.x.example', b'*.good.example'], b'') and len(web.requests) == 1
+        left = again.policies.known[b'x.example'].until - unix.monotonic()
+        assert 86390 < left <= 86400
+        now = unix.time()
+        monkeypatch.setattr(unix, 'time', lambda: now + 86401)
+        assert Asker(web.port, status=b'temp', directory=directory).one()[0] == b'none'
+        monkeypatch.setattr(unix, 'time', lambda: now - 10 ** 7)
+        assert Asker(web.port, directory=directory).policies.known[b'x.example'].until <= unix.monotonic() + 86400
+    (tmp_path / 'policies').write_bytes(b'x.example\t1\t99999999999\tenforce\t5')
+    assert Asker(1, (), b'nxdomain', directory=directory).one()[0] == b'none'
+    os.close(directory)
+
+
+@given(st.lists(st.tuples(st.sampled_from([b'a.x', b'b.y']), st.sampled_from([b'1', b'abc']), st.integers(0, 1 << 39),
+                          st.sampled_from(mta_sts.MODES), st.integers(0, mta_sts.AGE_MOST),
+                          st.lists(st.sampled_from([b'mx.x', b'*.y']), max_size=4))), st.binary(max_size=50))
+def test_what_is_kept_comes_back(entries, junk):
+    """Each line is read as it was written, whatever else is in the file."""
+    made = [(domain, identity, until, mta_sts.Policy(mode, patterns, age))
+            for domain, identity, until, mode, age, patterns in entries]
+    data = mta_sts.build_cache(made)
+    found = [(domain, identity, until, policy.mode, policy.age, policy.patterns)
+             for domain, identity, until, policy in mta_sts.parse_cache(data)]
+    assert found == [(*entry[:3], entry[3], entry[4], entry[5]) for entry in entries]
+    mta_sts.parse_cache(junk + data + junk)
+
+
 @pytest.mark.parametrize('certificate, answer', [
     (('other.example',), None), (('mta-sts.x.example',), b'HTTP/1.1 301 Moved\r\nLocation: x\r\n\r\n'),
     (('mta-sts.x.example',), HEAD.replace(b'plain', b'html') + b'\r\n' + POLICY),
@@ -124,7 +161,7 @@ def test_no_record(records, status):
 
 def test_a_program(tmp_path):
     """qpy-mtasts, as qpy-start starts it, confined: without qpy-resolve there is no policy; it ends with the chain."""
-    for name in ('control', 'run', 'queue', 'queue/mess'):
+    for name in ('control', 'run', 'tls', 'queue', 'queue/mess'):
         (tmp_path / name).mkdir()
     daemon = Daemon(tmp_path, 'mtasts')
     loop, found = Loop(), []
@@ -135,7 +172,8 @@ def test_a_program(tmp_path):
     while not found:
         loop.step(1)
     assert found[0][0] == b'none' and b'qpy-resolve cannot be asked' in found[0][2]
-    assert daemon.end()[0] == 0
+    code, log = daemon.end()
+    assert code == 0 and b'tls' not in log
 
 
 # --- qpy-remote ---------------------------------------------------------------------------------------------
