@@ -233,8 +233,8 @@ def become_log(fd):
 
 
 def reset_signals(name=b''):
-    """Undo what Python and our caller have changed: default actions, nothing blocked.  Only what people tell send by HUP
-    and ALRM it ignores until it can hear it: they must not end it while it starts."""
+    """Undo what Python and our caller have changed: default actions, nothing blocked.  Only HUP and ALRM, which people
+    tell send, it ignores until it can hear them: they must not end it while it starts."""
     unix.pthread_sigmask(unix.SIG_SETMASK, [])
     for number in (unix.SIGPIPE, unix.SIGXFSZ, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGCHLD):
         told = name == b'send' and number in (unix.SIGHUP, unix.SIGALRM)

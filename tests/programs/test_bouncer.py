@@ -110,10 +110,16 @@ def test_virtual_prefix_is_not_shown():
 
 
 def test_double_bounce(office):
-    """A bounce that fails goes to the postmaster from #@[]; with an empty doublebounceto to nobody."""
+    """A bounce that fails goes to the postmaster from #@[], or to doublebounceto at doublebouncehost; with an empty
+    doublebounceto to nobody."""
     _, (_, new, _) = office.ask(office.failed(b'a@x.example', sender=b''))
     envelope = office.report(new)[1]
     assert envelope.sender == b'#@[]' and envelope.recipients == [b'postmaster@here.example']
+    for name, text in (('doublebounceto', 'two\n'), ('doublebouncehost', 'far.example\n')):
+        with open('%s/control/%s' % (os.fsdecode(office.home), name), 'w') as file:
+            file.write(text)
+    _, (_, new, _) = office.ask(office.failed(b'a@x.example', sender=b''))
+    assert office.report(new)[1].recipients == [b'two@far.example']
     with open(office.home + b'/control/doublebounceto', 'w') as file:
         file.write('\n')
     assert office.ask(b'0')[1][1] == b''
