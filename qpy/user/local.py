@@ -130,7 +130,7 @@ class Worker:
         """[(n, Job)]: what has come, up to a batch; nothing when lspawn is gone, who would try it again."""
         found = []
         while self.open and len(found) < BATCH:
-            packet = unix.recv_packet(self.sock, maxfds=unix.PACKET_FDS)
+            packet = self.packet()
             if packet is None:
                 break
             data, fds = packet
@@ -145,6 +145,13 @@ class Worker:
                 return []
             found += [(fields[0], delivery.Job(*fields[1:], fd)) for (_, fields), fd in zip(records, fds)]
         return found
+
+    def packet(self):
+        """The next one; its end too if lspawn was killed before it had read all reports."""
+        try:
+            return unix.recv_packet(self.sock, maxfds=unix.PACKET_FDS)
+        except ConnectionResetError:
+            return b'', []
 
     def deliver(self, jobs):
         """Maildirs together and now; children for the rest."""

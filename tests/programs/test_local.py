@@ -10,6 +10,9 @@ import time
 
 import pytest
 
+from qpy import unix
+from qpy.user import local
+
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MESSAGE = b'Subject: hello\n\nFrom here\n>From there\nlast line'
 AS_ROOT = os.geteuid() == 0
@@ -430,3 +433,19 @@ def test_describe(deliver, home):
     assert done.stdout == (b'maildir ./Maildir/\nmbox /var/mbox\nprogram cat > x\nforward joe@x\nforward  joe2\n'
                            b'forward \nforward bob\ndid 2+4+1\n')
     assert sorted(os.listdir(home)) == ['.qmail']
+
+
+def test_lspawn_is_killed_with_reports_unread():
+    """Q-33: the kernel says then that the connection was reset, and not that it has ended: the worker leaves all the same,
+    and not as one that has failed."""
+    def begun():
+        ours, his = unix.socketpair()
+        worker = local.Worker(ours, b'/nonexistent', b'here.example', 10)
+        worker.say(b'1', 0, b'did it\n')
+        worker.report()
+        his.close()
+        return worker
+    with pytest.raises(ConnectionResetError):
+        unix.recv_packet(begun().sock)              # so it is
+    worker = begun()
+    assert worker.jobs() == [] and not worker.open

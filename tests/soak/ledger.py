@@ -203,18 +203,31 @@ class History:
 
     def __init__(self):
         self.run, self.numbers, self.attempts, self.under_way = 0, {}, [], {}
-        self.lost, self.alarms, self.unforeseen = 0, 0, []
+        self.lost, self.unforeseen = 0, []
+        self.first = {}             # {ID: the run in which it was seen first}
+        self.cut = set()            # runs that ended so that their last lines are lost
 
     def started(self):
         """The chain begins anew: its delivery numbers too."""
         self.run += 1
         self.under_way = {}
 
+    def ended(self, code):
+        """The chain has ended; killed, it takes the last lines of its log with it."""
+        if code:
+            self.cut.add(self.run)
+
+    def hidden(self, ident, attempts):
+        """Attempts at this message that may stand in no log: it was in the queue when the log was cut."""
+        tried = {attempt.run for attempt in attempts}
+        return sum(run in self.cut and run not in tried for run in range(self.first[ident] - 1, attempts[-1].run))
+
     def feed(self, line):
         """One line."""
         words = line.split(' ')
         if words[:2] == ['info', 'msg'] and (tag := TAG.search(line.partition(' from <')[2].partition('>')[0])):
             self.numbers[words[2].rstrip(':')] = int(tag[1])
+            self.first.setdefault(words[2].rstrip(':'), self.run)
         elif words[:2] == ['starting', 'delivery'] and len(words) == 8:
             self.attempts.append(Attempt(words[4], words[7], words[6] == 'remote', self.run))
             self.under_way[words[2].rstrip(':')] = self.attempts[-1]
@@ -263,13 +276,13 @@ def explained(entry, address, count, histories, hosts, routes):
     reasons, arrived = [], 0
     for name, history in histories.items():
         tried = history.of(entry.number, address)
-        for attempts in tried.values():
-            again = repeated(attempts)
+        for ident, attempts in tried.items():
+            again, hidden = repeated(attempts), history.hidden(ident, attempts)
             if again is None:
                 return None
-            reasons += again
+            reasons += again + ['the log was cut'] * hidden
             if name == here or here is None:
-                arrived += sum(attempt.may_have_arrived() for attempt in attempts)
+                arrived += hidden + sum(attempt.may_have_arrived() for attempt in attempts)
         if len(tried) > sources(entry, address, name, histories, hosts, routes):
             return None
     return sorted(set(reasons)) or None if count <= arrived else None
@@ -289,6 +302,8 @@ def sources(entry, address, host, histories, hosts, routes):
 
 
 def hits(history, number, address, remote=True):
-    """Attempts that may have succeeded."""
-    return sum(attempt.may_have_arrived() for attempts in history.of(number, address).values() for attempt in attempts
-               if attempt.remote == remote)
+    """Attempts that may have succeeded, also those that stand in no log."""
+    tried = [(ident, [attempt for attempt in attempts if attempt.remote == remote])
+             for ident, attempts in history.of(number, address).items()]
+    return sum(history.hidden(ident, attempts) + sum(attempt.may_have_arrived() for attempt in attempts)
+               for ident, attempts in tried if attempts)

@@ -43,7 +43,8 @@ class Meter:
             for pid, name, state, parent in zombies_below(site):
                 seen[pid] = self.zombies.get(pid, 0) + 1
                 if seen[pid] == ZOMBIE and not self.stopped(parent):
-                    self.wrong.append('%s: %d (%s) is a zombie of %d for long' % (site.name, pid, name, parent))
+                    self.wrong.append('%s: %d (%s) is a zombie for long, at %.0f, of %s'
+                                      % (site.name, pid, name, now, what_is(parent)))
         self.zombies = seen
 
     @staticmethod
@@ -117,6 +118,18 @@ class Meter:
         yield 'descriptors at rest', ', '.join('%s %d-%d' % (name, before.get(name, (0, 0))[1], pair[1])
                                                for name, pair in sorted(rest.items()))
         yield 'zombies', len(self.wrong)
+
+
+def what_is(pid):
+    """A process, as far as /proc tells what it does."""
+    found = ['%d' % pid]
+    for name in ('cmdline', 'wchan', 'syscall', 'stat'):
+        try:
+            with open('/proc/%d/%s' % (pid, name)) as file:
+                found.append('%s: %s' % (name, file.read().replace('\0', ' ').strip()))
+        except OSError as problem:
+            found.append('%s: %s' % (name, problem.strerror))
+    return ', '.join(found)
 
 
 def zombies_below(site):

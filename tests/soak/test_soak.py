@@ -82,11 +82,15 @@ def test_what_must_not_be_is_said():
 
 
 def history(*lines):
-    """A History of these lines; `=` starts the chain anew."""
+    """A History of these lines; `=` ends the chain by TERM and starts it anew, `!` by KILL."""
     there = ledger.History()
     there.started()
     for line in lines:
-        there.started() if line == '=' else there.feed(line)
+        if line in '=!':
+            there.ended(0 if line == '=' else -9)
+            there.started()
+        else:
+            there.feed(line)
     return there
 
 
@@ -103,6 +107,10 @@ TWICE = [
     ('a deferral before anything was written', False, [INFO, START,
                                                        'delivery 1: deferral: Unable_to_switch_to_home_directory/',
                                                        AGAIN]),
+    ('an attempt that the killed log has taken with it', True, [INFO, '!', INFO, START, DONE]),
+    ('all of it taken by the killed log', True, ['!', INFO, START, DONE]),
+    ('killed before the message was there', False, ['!', 'status: exiting', '=', INFO, START, DONE]),
+    ('one attempt, and killed long after', False, [INFO, START, DONE, '!', 'status: local']),
     ('the log has lost lines', True, [INFO, START, DONE, 'warning: 3 log lines were lost'])]
 
 

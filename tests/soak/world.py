@@ -176,6 +176,8 @@ class Site:
             self.process.wait()
             reader.join(30)
             self.note('=== the chain has ended: %d' % self.process.returncode)
+            with self.lock:
+                self.history.ended(self.process.returncode)
             if self.process.returncode and self.wanted.is_set():
                 time.sleep(0.5)             # a supervisor's pause
 
