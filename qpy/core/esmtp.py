@@ -4,7 +4,7 @@ A row is the keyword; offered(session) -> its parameters in EHLO's answer, or No
 the parameters that it adds to MAIL and to RCPT, {NAME: test of a value}.  A parameter of an extension that is not offered
 is unknown.
 """
-from qpy.core import deliverby, text
+from qpy.core import deliverby, proxy, text
 
 FUTURE_MAX = 259200         # seconds a message may wait here for its time: less than half of control/queuelifetime's default
 UNKNOWN = b'555 5.5.4 unknown parameter'
@@ -142,6 +142,11 @@ def protected(session):
     return b'' if session.tls is not None and session.client.whole else None
 
 
+def by_xclient(session):
+    """Postfix's XCLIENT_README: for those who may speak for others."""
+    return b' '.join(proxy.ATTRIBUTES) if session.client.may_speak else None
+
+
 def limits(session):
     """RFC 9422, 3"""
     return b'RCPTMAX=%d' % session.policy.max_recipients
@@ -163,6 +168,7 @@ EXTENSIONS = (
     (b'FUTURERELEASE', own, {b'HOLDFOR': hold_for, b'HOLDUNTIL': hold_until}, {}),              # RFC 4865
     (b'REQUIRETLS', protected, {b'REQUIRETLS': nothing}, {}),                                   # RFC 8689
     (b'LIMITS', limits, {}, {}),                                                                # RFC 9422
+    (b'XCLIENT', by_xclient, {}, {}),                                                           # Postfix
     (b'STARTTLS', in_the_clear, {}, {}),                                                        # RFC 3207
     (b'AUTH', logins, {}, {}),                                                                  # RFC 4954
     (b'ENHANCEDSTATUSCODES', always, {}, {}))                                                   # RFC 2034

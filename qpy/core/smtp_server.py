@@ -16,6 +16,7 @@
     (AUTH, (mechanism, response or None))   a login begins     answer: challenged(base64), authenticated(login),
     (RESPONSE, base64)  a step of it                           ... or not_authenticated(later, reason)
     (CANCEL, None)     it is not wanted any more               (no answer)
+    (XCLIENT, {NAME: value})    the client is another one      answer: introduced(client, attributes), or hang_up
     (CLOSE, None)      send what output() gives, then close    (no answer; nothing follows)
 
 While an answer is due, next() gives None; pipelined input waits, so that replies keep the order of the
@@ -23,10 +24,10 @@ commands. `notes` collects what was refused, as (what, reply, sender, recipient)
 or LF in the text the session closes: what follows could be a second message smuggled in
 (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
 """
-from qpy.core import address as addresses, asking, badhelo, cdb, esmtp, idna, received, smtp_data, submission, text
+from qpy.core import address as addresses, asking, badhelo, cdb, esmtp, idna, proxy, received, smtp_data, submission, text
 
 ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'
-TLS, AUTH, RESPONSE, CANCEL = 'tls', 'auth', 'response', 'cancel'
+TLS, AUTH, RESPONSE, CANCEL, XCLIENT = 'tls', 'auth', 'response', 'cancel', 'xclient'
 
 LINE_MAX = 2048             # bytes of a command line with its CR LF; RFC 5321 4.5.3.1.4 asks for 512 and more
 AUTH_MAX = 12288            # the same in a login (RFC 4954 4)
@@ -56,6 +57,8 @@ MAIL_SYNTAX = b'501 5.1.7 syntax: MAIL FROM:<address>'
 RCPT_SYNTAX = b'501 5.1.3 syntax: RCPT TO:<address>'
 NEEDS_UTF8 = b'553 5.6.7 an address with 8-bit characters needs SMTPUTF8'
 UTF8_BYTES = b'500 5.5.2 what is beyond ASCII in a command must be UTF-8'
+XCLIENT_NONE = b'550 5.7.0 XCLIENT is not for you'
+XCLIENT_SYNTAX = b'501 5.5.4 syntax: XCLIENT attribute=value'
 BDAT_SYNTAX = b'501 5.5.4 syntax: BDAT size [LAST]'
 BDAT_BEGUN = b'503 5.5.1 BDAT has begun: BDAT or RSET'
 BAD_SENDER = b'553 5.7.1 sorry, your envelope sender is in my badmailfrom list'
@@ -65,6 +68,7 @@ NOT_VALID = b'550 5.1.1 sorry, this recipient is not in my validrcptto list'
 VALID_TROUBLE = b'451 4.3.0 unable to read my list of valid recipients'
 NOT_HERE = b"553 5.7.1 sorry, that domain isn't in my list of allowed rcpthosts"
 HOSTS_TROUBLE = b'451 4.3.0 unable to read my list of allowed rcpthosts'
+NOT_VERIFIED = b"252 2.5.0 send some mail, i'll try my best"
 NO_MAILBOX = b'550 5.1.1 sorry, no mailbox here by that name'
 LOOKUP_TROUBLE = b'451 4.3.0 unable to look up that recipient now'
 TOO_MANY_RECIPIENTS = b'452 4.5.3 too many recipients; send the message again to the others'
@@ -104,6 +108,10 @@ TROUBLE = b'421 4.3.0 unable to read controls'
 ENDING = b'421 4.3.2 shutting down'
 
 
+class Refused(Exception):
+    """A client that is sent away; args: the reply."""
+
+
 class Policy:
     """What the control files say: one for all sessions."""
 
@@ -128,17 +136,17 @@ class Client:
     bare_lf: `commands` takes LF alone as the end of a command, `451` answers LF in a text as qmail does,
     `all` takes it in texts too (sendmail -bs). judged: whether others are asked about him. force_tls: nothing is done for
     him in the clear. force_auth: no mail from him without a login. hidden: Received does not tell of him when he has
-    logged in. whole: the queue gets all records of the envelope."""
+    logged in. whole: the queue gets all records of the envelope. may_speak: for others, by XCLIENT."""
 
     __slots__ = ('ip', 'name', 'info', 'local', 'local_ip', 'relay', 'databytes', 'bare_lf', 'env', 'judged', 'force_tls',
-                 'force_auth', 'hidden', 'whole')
+                 'force_auth', 'hidden', 'whole', 'may_speak')
 
     def __init__(self, ip=b'', name=b'', info=b'', local=b'', local_ip=b'', relay=None, databytes=None,
                  bare_lf=b'', env=(), force_tls=False):
         self.ip, self.name, self.info, self.local, self.local_ip = ip, name, info, local, local_ip
         self.relay, self.databytes, self.bare_lf, self.env = relay, databytes, bare_lf, env
         self.judged, self.force_tls, self.force_auth = True, force_tls, False
-        self.hidden, self.whole = False, True
+        self.hidden, self.whole, self.may_speak = False, True, False
 
 
 class Beside:
@@ -158,7 +166,7 @@ class Session:
 
     __slots__ = ('policy', 'client', 'beside', 'tls', 'login', 'mechanism', 'failures', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
                  'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict',
-                 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned', 'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked')
+                 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned', 'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying')
 
     def __init__(self, policy, client, beside=Beside()):
         self.policy, self.client, self.beside = policy, client, beside
@@ -173,6 +181,7 @@ class Session:
         self.checking, self.banned = b'', b''   # banned: the reply that MAIL gets since HELO was refused
         self.asking = None                  # (stage, what follows) while it is judged
         self.chunks, self.left, self.last, self.skip = None, 0, False, 0    # of BDAT: decoder, bytes to come, and to drop
+        self.verifying = b''                # what VRFY asks about
         self.now = 0                        # unix time at which the text began
         self.errors = self.refused = self.idle = 0
         self.recognise(client)
@@ -547,8 +556,22 @@ class Session:
         return self.count_idle(b'250 2.0.0 ok')
 
     def do_vrfy(self, argument):
-        """RFC 5321 3.5.3: says nothing about anybody."""
-        return self.count_idle(b"252 2.5.0 send some mail, i'll try my best")
+        """RFC 5321 3.5.3: says something to those whose mail goes anywhere, and nothing about anybody to others."""
+        try:
+            address = addresses.unquote(argument.removeprefix(b'<').removesuffix(b'>')) if self.trusted() and argument else b''
+        except addresses.AddressError:
+            return self.error(b'vrfy', RCPT_SYNTAX)
+        if not address or stranger_refusal(self.policy, address):
+            return self.count_idle(NOT_VERIFIED)
+        self.verifying, self.waiting = address, True
+        return CHECK, address
+
+    def verified(self, verdict):
+        """The answer to VRFY."""
+        address, self.verifying = self.verifying, b''
+        if verdict == b'no':
+            return self.refuse_recipient(NO_MAILBOX, address)
+        return self.count_idle(b'250 2.1.5 <%s>' % addresses.quote(address) if verdict == b'yes' else NOT_VERIFIED)
 
     def do_help(self, argument):
         """RFC 5321 4.1.1.8"""
@@ -559,6 +582,28 @@ class Session:
         self.reply(b'221 2.0.0 ' + self.policy.greeting)
         self.closed = True
         return CLOSE, None
+
+    def do_xclient(self, argument):
+        """Postfix's XCLIENT_README: somebody who may says who his own client is."""
+        if not self.client.may_speak:
+            return self.error(b'xclient', XCLIENT_NONE)
+        try:
+            told = proxy.parse_xclient(argument)
+        except ValueError:
+            return self.error(b'xclient', XCLIENT_SYNTAX)
+        self.waiting = True
+        return XCLIENT, told
+
+    def introduced(self, client, told: dict) -> 'tuple | None':
+        """The answer to XCLIENT: this is the client now, and the session begins anew. Returns an event of its own or
+        None."""
+        self.waiting = False
+        self.recognise(client)
+        self.reset()
+        self.helo = told.get(b'HELO', self.helo)[:HELO_MAX]
+        self.protocol = b'ESMTP' if told.get(b'PROTO', b'').upper() == b'ESMTP' else b'SMTP'
+        self.login = text.lower(told.get(b'LOGIN', self.login))
+        return self.arrived()
 
     # Answers to TLS.
 
@@ -607,6 +652,8 @@ class Session:
         """The answer to CHECK: yes, unknown (both accepted), no, temp. Returns an event of its own or
         None."""
         self.waiting = False
+        if self.verifying:
+            return self.verified(verdict)
         if verdict in (b'no', b'temp'):
             return self.refuse_rcpt(NO_MAILBOX if verdict == b'no' else LOOKUP_TROUBLE, b'')
         return self.judge(asking.RCPT, self.take_recipient)
@@ -829,6 +876,7 @@ COMMANDS = {
     b'HELP': (never, Session.do_help, (b'', b'', b'', b'')),
     b'QUIT': (never, Session.do_quit, (b'', b'', b'', b'')),
     b'STARTTLS': (never, Session.do_starttls, (b'', b'', b'', b'')),
+    b'XCLIENT': (never, Session.do_xclient, (b'', NESTED, NESTED, NESTED)),
     b'AUTH': (never, Session.do_auth, (b'', AUTH_LATE, AUTH_LATE, AUTH_LATE)),
 }
 IN_THE_CLEAR = (b'EHLO', b'HELO', b'STARTTLS', b'NOOP', b'RSET', b'HELP', b'QUIT',    # whatever is forced

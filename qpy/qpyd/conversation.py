@@ -5,7 +5,8 @@ SMALL bytes is kept until it is complete and handed over whole; a longer one is 
 not read while more than HIGH bytes of it wait here.
 """
 from qpy import unix
-from qpy.core import cdb, smtp_server as smtp, tls_front
+from qpy.core import cdb, proxy, smtp_server as smtp, tls_front
+from qpy.lib import program
 from qpy.qpyd import checks, queue_line, settings as settings_, tls_line
 
 READ = 65536                # bytes read at once
@@ -25,7 +26,7 @@ class Conversation:
 
     __slots__ = ('server', 'sock', 'input', 'output', 'session', 'ip', 'out', 'pieces', 'size', 'job', 'eof',
                  'closing', 'dropped', 'reading', 'writing', 'progressed', 'ends', 'text_since', 'text_bytes',
-                 'polite', 'filter', 'delay', 'name', 'settings', 'front', 'word', 'queue', 'attempt')
+                 'polite', 'filter', 'delay', 'name', 'settings', 'front', 'word', 'queue', 'attempt', 'header')
 
     def __init__(self, server, settings, client, sock, input_, output):
         self.server, self.sock, self.input, self.output = server, sock, input_, output
@@ -33,6 +34,7 @@ class Conversation:
         self.ip = client.ip or b'unknown'
         self.filter = settings_.filter_of(dict(client.env)) if client.env else (b'', True)
         self.front = None           # the way to qpy-tls, while the client's own descriptor is still ours
+        self.header = None          # what has come of the PROXY header; None if none is to come any more
         self.attempt = None         # the number of the login that qpy-auth judges
         self.word = None            # what it has said so far about the handshake; None if none is going on
         self.out, self.pieces, self.size, self.job = b'', [], 0, None
@@ -46,7 +48,14 @@ class Conversation:
         self.queue = server.through_milters if settings.milter_stages and client.judged else server.queue
 
     def begin(self):
-        """Greet, at once or after a while; where TLS comes first, when it stands."""
+        """Greet, at once or after a while; where TLS comes first, when it stands; where a proxy says who it is, then."""
+        if self.sock is not None and settings_.on(dict(self.session.client.env), b'PROXY'):
+            self.header = b''
+            return self.interest()
+        return self.open()
+
+    def open(self):
+        """It is known who is there."""
         if settings_.on(dict(self.session.client.env), b'SMTPS'):
             return self.tls_first()
         if not self.delay:
@@ -71,6 +80,8 @@ class Conversation:
 
     def readable(self):
         """Read what there is, and obey it."""
+        if self.header is not None:
+            return self.hear_proxy()
         try:
             data = unix.read(self.input, READ)
         except BlockingIOError:
@@ -176,6 +187,50 @@ class Conversation:
         event = self.session.recipient(verdict)
         if event is not None:
             _EVENTS[event[0]](self, event[1])
+
+    # Proxies: who the client is behind one.
+
+    def hear_proxy(self):
+        """The PROXY header, and not a byte more: what follows may be TLS."""
+        try:
+            count, told = proxy.take(self.header, self.sock.recv(READ, unix.MSG_PEEK))
+            data = unix.read(self.input, count) if count else b''
+        except BlockingIOError:
+            return None
+        except (unix.error, ValueError) as problem:
+            self.server.log(b'refused session' + self.who() + b': ' + program.reason(problem) + b' in a PROXY header')
+            return self.close()
+        if not data:
+            return self.close()
+        self.header += data
+        if told is None:
+            return None
+        self.header = None
+        try:
+            if told.ip:
+                self.moved_to(self.server.client_behind(self, told.ip, told.local_ip))
+        except smtp.Refused as refusal:
+            return self.hang_up(refusal.args[0])
+        return self.open()
+
+    def moved_to(self, client):
+        """It is another client."""
+        self.session.recognise(client)
+        self.ip = client.ip or b'unknown'
+        self.filter = settings_.filter_of(dict(client.env))
+        self.delay = self.settings.greet_delay if client.relay is None and client.judged else 0
+
+    def xclient(self, told):
+        """XCLIENT."""
+        known = self.session.client
+        try:
+            client = self.server.client_behind(self, told.get(b'ADDR') or known.ip, told.get(b'DESTADDR') or known.local_ip)
+        except smtp.Refused as refusal:
+            return self.hang_up(refusal.args[0])
+        client.name = told.get(b'NAME', known.name)
+        self.moved_to(client)
+        event = self.session.introduced(client, told)
+        return event and _EVENTS[event[0]](self, event[1])
 
     # TLS: qpy-tls gets the client's socket, and gives clear text on one of ours.
 
@@ -479,7 +534,8 @@ class Conversation:
 _EVENTS.update({smtp.ASK: Conversation.ask, smtp.CHECK: Conversation.check, smtp.START: Conversation.start,
                 smtp.BODY: Conversation.body, smtp.SUBMIT: Conversation.submit,
                 smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last, smtp.TLS: Conversation.starttls,
-                smtp.AUTH: Conversation.auth, smtp.RESPONSE: Conversation.respond, smtp.CANCEL: Conversation.cancel})
+                smtp.AUTH: Conversation.auth, smtp.RESPONSE: Conversation.respond, smtp.CANCEL: Conversation.cancel,
+                smtp.XCLIENT: Conversation.xclient})
 
 
 class FileConversation(Conversation):

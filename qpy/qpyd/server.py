@@ -90,13 +90,39 @@ class Server:
             return sock.close()
         if settings.connections and self.census.total() >= settings.connections:
             return self.refuse(sock, ip, smtp.BUSY)
-        if settings.per_address and client.relay is None and ip and self.census.of(ip) >= settings.per_address:
-            return self.refuse(sock, ip, smtp.BUSY_ADDRESS)
-        if settings.arrivals is not None and client.relay is None and client.judged and ip \
-                and not self.census.arrived(ip, settings.arrivals, self.now()):
-            return self.refuse(sock, ip, smtp.BUSY_RATE)
+        if not settings_.on(dict(client.env), b'PROXY'):        # of a proxy's clients each is counted
+            reply = self.too_many(client, settings)
+            if reply:
+                return self.refuse(sock, ip, reply)
         self.census.add(ip)
         self.serve(Conversation(self, settings, client, sock, sock.fileno(), sock.fileno()))
+
+    def too_many(self, client, settings):
+        """The reply to a client whose address has too many connections, b'' if it has not."""
+        ip = client.ip
+        if settings.per_address and client.relay is None and ip and self.census.of(ip) >= settings.per_address:
+            return smtp.BUSY_ADDRESS
+        if settings.arrivals is not None and client.relay is None and client.judged and ip \
+                and not self.census.arrived(ip, settings.arrivals, self.now()):
+            return smtp.BUSY_RATE
+        return b''
+
+    def client_behind(self, conversation, ip, local_ip):
+        """The Client that a proxy speaks for, counted in place of the proxy. Raises smtp.Refused."""
+        settings = conversation.settings
+        try:
+            client = settings_.client_of_peer(settings, self.environ, ip, local_ip)
+        except settings_.Denied:
+            raise smtp.Refused(smtp.DENIED) from None
+        except cdb.CdbError:
+            raise smtp.Refused(smtp.TROUBLE) from None
+        if self.census is not None:
+            reply = self.too_many(client, settings)
+            if reply:
+                raise smtp.Refused(reply)
+            self.census.remove(conversation.session.client.ip)
+            self.census.add(ip)
+        return client
 
     def serve(self, conversation):
         """Begin a session."""

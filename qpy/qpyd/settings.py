@@ -148,7 +148,7 @@ def client_of_certificate(settings, known, tls):
 
 
 GIVEN = (b'RELAYCLIENT', b'DATABYTES', b'QPYBARELF', b'NOBADHELO', b'NOCHECK', b'FORCETLS', b'SMTPS', b'TLSCLIENTS',
-         b'REQUIREAUTH', b'HIDECLIENT',
+         b'REQUIREAUTH', b'HIDECLIENT', b'PROXY', b'XCLIENT',
          *FILTERS)
 
 
@@ -178,6 +178,7 @@ def client(env, ip, name, info, local, local_ip):
                    bare_lf if bare_lf in BARE_LF else b'', tuple(env.items()), on(env, b'FORCETLS'))
     found.judged, found.whole = b'NOCHECK' not in env, filter_of(env)[1]
     found.force_auth, found.hidden = on(env, b'REQUIREAUTH'), on(env, b'HIDECLIENT')
+    found.may_speak = on(env, b'XCLIENT')
     return found
 
 

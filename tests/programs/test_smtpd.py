@@ -649,3 +649,62 @@ def test_a_long_message_in_chunks(either):
     (body, _), = rig.queued.messages
     assert body.partition(b'-0000\n')[2] == chunk.replace(b'\r\n', b'\n') * 100
     wait_until(lambda: rig.queued.abandoned == 1)
+
+
+@pytest.mark.parametrize('header', [b'PROXY TCP4 192.0.2.7 192.0.2.1 1 25\r\n',
+                                    b'\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\7\xc0\0\2\1\0\1\0\x19'])
+def test_a_client_behind_a_proxy(make, header):
+    """PROXY, version 1 and 2, in pieces and with commands behind it: the rules, the log and the envelope know the client."""
+    rig = make(tcp_smtp='127.:allow,PROXY="1"\n192.0.2.7:allow,RELAYCLIENT=""\n192.0.2.8:deny\n:allow\n').warm()
+    client = rig.connect()
+    client.send(header[:5])
+    assert client.quiet()
+    client.send(header[5:] + b'EHLO c\r\n')
+    assert client.reply() == b'220 mx.example.com ESMTP' and client.reply()[:3] == b'250'
+    client.send(b'MAIL FROM:<a@x.example>\r\nRCPT TO:<b@elsewhere.example>\r\nDATA\r\nx\r\n.\r\n')
+    assert [client.reply()[:3] for _ in range(4)] == [b'250', b'250', b'354', b'250']
+    (body, envelope), = rig.queued.messages
+    assert b'(192.0.2.7)' in body and dict(envelope.options)[b'C'] == b'192.0.2.7'
+    wait_until(lambda: 'accepted ip 192.0.2.7' in rig.log())
+    client = rig.connect()
+    client.send(header.replace(b'192.0.2.7', b'192.0.2.8').replace(b'\xc0\0\2\7', b'\xc0\0\2\x08'))
+    assert client.reply() == b'554 5.7.1 no mail is accepted from your address'
+
+
+def test_a_proxy_that_says_nothing_of_it(make):
+    """Without the header nobody is greeted; a client that is no proxy cannot say who it is."""
+    rig = make(tcp_smtp='127.0.0.1:allow,PROXY="1"\n:allow\n').warm()
+    client = rig.connect()
+    client.send(b'EHLO c\r\n')
+    assert client.line() == b''
+    wait_until(lambda: 'refused session ip 127.0.0.1 helo -: ' in rig.log() and 'in a PROXY header' in rig.log())
+    client = rig.connect(('127.0.0.2', 0))
+    assert client.reply()[:3] == b'220'
+    assert client.say(b'PROXY TCP4 192.0.2.7 192.0.2.1 1 25')[:3] == b'502'
+
+
+def test_xclient(make):
+    """From a listed address: announced, believed, and the session begins anew; from others it is refused."""
+    rig = make(tcp_smtp='127.0.0.1:allow,XCLIENT="1"\n192.0.2.7:allow,RELAYCLIENT=""\n192.0.2.8:deny\n:allow\n').warm()
+    client = rig.connect()
+    client.reply()
+    client.send(b'EHLO c\r\n')
+    lines = [client.line()]
+    while lines[-1][3:4] == b'-':
+        lines.append(client.line())
+    assert any(line.startswith(b'250-XCLIENT NAME ADDR ') for line in lines)
+    assert client.say(b'XCLIENT NAME=mx.real.example ADDR=192.0.2.7 HELO=real.example PROTO=ESMTP')[:3] == b'220'
+    assert client.say(b'XCLIENT ADDR=192.0.2.9')[:3] == b'550'
+    client.send(b'MAIL FROM:<a@x.example>\r\nRCPT TO:<b@elsewhere.example>\r\nDATA\r\nx\r\n.\r\n')
+    assert [client.reply()[:3] for _ in range(4)] == [b'250', b'250', b'354', b'250']
+    (body, envelope), = rig.queued.messages
+    assert body.startswith(b'Received: from mx.real.example (HELO real.example) (192.0.2.7)')
+    client = rig.connect()
+    client.reply()
+    assert client.say(b'XCLIENT ADDR=x')[:3] == b'501'
+    assert client.say(b'XCLIENT ADDR=192.0.2.8')[:3] == b'554' and client.line() == b''
+    client = rig.connect(('127.0.0.2', 0))
+    client.reply()
+    client.send(b'EHLO c\r\n')
+    assert b'XCLIENT' not in b''.join(client.line() for _ in range(10))
+    assert client.say(b'XCLIENT ADDR=192.0.2.7')[:3] == b'550'

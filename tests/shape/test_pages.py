@@ -96,4 +96,4 @@ def test_the_table_of_extensions():
         path, _, name = test.partition('::')
         with open(ROOT + '/tests/' + path) as file:
             assert 'def %s(' % name in file.read(), test
-        assert number.isdigit()
+        assert number.isdigit() or number == 'Postfix'
