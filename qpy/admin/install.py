@@ -13,6 +13,7 @@ and running it again upgrades the code.
 import argparse
 import ctypes
 import grp
+import hashlib
 import os
 import pwd
 import shutil
@@ -42,6 +43,7 @@ QMAIL_HOME = '/var/qmail'
 SYSTEM_LINKS = (('/usr/sbin/sendmail', 'qpy-sendmail'), ('/usr/lib/sendmail', 'qpy-sendmail'),
                 ('/usr/bin/mailq', 'qpy-mailq'), ('/usr/bin/newaliases', 'qpy-newaliases'),
                 ('/usr/sbin/rmail', 'qpy-sendmail'), ('/usr/sbin/runq', 'qpy-sendmail'))
+FILES = 'lib/qpy/FILES'         # sha256sum's lines, of DIR
 SENDMAIL_NAMES = ('send-mail', 'rmail', 'runq')         # what it is called elsewhere, and then does
 PACKAGES = (('dns', 'dnspython'), ('click', 'click'))
 FIRST_ALIASES = ('root', 'postmaster', 'mailer-daemon')
@@ -50,7 +52,12 @@ LAUNCHER = """\
 #!%(python)s -IS
 import sys
 sys.path.insert(0, %(code)r)
-from qpy.lib import program
+try:
+    from qpy.lib import program
+except Exception as problem:
+    print('%(name)s: fatal: unable to load the code below', %(code)r, '(%%s); qpy-install --check says what is wrong' %% problem,
+          file=sys.stderr)
+    sys.exit(111)
 program.run(%(module)r, %(home)r)
 """
 TCP_SMTP = """\
@@ -407,7 +414,31 @@ def complaints(home, rootless):
     root = who['root'][0]
     for top in ('bin', 'lib', 'control', 'users'):
         wrong += changeable(os.path.join(home, top), {0, root})
-    return wrong
+    return wrong + closed_to_accounts(home, rootless) + other_than_installed(home)
+
+
+def closed_to_accounts(home, rootless):
+    """[complaint] on what of the code, or on the way to it, an account cannot use."""
+    code, found = os.path.realpath(os.path.join(home, 'lib/qpy')), []
+    for path in () if rootless else sorted({*ways_to(os.path.realpath(home)), *ways_to(code)}):
+        found.append((path, layout.SEARCH))
+    for top in ('bin', 'lib/qpy', 'lib/site'):
+        for directory, directories, files in os.walk(os.path.join(home, top), followlinks=True):
+            directories[:] = sorted(set(directories) - {'__pycache__'})
+            found.append((directory, layout.BOTH))
+            found += [(os.path.join(directory, name), layout.BOTH) for name in directories]
+            found += [(os.path.join(directory, name), layout.READ if name.endswith('.py') else layout.BOTH)
+                      for name in files if name.endswith('.py') or name.startswith('qpy-')]
+    lines = [layout.closed(os.fsencode(path), os.stat(path).st_mode, wanted, rootless).decode()
+             for path, wanted in dict(found).items() if os.path.exists(path)]
+    return [line for line in lines if line]
+
+
+def ways_to(path):
+    """Every directory above path."""
+    while path != '/':
+        path = os.path.dirname(path)
+        yield path
 
 
 def owner_and_mode(path):
@@ -452,6 +483,8 @@ def copy_code(place, home, python):
         shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(os.path.join(CODE, 'qpy'), new, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'),
                     copy_function=copy_file)
+    with open(os.path.join(new, os.path.basename(FILES)), 'w') as file:
+        file.write(list_of_files(new, home, python))
     run(python, '-IS', '-m', 'compileall', '-q', '-s', new, '-p', os.path.join(home, 'lib/qpy'), new)
     tidy(new)
     renewed = sources(new) != sources(target)
@@ -469,6 +502,36 @@ def sources(top):
                 with open(os.path.join(directory, name), 'rb') as file:
                     found[os.path.relpath(file.name, top)] = file.read()
     return found
+
+
+def list_of_files(code, home, python):
+    """What --check compares modules and launchers with later: the text of FILES."""
+    found = {'lib/qpy/' + name: content for name, content in sources(code).items()}
+    found.update(('bin/' + name, launcher(name, module, home, python).encode()) for name, module in launchers())
+    return ''.join('%s  %s\n' % (hashlib.sha256(found[name]).hexdigest(), name) for name in sorted(found))
+
+
+def other_than_installed(home):
+    """[complaint] on every module and launcher that is missing, or not what qpy-install put there."""
+    try:
+        with open(os.path.join(home, FILES)) as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:                   # of an older version, or code that is kept elsewhere
+        return []
+    wrong = []
+    for digest, _, name in (line.partition('  ') for line in lines):
+        path = os.path.join(home, name)
+        if name.startswith('bin/') and os.path.islink(os.path.join(home, 'bin')):
+            continue
+        try:
+            with open(path, 'rb') as file:
+                if hashlib.sha256(file.read()).hexdigest() != digest:
+                    wrong.append('%s: not as qpy-install put it there; install qpy again' % path)
+        except (FileNotFoundError, NotADirectoryError):
+            wrong.append('%s: missing; install qpy again' % path)
+        except PermissionError:
+            pass                                # closed_to_accounts() names it
+    return wrong
 
 
 RENAME_EXCHANGE, AT_FDCWD = 2, -100
@@ -518,12 +581,17 @@ def launchers():
     return found
 
 
-def launched(launcher):
+def launched(text):
     """The module that a launcher's text runs, or None."""
-    last = launcher.rstrip('\n').rpartition('\n')[2]
+    last = text.rstrip('\n').rpartition('\n')[2]
     if not last.startswith("program.run('"):
         return None
     return last.split("'")[1]
+
+
+def launcher(name, module, home, python):
+    """Its text."""
+    return LAUNCHER % {'python': python, 'code': os.path.join(home, 'lib'), 'module': module, 'home': home, 'name': name}
 
 
 def write_launchers(place, home, python):
@@ -533,8 +601,7 @@ def write_launchers(place, home, python):
     if os.path.islink(os.path.join(place, 'bin')):
         return
     for name, module in launchers():
-        write(os.path.join(place, 'bin', name),
-              LAUNCHER % {'python': python, 'code': os.path.join(home, 'lib'), 'module': module, 'home': home}, 0o755)
+        write(os.path.join(place, 'bin', name), launcher(name, module, home, python), 0o755)
     link_names(place, BARE_NAMES + SENDMAIL_NAMES + QMAIL_NAMES)
 
 

@@ -50,3 +50,18 @@ def complaint(path, want, have):
     if mode is not None and have[2] & 0o7777 != mode:
         return b'%s: has mode %04o, must have %04o; chmod %04o %s' % (path, have[2] & 0o7777, mode, mode, path)
     return b''
+
+
+READ, SEARCH, BOTH = 0o4, 0o1, 0o5
+
+
+def closed(path, mode, wanted, rootless):
+    """What is wrong with a part of the code, or a directory on the way to it, that all accounts need (in a rootless DIR its
+    owner alone), with the remedy; b'' if nothing is.  wanted: READ for a module, SEARCH for a directory above DIR, BOTH for
+    one of the code and for a program."""
+    bits = wanted << (6 if rootless else 0)
+    if mode & bits == bits:
+        return b''
+    return b'%s: has mode %04o, %s cannot use it; chmod %s+%s %s' % (
+        path, mode & 0o7777, b'its owner' if rootless else b'the accounts of mail and its users',
+        b'u' if rootless else b'a', {READ: b'r', SEARCH: b'x', BOTH: b'rx'}[wanted], path)

@@ -35,7 +35,11 @@ def call(module, home):
         code = helped(name)
         if code is not None:
             return code
-    main = __import__(module, fromlist=['main']).main
+    try:
+        main = __import__(module, fromlist=['main']).main
+    except (ImportError, SyntaxError, OSError) as problem:
+        raise Fatal(exits.TEMP, b'unable to load %s (%s); qpy-install --check says what is wrong'
+                    % (module.encode(), str(problem).encode('utf-8', 'replace'))) from None
     return main(unix.fsencode(home) if home else unix.environ.get(b'QPYHOME', DEFAULT_HOME), unix.arguments())
 
 

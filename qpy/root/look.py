@@ -6,7 +6,7 @@ from qpy.lib import controls, program
 ANYBODY = b'anybody'
 STARTED_BY = {b'all': ANYBODY, b'qpy-local': ANYBODY, b'qpy-inject': ANYBODY, b'qpy-qmqpc': ANYBODY,
               b'qpy-remote': b'qpyr'}               # readers that are no line of control/services
-CODE_SUFFIX = b'.py'
+CODE_SUFFIX, PROGRAM = b'.py', b'qpy-'
 WRITTEN = (b'control', b'bin', b'users', b'lib/site')    # what only root (or DIR's owner) may change, besides the code
 
 
@@ -90,18 +90,41 @@ def check_layout(house):
 
 
 def check_code(house):
-    """Refuse code, controls and users that others can change: they would be us."""
+    """Refuse code, controls and users that others can change: they would be us; and code that an account cannot use."""
     safe = {0, house.of(b'root')[0]}
     code = unix.fsencode(__file__).rsplit(b'/', 2)[0]
     for top in (code, *(house.home + b'/' + name for name in WRITTEN)):
         if unix.access(top, 0):
             for path in ways_to(top):
                 check_unwritable(path, safe)
+    check_ways(house, code)
     for path in files_below(code):
         check_unwritable(path, safe)
+        check_open(house, path)
     for name in (b'control', b'users'):
         for path in entries(house.home + b'/' + name):
             check_unwritable(path, safe)
+
+
+def check_ways(house, code):
+    """Refuse programs and packages that an account cannot use, and directories that it cannot pass on the way to them."""
+    for top in (code, house.home):
+        for path in () if house.rootless else ways_to(top.rpartition(b'/')[0]):
+            check_open(house, path, layout.SEARCH)
+    for path in entries(house.home + b'/bin'):
+        if path.rpartition(b'/')[2].startswith(PROGRAM):
+            check_open(house, path, layout.BOTH)
+    site = house.home + b'/lib/site'
+    for path in files_below(site) if unix.access(site, 0) else ():
+        check_open(house, path)
+
+
+def check_open(house, path, wanted=0):
+    """Refuse a path that an account cannot use.  wanted: layout.SEARCH or BOTH; what a directory or a module needs if 0."""
+    mode = unix.stat(path).st_mode
+    wanted = wanted or (layout.BOTH if unix.S_ISDIR(mode) else layout.READ)
+    wrong = layout.closed(path, mode, wanted, house.rootless)
+    refuse(wrong, b'unable to start: ' + wrong)
 
 
 def entries(directory):
@@ -121,11 +144,11 @@ def ways_to(path):
 
 
 def files_below(directory):
-    """Every directory and module below the package's directory."""
+    """This directory of code, and every directory and module below it; each before what is in it."""
+    yield directory
     for name in unix.listdir(directory):
         path = directory + b'/' + name
         if unix.S_ISDIR(unix.stat(path).st_mode):
-            yield path
             yield from files_below(path)
         elif name.endswith(CODE_SUFFIX):
             yield path

@@ -163,6 +163,11 @@ def test_code_kept_elsewhere_is_left_alone(place):
     (lambda home: os.chmod(home + '/control/me', 0o666), ('control/me: has mode 0666', 'chmod go-w')),
     (lambda home: os.chmod(home + '/lib/qpy/unix.py', 0o646), ('lib/qpy/unix.py: has mode 0646', 'chmod go-w')),
     (lambda home: os.chmod(home + '/bin/qpy-queue', 0o4755), ('bin/qpy-queue: is set-user-id', 'chmod ug-s')),
+    (lambda home: os.chmod(home + '/bin/qpy-queue', 0o055), ('bin/qpy-queue: has mode 0055', 'chmod u+rx')),
+    (lambda home: os.chmod(home + '/lib/site', 0o455), ('lib/site: has mode 0455', 'cannot use it', 'chmod u+rx')),
+    (lambda home: os.unlink(home + '/lib/qpy/qpyd/smtpd.py'), ('lib/qpy/qpyd/smtpd.py: missing', 'install qpy again')),
+    (lambda home: os.unlink(home + '/bin/qpy-smtpd'), ('bin/qpy-smtpd: missing', 'install qpy again')),
+    (lambda home: os.truncate(home + '/lib/qpy/qpyd/smtpd.py', 1000), ('lib/qpy/qpyd/smtpd.py: not as', 'install qpy')),
 ])
 def test_check_names_what_is_wrong_and_the_remedy(place, spoil, words):
     """--check exits 100 with one line for each thing; installing again, or the remedy, mends it."""
@@ -170,6 +175,28 @@ def test_check_names_what_is_wrong_and_the_remedy(place, spoil, words):
     spoil(place.home)
     said = place.run('--check', code=100)
     assert said.count('\n') == 1 and all(word in said for word in words)
+
+
+BELOW = 'unable to load the code below'
+UNLOADABLE = [(BELOW, 'core', lambda path: os.chmod(path, 0)), (BELOW, 'unix.py', os.unlink), (BELOW, 'core', shutil.rmtree),
+              (BELOW, 'unix.py', lambda path: os.truncate(path, 20)), (BELOW, '', lambda path: os.chmod(path, 0)),
+              ('unable to load qpy.qpyq.queue', 'qpyq/queue.py', os.unlink),
+              ('unable to load qpy.qpyq.queue', 'qpyq/queue.py', lambda path: os.truncate(path, 100))]
+
+
+def test_code_that_cannot_be_loaded_is_said_in_a_line(place):
+    """Closed to who runs it, missing, or no Python: one line that says what helps, and 111; never a traceback."""
+    place.run('--offline', '--me', 'x.test')
+    code = os.path.join(place.home, 'lib/qpy')
+    shutil.copytree(code, code + '.whole', symlinks=True)
+    for words, name, spoil in UNLOADABLE:
+        spoil(os.path.join(code, name))
+        said = place.run(program=place.home + '/bin/qpy-queue', code=111)
+        assert said.startswith('qpy-queue: fatal: ' + words) and said.count('\n') == 1, (name, said)
+        assert 'qpy-install --check says what is wrong' in said
+        os.chmod(code, 0o755)
+        shutil.rmtree(code)
+        shutil.copytree(code + '.whole', code, symlinks=True)
 
 
 @pytest.mark.parametrize('words, remedy', [
@@ -284,6 +311,32 @@ def test_as_root_owners_and_modes_are_the_tables(tmp_path):
     os.chown(home + '/queue/state', 0, 0)
     code, said = run('--check')
     assert code == 100 and 'queue/state: belongs to 0:0, must belong to' in said and 'chown' in said
+
+
+@pytest.mark.root
+def test_code_closed_to_an_account(tmp_path):
+    """What root can read and others cannot is refused by qpy-start, which says path, mode and remedy, as --check does; and who
+    runs a program of such an installation is told in a line."""
+    home = str(tmp_path / 'above' / 'rooted')
+    os.mkdir(tmp_path / 'above')
+
+    def run(*words, **how):
+        return subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, **how)
+    assert run(SOURCE + '/bin/qpy-install', home, '--offline', '--me', 'x.test').returncode == 0
+    for name, letters in (('lib/qpy', 'rx'), ('lib/qpy/core', 'rx'), ('lib/qpy/qpyd/smtpd.py', 'r'), ('lib/site', 'rx'),
+                          ('bin/qpy-inject', 'rx'), ('..', 'x')):
+        path = os.path.normpath(os.path.join(home, name))
+        before = os.stat(path).st_mode
+        os.chmod(path, 0o700)
+        wrong = '%s: has mode 0700, the accounts of mail and its users cannot use it; chmod a+%s %s\n' % (path, letters, path)
+        start, check = run(home + '/bin/qpy-start'), run(home + '/bin/qpy-install', home, '--check')
+        assert (start.returncode, start.stderr) == (111, 'qpy-start: fatal: unable to start: ' + wrong)
+        assert check.returncode == 100 and wrong in check.stdout
+        if name in ('lib/qpy', 'lib/qpy/core'):
+            user = run(home + '/bin/qpy-inject', user=PLAIN, group=PLAIN, extra_groups=[])
+            assert user.returncode == 111 and user.stderr.count('\n') == 1
+            assert user.stderr.startswith('qpy-inject: fatal: %s %s (' % (BELOW, home + '/lib'))
+        os.chmod(path, before & 0o7777)
 
 
 TAKEOVER = r'''
