@@ -256,14 +256,13 @@ sys.exit(0 if (user, secret) in ((b'Joe', b'by program'), (b'joe', b'good token'
 """
 
 
-def test_programs_judge(tmp_path):
+def test_programs_judge():
     """checkpassword's interface for passwords and for tokens; what is neither yes nor no is later; several in order."""
-    found = AuthHouse(auth='passwd\nprogram %s\ntoken %s\n' % (tmp_path / 'check', tmp_path / 'token'))
-    for name in ('check', 'token'):
-        (tmp_path / name).write_text(PROGRAM)
-        os.chmod(tmp_path / name, 0o755)
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        os.chmod(directory, 0o755)
+    found = AuthHouse()
+    for name in ('judge', 'token'):
+        found.write(name, PROGRAM)
+        os.chmod(found.home + '/' + name, 0o755)
+    found.write('control/auth', 'passwd\nprogram {0}/judge\ntoken {0}/token\n'.format(found.home))
     try:
         found.start()
         client, mechanisms = found.ready()

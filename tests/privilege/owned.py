@@ -11,16 +11,18 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'chain'))
 import houses  # noqa: E402
+from tests.peers.certificates import authority  # noqa: E402
 
 ANN, BOB = 54021, 54022
 ACCOUNTS = ('qpyd', 'qpyt', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpya', 'qpyc', 'qpyl', 'alias')
 MODULES = {'start': 'root.start', 'log': 'qpyl.log', 'queued': 'qpyq.queued', 'clean': 'qpyq.clean',
-           'send': 'qpys.send', 'bouncer': 'qpys.bouncer', 'smtpd': 'qpyd.smtpd', 'users': 'qpyp.users',
+           'send': 'qpys.send', 'bouncer': 'qpys.bouncer', 'smtpd': 'qpyd.smtpd', 'tls': 'qpyt.tls', 'auth': 'qpya.auth', 'users': 'qpyp.users',
            'resolve': 'qpyr.resolve', 'lspawn': 'qpyu.lspawn', 'seed': 'root.seed', 'rspawn': 'qpyr.rspawn',
            'check': 'qpyc.check', 'milter': 'qpyc.milter'}
-LINES = ('check qpyc seq:check:0660:qpyc:qpyd qpy-check\n'
+LINES = ('auth qpya seq:auth:0660:qpya:qpyd qpy-auth\n'
+         'check qpyc seq:check:0660:qpyc:qpyd qpy-check\n'
          'milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter\n')
-ENDS = ('start', 'log', 'queued', 'clean', 'send', 'bouncer', 'smtpd', 'users', 'resolve', 'lspawn', 'seed', 'rspawn',
+ENDS = ('start', 'log', 'queued', 'clean', 'send', 'bouncer', 'smtpd', 'tls', 'auth', 'users', 'resolve', 'lspawn', 'seed', 'rspawn',
         'remote', 'client', 'pool', 'check', 'milter', 'local %d' % ANN)
 LAUNCHER = """\
 #!/usr/bin/python3 -IS
@@ -81,6 +83,7 @@ class Owned:
             house.write(name, '')
             os.chown(os.path.join(house.home, name), owner, owner)
             os.chmod(os.path.join(house.home, name), mode)
+        self.secrets()
         shutil.copy(os.path.join(HERE, 'probing.py'), os.path.join(house.home, 'lib'))
         os.chmod(os.path.join(house.home, 'lib/probing.py'), 0o644)
         facts = dict(ident=self.ident, user=ANN, other=BOB, services=[account(name) for name in ACCOUNTS[:3]],
@@ -91,6 +94,13 @@ class Owned:
             with open(path, 'w') as file:
                 file.write(LAUNCHER % dict(code=house.home + '/lib', probes=house.home + '/lib', name=name, facts=facts,
                                            home=house.home, loose=loose, module='qpy.' + module))
+
+    def secrets(self):
+        """A key, and the hash of a password, as the programs that write them leave them."""
+        house = self.house
+        certificate, key = authority().certificate('here.test')
+        house.as_owner(house.home + '/bin/qpy-cert', 'probe', certificate, key)
+        house.as_owner(house.home + '/bin/qpy-passwd', 'ann', data=b'secret\n')
 
     def remove(self):
         """End it all."""

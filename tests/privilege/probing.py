@@ -172,7 +172,7 @@ class Probe:
         me = os.getpid()
         for directory in ('/tmp', '/var/tmp', '/dev/shm', '/run', '/var/mail', self.home, self.home + '/control',
                           self.home + '/lib/qpy', self.home + '/run', '/'):
-            self.attempt(claim, 'create-in-' + directory, lambda d=directory: os.unlink(self.created(d + '/qpy-probe')))
+            self.attempt(claim, 'create-in-' + directory, lambda d=directory: os.unlink(self.created('%s/qpy-probe-%d' % (d, me))))
         self.attempt(claim, 'mkdir', lambda: os.mkdir('/tmp/qpy-probe-dir-%d' % me))
         self.attempt(claim, 'symlink', lambda: os.symlink('/etc/passwd', '/tmp/qpy-probe-link-%d' % me))
         self.attempt(claim, 'link', lambda: os.link(self.home + '/probe-open', '/tmp/qpy-probe-hard-%d' % me))
@@ -396,6 +396,31 @@ def run_milter(p):
     run_judge(p)
 
 
+def run_tls(p):
+    p.reads('P00', p.home + '/keys/probe.pem', p.home + '/control/me')
+    p.queue('P50')
+    p.files('P50')
+    p.execute('P50')
+    p.fork('P50')
+    p.system('P50')
+    p.identity('P50')
+    p.others('P50')
+    p.sockets('P50')
+    p.reads('P50', p.home + '/users/passwd', p.home + '/users/assign', p.facts['user_home'] + '/')
+
+
+def run_auth(p):
+    p.reads('P00', p.home + '/users/passwd', p.home + '/control/me')
+    p.queue('P51')
+    p.files('P51')
+    p.execute('P51')
+    p.system('P51')
+    p.identity('P51')
+    p.others('P51')
+    p.sockets('P51')
+    p.reads('P51', p.facts['user_home'] + '/')
+
+
 def run_log(p):
     p.files('P41')
     p.queue('P41')
@@ -449,6 +474,10 @@ def swap(name, home, facts, loose=()):
         if work is not None:
             probe = Probe(own, home, facts)
             work(probe)
+            if own != 'tls':
+                probe.reads('P49', home + '/keys/probe.pem')
+            if own != 'auth':
+                probe.reads('P49', home + '/users/passwd')
             probe.say('end of %s' % own)
         return answer
     confine.confine = confined

@@ -1,4 +1,4 @@
-"""P01-P47: every program is owned, as probing.py says, in a chain started as always; what its claims forbid fails."""
+"""P01-P51: every program is owned, as probing.py says, in a chain started as always; what its claims forbid fails."""
 import os
 import sys
 
@@ -169,6 +169,25 @@ def test_P48_who_judges_clients_keeps_nothing_else(answers):
     UDP, listen nowhere, and do not reach the queue's files."""
     assert {who for who, _ in answers['P48']} == {'check', 'milter'}
     assert not possible(answers, 'P48', REFUSED | {'EAGAIN'})
+
+
+def test_P49_who_reads_keys_and_hashes(answers):
+    """The private keys are read by tls and by nobody else, the hashes of passwords by auth and by nobody else."""
+    tried = {(who, what.rpartition('/')[2]) for who, what in answers['P49']}
+    assert {who for who, what in tried if what == 'probe.pem'} >= {'smtpd', 'auth', 'queued', 'send', 'remote', 'users', 'check', 'log'}
+    assert not possible(answers, 'P49')
+
+
+def test_P50_tls_keeps_to_its_keys(answers):
+    """tls makes no socket of any network, executes nothing, writes nowhere, and reaches neither queue nor hashes."""
+    assert {who for who, _ in answers['P50']} == {'tls'}
+    assert not possible(answers, 'P50', REFUSED | {'EAGAIN'})
+
+
+def test_P51_auth_keeps_to_its_hashes(answers):
+    """auth executes nothing where control/auth names no program, makes no socket of any network, writes nowhere."""
+    assert {who for who, _ in answers['P51']} == {'auth'}
+    assert not possible(answers, 'P51', REFUSED | {'EAGAIN'})
 
 
 # --- the probes see what is open ----------------------------------------------------------------------------------
