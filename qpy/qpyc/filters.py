@@ -211,18 +211,22 @@ class Filter:
 
 
 class Session:
-    """One SMTP session.  busy: a question is not answered yet; kept: directories for long messages."""
+    """One SMTP session.  busy: a question is not answered yet; kept: directories for long messages; reading: a message is
+    being read, over: the session has ended meanwhile."""
 
-    __slots__ = ('loop', 'filters', 'facts', 'busy', 'discard', 'opened', 'kept')
+    __slots__ = ('loop', 'filters', 'facts', 'busy', 'discard', 'opened', 'kept', 'reading', 'over')
 
     def __init__(self, loop, places, kept):
         self.loop, self.filters, self.facts = loop, [Filter(loop, place) for place in places], None
         self.busy, self.discard, self.opened, self.kept = False, b'', False, kept
+        self.reading = self.over = False
 
     def close(self):
-        """It has ended."""
-        for each in self.filters:
-            each.quit()
+        """It has ended; a message that is complete is read to its end all the same."""
+        self.over = True
+        if not self.reading:
+            for each in self.filters:
+                each.quit()
 
     # --- stages ---
 
@@ -297,7 +301,7 @@ class Session:
         """The whole message: each milter in turn."""
         if self.busy:
             return done(Outcome(REFUSE, TROUBLE, b'a question before this one has no answer yet'))
-        self.busy = True
+        self.busy = self.reading = True
         return Reading(self, draft, body, done).start()
 
 
@@ -426,9 +430,11 @@ class Reading:
         if self.replaced is not None:
             self.replaced.close()
         session = self.session
-        session.busy = False
+        session.busy = session.reading = False
         session.begin()
         self.done(outcome)
+        if session.over:
+            session.close()
 
 
 def verdict_words(each, letter, words):

@@ -7,6 +7,7 @@ from qpy import unix
 from qpy.core import channel, text
 from qpy.lib import packets, program
 
+SAID = 10.0             # seconds between two lines about mail that is accepted without being checked
 RETRY = 1.0             # seconds before a missing program is looked for again
 GRACE = 5.0             # seconds beyond control/timeoutcheck, which the program itself obeys
 TROUBLE = b'451 4.3.0 unable to check this now; try again later'
@@ -18,17 +19,17 @@ DEFER = b'defer'
 class Checks:
     """One per process and program."""
 
-    __slots__ = ('loop', 'home', 'socket', 'program', 'channel', 'waiting', 'number', 'retry')
+    __slots__ = ('loop', 'home', 'socket', 'program', 'channel', 'waiting', 'number', 'retry', 'said')
 
     def __init__(self, loop, home, socket):
         self.loop, self.home, self.socket, self.program = loop, home, socket, PROGRAMS[socket]
         self.channel, self.waiting = None, {}       # number: (answered, timer, settings)
-        self.number, self.retry = 0, 0.0
+        self.number, self.retry, self.said = 0, 0.0, 0.0
 
     def ask(self, facts, settings, answered):
         """answered(reply, reason, hold) later, as core.smtp_server's judged(). facts: fields of core.channel."""
         if self.channel is None and not self.connect():
-            return self.loop.call_soon(lambda: failed(settings, ABSENT % self.program, answered))
+            return self.loop.call_soon(lambda: self.failed(settings, ABSENT % self.program, answered))
         self.number += 1
         number = b'%d' % self.number
         timer = self.loop.after(settings.check_patience + GRACE, lambda: self.late(number))
@@ -63,7 +64,7 @@ class Checks:
     def late(self, number):
         """No answer in time."""
         answered, _, settings = self.waiting.pop(number)
-        failed(settings, self.program + b' does not answer', answered)
+        self.failed(settings, self.program + b' does not answer', answered)
 
     def gone(self, reason):
         """The connection ended, and with it every question."""
@@ -71,7 +72,7 @@ class Checks:
         waiting, self.waiting = self.waiting, {}
         for answered, timer, settings in waiting.values():
             timer.cancel()
-            failed(settings, self.program + b' went away', answered)
+            self.failed(settings, self.program + b' went away', answered)
 
     def judged(self, verdict, reply, reason, settings, answered):
         """What an answer amounts to."""
@@ -81,20 +82,21 @@ class Checks:
             return answered(b'', reason, reason or b'held by ' + self.program)
         if verdict == b'no' and is_refusal(reply):
             return answered(reply, reason, b'')
-        return failed(settings, self.program + b' answers what makes no sense', answered)
+        return self.failed(settings, self.program + b' answers what makes no sense', answered)
+
+    def failed(self, settings, reason, answered):
+        """There is no answer: control/checkfailure."""
+        if settings.check_failure == DEFER:
+            return answered(TROUBLE, reason, b'')
+        if unix.monotonic() - self.said > SAID:
+            self.said = unix.monotonic()
+            program.warn(b'mail is accepted without being checked: ' + reason)
+        return answered(b'', reason, b'')
 
 
 def is_refusal(reply):
     """Can this be said to a client? 4xx or 5xx, a blank, a sentence."""
     return len(reply) > 4 and reply[:1] in (b'4', b'5') and reply[:3].isdigit() and reply[3:4] == b' '
-
-
-def failed(settings, reason, answered):
-    """There is no answer: control/checkfailure."""
-    if settings.check_failure == DEFER:
-        return answered(TROUBLE, reason, b'')
-    program.warn(b'accepted without being checked: ' + reason)
-    return answered(b'', reason, b'')
 
 
 def facts(session, name, stage):

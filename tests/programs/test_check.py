@@ -197,8 +197,7 @@ def test_an_answer_that_makes_no_sense(make, said, failure, code):
     Ear(house.home, lambda fields: said)
     said = transaction(house.client())
     assert said[1].startswith(code)
-    if failure == 'defer':
-        wait_until(lambda: 'refused rcpt' in house.rig.log())
+    wait_until(lambda: ('refused rcpt' if failure == 'defer' else 'mail is accepted without being checked') in house.rig.log())
 
 
 @pytest.mark.parametrize('failure, code', [('defer', b'451 4.3.0'), ('accept', b'250 2.1.5')])
@@ -312,6 +311,17 @@ def test_a_new_file_counts_for_the_next_client(make):
     house.daemons.remove(house.check)
     assert b'control/dnsbl, line 1' in house.check.process.stderr.read()
     os.close(house.check.alive)
+
+
+def test_one_shot(make):
+    """Under tcpserver qpy-smtpd asks as well; the client is the one that the environment names, and its name goes along."""
+    house = make(check=False, policyservers='/run/x stages=connect,rcpt\n')
+    ear = Ear(house.home, lambda fields: (b'no', b'450 4.7.1 later', b'') if fields[2] == b'rcpt' else (b'ok', b'', b''))
+    client = house.rig.one_shot(PROTO='TCP', TCPREMOTEIP='192.0.2.7', TCPREMOTEHOST='mail.example.org')
+    assert client.reply()[:3] == b'220'
+    client.say(b'HELO x')
+    assert transaction(client)[1] == b'450 4.7.1 later'
+    assert [fields[2:5] for fields in ear.asked] == [[b'connect', b'192.0.2.7', b'mail.example.org'], [b'rcpt', b'192.0.2.7', b'mail.example.org']]
 
 
 # --- greeting and connections ----------------------------------------------------------------------------------------

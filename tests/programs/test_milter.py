@@ -501,6 +501,26 @@ def test_many_at_a_time(make):
     assert all(client.reply().startswith(b'250') for client in clients) and len(house.rig.queued.messages) == 60
 
 
+def test_who_goes_behind_his_message(make):
+    """A client that sends a message and goes before the milter has spoken: the message is queued once, and nothing of it stays
+    behind in qpy-milter."""
+    import threading
+    gate = threading.Event()
+    one = Milter({b'E': lambda data: (gate.wait(20), [b'c'])[1]})
+    house = make(one)
+    client = house.client()
+    for line in (MAIL, RCPT, b'DATA'):
+        client.say(line)
+    client.send(TEXT + b'.\r\n')
+    one.wait(b'E')
+    client.close()
+    other = house.client()              # smtpd has seen the end of the first by now
+    gate.set()
+    assert stored(house)[0] == STORED
+    one.wait(b'Q')
+    assert house.send(other).startswith(b'250') and len(house.rig.queued.messages) == 2
+
+
 def test_nocheck_passes_by(make):
     """Clients that are not to be checked go to the queue directly, without a milter."""
     one = Milter()
