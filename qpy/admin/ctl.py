@@ -21,6 +21,8 @@ def main(home, args):
     try:
         return commands(home).main([unix.fsdecode(word) for word in args], prog_name='qpy-ctl',
                                    standalone_mode=False) or 0
+    except SystemExit:                      # so click ends when nobody reads: who has enough is no error
+        return exits.OK
     except click.exceptions.Abort:
         return exits.TEMP
     except click.exceptions.Exit as end:

@@ -65,8 +65,9 @@ class Users:
             callback(answer)
 
     def lost(self, reason):
-        """qpy-users has gone away: nobody can say now."""
-        program.warn(b'lost qpy-users: ' + reason.encode('ascii', 'replace'))
+        """qpy-users has gone away: nobody can say now.  That it has closed is no news: its own lines say why, or all ends."""
+        if reason != 'closed':
+            program.warn(b'lost qpy-users: ' + reason.encode('ascii', 'replace'))
         self.channel = None
         for number in list(self.questions):
             self.answered(number, None)

@@ -111,9 +111,9 @@ def test_the_trace_shows_each_messages_way():
         demo.read_until('This address always fails.')
         demo.read_until('a report goes back')
         demo.process.send_signal(signal.SIGINT)
-        demo.process.stdout.read()
+        last_words = demo.process.stdout.read()
         assert demo.process.wait(30) == 0
-        assert not os.path.exists(home)
+        assert not os.path.exists(home) and 'warning' not in last_words and 'lost' not in last_words
     finally:
         if demo.process.poll() is None:
             demo.process.kill()

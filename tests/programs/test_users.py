@@ -342,3 +342,19 @@ def test_broken_controls_end_it_at_start(home):
     with pytest.raises(program.Fatal) as caught:
         server.Server(home)
     assert caught.value.text.startswith(b'unable to use control/locals, line 1')
+
+
+def test_who_asks_says_what_it_does_not_expect(monkeypatch):
+    """qpy-lspawn loses qpy-users: an end of the channel as it comes with every end of the chain is no warning, any other is;
+    who waits for an answer is told that nobody can say."""
+    from qpy.lib.loop import Loop
+    from qpy.qpyu import lookup
+    said, told = [], []
+    monkeypatch.setattr(lookup.program, 'warn', said.append)
+    for reason, warned in (('closed', []), ('Connection reset by peer', [b'lost qpy-users: Connection reset by peer'])):
+        asking = lookup.Users(Loop(), b'/nowhere', 0)
+        asking.channel = type('Channel', (), {'send': lambda self, *record: None})()
+        asking.ask(b'joe', told.append)
+        asking.lost(reason)
+        assert said == warned and asking.channel is None
+    assert told == [None, None]
