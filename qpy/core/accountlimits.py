@@ -6,8 +6,8 @@
 An account's own line, else the line of its domain (@example.org), else the one with an empty name.  newrecipients are
 those this account has not written to within the last 90 days: who steals a password writes to strangers.
 
-A message that goes beyond is taken and held (qpy-ctl release), not refused: a list that grew is not lost, and a thief does
-not learn where the limit is.  Held messages do not count.
+A message that goes beyond is taken and held (qpy-ctl release), not refused: a list that grew is not lost, and a thief
+does not learn where the limit is.  Held messages do not count.
 """
 from qpy.core import ratelimits, text
 

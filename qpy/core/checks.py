@@ -51,7 +51,8 @@ class Decision:
     __slots__ = ('verdict', 'reply', 'reason')
 
     def __init__(self, verdict, reply=b'', reason=b''):
-        self.verdict, self.reply, self.reason = verdict, text.printable(reply[:REPLY_MAX]), text.one_line(reason[:REASON_MAX])
+        self.verdict, self.reply = verdict, text.printable(reply[:REPLY_MAX])
+        self.reason = text.one_line(reason[:REASON_MAX])
 
 
 class Settings:

@@ -16,8 +16,8 @@ RECIPIENTS_MOST = 10_000    # that filters may add up to
 
 
 class Draft:
-    """envelope: core.mess.Envelope; fields: [(name, value)], value with its leading space and its folded lines; hold: the
-    reason of a quarantine, or b''; changed: whether the header is another one."""
+    """envelope: core.mess.Envelope; fields: [(name, value)], value with its leading space and its folded lines; hold:
+    the reason of a quarantine, or b''; changed: whether the header is another one."""
 
     __slots__ = ('envelope', 'fields', 'hold', 'changed')
 
@@ -115,7 +115,8 @@ def field(data):
     if len(value) > VALUE_LIMIT:
         raise ValueError('a header field that is too long')
     lines = value.replace(b'\r\n', b'\n').replace(b'\r', b'\n').strip(b'\n').split(b'\n')
-    lines = lines[:1] + [line if line[:1] in (b' ', b'\t') else b'\t' + line for line in lines[1:] if line.strip(b' \t')]
+    lines = lines[:1] + [line if line[:1] in (b' ', b'\t') else b'\t' + line for line in lines[1:]
+                         if line.strip(b' \t')]
     return name, (b'' if lines[0][:1] in (b' ', b'\t') else b' ') + b'\n'.join(lines)
 
 

@@ -6,8 +6,8 @@
                         allow:5         so many senders of one network that came again: all of it is taken at once
 
 The key is (network of the client, sender, recipient): /24 of IPv4 and /64 of IPv6, because large senders try again
-from a neighbour; where SPF says `pass`, the sender's domain stands in the network's place.  `changed` holds the entries to be written
-down: (key, first, last, 0 or how many were let in).
+from a neighbour; where SPF says `pass`, the sender's domain stands in the network's place.  `changed` holds the entries
+to be written down: (key, first, last, 0 or how many were let in).
 """
 from qpy.core import ip, text
 

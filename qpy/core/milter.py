@@ -125,7 +125,8 @@ class Dialogue:
     @staticmethod
     def offer():
         """The first packet: what we can."""
-        return packet(NEGOTIATE, b''.join(number.to_bytes(4, 'big') for number in (VERSION, OFFERED_ACTIONS, OFFERED_STEPS)))
+        numbers = VERSION, OFFERED_ACTIONS, OFFERED_STEPS
+        return packet(NEGOTIATE, b''.join(number.to_bytes(4, 'big') for number in numbers))
 
     def feed(self, data):
         """[(letter, data)] of the packets that are complete.  MilterError."""

@@ -73,7 +73,8 @@ class Server:
     __slots__ = ('loop', 'watched', 'memory', 'names', 'pools', 'grey', 'accounts', 'cases', 'scheduled', 'wall')
 
     def __init__(self, loop, home):
-        self.loop, self.watched, self.memory, self.names = loop, settings.watched(home), checks.Memory(), Names(loop, home)
+        self.loop, self.watched, self.names = loop, settings.watched(home), Names(loop, home)
+        self.memory = checks.Memory()
         self.pools, self.cases, self.scheduled, self.wall = {}, 0, False, unix.time
         self.grey, self.accounts = Journal(home, b'greylist', 3), Journal(home, b'accounts', 2)
 

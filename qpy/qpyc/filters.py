@@ -54,8 +54,8 @@ class Body:
 class Filter:
     """One milter in one session."""
 
-    __slots__ = ('loop', 'place', 'dialogue', 'sock', 'out', 'done', 'timer', 'trouble', 'accepted', 'inside', 'drained',
-                 'watching')
+    __slots__ = ('loop', 'place', 'dialogue', 'sock', 'out', 'done', 'timer', 'trouble', 'accepted', 'inside',
+                 'drained', 'watching')
 
     def __init__(self, loop, place):
         self.loop, self.place, self.dialogue = loop, place, milter.Dialogue()
@@ -211,8 +211,8 @@ class Filter:
 
 
 class Session:
-    """One SMTP session.  busy: a question is not answered yet; kept: directories for long messages; reading: a message is
-    being read, over: the session has ended meanwhile."""
+    """One SMTP session.  busy: a question is not answered yet; kept: directories for long messages; reading: a message
+    is being read; over: the session has ended meanwhile."""
 
     __slots__ = ('loop', 'filters', 'facts', 'busy', 'discard', 'opened', 'kept', 'reading', 'over')
 
@@ -262,7 +262,8 @@ class Session:
 
     def fails(self, each):
         """Does this milter's trouble stop mail now?  It is not said before MAIL, so that the log knows who."""
-        return each.trouble and each.place.default != b'accept' and self.facts.stage not in (asking.CONNECT, asking.HELO)
+        early = self.facts.stage in (asking.CONNECT, asking.HELO)
+        return each.trouble and each.place.default != b'accept' and not early
 
     def tell(self, n, done):
         """Tell the n-th milter of this stage."""
@@ -354,7 +355,8 @@ class Reading:
             if each.dialogue.skips(command):
                 continue
             if command == milter.END:
-                return each.exchange(each.dialogue.macros(command, macros) + packet, self.changed, each.place.end_timeout)
+                return each.exchange(each.dialogue.macros(command, macros) + packet, self.changed,
+                                     each.place.end_timeout)
             if not each.dialogue.silent(command):
                 return each.command(command, packet, macros, lambda *answer, c=command: self.said(c, *answer))
             each.send(each.dialogue.macros(command, macros) + packet)
@@ -458,7 +460,8 @@ def macros_of(facts):
     """{name: value} of what may be told."""
     address, host = (facts.recipient, b'rcpt') if facts.recipient else (facts.sender, b'mail')
     found = {b'j': facts.local, b'{daemon_name}': b'qpy', b'v': b'qpy', b'{client_addr}': facts.ip,
-             b'{client_name}': facts.name or b'[%s]' % facts.ip, b'_': b'%s [%s]' % (facts.name or b'unknown', facts.ip),
+             b'{client_name}': facts.name or b'[%s]' % facts.ip,
+             b'_': b'%s [%s]' % (facts.name or b'unknown', facts.ip),
              b'i': facts.session, b'{auth_authen}': facts.login, b'{auth_type}': policyd.METHOD if facts.login else b'',
              b's': facts.helo, b'r': facts.protocol, b'{mail_mailer}': b'smtp', b'{rcpt_mailer}': b'local',
              b'{mail_addr}': facts.sender, b'{rcpt_addr}': facts.recipient}

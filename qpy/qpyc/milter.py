@@ -325,7 +325,8 @@ def refusal_of(reply):
     """queued's way to say what a filter wants the client told: a code and a sentence with (#x.y.z) behind it."""
     code, _, rest = reply.partition(b' ')
     status, _, words = rest.partition(b' ')
-    return submit.refusal(exits.QQ_REFUSED if code[:1] == b'5' else exits.QQ_SERVER_TEMPORARY, b'%s (#%s)' % (words, status))
+    number = exits.QQ_REFUSED if code[:1] == b'5' else exits.QQ_SERVER_TEMPORARY
+    return submit.refusal(number, b'%s (#%s)' % (words, status))
 
 
 # --- the program ---------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def connect(place):
         family = unix.AF_INET6 if b':' in place[0] else unix.AF_INET
         sock = unix.socket(family, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0)
         sock.setblocking(False)
-        sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)      # small words that wait for no answer follow each other
+        sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)      # words that have no answer follow each other
         where = place[0].decode('ascii'), place[1]
     try:
         sock.connect(where)

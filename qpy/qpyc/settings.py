@@ -2,8 +2,8 @@
 from qpy.core import accountlimits, checks, clientnames, dnsbl, greylist, policyd, ratelimits, text
 from qpy.lib import controls
 
-FILES = (b'me', b'accountlimits', b'checkexempt', b'checkfailure', b'dnsbl', b'dnsblthreshold', b'greylist', b'helorules',
-         b'locals', b'policyservers', b'ratelimits', b'reversedns', b'timeoutcheck')
+FILES = (b'me', b'accountlimits', b'checkexempt', b'checkfailure', b'dnsbl', b'dnsblthreshold', b'greylist',
+         b'helorules', b'locals', b'policyservers', b'ratelimits', b'reversedns', b'timeoutcheck')
 
 
 def load(home):

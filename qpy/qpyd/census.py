@@ -55,7 +55,7 @@ class Census:
         self.count(ip, -1)
 
     def arrived(self, ip, limit, now):
-        """One more client from ip has come: whether that is within the limit (core.ratelimits) of this window of time."""
+        """One more client from ip has come: is that within the limit (core.ratelimits) of this window of time?"""
         window = int(now // limit.seconds) % WINDOWS
         bucket = hash(ip) % BUCKETS
         if self.arrivals[BUCKETS] != window:

@@ -1,7 +1,8 @@
 """Asking DIR/run/check (qpy-check) and DIR/run/milter (qpy-milter) what they have against a client, without ever
 waiting for them.
 
-Nobody there, no answer in time, or one that makes no sense: what control/checkfailure says, and never a refusal for good.
+Nobody there, no answer in time, or one that makes no sense: what control/checkfailure says, and never a refusal for
+good.
 """
 from qpy import unix
 from qpy.core import channel, text

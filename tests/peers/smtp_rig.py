@@ -6,6 +6,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 
 from qpy.core import channel, mess, submit
 
@@ -19,6 +20,14 @@ def ready(sock, seconds):
     asked = select.poll()
     asked.register(sock, select.POLLIN)
     return bool(asked.poll(seconds * 1000))
+
+
+def wait_until(fact, patience=20):
+    """Until something outside of our reach has happened."""
+    give_up = time.monotonic() + patience
+    while not fact():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 
 
 class FakeQueued:

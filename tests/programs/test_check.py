@@ -10,7 +10,7 @@ dns = pytest.importorskip('dns')
 from qpy.core import channel  # noqa: E402
 from tests.peers.dns_script import SERVFAIL, Server as Dns  # noqa: E402
 from tests.peers.qpyr import Daemon  # noqa: E402
-from tests.peers.smtp_rig import Rig  # noqa: E402
+from tests.peers.smtp_rig import Rig, wait_until  # noqa: E402
 
 MAIL = b'MAIL FROM:<ann@example.org>'
 RCPT = b'RCPT TO:<joe@mx.example.com>'
@@ -78,14 +78,6 @@ def make():
     yield build
     for house in houses:
         house.stop()
-
-
-def wait_until(fact, patience=20):
-    """Until something outside of our reach has happened."""
-    give_up = time.monotonic() + patience
-    while not fact():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 def transaction(client, recipient=RCPT, sender=MAIL):

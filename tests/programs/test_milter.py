@@ -9,7 +9,7 @@ import pytest
 from qpy import unix
 from tests.peers.milter import Milter, text
 from tests.peers.qpyr import SHELL, SOURCE
-from tests.peers.smtp_rig import Rig
+from tests.peers.smtp_rig import Rig, wait_until
 
 MAIL, RCPT = b'MAIL FROM:<ann@example.org>', b'RCPT TO:<joe@mx.example.com>'
 TEXT = b'Subject: s\r\nX-Folded: a\r\n\tb\r\n\r\nbody\r\n..dot\r\n'
@@ -102,14 +102,6 @@ def make():
     yield build
     for house in houses:
         house.stop()
-
-
-def wait_until(fact, patience=20):
-    """Until something outside of our reach has happened."""
-    give_up = time.monotonic() + patience
-    while not fact():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 def at_end(*packets, final=b'c'):

@@ -13,8 +13,9 @@ import pytest
 
 from tests.peers import debian
 from tests.peers.qpy import free_port, wait_for_port
+from tests.peers.smtp_rig import wait_until
 from tests.programs.test_check import House as CheckHouse, transaction
-from tests.programs.test_milter import House, wait_until
+from tests.programs.test_milter import House
 from tests.real.conftest import unpacked
 
 OPENDKIM = ('opendkim', 'libopendkim11', 'libbsd0', 'libmd0', 'libdb5.3', 'libldap-2.5-0', 'liblua5.3-0', 'libmemcached11',
