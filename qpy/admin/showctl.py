@@ -5,10 +5,12 @@ shown all the same).
 """
 from qpy import unix
 from qpy.core import controls as tables
-from qpy.core import exits
+from qpy.core import exits, services
 from qpy.lib import controls, program
 
 MOST_SHOWN = 100            # entries of a list that are printed
+LINES = {b'qpy-check': b'check qpyc seq:check:0660:qpyc:qpyd qpy-check',
+         b'qpy-milter': b'milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter'}
 
 
 def main(home, args):
@@ -21,7 +23,7 @@ def main(home, args):
         lines, bad = paragraph(home, row, row[0] in there)
         out += lines
         broken += bad
-    out += unknown(there) + freshness(home)
+    out += unknown(there) + freshness(home) + unread(home, there)
     unix.write_all(1, b''.join(line + b'\n' for line in out))
     return exits.TEMP if broken else exits.OK
 
@@ -110,6 +112,23 @@ def freshness(home):
         if changed(home + source) > changed(home + made) and (changed(home + made) or maker != b'qpy-newvrt'):
             out += [b'%s is newer than %s: run %s' % (source[1:], made[1:], maker), b'']
     return out
+
+
+def unread(home, there):
+    """Warnings on files that ask for a program which control/services does not start: mail waits for its answers."""
+    try:
+        running = {service.words[0].rpartition(b'/')[2] for service in services.table(controls.raw(home, b'services'))}
+    except (controls.Broken, tables.ControlError):
+        return []                       # said already
+    return [line for program_, words in LINES.items() if program_ not in running for name in asking_for(program_, there)
+            for line in (b'control/%s is read by %s, which no line of control/services starts: write %s'
+                         % (name, program_, words), b'')]
+
+
+def asking_for(program_, there):
+    """The files there are that qpy-smtpd asks this program about."""
+    return [row[0] for row in tables.TABLE if row[0] in there and row[1] in (tables.LIST, tables.MAP)
+            and {b'qpy-smtpd', program_} <= set(row[3].split())]
 
 
 def changed(path):

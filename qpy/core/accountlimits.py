@@ -78,10 +78,10 @@ class Accounts:
 
     def message(self, session, login, limits, now):
         """The message comes: b'', or which limit it goes beyond."""
-        now, login, recipients = int(now), text.lower(login), self.open.pop(session, set())
+        now, recipients = int(now), self.open.pop(session, set())
+        rows, login = limits.of(login), text.logsafe(text.lower(login))     # no blank: load() relies on it
         new = [r for r in recipients if now - self.known.get(login + b' ' + r, 0) > KNOWN]
         more = {b'messages': 1, b'recipients': len(recipients), b'newrecipients': len(new)}
-        rows = limits.of(login)
         for word, limit in rows:
             sent = self.sent(login, word, limit, now)
             if more[word] and sent + more[word] > limit.number:

@@ -391,7 +391,7 @@ def test_what_accounts_did_is_taken_up():
     """changed, and written(), each loaded into another one, count the same."""
     accounts, limits = accountlimits.Accounts(), accountlimits.parse({b'': b'messages=3/1h,newrecipients=3/1h'})
     send(accounts, limits, [b'a@x.example'])
-    send(accounts, limits, [b'b@x.example'])
+    send(accounts, limits, [b'b c@x.example'], login=b'Joe = Doe')
     for entries in (accounts.changed, list(accounts.written())):
         other = accountlimits.Accounts()
         for key, *numbers in entries:

@@ -1,6 +1,8 @@
 """qpy-check and qpy-smtpd together, as processes: what is asked, what is answered, and what happens without an answer."""
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,7 +12,7 @@ dns = pytest.importorskip('dns')
 from qpy.core import channel  # noqa: E402
 from tests.peers.dns_script import SERVFAIL, Server as Dns  # noqa: E402
 from tests.peers.qpyr import Daemon  # noqa: E402
-from tests.peers.smtp_rig import Rig, wait_until  # noqa: E402
+from tests.peers.smtp_rig import SOURCE, Rig, wait_until  # noqa: E402
 
 MAIL = b'MAIL FROM:<ann@example.org>'
 RCPT = b'RCPT TO:<joe@mx.example.com>'
@@ -314,6 +316,22 @@ def test_one_shot(make):
     client.say(b'HELO x')
     assert transaction(client)[1] == b'450 4.7.1 later'
     assert [fields[2:5] for fields in ear.asked] == [[b'connect', b'192.0.2.7', b'mail.example.org'], [b'rcpt', b'192.0.2.7', b'mail.example.org']]
+
+
+def test_showctl_tells_what_nobody_reads(make):
+    """A control file that asks for qpy-check where no line of control/services starts it: the line to write."""
+    house = make(check=False, dnsbl='zen.example\n', milters='127.0.0.1:1\n', greetdelay='1\n')
+
+    def warnings():
+        done = subprocess.run([sys.executable, '-IS', SOURCE + '/bin/qpy-showctl'], env={'QPYHOME': house.home}, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stdout.decode().split('\n') if ' is read by ' in line]
+    assert warnings() == ['control/dnsbl is read by qpy-check, which no line of control/services starts: '
+                          'write check qpyc seq:check:0660:qpyc:qpyd qpy-check',
+                          'control/milters is read by qpy-milter, which no line of control/services starts: write milter qpyc '
+                          'seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter']
+    house.rig.write('services', 'check qpyc seq:check:0660:qpyc:qpyd qpy-check\n')
+    assert len(warnings()) == 1
 
 
 # --- greeting and connections ----------------------------------------------------------------------------------------
