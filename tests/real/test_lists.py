@@ -115,6 +115,7 @@ def test_mlmmj_unsubscribe(server, mailbox, lists):
     assert cookie, question
     send(server, 'joe-two@qpy.test', cookie[0].decode())
     eventually(lambda: 'joe-two@qpy.test' not in subscribers(lists), server.log)
+    assert b'removed' in mailbox.next(log=server.log)      # the farewell, or the next test would find it
 
 
 def test_verp_of_a_plain_list(server, mailbox):
