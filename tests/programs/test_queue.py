@@ -165,7 +165,7 @@ def test_interrupts_do_not_end_it(home, daemon):
 
 def test_the_spool_has_no_name(monkeypatch, tmp_path):
     """What is too long for memory waits in a file that no name leads to, also where O_TMPFILE is unknown."""
-    monkeypatch.setattr(spool, 'PLACES', (b'/nonexistent', os.fsencode(tmp_path)))
+    places = b'/nonexistent', os.fsencode(tmp_path)
     real = os.open
 
     def without_tmpfile(path, flags, *mode, **more):
@@ -174,13 +174,12 @@ def test_the_spool_has_no_name(monkeypatch, tmp_path):
         return real(path, flags, *mode, **more)
     for opening in (real, without_tmpfile):
         monkeypatch.setattr(spool.unix, 'open', opening)
-        fd = spool.nameless()
+        fd = spool.nameless(places)
         os.write(fd, b'x')
         assert os.listdir(tmp_path) == [] and os.fstat(fd).st_nlink == 0
         os.close(fd)
-    monkeypatch.setattr(spool, 'PLACES', (b'/nonexistent',))
     with pytest.raises(FileNotFoundError):
-        spool.nameless()
+        spool.nameless((b'/nonexistent',))
 
 
 @pytest.mark.parametrize('closed', [0, 1])
