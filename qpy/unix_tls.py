@@ -169,6 +169,10 @@ class Stream:
         self.ended = not data
         return data
 
+    def more(self):
+        """Whether read() may have something: to ask it in vain costs an exception."""
+        return bool(self.incoming.pending or self.tls.pending())
+
     def write(self, data):
         """Encrypt data (not empty).  TlsError."""
         try:

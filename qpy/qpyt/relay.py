@@ -62,8 +62,9 @@ class Relay:
 
     def decrypt(self):
         """All that is complete."""
-        while not self.stream.ended:
-            data = self.stream.read()
+        stream = self.stream
+        while stream.more() and not stream.ended:
+            data = stream.read()
             if not data:
                 break
             self.to_plain += data

@@ -3,6 +3,7 @@ import ctypes
 import os
 import re
 import shutil
+import smtplib
 import struct
 import subprocess
 import sys
@@ -18,6 +19,7 @@ UID = 64100                 # of the first user; the others follow.  The machine
 USERS = 1000                # 1u to 1000u: the names that smtp-source -N makes of u@domain
 PORTS = {'Postfix': 26250, 'qpy': 26251}
 SINK_PORT, TLS_PORT = 26252, 26253
+TUNNELS = {'Postfix': 26254, 'qpy': 26255}
 SINK_ADDRESSES = ['127.0.1.%d' % (n + 1) for n in range(20)]
 DOMAINS = ['d%d.test' % n for n in range(100)]          # five of them on each address
 TICK = os.sysconf('SC_CLK_TCK')
@@ -85,6 +87,21 @@ class Front:
         self.process.kill()
         self.process.wait()
         os.unlink(self.conf)
+
+
+class Tunnel(Front):
+    """The same before one of the servers, as its client: what comes in the clear goes on by STARTTLS."""
+
+    CONF = ('foreground = yes\npid =\ndebug = emerg\nsyslog = no\noutput = /dev/null\n[smtp]\nclient = yes\nprotocol = smtp\n'
+            'accept = 127.0.0.1:%d\nconnect = 127.0.0.1:%d\n')
+
+    def __init__(self, server):
+        self.conf = tempfile.mktemp(prefix='qpy-stunnel-')
+        with open(self.conf, 'w') as file:
+            file.write(self.CONF % (TUNNELS[server.name], server.port))
+        program = debian.program('stunnel4', 'stunnel4', 'libwrap0')
+        self.process = subprocess.Popen([program, self.conf], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        qpy_peer.wait_for_port(TUNNELS[server.name], alive=lambda: self.process.poll() is None, greeting=b'220')
 
 
 class Server:
@@ -191,7 +208,18 @@ class Qpy(Server):
                                    users=[(name, uid, uid, home) for name, uid, home in self.user])
         with open(self.home('u') + '/.qmail-default', 'w') as file:
             file.write('./Maildir/\n')
+        self.server.command(self.server.home + '/bin/qpy-cert', 'default', *authority().certificate('127.0.0.1'))
+        self.await_tls()
         self.sendmail, self.inside = [self.server.home + '/bin/sendmail'], []
+
+    def await_tls(self):
+        """Until every worker of smtpd has heard of the certificate: each asks when a client comes."""
+        in_a_row = 0
+        while in_a_row < 20:
+            with smtplib.SMTP('127.0.0.1', self.port, 'client.test') as client:
+                client.ehlo()
+                in_a_row = in_a_row + 1 if client.has_extn('starttls') else 0
+            time.sleep(0.05)
 
     def processes(self):
         """[(pid, program)]."""
@@ -210,7 +238,8 @@ class Postfix(Server):
     """Postfix as Debian ships it, but for Maildirs, the port, and no limits of size."""
 
     MORE = ('relay_transport = smtp:[127.0.0.1]:%d\nrelay_domains = sink.test, tls.test, %s\nrecipient_delimiter = -\n'
-            'message_size_limit = 0\nmailbox_size_limit = 0\ntransport_maps = texthash:%s\nsmtp_tls_security_level = may\n')
+            'message_size_limit = 0\nmailbox_size_limit = 0\ntransport_maps = texthash:%s\nsmtp_tls_security_level = may\n'
+            'smtpd_tls_security_level = may\nsmtpd_tls_cert_file = %s\nsmtpd_tls_key_file = %s\n')
 
     def start(self):
         """Unpack and start it."""
@@ -220,7 +249,7 @@ class Postfix(Server):
             file.write('tls.test smtp:[127.0.0.1]:%d\n' % TLS_PORT)
             file.writelines('%s smtp:[%s]:%d\n' % (domain, SINK_ADDRESSES[n % 20], SINK_PORT)
                             for n, domain in enumerate(DOMAINS))
-        more = postfix.STOCK_LOG + self.MORE % (SINK_PORT, ', '.join(DOMAINS), routes)
+        more = postfix.STOCK_LOG + self.MORE % (SINK_PORT, ', '.join(DOMAINS), routes, *authority().certificate('127.0.0.1'))
         self.server = postfix.Postfix(self.port, local=self.domain, more=more, work=os.path.join(self.queue, 'postfix'),
                                       users=self.user)
         self.sendmail = ['sendmail']

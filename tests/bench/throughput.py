@@ -31,7 +31,7 @@ import tempfile
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from tests.bench import picture, servers, works  # noqa: E402
 
-COSTED = ('local', 'local100', 'kept', 'relay', 'relay-tls', 'domains')      # whose unit is one message
+COSTED = ('local', 'local100', 'kept', 'tls', 'tls-kept', 'relay', 'relay-tls', 'domains')      # whose unit is one message
 
 
 def main():
@@ -62,6 +62,7 @@ def run(options, images, undo):
     """Start both servers and the sinks, and let them take turns at each work."""
     names = list(works.ALL) if options.work == 'all' else options.work.split(',')
     options.tls = 'relay-tls' in names
+    options.tunnels = bool({'tls', 'tls-kept'} & set(names))
     ours, rival = start(options, images, undo, 'domains' in names)
     figures = {}
     try:
@@ -95,6 +96,8 @@ def start(options, images, undo, many):
     undo.append(rival.stop)
     ours = servers.Qpy('qpy', base, spools['qpy'])
     undo.append(ours.stop)
+    if options.tunnels:
+        undo += [servers.Tunnel(server).stop for server in (ours, rival)]
     return ours, rival
 
 

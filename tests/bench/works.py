@@ -19,11 +19,11 @@ LIST = 10_000               # recipients of one message
 TEXT = b'Subject: x\n\n' + (b'x' * 71 + b'\n') * 55
 
 
-def source(server, recipient, messages, sessions=20, size=4096, *more):
+def source(server, recipient, messages, sessions=20, size=4096, *more, port=None):
     """Start Postfix's smtp-source."""
     return subprocess.Popen(postfix.tool('smtp-source') + [
         '-s', str(sessions), '-m', str(messages), '-l', str(size), *more,
-        '-f', 'sender@client.test', '-t', recipient, '127.0.0.1:%d' % server.port])
+        '-f', 'sender@client.test', '-t', recipient, '127.0.0.1:%d' % (port or server.port)])
 
 
 def until(condition, pause=0.002):
@@ -42,11 +42,11 @@ def finish(*processes):
             raise SystemExit('a client failed: %r' % process.args)
 
 
-def to_one(server, messages, *how):
+def to_one(server, messages, *how, port=None):
     """Messages per second into one user's Maildir."""
     server.clear()
     start = time.monotonic()
-    finish(source(server, 'u@' + server.domain, messages, *how))
+    finish(source(server, 'u@' + server.domain, messages, *how, port=port))
     until(lambda: server.arrived() >= messages)
     return {'messages/s': messages / (time.monotonic() - start)}
 
@@ -64,6 +64,16 @@ def local100(server, options):
 def kept(server, options):
     """the same, 20 sessions that send many messages each"""
     return to_one(server, options.messages, 20, options.size, '-d')
+
+
+def tls(server, options):
+    """SMTP in by STARTTLS (stunnel is the client, and takes its part of the processors), a connection per message"""
+    return to_one(server, options.messages, 20, options.size, port=servers.TUNNELS[server.name])
+
+
+def tls_kept(server, options):
+    """the same, 20 sessions that send many messages each"""
+    return to_one(server, options.messages, 20, options.size, '-d', port=servers.TUNNELS[server.name])
 
 
 def users(server, options):
@@ -276,6 +286,6 @@ def idle(server, options):
     return {'1/MB': 1 / share, 'PSS MB': round(share, 1), 'wake-ups/s': round(woken, 2)}
 
 
-ALL = {'local': local, 'local100': local100, 'kept': kept, 'users': users, 'relay': relay, 'relay-tls': relay_tls,
-       'domains': domains, 'local-list': local_list, 'remote-list': remote_list, 'big': big, 'latency': latency,
-       'busy': busy, 'once': once, 'idle': idle}
+ALL = {'local': local, 'local100': local100, 'kept': kept, 'tls': tls, 'tls-kept': tls_kept, 'users': users, 'relay': relay,
+       'relay-tls': relay_tls, 'domains': domains, 'local-list': local_list, 'remote-list': remote_list, 'big': big,
+       'latency': latency, 'busy': busy, 'once': once, 'idle': idle}

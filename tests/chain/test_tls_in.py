@@ -200,7 +200,10 @@ def test_no_certificate_no_offer():
         h.await_line('qpy-tls: warning: no TLS: no key and certificate in ')
         client = h.client()
         client.send(b'EHLO x\r\n')
-        assert client.line() == b'250-here.test' and b'STARTTLS' not in b''.join(client.line() for _ in range(4))
+        lines = [client.line()]
+        while lines[-1][3:4] == b'-':
+            lines.append(client.line())
+        assert lines[0] == b'250-here.test' and not any(b'STARTTLS' in line for line in lines)
         assert client.say(b'STARTTLS') == b'454 4.7.0 TLS is not available now'
         client.close()
         h.smtp('user@here.test', subject='in the clear')
@@ -252,7 +255,7 @@ def test_a_new_certificate_counts_and_a_broken_one_does_not():
         h.await_offer()
         first = h.starttls(trusting(), 'here.test')
         h.put('x.pem', *new)
-        h.await_that(lambda: ('DNS', 'new.test') in names(h), 'new certificate')
+        h.await_that(lambda: all(('DNS', 'new.test') in names(h) for _ in range(8)), 'new certificate of both workers')
         h.put('x.pem', old[0], new[1])
         h.await_that(lambda: names(h) and [line for line in h.lines if 'what it held before stays' in line], 'complaint')
         assert ('DNS', 'new.test') in names(h)
