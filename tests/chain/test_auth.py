@@ -146,7 +146,9 @@ def test_nothing_in_the_clear(one):
     """AUTH is not offered without TLS, and refused to who tries all the same: before the secret is sent, if he waits."""
     client = one.client()
     client.send(b'EHLO x\r\n')
-    lines = [client.line() for _ in range(6)]
+    lines = [client.line()]
+    while lines[-1][3:4] == b'-':
+        lines.append(client.line())
     assert not any(b'AUTH' in line for line in lines)
     assert client.say(b'AUTH LOGIN') == b'538 5.7.11 STARTTLS first: nobody may log in in the clear'
 
