@@ -15,6 +15,8 @@ TABLE = ((b'messages',      (MAIL,)),                # a line of ratelimits
          (b'greylist',      (RCPT,)),
          (b'accountlimits', (RCPT, DATA)))
 STAGES_WORD = b'stages='
+FIELD_MAX = 998             # bytes of a header field that is put on top of a message (RFC 5322, 2.1.1)
+FIELDS_MOST = 20            # of one message
 
 
 def stages(present, servers=()):
@@ -22,6 +24,17 @@ def stages(present, servers=()):
     control/policyservers."""
     found = {stage for name, asked in TABLE if name in present for stage in asked}
     return frozenset(found.union(*(server_stages(line) for line in servers)))
+
+
+def is_field(line):
+    """Can this line stand on top of a message? `Name: value`, printable ASCII."""
+    name, colon, _ = line.partition(b':')
+    return bool(colon and name) and len(line) <= FIELD_MAX and not name.translate(None, _NAME) \
+        and not line.translate(None, _PRINTABLE)
+
+
+_PRINTABLE = bytes((9, *range(32, 127)))
+_NAME = bytes(c for c in range(33, 127) if c != 58)
 
 
 def server_stages(line):

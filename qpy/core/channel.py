@@ -23,7 +23,7 @@ SEED_JOB = {b'U': (2, True), b'K': (1, False)}                           # uid, 
 SEED_REPORT = {b'G': (2, False), b'X': (2, False)}                       # uid, pid | uid, reason
 WORKER_JOB = {b'J': (10, True)}    # n, user, home, local, dash, ext, domain, sender, default, options
 WORKER_REPORT = {b'R': (3, False)}                                       # n, exit code, text
-BOUNCE_JOB = {b'B': (3, False)}                                          # ID, indices, kind
+BOUNCE_JOB = {b'B': (3, False)}                                          # ID, recipients (state.pack_indices), kind
 BOUNCE_REPORT = {b'K': (3, False), b'Z': (2, False)}                # ID, new ID or empty, pid | ID, reason
 USERS_ASK = {b'W': (2, False), b'Q': (2, False)}                         # n, local part | n, address
 USERS_ANSWER = {b'w': (9, False), b'q': (3, False)}  # n, verdict, user, uid, gid, home, dash, ext, reason
@@ -32,7 +32,7 @@ RESOLVE_ASK = {b'M': (2, False), b'A': (2, False), b'T': (2, False), b'X': (2, F
 MTASTS_ASK = {b'S': (2, False)}                                          # n, domain
 MTASTS_ANSWER = {b's': (4, False)}                                       # n, mode, patterns, reason
 CHECK_ASK = {b'Q': (15, False), b'E': (1, False)}   # n, and core.checks.FIELDS | the session that has ended
-CHECK_ANSWER = {b'a': (4, False)}                                        # n, verdict, reply, reason
+CHECK_ANSWER = {b'a': (5, False)}                                        # n, verdict, reply, reason, header lines
 AUTH_ASK = {b'A': (6, False), b'R': (2, False), b'X': (1, False)}
 # A: n, mechanism, client's address, version of TLS, its binding in hexadecimal, response in base64 or -; R: n, response
 AUTH_ANSWER = {b'M': (1, False), b'c': (2, False), b'k': (2, False), b'n': (3, False)}

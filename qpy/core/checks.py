@@ -46,11 +46,13 @@ class Facts:
 
 
 class Decision:
-    """verdict; reply: what the peer is told, with its codes; reason: what the log is told."""
+    """verdict; reply: what the peer is told, with its codes; reason: what the log is told; fields: lines for the top of
+    the message."""
 
-    __slots__ = ('verdict', 'reply', 'reason')
+    __slots__ = ('verdict', 'reply', 'reason', 'fields')
 
-    def __init__(self, verdict, reply=b'', reason=b''):
+    def __init__(self, verdict, reply=b'', reason=b'', fields=()):
+        self.fields = tuple(fields)
         self.verdict, self.reply = verdict, text.printable(reply[:REPLY_MAX])
         self.reason = text.one_line(reason[:REASON_MAX])
 
@@ -84,11 +86,11 @@ class Memory:
 class Judgement:
     """One stage of one session being judged: see the top of the module."""
 
-    __slots__ = ('facts', 'settings', 'memory', 'now', 'answers', 'at', 'hold', 'remarks')
+    __slots__ = ('facts', 'settings', 'memory', 'now', 'answers', 'at', 'hold', 'remarks', 'fields')
 
     def __init__(self, facts, settings, memory, now):
         self.facts, self.settings, self.memory, self.now = facts, settings, memory, now
-        self.answers, self.at, self.hold, self.remarks = {}, 0, None, []
+        self.answers, self.at, self.hold, self.remarks, self.fields = {}, 0, None, [], []
 
     def step(self):
         """Judge as far as is known."""
@@ -103,7 +105,9 @@ class Judgement:
                 if found is not None and found.verdict == HOLD and self.hold is None:
                     self.hold = Decision(HOLD, b'', name + b': ' + found.reason)
             self.at += 1
-        return self.hold or Decision(OK, b'', b'; '.join(self.remarks))
+        if self.hold is not None:
+            return Decision(HOLD, b'', self.hold.reason, self.fields)
+        return Decision(OK, b'', b'; '.join(self.remarks), self.fields)
 
     def missing(self, needs):
         """The needs that have no answer yet."""
@@ -267,6 +271,10 @@ def decided(judgement, server, action, words):
             return judgement.remark(server.name + b': ' + words)
         return Decision(REFUSE, TROUBLE, server.name + b': ' + words)
     verdict, reply = policyd.meaning(action, words)
+    if verdict == policyd.FIELD:
+        if reply not in judgement.fields:
+            judgement.fields.append(reply)
+        return None
     if verdict == policyd.UNKNOWN:
         return decided(judgement, server, None, b'an action that is not known: ' + action)
     return Decision({policyd.PASS: OK, policyd.REPLY: REFUSE, policyd.HOLD: HOLD}[verdict], reply,

@@ -1,11 +1,11 @@
 """A message that filters may change before it is queued: its envelope and its header.  Pure; the body is elsewhere.
 
-    draft = Draft(envelope, head)       head: the stored bytes of the header, our own Received field first
+    draft = Draft(envelope, head)       head: the stored bytes of the header, our own fields first
     draft.change(letter, data)          as a milter says it (core.milter); returns what was done, for the log
     draft.head()                        the stored bytes of the header now
 
-Filters do not see our own Received field, which is field 0 where they count positions.  What they add can neither begin
-a new line nor end the header.
+Our own fields are those down to the first Received field.  Filters do not see them; where they count positions these are
+number 0.  What they add can neither begin a new line nor end the header.
 """
 from qpy.core import address, milter, text
 
@@ -19,14 +19,16 @@ class Draft:
     """envelope: core.mess.Envelope; fields: [(name, value)], value with its leading space and its folded lines; hold:
     the reason of a quarantine, or b''; changed: whether the header is another one."""
 
-    __slots__ = ('envelope', 'fields', 'hold', 'changed')
+    __slots__ = ('envelope', 'fields', 'hold', 'changed', 'own')
 
     def __init__(self, envelope, head):
         self.envelope, self.fields, self.hold, self.changed = envelope, parse_fields(head), b'', False
+        names = [text.lower(name) for name, _ in self.fields]
+        self.own = names.index(b'received') + 1 if b'received' in names else 0      # how many are ours
 
     def visible(self):
         """The fields that filters see."""
-        return self.fields[1:]
+        return self.fields[self.own:]
 
     def head(self):
         """The stored form."""
@@ -46,17 +48,19 @@ class Draft:
         return b'adds ' + name
 
     def insert_header(self, data):
-        """At a position: 0 is the top, 1 is below our own field."""
+        """At a position: 0 is the top, 1 is below our own fields."""
         position = int.from_bytes(data[:4], 'big')
+        position += self.own - 1 if position else 0
         name, value = field(data[4:])
         self.changed = True
         self.fields.insert(min(position, len(self.fields)), (name, value))
+        self.own += position < self.own
         return b'inserts ' + name
 
     def change_header(self, data):
         """The n-th field of a name, from 1; without a value it goes; if it is not there it is added."""
         number, (name, value) = int.from_bytes(data[:4], 'big') or 1, field(data[4:])
-        places = [n for n, (known, _) in enumerate(self.fields) if n and text.lower(known) == text.lower(name)]
+        places = [n for n, (known, _) in enumerate(self.fields) if n >= self.own and text.lower(known) == text.lower(name)]
         place = places[number - 1] if number <= len(places) else None
         self.changed = True
         if not value.strip(b' '):

@@ -15,8 +15,8 @@ STATES = {b'connect': b'CONNECT', b'helo': b'EHLO', b'mail': b'MAIL', b'rcpt': b
 PORT = 10023
 METHOD = b'SASL'            # how somebody logged in is not kept; that he did is what servers ask for
 ANSWER_LIMIT = 4096
-PASS, REPLY, HOLD, UNKNOWN = range(4)
-PASSES = (b'OK', b'DUNNO', b'PREPEND', b'WARN', b'INFO', b'PERMIT')     # PREPEND: what it would add is not added
+PASS, REPLY, HOLD, UNKNOWN, FIELD = range(5)
+PASSES = (b'OK', b'DUNNO', b'WARN', b'INFO', b'PERMIT')
 DEFERS = (b'DEFER', b'DEFER_IF_PERMIT', b'DEFER_IF_REJECT')
 REJECTED, DEFERRED = b'554 5.7.1 ', b'450 4.7.1 '
 WORDS = {REJECTED: b'not accepted', DEFERRED: b'not accepted now; try again later'}
@@ -93,11 +93,14 @@ def parse_answer(data):
 
 
 def meaning(action, words):
-    """(PASS, b''), (REPLY, reply for the peer), (HOLD, b'') or (UNKNOWN, b'') of an action (access(5))."""
+    """(PASS, b''), (REPLY, reply for the peer), (HOLD, b''), (FIELD, a line for the top of the message) or (UNKNOWN, b'')
+    of an action (access(5))."""
     if action in PASSES:
         return PASS, b''
     if action == b'HOLD':
         return HOLD, b''
+    if action == b'PREPEND' and asking.is_field(words):
+        return FIELD, words
     if action == b'REJECT':
         return REPLY, with_code(REJECTED, words)
     if action in DEFERS:

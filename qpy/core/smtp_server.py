@@ -6,7 +6,7 @@
 
 `next` obeys what has come until something is needed from outside, and says what; None: more input.
 
-    (ASK, stage)       has anybody to say something now?       answer: judged(reply, reason, hold)
+    (ASK, stage)       has anybody to say something now?       answer: judged(reply, reason, hold, fields)
     (CHECK, address)   may this recipient have mail?           answer: recipient(verdict)
     (START, None)      DATA: can a message be taken?           answer: begin(date), or refuse_text
     (BODY, bytes)      stored form of a part of the text       (no answer)
@@ -166,7 +166,7 @@ class Session:
 
     __slots__ = ('policy', 'client', 'beside', 'tls', 'login', 'mechanism', 'failures', 'input', 'at', 'replies', 'notes', 'waiting', 'closed', 'skipping',
                  'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder', 'verdict',
-                 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'asking', 'banned', 'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying')
+                 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'fields', 'asking', 'banned', 'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying')
 
     def __init__(self, policy, client, beside=Beside()):
         self.policy, self.client, self.beside = policy, client, beside
@@ -243,11 +243,12 @@ class Session:
         self.asking, self.waiting = (stage, then), True
         return ASK, stage
 
-    def judged(self, reply: bytes = b'', reason: bytes = b'', hold: bytes = b'') -> 'tuple | None':
+    def judged(self, reply: bytes = b'', reason: bytes = b'', hold: bytes = b'', fields: tuple = ()) -> 'tuple | None':
         """The answer to ASK: a reply that refuses, and the reason for the log; or nothing, and perhaps why the message
-        is to be held. Returns an event of its own or None."""
+        is to be held, and lines for its top. Returns an event of its own or None."""
         (stage, then), self.asking, self.waiting = self.asking, None, False
         self.hold = self.hold or hold
+        self.fields = list(dict.fromkeys([*self.fields, *fields]))[:asking.FIELDS_MOST]
         if reply[:3] == b'421':
             return self.leave(reply)
         return REFUSALS[stage](self, reply, reason) if reply else then()
@@ -363,6 +364,7 @@ class Session:
         self.wishes, self.personal = {}, []     # parameters of MAIL; what stood behind each recipient, for the envelope
         self.chunks = None
         self.size, self.hold = b'', b''     # what MAIL declared; why the message is to be held in the queue
+        self.fields = []                    # lines that others want on top of it
 
     def count_idle(self, reply):
         """A command that brings no message nearer."""
@@ -680,9 +682,10 @@ class Session:
         client = self.client
         tls = b'%s %s' % (self.tls.version, self.tls.cipher) if self.tls else b''
         self.completion = submission.Completion(submission.wanted(date, ident, self.sender) if self.login else None)
+        top = b''.join(line + b'\n' for line in self.fields)
         if self.login and client.hidden:
-            return received.hidden(client.local, self.spoken(), date, tls)
-        return received.line(client.name, self.helo, client.info, client.ip, client.local, self.spoken(), date, tls)
+            return top + received.hidden(client.local, self.spoken(), date, tls)
+        return top + received.line(client.name, self.helo, client.info, client.ip, client.local, self.spoken(), date, tls)
 
     def spoken(self):
         """The protocol, as in Received (RFC 3848)."""

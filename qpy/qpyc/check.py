@@ -1,7 +1,7 @@
 """qpy-check, as qpyc: judges clients, senders and recipients for qpy-smtpd, before their mail is taken.
 
 DIR/run/check (SOCK_SEQPACKET, inherited as `check`), records of core.channel:
-    Q n, facts (core.checks.FIELDS)  ->  a n, ok|no|hold, reply, reason
+    Q n, facts (core.checks.FIELDS)  ->  a n, ok|no|hold, reply, reason, header lines
     E session                            it has ended
 
 A late answer is a delayed client.  Asks: DIR/run/names (qpy-resolve), the servers of control/policyservers.  Reads:
@@ -173,7 +173,7 @@ class Client:
 
     def answer(self, number, decision):
         """Tell it."""
-        self.channel.send(b'a', number, decision.verdict, decision.reply, decision.reason)
+        self.channel.send(b'a', number, decision.verdict, decision.reply, decision.reason, b'\n'.join(decision.fields))
 
     @staticmethod
     def closed(reason):

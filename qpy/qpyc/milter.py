@@ -1,7 +1,7 @@
 """qpy-milter, as qpyc: has sessions and messages judged by other people's filters, which speak the milter protocol.
 
 DIR/run/milter (SOCK_SEQPACKET, inherited as `milter`): the questions of qpy-smtpd, as qpy-check's (core.channel):
-    Q n, facts (core.checks.FIELDS)  ->  a n, ok|no, reply, reason
+    Q n, facts (core.checks.FIELDS)  ->  a n, ok|no, reply, reason, (nothing)
     E session                            it has ended
 DIR/run/filter (stream, inherited as `filter`): messages, as qpy-queued takes them (core.submit), with one record more,
 `s` and the session.  What the milters leave of a message goes to qpy-queued; its answer goes back.
@@ -93,10 +93,10 @@ class Questions:
         """One stage of one session."""
         session = self.server.session(facts)
         if session is None:
-            return self.channel.send(b'a', number, filters.REFUSE, filters.TROUBLE, b'too many sessions at a time')
+            return self.channel.send(b'a', number, filters.REFUSE, filters.TROUBLE, b'too many sessions at a time', b'')
         self.mine.add(facts.session)
         return session.judge(facts, lambda verdict, reply, reason: self.channel.send(
-            b'a', number, verdict, text.printable(reply), text.one_line(reason)))
+            b'a', number, verdict, text.printable(reply), text.one_line(reason), b''))
 
     def closed(self, _):
         """It is gone, and its sessions with it."""

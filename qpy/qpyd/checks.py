@@ -5,7 +5,7 @@ Nobody there, no answer in time, or one that makes no sense: what control/checkf
 good.
 """
 from qpy import unix
-from qpy.core import channel, text
+from qpy.core import asking, channel, text
 from qpy.lib import packets, program
 
 SAID = 10.0             # seconds between two lines about mail that is accepted without being checked
@@ -28,7 +28,7 @@ class Checks:
         self.number, self.retry, self.said = 0, 0.0, 0.0
 
     def ask(self, facts, settings, answered):
-        """answered(reply, reason, hold) later, as core.smtp_server's judged(). facts: fields of core.channel."""
+        """answered(reply, reason, hold, fields) later, as core.smtp_server's judged(). facts: fields of core.channel."""
         if self.channel is None and not self.connect():
             return self.loop.call_soon(lambda: self.failed(settings, ABSENT % self.program, answered))
         self.number += 1
@@ -56,11 +56,12 @@ class Checks:
 
     def answers(self, records):
         """Verdicts came."""
-        for _, (number, verdict, reply, reason), _ in records:
+        for _, (number, verdict, reply, reason, lines), _ in records:
             answered, timer, settings = self.waiting.pop(number, (None, None, None))
             if answered is not None:
                 timer.cancel()
-                self.judged(verdict, text.printable(reply), text.printable(reason), settings, answered)
+                fields = [line for line in lines.split(b'\n') if asking.is_field(line)]
+                self.judged(verdict, text.printable(reply), text.printable(reason), fields, settings, answered)
 
     def late(self, number):
         """No answer in time."""
@@ -75,24 +76,24 @@ class Checks:
             timer.cancel()
             self.failed(settings, self.program + b' went away', answered)
 
-    def judged(self, verdict, reply, reason, settings, answered):
+    def judged(self, verdict, reply, reason, fields, settings, answered):
         """What an answer amounts to."""
         if verdict == b'ok':
-            return answered(b'', reason, b'')
+            return answered(b'', reason, b'', fields)
         if verdict == b'hold':
-            return answered(b'', reason, reason or b'held by ' + self.program)
+            return answered(b'', reason, reason or b'held by ' + self.program, fields)
         if verdict == b'no' and is_refusal(reply):
-            return answered(reply, reason, b'')
+            return answered(reply, reason, b'', ())
         return self.failed(settings, self.program + b' answers what makes no sense', answered)
 
     def failed(self, settings, reason, answered):
         """There is no answer: control/checkfailure."""
         if settings.check_failure == DEFER:
-            return answered(TROUBLE, reason, b'')
+            return answered(TROUBLE, reason, b'', ())
         if unix.monotonic() - self.said > SAID:
             self.said = unix.monotonic()
             program.warn(b'mail is accepted without being checked: ' + reason)
-        return answered(b'', reason, b'')
+        return answered(b'', reason, b'', ())
 
 
 def is_refusal(reply):

@@ -152,20 +152,21 @@ class Conversation:
             server.sessions += 1
             self.name = b'%d.%d' % (server.pid, server.sessions)
         asked = ((server.checks, settings.check_stages), (server.milters, settings.milter_stages))
-        self.ask_next(stage, [each for each, stages in asked if stage in stages], b'')
+        self.ask_next(stage, [each for each, stages in asked if stage in stages], b'', [])
 
-    def ask_next(self, stage, whom, hold):
+    def ask_next(self, stage, whom, hold, fields):
         """The first of those who are to be asked."""
         whom[0].ask(checks.facts(self.session, self.name, stage), self.settings,
-                    lambda reply, reason, held: self.judged(stage, whom[1:], reply, reason, hold or held))
+                    lambda reply, reason, held, more: self.judged(stage, whom[1:], reply, reason, hold or held,
+                                                                  [*fields, *more]))
 
-    def judged(self, stage, left, reply, reason, hold):
+    def judged(self, stage, left, reply, reason, hold, fields):
         """He has, or not."""
         if self.input < 0 or self.closing:
             return
         if left and not reply:
-            return self.ask_next(stage, left, hold)
-        event = self.session.judged(reply, reason, hold)
+            return self.ask_next(stage, left, hold, fields)
+        event = self.session.judged(reply, reason, hold, fields)
         if event is not None:
             _EVENTS[event[0]](self, event[1])
         self.run()

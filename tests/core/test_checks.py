@@ -441,7 +441,8 @@ def test_answers_come_in_pieces(tail, cut):
 
 
 @pytest.mark.parametrize('action, words, meaning', [
-    (b'OK', b'', (policyd.PASS, b'')), (b'DUNNO', b'', (policyd.PASS, b'')), (b'PREPEND', b'X: y', (policyd.PASS, b'')),
+    (b'OK', b'', (policyd.PASS, b'')), (b'DUNNO', b'', (policyd.PASS, b'')), (b'PREPEND', b'X: y', (policyd.FIELD, b'X: y')),
+    (b'PREPEND', b'no field', (policyd.UNKNOWN, b'')), (b'PREPEND', b'', (policyd.UNKNOWN, b'')),
     (b'REJECT', b'', (policyd.REPLY, b'554 5.7.1 not accepted')), (b'REJECT', b'go away', (policyd.REPLY, b'554 5.7.1 go away')),
     (b'REJECT', b'5.1.1 no such', (policyd.REPLY, b'554 5.1.1 no such')),
     (b'REJECT', b'4.1.1 no such', (policyd.REPLY, b'554 5.7.1 4.1.1 no such')),
@@ -458,12 +459,14 @@ def test_actions(action, words, meaning):
 @pytest.mark.parametrize('line, answer, verdict, code', [
     (b'/x', (None, b'no answer'), checks.REFUSE, b'451'), (b'/x default=accept', (None, b'no answer'), checks.OK, b''),
     (b'/x', (b'FILTER', b''), checks.REFUSE, b'451'), (b'/x', (b'REJECT', b''), checks.REFUSE, b'554'),
-    (b'/x', (b'HOLD', b''), checks.HOLD, b''), (b'/x', (b'DUNNO', b''), checks.OK, b'')])
+    (b'/x', (b'HOLD', b''), checks.HOLD, b''), (b'/x', (b'DUNNO', b''), checks.OK, b''),
+    (b'/x', (b'PREPEND', b'X: y'), checks.OK, b''), (b'/x', (b'PREPEND', b'x'), checks.REFUSE, b'451')])
 def test_what_an_answer_amounts_to(line, answer, verdict, code):
     """A server that hangs, dies or talks nonsense: its default, temporary unless its line says accept."""
     settings = checks.Settings(servers=[policyd.parse(line)])
     decision, _ = judge(settings, {(b'policy', 0, policyd.request(facts())): answer})
     assert decision.verdict == verdict and decision.reply.startswith(code)
+    assert decision.fields == ((b'X: y',) if answer == (b'PREPEND', b'X: y') else ())
     assert verdict == checks.OK and answer[0] or b'policyservers: ' in decision.reason or b'/x: ' in decision.reason
 
 

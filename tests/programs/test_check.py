@@ -112,7 +112,7 @@ class Ear(threading.Thread):
                 if said == 'die':
                     return connection.close()
                 if said:
-                    connection.send(channel.pack(b'a', fields[0], *said))
+                    connection.send(channel.pack(b'a', fields[0], *said, *[b''] * (4 - len(said))))
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -178,6 +178,23 @@ def test_pipelined_commands_wait_for_the_answer(make):
     assert other.say(b'NOOP')[:3] == b'250'
     go.set()
     assert client.reply() == b'450 4.7.1 slow' and client.reply() == b'250 2.0.0 ok'
+
+
+def test_lines_on_top_of_a_message(make):
+    """What qpy-check wants there stands above our Received field, each once, in the order it came; what could be no field
+    does not, and the next message begins without."""
+    house = make(check=False, policyservers='/run/x stages=mail,rcpt,data\n')
+    lines = {b'mail': b'X-Mail: 1', b'rcpt': b'X-Rcpt: a\nX-Rcpt: a\nno field\nBad Name: x\n: x\nX-Long: ' + b'y' * 1000, b'data': b'X-Data: z'}
+    Ear(house.home, lambda fields: (b'ok', b'', b'', lines[fields[2]] if fields[9] == b'ann@example.org' else b''))
+    client = house.client()
+    for sender in (MAIL, b'MAIL FROM:<bob@example.org>'):
+        client.say(sender)
+        client.say(RCPT)
+        client.say(RCPT)
+        client.say(b'DATA')
+        assert client.say(b'Subject: s\r\n\r\nx\r\n.')[:3] == b'250'
+    (first, _), (second, _) = house.rig.queued.wait(2)
+    assert first.startswith(b'X-Mail: 1\nX-Rcpt: a\nX-Data: z\nReceived: from ') and second.startswith(b'Received: from ')
 
 
 # --- no answer -------------------------------------------------------------------------------------------------------

@@ -215,3 +215,16 @@ def test_our_own_field_is_not_shown():
     """Milters see the message as the client sent it."""
     one = draft.Draft(mess.Envelope(b'a@b', [b'c@d']), b'Received: us\n  by us\nSubject:x\n\ty\n')
     assert one.visible() == [(b'Subject', b'x\n\ty')] and one.head() == b'Received: us\n  by us\nSubject:x\n\ty\n'
+
+
+def test_what_stands_above_our_received_field_is_ours_too():
+    """Fields that policy servers have put there are not shown; position 1 is below all of ours, 0 above; of the names that
+    occur there too only the client's own are changed."""
+    head = b'X-A: 1\nReceived: us\n  by us\nX-A: 2\n'
+    one = draft.Draft(mess.Envelope(b'a@b', [b'c@d']), head)
+    assert one.visible() == [(b'X-A', b' 2')]
+    one.change(milter.INSERT_HEADER, b'\0\0\0\1X-B\0v\0')
+    one.change(milter.INSERT_HEADER, b'\0\0\0\0X-C\0v\0')
+    one.change(milter.CHANGE_HEADER, b'\0\0\0\1X-A\0three\0')
+    assert one.head() == b'X-C: v\nX-A: 1\nReceived: us\n  by us\nX-B: v\nX-A: three\n'
+    assert one.visible() == [(b'X-B', b' v'), (b'X-A', b' three')]
