@@ -108,3 +108,13 @@ def pytest_unconfigure(config):
         subprocess.run(['userdel', name], capture_output=True)
     for name in groups - config.accounts_before[1]:
         subprocess.run(['groupdel', name], capture_output=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how much code is trusted, so that growth is seen."""
+    found = [value for reports in terminalreporter.stats.values() for report in reports
+             for name, value in getattr(report, 'user_properties', ()) if name == 'lines of code' and report.when == 'call']
+    if found:
+        terminalreporter.section('code that is root for a moment or can touch queue/mess')
+        for line in sorted(found):
+            terminalreporter.write_line(line)

@@ -5,7 +5,7 @@ Each is tried in a child, as the programs will try it; nothing of it is an error
 import os
 
 from qpy import unix_kernel
-from qpy.lib import confine
+from qpy.lib import confine, groups
 
 
 def shortcomings():
@@ -15,6 +15,7 @@ def shortcomings():
               'no_new_privs is all that keeps set-user-id programs from rising'),
              (lambda: unix_kernel.unshare(unix_kernel.CLONE_NEWNET),
               'network namespaces are forbidden here: smtpd, queued, send and log keep the network'),
+             (need_groups, 'no control groups of version 2 here: what deliveries leave behind is ended process by process'),
              (need_landlock, 'this kernel has no Landlock: programs of one account can use each other\'s files'))
     lines = [words for work, words in tries if not possible(work)]
     return lines + ['this kernel has no %s: programs are confined without it' % words.decode()
@@ -25,6 +26,18 @@ def need_landlock():
     """OSError if there is none."""
     if not unix_kernel.landlock_abi():
         raise OSError('no Landlock')
+
+
+def need_groups():
+    """OSError if there are none, or none that can be ended at once."""
+    place = groups.place()
+    if place is None:
+        raise OSError('no control groups')
+    for name in (place, *groups.PLACES):            # the first one, which holds all, has no cgroup.kill itself
+        if any(os.path.exists(os.path.join(os.fsdecode(name), below, 'cgroup.kill'))
+               for below in ('', *next(os.walk(os.fsdecode(name)), ('', [], []))[1])):
+            return
+    raise OSError('no cgroup.kill')
 
 
 def possible(work):

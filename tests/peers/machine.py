@@ -62,15 +62,18 @@ def base():
         return root
     if os.geteuid() != 0:
         raise RuntimeError('a machine needs root')
-    tool, work = debian.program('mmdebstrap', 'mmdebstrap'), root + '.work'
-    shutil.rmtree(work, ignore_errors=True)
+    tool = debian.program('mmdebstrap', 'mmdebstrap')
     os.makedirs(debian.CACHE, exist_ok=True)
+    work = os.path.join(tempfile.mkdtemp(prefix='machine-', dir=debian.CACHE), 'root')
     made = subprocess.run([tool, '--quiet', '--variant=essential', '--include=' + ','.join(PACKAGES), release(), work],
                           capture_output=True, text=True, timeout=400)
-    if made.returncode:
-        shutil.rmtree(work, ignore_errors=True)
-        raise RuntimeError('mmdebstrap: ' + made.stderr.strip().rpartition('\n')[2])
-    os.rename(work, root)
+    try:
+        if made.returncode:
+            raise RuntimeError('mmdebstrap: ' + made.stderr.strip().rpartition('\n')[2])
+        if not os.path.isdir(root):         # another run may have been faster
+            os.rename(work, root)
+    finally:
+        shutil.rmtree(os.path.dirname(work), ignore_errors=True)
     return root
 
 

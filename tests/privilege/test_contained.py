@@ -1,6 +1,7 @@
 """Deliveries are contained (L cases, P27, P36, P37): whatever a user's .qmail does, the machine and the mail of others
 go on."""
 import os
+import shutil
 import sys
 import time
 
@@ -180,6 +181,39 @@ def test_hard_links_as_mailboxes(running):
     assert outcome(running, 'hard', './hard\n').startswith('deferral')
     with open(theirs) as file:
         assert file.read() == 'of bob\n'
+
+
+@pytest.mark.parametrize('part, target', [('new', '{bob}/Maildir/new'), ('new', '/etc'), ('tmp', '/etc'), ('tmp', '{bob}'),
+                                          ('new', '/dev/null'), ('tmp', '{home}/queue/damaged'), ('new', '{home}/run')])
+def test_hostile_links_in_a_maildir(running, part, target):
+    """A Maildir whose new or tmp leads to somebody else's directory gets no file there: the user's rights decide."""
+    running.recipe('bob', '.qmail-x', './Maildir/\n')
+    target = target.format(home=running.home, bob=running.user_homes['bob'])
+    top = os.path.join(running.user_homes['ann'], 'Dir')
+    shutil.rmtree(top, ignore_errors=True)
+    for name in ('', 'tmp', 'new', 'cur'):
+        if name == part:
+            os.symlink(target, os.path.join(top, name))
+        else:
+            os.mkdir(os.path.join(top, name), 0o700)
+            os.chown(os.path.join(top, name), ANN, ANN)
+    before = sorted(os.listdir(target)) if os.path.isdir(target) else os.stat(target).st_size
+    assert outcome(running, 'dir-%s' % part, './Dir/\n').startswith('deferral')
+    assert (sorted(os.listdir(target)) if os.path.isdir(target) else os.stat(target).st_size) == before
+
+
+def test_hostile_links_as_locks(running):
+    """What an mbox's lock, or the name of its repair, leads to is not written and not cut."""
+    theirs = os.path.join(running.user_homes['ann'], 'precious')
+    with open(theirs, 'w') as file:
+        file.write('precious\n')
+    os.chown(theirs, ANN, ANN)
+    for name in ('inbox.lock', '.inbox.lock', 'inbox.tmp'):
+        os.symlink(theirs, os.path.join(running.user_homes['ann'], name))
+    outcome(running, 'locked', './inbox\n')
+    with open(theirs) as file:
+        assert file.read() == 'precious\n'
+    bob_gets(running, 'beside the lock')
 
 
 # --- control groups ----------------------------------------------------------------------------------------------
