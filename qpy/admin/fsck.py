@@ -126,8 +126,8 @@ class Check:
             if name == b'lock':
                 continue
             if not mess.is_id(name):
-                if not (self.live and name.startswith(b'copy.')):
-                    self.found(b'state', name, b'foreign')
+                if not (self.live and (name.startswith(b'copy.') or name == b'shorter')):
+                    self.found(b'state', name, b'shorter' if name == b'shorter' else b'foreign')
                 continue
             for kind in self.of_state(name):
                 self.found(b'state', name, kind)

@@ -51,6 +51,7 @@ LOADS = 64                      # messages loaded per step
 STARTS = 256                    # transactions started per step and channel
 RECIPIENTS = 100                # in one remote transaction
 REPORT_LIMIT = 10_000           # bytes of one report, as in qmail-send
+STATE_TEXT, LEAST_TEXT = 32 << 20, 200      # bytes kept of all reports on one message; of one, however many there are
 WINDOW = 5                      # transactions a destination may have before one of them has ended
 MOST_DESTINATIONS = 20_000      # remembered without anything to do there
 
@@ -508,6 +509,7 @@ class Dispatch:
         if known and letter == b'Z' and (job.dying or job.order == FAIL):
             letter, text = b'D', ended(text) + (TOO_LONG if job.dying else CANCELLED)
         self.lines.append(sendlog.result(number, letter, text))
+        text = shortened(text, job.total)
         flight.left -= 1
         if not flight.left:
             place.active -= 1
@@ -554,7 +556,7 @@ class Dispatch:
     def _give_up_for_now(self, work):
         """Defer, without trying, what is meant for a destination in trouble; the last pass ends it."""
         job, recipients = work.job, emptied(work)
-        text = UNREACHABLE + work.place.reason
+        text = shortened(UNREACHABLE + work.place.reason, job.total)
         for index, _ in reversed(recipients):
             if job.dying:
                 self._settle(job, index, b'D', ended(text) + TOO_LONG)
@@ -873,6 +875,12 @@ class Dispatch:
         """Is nothing under way any more?"""
         return not (self.flights or self.leaving or self.actions
                     or any(job.after or not job.undone for job in self.jobs.values()))
+
+
+def shortened(text, total):
+    """A report without its middle, if those of so many recipients would be too much for a state."""
+    most = max(LEAST_TEXT, STATE_TEXT // max(1, total))
+    return text if len(text) <= most else text[:most // 2] + b' ... ' + text[-most // 2:]
 
 
 def ended(text):

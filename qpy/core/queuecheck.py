@@ -65,6 +65,10 @@ TABLE = {
     b'orphan': (HEALS, False,
         b'is the state of a message that is gone; send removes it when it starts',
         REMOVED),
+    b'shorter': (HEALS, False,
+        b'was to take the place of a longer state when send ended; send removes it when it '
+        b'starts',
+        REMOVED),
     b'strange': (WRONG, False,
         b'names a recipient that its message does not have; such entries are skipped',
         DELIVERED),

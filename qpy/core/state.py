@@ -54,6 +54,25 @@ class View:
         reported is."""
         return not any(status in self.status for status in (PENDING, FAILED, SUCCEEDED))
 
+    def entries(self):
+        """[(letter, fields ...)]: as few as say the same to replay()."""
+        found = []
+        for index, status in enumerate(self.status):
+            number, words = b'%d' % index, self.texts.get(index)
+            if status == REPORTED:
+                found.append((b'r', number))
+            elif status == DELIVERED:
+                found.append((b'd', number))
+            elif status != PENDING:
+                found.append((b'f' if status == FAILED else b'd', number, words or b''))
+            elif words is not None:
+                found.append((b'z', number, words))
+        if self.warned:
+            found.append((b'w', b'%d' % self.warned))
+        if self.due or self.attempts:
+            found.append((b'a', b'%d' % self.due, b'%d' % self.attempts))
+        return found + ([] if self.held is None else [(b'h', self.held)])
+
     def apply(self, letter, fields):
         """Let one entry count.  Anything that makes no sense is skipped: then work is repeated, not lost."""
         if letter in OF_RECIPIENT:
@@ -107,6 +126,26 @@ def entries(data, ident):
         letter = payload[:1]
         found.append((letter, payload[1:].split(b'\0', 0 if letter in b'ho' else 1)))
         at += 8 + size
+
+
+def pack_indices(indices):
+    """Numbers of recipients in a field of a record: a hexadecimal number with a bit for each, however many they are."""
+    if not indices:
+        return b'0'
+    bits = bytearray(b'0') * (max(indices) + 1)
+    for index in indices:
+        bits[-1 - index] = 49           # '1'
+    return b'%x' % int(bits, 2)
+
+
+def unpack_indices(word, recipients):
+    """What pack_indices() made, ascending; ValueError if it is no such number, or names one beyond `recipients`."""
+    if not 0 < len(word) <= recipients // 4 + 1 or word.strip(b'0123456789abcdef'):
+        raise ValueError('no set of recipients')
+    indices = [index for index, bit in enumerate(reversed('{:b}'.format(int(word, 16)))) if bit == '1']
+    if indices and indices[-1] >= recipients:
+        raise ValueError('no such recipient')
+    return indices
 
 
 def replay(data, ident, recipients):

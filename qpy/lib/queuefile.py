@@ -8,6 +8,7 @@ from qpy.core import mess
 
 SMALL = 65536               # files up to so many bytes are read in one go
 PIECE = 1 << 20
+STATE_LIMIT = 256 << 20     # bytes of a state worth reading; qpy-send keeps them far shorter
 
 
 class Mess:
@@ -85,7 +86,7 @@ def pieces(fd, size):
 def read_state(directory, ident):
     """The bytes of queue/state/ID (directory: a descriptor of queue/state), or None if there is no such file."""
     try:
-        return unix.read_file(ident, dir_fd=directory)
+        return unix.read_file(ident, STATE_LIMIT, dir_fd=directory)
     except FileNotFoundError:
         return None
 

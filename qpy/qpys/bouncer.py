@@ -168,8 +168,12 @@ class Bouncer:
         data = queuefile.read_state(self.state, message.ident) or b''
         view = state.replay(data, message.ident, len(envelope.recipients))
         found, unasked = [], kind != bounce.DELAY or not bounce.is_bulk(header(message))
-        for index in [text.parse_uint(word, state.INDEX_LIMIT) for word in indices.split(b',')]:
-            if index is None or index >= len(view.status) or view.status[index] != STATUS[kind]:
+        try:
+            asked = state.unpack_indices(indices, len(view.status))
+        except ValueError as problem:
+            raise NoOutcome(str(problem)) from None
+        for index in asked:
+            if view.status[index] != STATUS[kind]:
                 raise NoOutcome('no such outcome in the state of the message')
             notify = envelope.recipient_option(index, b'N')
             if bounce.wanted(notify, kind, envelope.option(b'D') is not None) and (unasked or notify):

@@ -575,7 +575,7 @@ class Send:
 
     def bounce(self, job, indices, kind):
         """Have the bouncer make a report of this kind on these recipients."""
-        self.bouncer.send(b'B', job.name, b','.join([b'%d' % index for index in indices]), kind)
+        self.bouncer.send(b'B', job.name, state.pack_indices(indices), kind)
 
     def bounced(self, records):
         """The bouncer has put a report into the queue, or could not."""

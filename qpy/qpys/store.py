@@ -13,10 +13,12 @@ from qpy.lib import queuefile
 
 MEMORY = 1 << 20                # bytes: longer messages are handed to local deliveries as files
 PIECE = 4 << 20                 # bytes of a long message copied at a time
-STATE_LIMIT = 64 << 20          # bytes of a state worth reading
+WORDY, WASTE = 1 << 20, 2       # a state of so many bytes is written anew if half of it would do
+SHORTER = b'shorter'            # the name of such a new one, until it is there
 
 READ = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW
 APPEND = unix.O_RDWR | unix.O_CREAT | unix.O_APPEND | unix.O_CLOEXEC | unix.O_NOFOLLOW
+AFRESH = unix.O_WRONLY | unix.O_CREAT | unix.O_TRUNC | unix.O_CLOEXEC | unix.O_NOFOLLOW
 DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 
 
@@ -27,6 +29,7 @@ class Store:
         self.home = home
         self.mess = unix.open(home + b'/queue/mess', DIRECTORY)
         self.state = unix.open(home + b'/queue/state', DIRECTORY)
+        self.drop(SHORTER)              # of somebody who was interrupted
 
     # --- messages ---
 
@@ -69,13 +72,33 @@ class Store:
         except FileNotFoundError:
             return None
         try:
-            data = unix.read_all(fd, STATE_LIMIT)
+            data = unix.read_all(fd, queuefile.STATE_LIMIT)
         finally:
             unix.close(fd)
         view = state.replay(data, name, recipients)
         if view.end < len(data):
             self._cut(name, view.end)
+        if recipients and view.end > WORDY:
+            self._shorten(name, view)
         return view
+
+    def _shorten(self, name, view):
+        """Write a state anew in which older passes have said what later ones say again.  It stays as it is if that cannot
+        be done now."""
+        data = b''.join([state.entry(name, *entry) for entry in view.entries()])
+        if WASTE * len(data) > view.end:
+            return
+        try:
+            fd = unix.open(SHORTER, AFRESH, 0o640, dir_fd=self.state)
+            try:
+                unix.write_all(fd, data)
+                unix.fsync(fd)          # it takes the place of what may be all on the disk
+            finally:
+                unix.close(fd)
+            unix.rename(SHORTER, name, src_dir_fd=self.state, dst_dir_fd=self.state)
+        except unix.error:
+            return
+        view.end = len(data)
 
     def _cut(self, name, end):
         fd = unix.open(name, unix.O_WRONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW, dir_fd=self.state)
@@ -102,7 +125,7 @@ class Store:
     def _take_back(self, fd, name):
         """After a short write: leave whole entries only."""
         unix.lseek(fd, 0, unix.SEEK_SET)
-        unix.ftruncate(fd, state.entries(unix.read_all(fd, STATE_LIMIT), name)[1])
+        unix.ftruncate(fd, state.entries(unix.read_all(fd, queuefile.STATE_LIMIT), name)[1])
 
     def drop(self, name):
         """Remove a state; it is no error if there is none."""

@@ -436,6 +436,17 @@ def test_full_disk():
     assert len(w.bounces) == 1 and not w.mail
 
 
+def test_reports_on_very_many_are_shortened():
+    """INV7: what 100,000 recipients' reports take in a state is bounded; first and last words are kept."""
+    long = b'first' + b'x' * 9000 + b'last\n'
+    assert dispatch.shortened(long, 1) == long and dispatch.shortened(b'short\n', 10 ** 6) == b'short\n'
+    for total in (10_000, 131_072, 10 ** 7):
+        short = dispatch.shortened(long, total)
+        assert len(short) <= max(dispatch.LEAST_TEXT, dispatch.STATE_TEXT // total) + 5
+        assert short.startswith(b'first') and short.endswith(b'last\n')
+    assert dispatch.shortened(b'x' * 500 + dispatch.TOO_LONG, 10 ** 7).endswith(dispatch.TOO_LONG)
+
+
 def test_unremovable():
     """A message clean cannot remove is not delivered again: that it is finished is written, removal tried again."""
     w = World()

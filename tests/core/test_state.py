@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpy.core import state
+from qpy import unix
+from qpy.core import state, submit
 
 IDENT = b'1764036974123456'
 index = st.integers(0, 4).map(lambda n: b'%d' % n)
@@ -93,3 +94,47 @@ def test_long_texts_are_cut_and_indices_cannot_be_forged():
     assert len(found[0][1][1]) < 10_000
     with pytest.raises(ValueError):
         state.entry(IDENT, b'f', b'0\0001', b'x')
+
+
+ENTRIES = st.one_of(
+    st.tuples(st.sampled_from([b'd', b'r']), st.sampled_from([b'0', b'1', b'2'])),
+    st.tuples(st.sampled_from([b'd', b'f', b'z']), st.sampled_from([b'0', b'1', b'2']), st.binary(max_size=9)),
+    st.tuples(st.just(b'a'), st.integers(0, 9).map(b'%d'.__mod__), st.integers(0, 9).map(b'%d'.__mod__)),
+    st.tuples(st.just(b'w'), st.integers(0, 9).map(b'%d'.__mod__)),
+    st.tuples(st.sampled_from([b'h', b'o']), st.binary(max_size=9)))
+
+
+@given(st.lists(ENTRIES))
+def test_a_shorter_state_says_the_same(history):
+    """entries() of a View, replayed, is that View but for texts nobody reads any more; and it is no longer."""
+    long = write(history)
+    view = state.replay(long, IDENT, 3)
+    short = write(view.entries())
+    again = state.replay(short, IDENT, 3)
+    assert all(getattr(view, name) == getattr(again, name) for name in ('status', 'due', 'attempts', 'held', 'warned'))
+    assert {n: words for n, words in view.texts.items() if view.status[n] not in (state.REPORTED, state.DELIVERED)} == again.texts
+    assert len(short) <= len(long) + 20
+
+
+@given(st.sets(st.integers(0, 2000)))
+def test_sets_of_recipients(indices):
+    """What is packed comes out, in order; numbers beyond the message's recipients do not."""
+    word = state.pack_indices(list(indices))
+    assert state.unpack_indices(word, 2001) == sorted(indices)
+    if indices:
+        with pytest.raises(ValueError):
+            state.unpack_indices(word, max(indices))
+
+
+def test_everybody_fits_into_a_packet():
+    """However many recipients a message may have, and whichever they are."""
+    for some in (range(submit.RECIPIENT_LIMIT), range(1, submit.RECIPIENT_LIMIT, 2)):
+        word = state.pack_indices(some)
+        assert len(word) < unix.PACKET_LIMIT // 4 and state.unpack_indices(word, submit.RECIPIENT_LIMIT) == list(some)
+
+
+@pytest.mark.parametrize('word', [b'', b'g', b'-1', b'0x1', b' 1', b'F', b'1' * 100])
+def test_what_is_no_set(word):
+    """P-01: whoever sends it has lost his mind."""
+    with pytest.raises(ValueError):
+        state.unpack_indices(word, 8)

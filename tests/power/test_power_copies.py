@@ -309,6 +309,7 @@ PLANTED = [
     (b'foreign', {b'state/notes': b'x'}, b'state/notes'),
     (b'torn', {b'mess/' + IDENT: GOOD, b'state/' + IDENT: BOTH_DONE[:-3]}, b'state/' + IDENT),
     (b'orphan', {b'state/' + IDENT: BOTH_DONE}, b'state/' + IDENT),
+    (b'shorter', {b'state/shorter': BOTH_DONE}, b'state/shorter'),
     (b'strange', {b'mess/' + IDENT: GOOD, b'state/' + IDENT: state.entry(IDENT, b'd', b'7')}, b'state/' + IDENT),
     (b'kept', {b'damaged/' + IDENT: GOOD[:-9]}, b'damaged/' + IDENT),
     (b'kept whole', {b'damaged/' + IDENT: GOOD}, b'damaged/' + IDENT)]

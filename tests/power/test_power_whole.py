@@ -9,9 +9,9 @@ from qpy.admin import fsck
 from qpy.core import dispatch, state, submit as words
 from qpy.lib import submit
 from qpy.qpyq import store as queue_store
-from qpy.qpys import bouncer, send
+from qpy.qpys import bouncer, send, store
 from qpy.user import mailbox
-from tests.power import explorer, whole
+from tests.power import disk, explorer, whole
 from tests.power.whole import Message, World
 
 JOE, NOBODY_KNOWS = b'joe@here.example', b'never@sender.example'
@@ -66,6 +66,23 @@ def test_no_power_cut_loses_mail(monkeypatch, kind, own, long, scene):
     assert len(world.acknowledged) >= len(SCENES[scene][0]) and not world.refused
     assert len(explore.seen) > 5
     explorer.SCENES_TRIED.add((kind, own, long, scene))
+
+
+@pytest.mark.parametrize('kind, own', MODELS)
+@pytest.mark.parametrize('scene', ['deferred', 'partly'])
+def test_states_written_anew(monkeypatch, kind, own, scene):
+    """The same where each state is written anew whenever it is read."""
+    monkeypatch.setattr(store, 'WORDY', 0)
+    monkeypatch.setattr(store, 'WASTE', 0)
+    seam = whole.install(monkeypatch)
+    explore, anew, real = explorer.Explorer(seam), [], disk.Disk.rename
+
+    def rename(self, old, *more, **where):
+        anew.append(old)
+        return real(self, old, *more, **where)
+    monkeypatch.setattr(disk.Disk, 'rename', rename)
+    play(seam, scene, kind, own, explore=explore)
+    assert store.SHORTER in anew
 
 
 @pytest.mark.parametrize('kind, own', MODELS)

@@ -44,6 +44,7 @@ class Office:
 
     def ask(self, indices, ident=ID, kind=b'bounce'):
         """The answer: (letter, fields)."""
+        indices = indices and state.pack_indices([int(word) for word in indices.split(b',')])
         self.asker.send(channel.pack(b'B', ident, indices, kind))
         return self.answers(1)[0]
 
@@ -94,7 +95,7 @@ def test_report(office):
 def test_only_the_failed_are_reported(office):
     """What did not fail is not reported, whoever asks for it."""
     office.failed(b'a@x.example')
-    assert office.ask(b'1')[0] == b'Z' and office.ask(b'')[0] == b'Z'
+    assert office.ask(b'1')[0] == b'Z' and office.ask(b'')[0] == b'Z' and office.ask(b'131071')[0] == b'Z'
     with open(office.home + b'/queue/state/' + ID, 'ab') as file:
         file.write(state.entry(ID, b'r', b'0'))
     assert office.ask(b'0')[0] == b'Z'
@@ -150,13 +151,13 @@ def test_long_message_is_streamed(office):
     body = b'Subject: long\n\n' + b'x' * 63 * 320_000 + b'\n'
     office.failed(b'a@x.example', body=body)
     office.failed(b'b@x.example', ident=b'1700000000000002')
-    office.asker.send(channel.pack(b'B', ID, b'0', b'bounce') + channel.pack(b'B', b'1700000000000002', b'0', b'bounce'))
+    office.asker.send(channel.pack(b'B', ID, b'1', b'bounce') + channel.pack(b'B', b'1700000000000002', b'1', b'bounce'))
     found = dict(fields[:2] for _, fields in office.answers(2))
     message = office.report(found[ID])[0]
     assert b'Subject: long\n' in message and b'xxx' not in message and b'text/rfc822-headers' in message
     with open(office.home + b'/control/bouncemaxbytes', 'w') as file:
         file.write('0\n')
-    office.asker.send(channel.pack(b'B', ID, b'0', b'bounce') + channel.pack(b'B', b'1700000000000002', b'0', b'bounce'))
+    office.asker.send(channel.pack(b'B', ID, b'1', b'bounce') + channel.pack(b'B', b'1700000000000002', b'1', b'bounce'))
     found = dict(fields[:2] for _, fields in office.answers(2))
     assert body in office.report(found[ID])[0]
     assert b'<b@x.example>:' in office.report(found[b'1700000000000002'])[0]

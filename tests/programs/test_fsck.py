@@ -82,6 +82,7 @@ ANOMALIES = [
     ('part', b'12.3.part', b'half', b'mess', False),
     ('orphan', IDS[0], state.entry(IDS[0], b'd', b'0'), b'state', False),
     ('foreign', b'notes', b'x', b'state', True),
+    ('shorter', b'shorter', state.entry(IDS[0], b'd', b'0'), b'state', False),
     ('kept', IDS[0], torn(IDS[0]), b'damaged', False),
     ('kept whole', IDS[0], message(IDS[0]), b'damaged', False),
     ('kept whole', IDS[0] + b'.1', message(IDS[0]), b'damaged', False),

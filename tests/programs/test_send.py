@@ -8,7 +8,7 @@ import pytest
 from qpy import unix
 from qpy.core import channel, mess
 from qpy.lib import program
-from qpy.qpys import send
+from qpy.qpys import send, store
 from tests.peers import queued
 from tests.peers.send_rig import SUBMITTER, Rig
 
@@ -111,7 +111,7 @@ def test_bounce(rig):
     rig.report(rig.jobs[0], b'D', b'no\n')
     assert not rig.bounce_jobs
     rig.report(rig.jobs[0])
-    assert rig.bounce_jobs == [[ident, b'0', b'bounce']]
+    assert rig.bounce_jobs == [[ident, b'1', b'bounce']]
     assert rig.state(ident, 2).indices(2) == [0] and rig.state(ident, 2).texts[0] == b'no\n'
     rig.bounced()
     assert there(rig, b'mess') == []
@@ -126,14 +126,14 @@ def test_success_and_delay(rig):
     remote, local = sorted(rig.jobs, key=lambda job: job[0], reverse=True)
     rig.report(local, b'K', b'did 1+0+0\n')
     rig.report(remote, b'Z', b'busy\n')
-    assert rig.bounce_jobs == [[ident, b'1', b'success']]
+    assert rig.bounce_jobs == [[ident, b'2', b'success']]
     rig.bounced()
     assert b'notice msg %s qp 77: success' % ident in rig.lines() and not rig.bounce_jobs
     while not rig.bounce_jobs:
         rig.wait(500)
         for job in list(rig.jobs):
             rig.report(job, b'Z', b'busy\n')
-    assert rig.bounce_jobs == [[ident, b'0', b'delay']] and rig.state(ident, 2).indices(1) == [1]
+    assert rig.bounce_jobs == [[ident, b'1', b'delay']] and rig.state(ident, 2).indices(1) == [1]
     rig.bounced()
     assert b'notice msg %s qp 77: delay' % ident in rig.lines() and rig.state(ident, 2).warned
 
@@ -147,7 +147,7 @@ def test_a_time_in_the_envelope(rig):
     rig.report(remote, b'Z', b'busy\n')
     rig.wait(501)
     rig.wait(1)
-    assert rig.bounce_jobs == [[ident, b'0', b'bounce']] and b'rather than late' in rig.state(ident, 2).texts[0]
+    assert rig.bounce_jobs == [[ident, b'1', b'bounce']] and b'rather than late' in rig.state(ident, 2).texts[0]
     rig.bounced()
     assert there(rig, b'mess') == []
 
@@ -363,7 +363,7 @@ def test_state_cannot_be_written(rig, monkeypatch, number):
         assert not rig.bounce_jobs
     assert any(b'trouble marking state/' in line for line in rig.lines())
     rig.wait(130)
-    assert rig.bounce_jobs == [[ident, b'1', b'bounce']]
+    assert rig.bounce_jobs == [[ident, b'2', b'bounce']]
     rig.bounced()
     assert there(rig, b'mess') == []
 
@@ -382,6 +382,42 @@ def test_short_write_leaves_whole_entries(rig, monkeypatch):
     assert view.end == os.path.getsize(rig.home + b'/queue/state/' + ident) and view.indices(1) == [0]
     rig.wait(130)
     assert rig.bounce_jobs
+
+
+def test_a_state_is_not_longer_than_it_need_be(rig, monkeypatch):
+    """INV7: what older passes said of a deferral goes when the state is read again; nothing else does."""
+    monkeypatch.setattr(store, 'WORDY', 3000)
+    ident = rig.put(b'a@x.example', b'b@y.example', b'c@z.example')
+    rig.report(rig.jobs[0])
+    sizes = []
+    for attempt in range(7):
+        while rig.jobs:
+            rig.report(rig.jobs[0], b'Z', b'later %d ' % attempt + b'x' * 300 + b'\n')
+        sizes.append(os.path.getsize(rig.home + b'/queue/state/' + ident))
+        rig.wait(86400)
+    view = rig.state(ident, 3)
+    assert max(sizes) == 3315 and view.attempts == 7 and view.indices(1) == [0]
+    assert view.texts[1].startswith(b'later 6 ') and os.listdir(rig.home + b'/queue/state') == [ident]
+
+
+@pytest.mark.parametrize('call', ['open', 'write', 'fsync', 'rename'])
+def test_a_state_that_cannot_be_made_shorter_stays(rig, monkeypatch, call):
+    """Q-21: the longer one is as good."""
+    monkeypatch.setattr(store, 'WORDY', 1)
+    ident = rig.put(b'a@x.example')
+    for _ in range(4):
+        rig.report(rig.jobs[0], b'Z', b'later\n')
+        with monkeypatch.context() as patch:
+            real = getattr(unix, call)
+
+            def fails(*words, **more):
+                if call == 'fsync' or words[0] == store.SHORTER or call == 'write' and words[1][:4] == b'\0\0\0\x07':
+                    raise OSError(errno.ENOSPC, 'no space left')
+                return real(*words, **more)
+            patch.setattr(unix, call, fails)
+            rig.wait(86400)
+    view = rig.state(ident, 1)
+    assert view.attempts == 4 and view.texts == {0: b'later\n'}
 
 
 def test_memory_files_run_out(rig, monkeypatch):

@@ -151,7 +151,7 @@ def test_bounce(rig):
     ident = deferred(rig, b'a@x.example')
     assert answer(rig, b'bounce ' + ident) == [b'.']
     rig.step()
-    assert rig.bounce_jobs == [[ident, b'0', b'bounce']] and b'administrator' in rig.state(ident).texts[0]
+    assert rig.bounce_jobs == [[ident, b'1', b'bounce']] and b'administrator' in rig.state(ident).texts[0]
 
 
 def test_tcpto_and_tcpok(rig):

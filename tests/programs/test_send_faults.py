@@ -5,6 +5,7 @@ import os
 import pytest
 
 from qpy import unix
+from qpy.core import state
 from tests.peers import queued
 from tests.peers.send_rig import Rig
 
@@ -78,8 +79,8 @@ class Ledger:
         self.guarded(self.rig.report, job, letter)
 
     def told_of(self, job):
-        for index in job[1].split(b','):
-            key = (job[0], self.due[job[0]][int(index)])
+        for index in state.unpack_indices(job[1], len(self.due[job[0]])):
+            key = (job[0], self.due[job[0]][index])
             self.told[key] = self.told.get(key, 0) + 1
         self.guarded(self.rig.bounced)
 
