@@ -141,12 +141,12 @@ def become(name, env, fds, home):
 # The process that wants a message filtered.
 
 class Asker:
-    """The server's side of the runner."""
+    """The server's side of the runner.  lost(): called when that has ended, if anybody minds."""
 
-    __slots__ = ('loop', 'sock', 'jobs', 'number')
+    __slots__ = ('loop', 'sock', 'jobs', 'number', 'lost')
 
     def __init__(self, loop, sock):
-        self.loop, self.sock, self.jobs, self.number = loop, sock, {}, 0
+        self.loop, self.sock, self.jobs, self.number, self.lost = loop, sock, {}, 0, None
         loop.watch(sock.fileno(), self.readable)
 
     def job(self, name, env, progress, done):
@@ -191,6 +191,8 @@ class Asker:
         self.sock = None
         for job in list(self.jobs.values()):
             job.exited(exits.QQ_EXEC)
+        if self.lost is not None:
+            self.lost()
 
 
 class Job:

@@ -15,6 +15,7 @@ from qpy.lib import confine, controls, inherit, loop, master, program, submit
 from qpy.qpyd import census, runner, server, settings
 from qpy.qpyd.conversation import Conversation, FileConversation
 
+LAST_REPLIES = 1.0          # seconds that a worker without its runner of filters still has for its clients
 WORKERS_MAX = 64
 STRAY_MAX = 1024        # descriptors below this that a careless parent left open are closed
 TLS_WAIT = 2.0          # seconds for qpy-tls to say whether it has a certificate
@@ -80,6 +81,7 @@ class Workers(master.Master):
         """In the child: serve until the chain ends."""
         own_loop = loop.Loop()
         filters = runner.start(own_loop, self.home, allowed(self.watched))
+        filters.lost = lambda: own_loop.after(LAST_REPLIES, own_loop.stop)     # we may fork no other: our master may
         unix.raise_descriptor_limit()
         self.census.take(self.number)
         inherit.life(own_loop, found)
@@ -90,7 +92,7 @@ class Workers(master.Master):
         confine.confine(self.home, b'smtpd')
         own_loop.run()
         here.farewell()
-        return exits.OK
+        return exits.OK if filters.sock is not None else exits.TEMP
 
 
 def serve(home, found, count):

@@ -708,3 +708,17 @@ def test_xclient(make):
     client.send(b'EHLO c\r\n')
     assert b'XCLIENT' not in b''.join(client.line() for _ in range(10))
     assert client.say(b'XCLIENT ADDR=192.0.2.7')[:3] == b'550'
+
+
+def test_a_worker_whose_runner_is_killed_is_replaced(make, tmp_path):
+    """INV6, D-13: without its runner a worker could have no message filtered any more, and may fork no other: it ends, and
+    the next one filters again.  No zombie stays."""
+    rig = make().warm(workers=1)
+    rig.connect().reply()
+    worker, runner = descendants(rig.server.pid)[:2]
+    os.kill(runner, signal.SIGKILL)
+    wait_until(lambda: 'starting another one' in rig.log())
+    wait_until(lambda: len(descendants(rig.server.pid)) == 2)
+    assert not {worker, runner} & set(descendants(rig.server.pid))
+    client = rig.connect()
+    assert client.reply()[:3] == b'220' and client.say(b'HELO x')[:3] == b'250'
