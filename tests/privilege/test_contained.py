@@ -287,8 +287,8 @@ def test_without_control_groups_it_stays():
         with open(launcher) as file:
             text = file.read()
         with open(launcher, 'w') as file:
-            file.write(text.replace('from qpy.lib import program\n', 'from qpy.lib import groups, program\n'
-                                    'groups.prepare = lambda *_: None\n'))
+            file.write(text.replace('program.run(', 'from qpy.lib import groups\ngroups.prepare = lambda *_: None\n'
+                                    'program.run('))
         house.write('control/timeoutlocal', '6\n')
         house.start()
         house.await_line('is ended process by process: no control group is ours')
