@@ -41,12 +41,13 @@ class Timer:
 class Loop:
     """One per process."""
 
-    __slots__ = ('epoll', 'readers', 'writers', 'timers', 'dead_timers', 'soon', 'signals', 'running',
+    __slots__ = ('epoll', 'readers', 'writers', 'fresh', 'timers', 'dead_timers', 'soon', 'signals', 'running',
                  'wake_read', 'wake_write')
 
     def __init__(self):
         self.epoll = unix.epoll()
         self.readers, self.writers = {}, {}
+        self.fresh = set()              # registered in this pass: what epoll said before is about another of that number
         self.timers, self.soon, self.signals = [], [], {}
         self.dead_timers = 0
         self.running = False
@@ -71,12 +72,14 @@ class Loop:
             self.epoll.modify(fd, events)
         else:
             self.epoll.register(fd, events)
+            self.fresh.add(fd)
 
     def watch_shared(self, fd, on_readable):
         """As watch, for a listening socket that other processes watch too: not all of them wake for one client."""
         self.forget(fd)
         self.readers[fd] = on_readable
         self.epoll.register(fd, READ | unix.EPOLL_EXCLUSIVE)
+        self.fresh.add(fd)
 
     def forget(self, fd):
         """Stop watching fd.  Must come before its close."""
@@ -147,15 +150,17 @@ class Loop:
 
     def step(self, longest=MAX_SLEEP):
         """One pass; waits at most `longest` seconds for something to happen."""
-        readers, writers = self.readers, self.writers
-        for fd, events in self.epoll.poll(self._patience(longest)):
+        readers, writers, fresh = self.readers, self.writers, self.fresh
+        ready = self.epoll.poll(self._patience(longest))
+        fresh.clear()
+        for fd, events in ready:
             if events & (READ | _ENDS):
                 callback = readers.get(fd)
-                if callback:
+                if callback and fd not in fresh:
                     callback()
             if events & (WRITE | _ENDS):
                 callback = writers.get(fd)
-                if callback:
+                if callback and fd not in fresh:
                     callback()
         if self.timers:
             self._run_due()

@@ -2,6 +2,7 @@
 import errno
 import os
 import signal
+import socket
 
 import pytest
 
@@ -55,6 +56,36 @@ def channels(loop):
     left = packets.Channel(loop, a, TABLE, got.extend, ended.append)
     right = packets.Channel(loop, b, TABLE, got.extend, ended.append)
     return left, right, got, ended
+
+
+@pytest.mark.parametrize('reader', [True, False], ids=['by its own reader', 'by a neighbour'])
+def test_an_event_is_not_for_the_next_of_that_number(loop, reader):
+    """R-16: what epoll said of a descriptor that was closed meanwhile is not told to the socket that got its number."""
+    ours, theirs = socket.socketpair()
+    other, far = socket.socketpair()
+    called, made = [], []
+
+    def close_and_connect():
+        loop.forget(ours.fileno())
+        number = ours.fileno()
+        ours.close()
+        new = socket.socket()                           # neither connected nor to be written to
+        new.bind(('127.0.0.1', 0))
+        assert new.fileno() == number
+        made.append(new)
+        loop.watch(number, lambda: called.append('read'), lambda: called.append('write'))
+        loop.forget(other.fileno())
+    if reader:
+        loop.watch(ours.fileno(), close_and_connect, lambda: called.append('old'))
+    else:
+        loop.watch(other.fileno(), close_and_connect)   # epoll tells of this one first
+        far.send(b'x')
+        loop.watch(ours.fileno(), lambda: called.append('old'))
+    theirs.close()
+    loop.step(1)
+    assert called == []
+    for sock in (*made, other, far):
+        sock.close()
 
 
 def test_records_and_descriptors_arrive_together(loop):
