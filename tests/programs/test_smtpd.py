@@ -715,10 +715,10 @@ def test_a_worker_whose_runner_is_killed_is_replaced(make, tmp_path):
     the next one filters again.  No zombie stays."""
     rig = make().warm(workers=1)
     rig.connect().reply()
-    worker, runner = descendants(rig.server.pid)[:2]
+    _, worker, runner = descendants(rig.server.pid)
     os.kill(runner, signal.SIGKILL)
     wait_until(lambda: 'starting another one' in rig.log())
-    wait_until(lambda: len(descendants(rig.server.pid)) == 2)
+    wait_until(lambda: len(descendants(rig.server.pid)) == 3)
     assert not {worker, runner} & set(descendants(rig.server.pid))
     client = rig.connect()
     assert client.reply()[:3] == b'220' and client.say(b'HELO x')[:3] == b'250'
