@@ -94,7 +94,7 @@ def put(home, name, chain, key):
             raise Refused('the group of qpy-tls is missing; run qpy-install %s' % os.fsdecode(home)) from None
     new = path + '.new'
     with open(new, 'wb') as file:
-        file.write(key + chain)
+        file.write(key + chain if key != chain else key)
         file.flush()
         os.fsync(file.fileno())
     try:

@@ -681,6 +681,7 @@ class Session:
             self.reply(b'354 go ahead')
         client = self.client
         tls = b'%s %s' % (self.tls.version, self.tls.cipher) if self.tls else b''
+        tls += b', certificate of ' + received.safe(self.tls.name) if self.tls and self.tls.name else b''
         self.completion = submission.Completion(submission.wanted(date, ident, self.sender) if self.login else None)
         top = b''.join(line + b'\n' for line in self.fields)
         if self.login and client.hidden:

@@ -100,7 +100,12 @@ class Judges:
         """A child."""
         self.file.look()
         theirs, ours = unix.pipe2(unix.O_CLOEXEC) if words != OURS else (-1, -1)
-        pid = unix.fork()
+        try:
+            pid = unix.fork()
+        except unix.error:
+            for fd in (theirs, ours):
+                unix.close_quietly(fd)
+            raise
         if not pid:
             unix._exit(program.guarded(lambda: self.ours(job) if words == OURS else become(words, theirs, job.facts)))
         if ours >= 0:

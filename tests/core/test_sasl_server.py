@@ -4,7 +4,7 @@ import base64
 import pytest
 from hypothesis import given, strategies as st
 
-from qpy.core import brakes, passwords, sasl_client, sasl_server as sasl
+from qpy.core import authbackends, brakes, dovecot_auth, passwords, sasl_client, sasl_server as sasl
 from qpy.core.sasl_server import CHALLENGE, DONE, FAILED, JUDGE, Place
 
 SALT, NONCE = b's' * 16, b'servernonce'
@@ -204,3 +204,40 @@ def test_brakes_are_bounded():
         b.failed(b'%d' % number, b'%d' % number, 0.0)
         b.succeeded(b'%d' % number, b'x%d' % number, 0.0)
     assert len(b.accounts.counts) == len(b.known) == brakes.MOST
+
+
+# --- who judges, and Dovecot's words -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize('lines, judges, dovecot, programs', [
+    (None, {b'password': [(b'passwd',)]}, b'', False), ([b'passwd'], {b'password': [(b'passwd',)]}, b'', False), ([], {}, b'', False),
+    ([b'dovecot /run/x'], {}, b'/run/x', False), ([b'token\t/t  a'], {b'token': [(b'/t', b'a')]}, b'', True),
+    ([b'program /p', b'passwd'], {b'password': [(b'/p',), (b'passwd',)]}, b'', True)])
+def test_control_auth(lines, judges, dovecot, programs):
+    """Each line adds a judge, in its place."""
+    found = authbackends.backends(lines)
+    assert (found.judges, found.dovecot, found.programs) == (judges, dovecot, programs)
+
+
+@pytest.mark.parametrize('lines', [[b'passwd x'], [b'program x'], [b'program'], [b'dovecot x'], [b'dovecot /a', b'dovecot /b'], [b'ldap'],
+                                   [b'dovecot /' + b'x' * 200]])
+def test_control_auth_that_is_none(lines):
+    """Anything else is an error with the four words in it."""
+    with pytest.raises(ValueError, match='write passwd, program'):
+        authbackends.backends(lines)
+
+
+def test_the_words_of_dovecot():
+    """Version 1 of its protocol, in pieces; another version, or a line without end, is no Dovecot."""
+    session = dovecot_auth.Session(7)
+    assert session.output() == b'VERSION\t1\t1\nCPID\t7\n'
+    said = b'VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nMECH\tSCRAM-SHA-256\nSPID\t1\nCOOKIE\tx\nDONE\nCONT\t1\tYQ==\nOK\t1\tuser=joe\n' \
+        b'FAIL\t2\tuser=x\ttemp\nCONT\t3\nNEWS\t1\n'
+    events = [event for byte in said for event in session.receive(bytes((byte,)))]
+    assert events == [('ready', [b'PLAIN', b'SCRAM-SHA-256']), ('more', b'1', b'YQ=='), ('ok', b'1', {b'user': b'joe'}),
+                      ('fail', b'2', {b'user': b'x', b'temp': b''}), ('more', b'3', b'')]
+    assert session.ask(b'4', b'PLAIN', {b'service': b'smtp', b'secured': None}, b'YQ==\t\n') == \
+        b'AUTH\t4\tPLAIN\tservice=smtp\tsecured\tresp=YQ==\n'
+    assert session.go_on(b'4', b'YQ==') == b'CONT\t4\tYQ==\n' and session.cancel(b'4') == b'CANCEL\t4\n'
+    for wrong in (b'VERSION\t2\t0\n', b'x' * 20000):
+        with pytest.raises(ValueError):
+            dovecot_auth.Session(1).receive(wrong)

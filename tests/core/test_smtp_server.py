@@ -846,3 +846,11 @@ def test_vrfy_tells_friends_only(argument, relay, code):
     world = World(relay=relay)
     assert world.say(b'VRFY ' + argument)[0][:3] == code and not world.session.recipients
     assert world.say(b'MAIL FROM:<>')[0][:3] == b'250' and world.say(b'RCPT TO:<joe@example.com>')[0] == b'250 2.1.5 ok'
+
+
+def test_a_clients_certificate_stands_in_received():
+    """The name it was verified for, made safe."""
+    world = beside()
+    world.session.secured(Tls(b'TLSv1.3', b'X', b'', b'friend.example;(x', b'ab'))
+    world.feed(b'EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@example.com>\r\nDATA\r\nx\r\n.\r\n')
+    assert b' with ESMTPS (TLSv1.3 X, certificate of friend.example??x); ' in world.messages[0][2]

@@ -3,10 +3,12 @@
 Each names the errors its reader may raise; any other exception, and any assertion, is a finding.  test_fuzz.py runs
 them with hypothesis and over corpus/, run.py with atheris.  The first byte often says how the rest is cut.
 """
-from qpy.core import (accountlimits, address, aliases, asking, cdb, channel, channel_binding, controls,
-                      deliverby, destinations, dnsbl, dotforward, dotqmail, draft, greylist,
-                      header, idna, inject, mess, milter, mta_sts, netstring, notices, policyd, pop3, qmqp, qmtp, sasl_client, services, seven_bit,
-                      smtp_client, smtp_data, smtp_server, smtproutes, state, submit, tcprules, text, tlsrpt,
+from qpy.core import submission as completion
+from qpy.core import (accountlimits, address, aliases, asking, authbackends, cdb, channel, channel_binding, controls,
+                      deliverby, destinations, dnsbl, dotforward, dotqmail, dovecot_auth, draft, esmtp, greylist,
+                      header, idna, inject, mess, milter, mta_sts, netstring, notices, passwords, policyd, pop3, proxy, qmqp, qmtp, sasl_client, sasl_server,
+                      services, seven_bit,
+                      smtp_client, smtp_data, smtp_server, smtproutes, state, submit, tcprules, text, tls_front, tlsrpt,
                       token822)
 from qpy.qpyr import resolve
 
@@ -22,9 +24,18 @@ def cut(data):
 
 # --- the door -----------------------------------------------------------------------------------------------
 
+class Everything:
+    """All domains are ours."""
+
+    @staticmethod
+    def accepts(_):
+        """This one too."""
+        return True
+
+
 def talk(pieces, stages=frozenset()):
     """(replies, messages, closed) of a server's session; at these stages whoever has an n in his name is refused."""
-    policy = smtp_server.Policy(b'mx.example.com', databytes=200, hosts=None, max_recipients=3, stages=stages)
+    policy = smtp_server.Policy(b'mx.example.com', databytes=200, hosts=Everything, max_recipients=3, stages=stages)
     session = smtp_server.Session(policy, smtp_server.Client(ip=b'192.0.2.7', relay=b''))
     out, found, text, closed = b'', [], b'', False
     for piece in pieces:
@@ -470,6 +481,30 @@ def client_judges(data):
         assert not blank or data[at:at + 1] == b'\n'
 
 
-ALL = (smtp_session, milter_packets, client_judges, data_decoder, address_parser, tcp_rules, netstrings, pop3_session, client_replies,
+def logins_and_proxies(data):
+    """Logins, headers of proxies, Dovecot, qpy-tls, users/passwd, headers of mail that is sent: a value or ValueError, and no
+    login without its secret."""
+    data, pieces = cut(data)
+    for kind in sasl_server.MECHANISMS.values():
+        exchange = kind(sasl_server.Place(b'n', b'b', True, passwords.Scram(b'', b's').keys))
+        for piece in pieces[:5]:
+            event, _ = exchange.step(piece)
+            if event == sasl_server.JUDGE:
+                event, _ = exchange.judged(False)
+            assert event != sasl_server.DONE
+            if event == sasl_server.FAILED:
+                break
+    for parse in (lambda d: proxy.take(b'', d), proxy.parse_xclient, tls_front.parse, passwords.parse, esmtp.unix_time,
+                  lambda d: authbackends.backends([d]), lambda d: dovecot_auth.Session(1).receive(d)):
+        try:
+            parse(data)
+        except ValueError:
+            pass
+    whole, cut_up = (completion.Completion({b'date': b'Date: x\n'}) for _ in range(2))
+    expected = whole.feed(data) + whole.finish()
+    assert expected.endswith(data) and b''.join(map(cut_up.feed, pieces)) + cut_up.finish() == expected
+
+
+ALL = (smtp_session, logins_and_proxies, milter_packets, client_judges, data_decoder, address_parser, tcp_rules, netstrings, pop3_session, client_replies,
        downgraded_mime, way_out, dns_answers, web_policy,
        cdb_reader, queue_file, dot_qmail, control_files, header_tokens, submission, channels)

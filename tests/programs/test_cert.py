@@ -1,0 +1,67 @@
+"""qpy-cert: what it puts where, and what it refuses."""
+import os
+import stat
+import subprocess
+
+import pytest
+
+from tests.peers.certificates import authority
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PLAIN = 54321
+
+
+@pytest.fixture
+def cert(tmp_path):
+    """A function that runs it in a rootless DIR: (exit code, what it says)."""
+    (tmp_path / 'keys').mkdir()
+    os.chown(tmp_path, PLAIN, PLAIN) if os.geteuid() == 0 else None
+
+    def run(*words, **env):
+        done = subprocess.run(['/usr/bin/python3', '-IS', SOURCE + '/bin/qpy-cert', *words], capture_output=True, text=True,
+                              env={'QPYHOME': str(tmp_path), 'PATH': '/usr/bin:/bin', **env})
+        return done.returncode, done.stdout + done.stderr
+    run.keys = tmp_path / 'keys'
+    return run
+
+
+def test_a_key_and_its_certificates(cert):
+    """One file, key and chain, with the owner of DIR, readable by him and his group; it says names and dates."""
+    chain, key = authority().certificate('cert.test', '*.cert.test')
+    code, said = cert('mail', chain, key)
+    assert code == 0 and 'mail.pem: *.cert.test cert.test; until ' in said
+    found = (cert.keys / 'mail.pem')
+    assert found.read_text() == open(key).read().rstrip('\n') + '\n' + open(chain).read().rstrip('\n') + '\n'
+    assert stat.S_IMODE(found.stat().st_mode) == 0o640 and found.stat().st_uid == cert.keys.parent.stat().st_uid
+    assert cert() == (0, 'mail.pem: ' + said.partition('mail.pem: ')[2])
+    code, _ = cert('again', str(found), str(found))
+    assert code == 0 and (cert.keys / 'again.pem').read_text() == found.read_text()
+
+
+def test_what_does_not_fit_changes_nothing(cert):
+    """Another key, no key, no file, a bad name: the reason, and the old file is as it was."""
+    chain, key = authority().certificate('cert.test', '*.cert.test')
+    other = authority().certificate('another.test')[1]
+    assert cert('mail', chain, key)[0] == 0
+    before = (cert.keys / 'mail.pem').read_bytes()
+    assert 'key values mismatch' in cert('mail', chain, other)[1] and cert('mail', chain, chain)[0] == 100
+    assert cert('mail', chain, '/nonexistent')[0] == 111
+    for words in (['../mail', chain, key], ['', chain, key], ['-x', chain, key], ['mail', chain], ['--self', '.x']):
+        assert cert(*words)[0] == 100, words
+    assert os.listdir(cert.keys) == ['mail.pem'] and (cert.keys / 'mail.pem').read_bytes() == before
+
+
+def test_certbots_hook(cert, tmp_path):
+    """RENEWED_LINEAGE says it all."""
+    lineage = tmp_path / 'mail.example.org'
+    lineage.mkdir()
+    for name, source in zip(('fullchain.pem', 'privkey.pem'), authority().certificate('mail.example.org')):
+        (lineage / name).write_bytes(open(source, 'rb').read())
+    assert cert(RENEWED_LINEAGE=str(lineage))[0] == 0
+    assert (cert.keys / 'mail.example.org.pem').exists()
+
+
+def test_one_of_its_own(cert):
+    """--self: a certificate that works, for that name."""
+    code, said = cert('--self', 'own.test')
+    assert code == 0 and 'own.test.pem: own.test; until ' in said
