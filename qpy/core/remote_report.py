@@ -20,6 +20,8 @@ NULL_MX = b'Sorry, that host says by a null MX that it accepts no mail. (#5.1.10
 INVOKED = b'I (qpy-remote) was invoked improperly. (#5.3.5)\n'
 SELF = (b"Sorry. Although I'm listed as a best-preference MX or A for that host,\n"
         b"it isn't in my control/locals file, so I don't treat it as local. (#5.4.6)\n")
+NOT_READ_YET = (b'control/locals or control/virtualdomains names this domain by now, and qpy-send has not read that yet: '
+                b'send HUP to qpy-send. (#4.3.5)\n')
 TOO_LONG = b'The delivery took longer than one delivery may. (#4.4.2)\n'
 UNSIGNED = b'Sorry, this message must travel by TLS only, and DNS does not prove who takes its mail. (#4.7.30)\n'
 BAD_ADDRESS = b'Sorry, that address cannot be written in an SMTP command. (#5.1.3)\n'

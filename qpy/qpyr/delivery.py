@@ -179,12 +179,19 @@ class Delivery:
         may_be_us = self.hop.relay or self.settings.loopback    # who names a relay may name this host
         plan = mx.plan(answers, None if may_be_us else self.worker.own_addresses(), self.worker.random)
         if plan == mx.SELF:
-            return self._all(b'D', remote_report.SELF)
+            return self._itself()
         if plan == mx.NONE:
             return self._no_more(remote_report.no_lookup(self.host, b'an answer without an address'))
         plan = self._open_first(plan)
         self.todo = plan[::-1]
         return self._next()
+
+    def _itself(self):
+        """Mail for the host comes back to this one: for good, unless it is ours by control files that send has yet to
+        read."""
+        if self.worker.is_ours(self.host):
+            return self._no_more(remote_report.NOT_READ_YET)
+        return self._all(b'D', remote_report.SELF)
 
     def _open_first(self, plan):
         """plan, with an address of the best preference that a connection is open to in front."""
@@ -360,7 +367,7 @@ class Delivery:
         self.connection.close()
         self.connection = None
         if not self.tried and self.last_report is None:
-            return self._all(b'D', remote_report.SELF)
+            return self._itself()
         self.tried.append((address, b'this host itself'))
         self.todo = []
         return self._next()

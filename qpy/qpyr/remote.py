@@ -7,8 +7,9 @@ Warm:      serve(home, socket), forked by qpy-rspawn: many deliveries at a time 
 It knows no DNS: it asks qpy-resolve.
 """
 from qpy import unix, unix_tls
-from qpy.core import channel, exits, mx, outgoingip, remote_report, smtproutes, tcpto, text, tls_policy
+from qpy.core import channel, exits, mx, outgoingip, remote_report, route, smtproutes, tcpto, text, tls_policy
 from qpy.lib import confine, controls, packets, program
+from qpy.lib import route as routing
 from qpy.lib.loop import Loop
 from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Pool
@@ -117,11 +118,11 @@ def checked(home, name, faults, remedy=b''):
 class Remote:
     """What all deliveries of one process share.  get_settings() -> Settings, looked at for each delivery."""
 
-    __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'failed_tests', 'memory', 'own',
-                 'own_until', 'authorities', 'policies', 'tokens', 'notes')
+    __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'failed_tests', 'memory',
+                 'home', 'own', 'own_until', 'authorities', 'policies', 'tokens', 'notes')
 
     def __init__(self, loop, home, get_settings):
-        self.loop, self.get_settings = loop, get_settings
+        self.loop, self.home, self.get_settings = loop, home, get_settings
         self.settings = None
         self.names, self.policies, self.pool = Names(loop, home), Policies(loop, home), Pool(loop)
         self.tokens, self.notes = Tokens(loop, home), Notes(loop, home)
@@ -151,6 +152,13 @@ class Remote:
         if now >= self.own_until:
             self.own, self.own_until = read_own_addresses(), now + OWN_FOR
         return self.own
+
+    def is_ours(self, host):
+        """Do the control files, as they are now, have mail for this host delivered here?  Broken ones: they may."""
+        try:
+            return route.rewrite(b'postmaster@' + host, routing.load(self.home)).channel == route.LOCAL
+        except (controls.Broken, unix.error):
+            return True
 
     def trust(self, anchor, certificate):
         """DANE-TA: for this server and these records this certificate (DER) is the authority; False if it is none."""

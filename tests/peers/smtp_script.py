@@ -12,7 +12,7 @@ class Talk:
 
     def __init__(self, server, sock, number):
         self.server, self.sock, self.number = server, sock, number
-        self.buffer, self.peer = b'', sock.getpeername()[0]
+        self.buffer, self.peer = b'', (sock.getpeername() or ('',))[0]
 
     def say(self, *lines):
         """Send lines (CR LF is added)."""

@@ -16,13 +16,24 @@ MESSAGE = b'Subject: x\n\n.dot\nhi\n'
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
+@pytest.fixture(scope='module', autouse=True)
+def somewhere(tmp_path_factory):
+    """Sender.home, while there are tests."""
+    made = tmp_path_factory.mktemp('home')
+    (made / 'control').mkdir()
+    (made / 'control' / 'me').write_text('me.example\n')
+    Sender.home = bytes(made)
+
+
 class Sender:
     """A Remote with its loop.  DNS is a table: host -> (status, lines)."""
+
+    home = b''          # a DIR that knows who it is
 
     def __init__(self, routes=None, table=None, port=25, patience=1, connect_patience=1, cap=60, loopback=True):
         self.loop = Loop()
         self.settings = remote.Settings(b'me.example', routes or {}, connect_patience, patience, cap, port, loopback)
-        self.remote = remote.Remote(self.loop, b'/nonexistent', lambda: self.settings)
+        self.remote = remote.Remote(self.loop, Sender.home, lambda: self.settings)
         self.remote.names = self
         self.table = table or {}
         self.asked = []
@@ -379,6 +390,21 @@ def test_we_talk_to_ourselves(monkeypatch):
         outcomes, trouble = sender.send(host=b'backup.example')
     assert outcomes[0][0] == b'Z' and trouble and outcomes[0][1].endswith(
         b'127.0.0.2: connection refused\n127.0.0.1: this host itself\n')
+
+
+@pytest.mark.parametrize('name, line', [('locals', 'x.example'), ('virtualdomains', 'x.example:joe'),
+                                        ('virtualdomains', 'x.example\n:')])
+def test_what_is_ours_by_now(tmp_path, name, line):
+    """R-07: a domain that was added to control/locals or control/virtualdomains is not bounced for before send has read
+    that."""
+    (tmp_path / 'control').mkdir()
+    (tmp_path / 'control' / 'me').write_text('me.example\n')
+    sender = Sender(table={b'x.example': answers((10, b'127.0.0.1'))}, loopback=False)
+    sender.remote.home = bytes(tmp_path)
+    assert sender.send()[0] == [(b'D', remote_report.SELF)]
+    (tmp_path / 'control' / name).write_text(line + '\n')
+    outcomes, trouble = sender.send()
+    assert outcomes == [(b'Z', remote_report.NOT_READ_YET)] and trouble
 
 
 def test_loopback_only_by_route():
