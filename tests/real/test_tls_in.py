@@ -1,7 +1,9 @@
 """Mail in by TLS from programs of others: Postfix, openssl, swaks; and the one shot qpy-smtpd, as under tcpserver."""
+import contextlib
 import os
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 
@@ -112,3 +114,54 @@ def test_one_shot(house):
     assert process.wait(20) == 0
     process.stderr.close()
     assert b'(192.0.2.9)\n  by ' in house.await_message('user/Maildir', 'of one shot')
+
+
+def test_tls_right_behind_the_header_of_a_proxy(house):
+    """Port 465 behind a proxy: the header and the first bytes of TLS in one segment; not one of them is taken for the other."""
+    try:
+        house.write('control/tcp.smtp', RULES % 1)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        stream = tls.trusting().wrap_bio(incoming, outgoing, server_hostname='here.test')
+        sock = socket.create_connection(('127.0.0.1', house.smtps), 20)
+        first = b'PROXY TCP4 192.0.2.7 192.0.2.1 1 465\r\n'
+
+        def go(step):
+            nonlocal first
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    sock.sendall(first + outgoing.read())
+                    first = b''
+                    incoming.write(sock.recv(65536))
+        go(stream.do_handshake)
+        assert go(lambda: stream.read(1000)) == b'220 here.test ESMTP\r\n'
+        stream.write(b'MAIL FROM:<a@else.test>\r\nRCPT TO:<a@elsewhere.test>\r\nQUIT\r\n')
+        said = b''
+        while b'221 ' not in said:
+            said += go(lambda: stream.read(1000))
+        assert [line[:3] for line in said.split(b'\r\n')] == [b'250', b'250', b'221', b'']
+        sock.close()
+    finally:
+        house.write('control/tcp.smtp', ':allow\n')
+
+
+def test_qpy_listen(house):
+    """The warm smtpd that qpy-listen starts beside the chain finds qpy-tls and qpy-auth too."""
+    port = houses.free_port()
+    user = dict(user=house.uid, group=house.gid, extra_groups=[]) if os.geteuid() == 0 else {}
+    process = subprocess.Popen([house.home + '/bin/qpy-listen', '127.0.0.1:%d' % port, 'qpy-smtpd', '1'], cwd='/', env={},
+                               stderr=subprocess.DEVNULL, start_new_session=True, **user)
+    try:
+        def offered():
+            with contextlib.suppress(OSError, smtplib.SMTPException), smtplib.SMTP('127.0.0.1', port, timeout=20) as client:
+                client.ehlo()
+                return client.has_extn('starttls')
+        house.await_that(offered, 'STARTTLS of qpy-listen')
+        with smtplib.SMTP('127.0.0.1', port, timeout=20) as client:
+            client._host = 'here.test'
+            client.starttls(context=tls.trusting())
+            client.login('user', test_auth.SECRET.decode())
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(20)
