@@ -14,7 +14,9 @@ from zlib import crc32
 
 FOOTER_SIZE = 62
 ADDRESS_LIMIT = 1002            # bytes of the longest address (qmail-queue's)
+MESSAGE_LIMIT = 1 << 32         # bytes of a message
 ID_SIZE = 16
+YEAR_2255 = b'9'                # what sorts behind it is no time of ours: 16 digits that somebody made up
 
 #: message-wide records, in the order of the manual.  What clients say about the first three is ignored; the
 #: next five are believed from the account that hears the network only.
@@ -35,8 +37,8 @@ class Newer(ValueError):
 # --- IDs -----------------------------------------------------------------------------------------------------
 
 def is_id(name):
-    """True if name (bytes) is a canonical ID: 16 decimal digits."""
-    return len(name) == ID_SIZE and not name.strip(b'0123456789')
+    """True if name (bytes) is a canonical ID: 16 decimal digits, before the year 2255."""
+    return len(name) == ID_SIZE and not name.strip(b'0123456789') and name < YEAR_2255
 
 
 def make_id(number):

@@ -19,7 +19,7 @@ from qpy.qpyq import store
 
 RECEIVE = 65_536            # bytes taken from one client before the others have their turn; malloc maps what is larger
 SMALL = 256 << 10           # longer messages are written to the disk as they come
-MESSAGE_LIMIT = 1 << 32     # bytes of one message
+HIGHEST = 8_900_000_000_000_000     # among the IDs at start: three years of room below mess.YEAR_2255
 GROUP_LIMIT = 200           # messages made durable together (each needs a descriptor)
 WAITING_LIMIT = 64 << 20    # bytes of complete messages that wait for the disk; beyond, clients wait
 MEMORY_LIMIT = 64 << 20     # bytes of messages in memory; beyond, also short ones go to the disk as they come
@@ -81,6 +81,9 @@ def open_store(home):
     lock(directory, home + b'/queue/mess')
     store.recover(directory, listings[0])
     last = max(store.highest(*listings), store.highest(unix.listdir(home + b'/queue/mess')))
+    if last > HIGHEST:
+        raise program.Fatal(exits.TEMP, b'unable to give IDs above %016d, the name of a file in mess, state or damaged of '
+                            b'%s/queue, which no clock gave it; move it elsewhere' % (last, home))
     return store.Store(directory, own_file_system(home), last, Complaints().say)
 
 
@@ -427,7 +430,7 @@ class Client:
         except OSError as problem:
             self.queued.disk.complain(b'write a message to queue/mess', problem)
             self._fail(exits.QQ_WRITE)
-        if self.size > MESSAGE_LIMIT:
+        if self.size > mess.MESSAGE_LIMIT:
             self._fail(exits.QQ_REFUSED, b'message too large (#5.3.4)')
         elif self.owner.overdrawn():
             self._fail(exits.QQ_SERVER_TEMPORARY, b'too much under way for this user (#4.3.2)')

@@ -79,6 +79,7 @@ ANOMALIES = [
                                                                                                         b'qpy2'),
      b'mess', False),
     ('foreign', b'core', b'x', b'mess', True),
+    ('foreign', b'9999999999999999', b'x', b'mess', True),
     ('part', b'12.3.part', b'half', b'mess', False),
     ('orphan', IDS[0], state.entry(IDS[0], b'd', b'0'), b'state', False),
     ('foreign', b'notes', b'x', b'state', True),

@@ -207,16 +207,17 @@ def test_provenance_is_the_kernels(home, daemon):
 # --- start and end ---
 
 def test_start_sweeps_parts_and_goes_on_above_every_id(home):
-    """*.part of an earlier run are removed, everything else stays; IDs begin above those in mess, state and damaged."""
-    names = {b'mess': [b'1764036974123456', b'77.1.part', b'notes'], b'state': [b'8764036974123456'], b'damaged': [b'9764036974123456']}
+    """*.part of an earlier run are removed, everything else stays; IDs begin above those in mess, state and damaged.
+    A name beyond the year 2255 is no ID."""
+    names = {b'mess': [b'1764036974123456', b'77.1.part', b'notes', b'9999999999999999'], b'state': [b'7764036974123456'], b'damaged': [b'8764036974123456']}
     for directory, files in names.items():
         for name in files:
             open(home + b'/queue/' + directory + b'/' + name, 'wb').close()
     daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
     ears = rig.connect(home, b'new')
-    assert answer(ears) == b'<9764036974123457\0'
-    assert submit.send(home, b'a', [b'b'], MESSAGE)[1] == b'9764036974123457'
-    assert listing(home) == [b'1764036974123456', b'9764036974123457', b'notes']
+    assert answer(ears) == b'<8764036974123457\0'
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[1] == b'8764036974123457'
+    assert listing(home) == [b'1764036974123456', b'8764036974123457', b'9999999999999999', b'notes']
     assert daemon.end() == 0
 
 
@@ -235,6 +236,7 @@ def test_a_second_queued_refuses(home, daemon):
     (lambda home: os.chmod(home + b'/queue/mess', 0o777), b'queue/mess: mode 0777'),
     (lambda home: os.chmod(home + b'/queue/state', 0o777), b'queue/state: mode 0777'),
     (lambda home: (os.rmdir(home + b'/queue/damaged'), open(home + b'/queue/damaged', 'w').close()), b'queue/damaged: not a directory'),
+    (lambda home: open(home + b'/queue/mess/8999999999999999', 'w').close(), b'8999999999999999, the name of a file in mess'),
 ])
 def test_a_wrong_queue_is_refused_with_its_path(home, spoil, words):
     """Q-27, A: wrong owner, mode or kind: exit 111 and one line that names the path."""
@@ -464,7 +466,7 @@ def test_too_much_is_refused_and_the_next_message_is_not(inside, monkeypatch, na
     """INV7: a message over a limit is refused once it has ended, with the limit's sentence; what is just
     at it is taken, and the one behind it on the same connection too.
     """
-    monkeypatch.setattr(queued, name, limit)
+    monkeypatch.setattr(mess if name == 'MESSAGE_LIMIT' else queued, name, limit)
     inside.disk.free = True
     sock = client(inside)
     for size, taken in ((limit + 1, False), (limit - 500, True)):
