@@ -123,8 +123,8 @@ def whole(session):
 
 
 def sized(session):
-    """RFC 1870, 4: without a number there is no limit."""
-    return b'%d' % session.limit if session.limit else b''
+    """RFC 1870, 4"""
+    return b'%d' % session.limit
 
 
 def in_the_clear(session):

@@ -24,7 +24,7 @@ commands. `notes` collects what was refused, as (what, reply, sender, recipient)
 or LF in the text the session closes: what follows could be a second message smuggled in
 (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
 """
-from qpy.core import address as addresses, asking, badhelo, cdb, esmtp, idna, proxy, received, smtp_data, submission, text
+from qpy.core import address as addresses, asking, badhelo, cdb, esmtp, idna, mess, proxy, received, smtp_data, submission, text
 
 ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'
 TLS, AUTH, RESPONSE, CANCEL, XCLIENT = 'tls', 'auth', 'response', 'cancel', 'xclient'
@@ -192,7 +192,8 @@ class Session:
     def recognise(self, client) -> None:
         """This is the client, as is known now."""
         self.client = client
-        self.limit = self.policy.databytes if client.databytes is None else client.databytes
+        wanted = self.policy.databytes if client.databytes is None else client.databytes
+        self.limit = min(wanted or mess.MESSAGE_LIMIT, mess.MESSAGE_LIMIT)      # the queue takes no more
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -379,7 +380,7 @@ class Session:
         return self.judge(asking.HELO, lambda: self.count_idle(b'250 ' + self.policy.greeting))
 
     def do_ehlo(self, argument):
-        """RFC 5321 4.1.1.1; SIZE without a number: no limit (RFC 1870 4)."""
+        """RFC 5321 4.1.1.1"""
         self.reset()
         self.helo, self.protocol, self.banned = argument[:HELO_MAX], b'ESMTP', b''
         return self.judge(asking.HELO, self.greet)
@@ -451,7 +452,7 @@ class Session:
             return self.error(b'mail', refusal)
         if self.banned:
             return self.refuse(b'mail', self.banned)
-        if self.limit and int(parameters.get(b'SIZE', b'0')) > self.limit:
+        if int(parameters.get(b'SIZE', b'0')) > self.limit:
             return self.refuse(b'mail', TOO_BIG)
         sender = self.local_name(sender)
         if self.login and self.policy.senders is not None and not self.policy.senders.allow(self.login, sender):
@@ -712,7 +713,7 @@ class Session:
         stored, rest = decoder.feed(data)
         if decoder.fault:
             return self.smuggled(decoder.fault)
-        if self.verdict or decoder.hops >= HOPS_MAX or (self.limit and decoder.size > self.limit):
+        if self.verdict or decoder.hops >= HOPS_MAX or decoder.size > self.limit:
             return self.spoilt(rest)
         stored = self.completion.feed(stored)
         if rest is None:
@@ -732,7 +733,7 @@ class Session:
             stored += chunks.finish()
         if chunks.fault:
             return self.smuggled(chunks.fault)
-        if self.verdict or chunks.hops >= HOPS_MAX or self.limit and chunks.size > self.limit:
+        if self.verdict or chunks.hops >= HOPS_MAX or chunks.size > self.limit:
             return self.bad_chunk(self.verdict or (LOOPING if chunks.hops >= HOPS_MAX else TOO_BIG))
         stored = self.completion.feed(stored)
         if over:
@@ -766,7 +767,7 @@ class Session:
             self.input, self.decoder = rest, None
             self.refuse(b'message', self.verdict)
             self.reset()
-        elif self.limit and decoder.size > self.limit + DRAIN_MAX:
+        elif decoder.size > self.limit + DRAIN_MAX:
             self.decoder = None
             return self.leave(self.verdict)
         return (DROP, None) if first else None

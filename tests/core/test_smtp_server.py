@@ -106,7 +106,6 @@ def test_ehlo_announces():
     assert World(policy={'databytes': 5000}).say(b'EHLO x') == [
         b'250-mx.example.com', b'250-PIPELINING', b'250-SIZE 5000', b'250-8BITMIME', b'250-SMTPUTF8', b'250-CHUNKING',
         b'250-DSN', b'250-DELIVERBY', b'250-LIMITS RCPTMAX=1000', b'250 ENHANCEDSTATUSCODES']
-    assert World().say(b'EHLO x')[2] == b'250-SIZE'
     assert World().say(b'HELO x') == [b'250 mx.example.com']
 
 
@@ -735,6 +734,16 @@ def test_chunks_that_are_refused_are_read():
     assert [reply[:3] for reply in world.replies()][-3:] == [b'552', b'503', b'250'] and world.drops == 1
     world = beside(force_tls=True).feed(b'EHLO x\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n')
     assert [reply[:3] for reply in world.replies()][-2:] == [b'503', b'250']
+
+
+@pytest.mark.parametrize('databytes, limit', [(0, 1 << 32), (1 << 33, 1 << 32), (5000, 5000)])
+def test_what_the_queue_would_not_take_is_refused_at_mail(databytes, limit):
+    """SIZE is the least of control/databytes (0: none) and what the queue takes; MAIL with a greater one is 552 at once."""
+    world = World(policy={'databytes': databytes})
+    assert world.say(b'EHLO x')[2] == b'250-SIZE %d' % limit
+    for size in (b'%d' % (limit + 1), b'9' * 20):
+        assert world.say(b'MAIL FROM:<a@x.example> SIZE=' + size)[-1].startswith(b'552')
+    assert world.say(b'MAIL FROM:<a@x.example> SIZE=%d' % limit)[-1].startswith(b'250')
 
 
 @pytest.mark.parametrize('argument', [b'', b'x', b'-1', b'5 FIRST', b'5 LAST LAST', b'99999999999999999999', b'5  6'])
