@@ -28,13 +28,18 @@ smtp_accept_queue_per_connection = 0
 rfc1413_query_timeout = 0s
 begin acl
 anybody:
-  accept domains = +ours
+  accept domains = {taken}
 begin routers
+{onward}
 ours:
   driver = accept
   domains = +ours
   transport = box
 begin transports
+onward:
+  driver = smtp
+  allow_localhost
+  hosts_avoid_tls = *
 box:
   driver = appendfile
   directory = {work}/box
@@ -42,15 +47,22 @@ box:
   user = nobody
   group = nogroup
 """
+ONWARD = """onward:
+  driver = manualroute
+  domains = ! +ours
+  transport = onward
+  route_list = * 127.0.0.1::%d
+  self = send"""
 TLS = ' *\ntls_certificate = {work}/tls.pem\ntls_privatekey = {work}/tls.key'
 
 
 class Exim:
-    """Listens on 127.0.0.1:port for domain exim.test; its box is a Maildir."""
+    """Listens on 127.0.0.1:port for domain exim.test; its box is a Maildir.  relay: a port on 127.0.0.1 that takes all
+    other mail."""
 
     domain = 'exim.test'
 
-    def __init__(self, port, certificate=None):
+    def __init__(self, port, certificate=None, relay=None):
         """certificate: (file, key) in PEM for STARTTLS."""
         root = debian.unpack(*PACKAGES)
         self.work = tempfile.mkdtemp(prefix='qpy-exim-')
@@ -65,7 +77,8 @@ class Exim:
         for source, name in zip(certificate or (), ('tls.pem', 'tls.key')):
             shutil.copy(source, os.path.join(self.work, name))
             os.chown(os.path.join(self.work, name), UID, UID)
-        self.host.etc(self.work, {'exim4/exim4.conf': CONF.format(work=self.work, port=port, tls=tls)})
+        self.host.etc(self.work, {'exim4/exim4.conf': CONF.format(
+            work=self.work, port=port, tls=tls, taken='*' if relay else '+ours', onward=ONWARD % relay if relay else '')})
         os.chown(self.work, UID, UID)
         self.output = open(os.path.join(self.work, 'output'), 'wb')
         self.process = subprocess.Popen([*self.host.prefix, '/usr/sbin/exim4', '-bdf', '-q1m'], stdin=subprocess.DEVNULL,

@@ -13,15 +13,20 @@ CONF = """
 listen on 127.0.0.1 port {port} hostname opensmtpd.test
 action "box" maildir "{work}/box" user joe
 match from any for domain "opensmtpd.test" action "box"
+{onward}
+"""
+ONWARD = """action "onward" relay host smtp://127.0.0.1:%d
+match from any for any action "onward"
 """
 
 
 class OpenSmtpd:
-    """Listens on 127.0.0.1:port for domain opensmtpd.test, where joe is known; his box is a Maildir."""
+    """Listens on 127.0.0.1:port for domain opensmtpd.test, where joe is known; his box is a Maildir.
+    relay: a port on 127.0.0.1 that takes all other mail."""
 
     domain = 'opensmtpd.test'
 
-    def __init__(self, port):
+    def __init__(self, port, relay=None):
         root = debian.unpack(*PACKAGES)
         self.work = tempfile.mkdtemp(prefix='qpy-opensmtpd-')
         os.chmod(self.work, 0o755)
@@ -36,7 +41,7 @@ class OpenSmtpd:
         self.host.run('mkdir', '-p', '/var/lib/opensmtpd/empty')
         conf = os.path.join(self.work, 'conf')
         with open(conf, 'w') as file:
-            file.write(CONF.format(work=self.work, port=port))
+            file.write(CONF.format(work=self.work, port=port, onward=ONWARD % relay if relay else ''))
         os.chmod(conf, 0o600)
         self.output = open(os.path.join(self.work, 'output'), 'wb')
         self.process = subprocess.Popen([*self.host.prefix, '/usr/sbin/smtpd', '-F', '-v', '-f', conf], stdin=subprocess.DEVNULL,
