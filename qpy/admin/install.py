@@ -414,7 +414,15 @@ def complaints(home, rootless):
     root = who['root'][0]
     for top in ('bin', 'lib', 'control', 'users'):
         wrong += changeable(os.path.join(home, top), {0, root})
-    return wrong + closed_to_accounts(home, rootless) + other_than_installed(home)
+    return wrong + closed_to_accounts(home, rootless) + other_than_installed(home) + no_sockets(home)
+
+
+def no_sockets(home):
+    """[complaint] on what has the name of a socket and is none."""
+    paths = [os.path.join(home, 'run', listen.name.decode()) for service in service_table(home) for listen in service.listens
+             if listen.kind in (b'unix', b'seq')]
+    return [layout.no_socket(os.fsencode(path), os.path.isdir(path)).decode() for path in paths
+            if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode)]
 
 
 def closed_to_accounts(home, rootless):
@@ -899,16 +907,21 @@ def write_units(place, home):
     write_each_unit(place, home, service)
 
 
+def service_table(place):
+    """[Service] of control/services, or of the default one where that is broken: qpy-start names the line."""
+    path = os.path.join(place, 'control/services')
+    try:
+        return services.table(open(path, 'rb').read() if os.path.exists(path) else None)
+    except tables.ControlError:
+        return services.table(None)
+
+
 def write_each_unit(place, home, service):
     """For sites that let systemd start each program; and the accounts, for packages that let it make them."""
     for directory in ('systemd/each', 'sysusers.d'):
         os.makedirs(os.path.join(service, directory), exist_ok=True)
     names = {role.encode(): name.encode() for role, name in account_names(place).items()}
-    path = os.path.join(place, 'control/services')
-    try:
-        table = services.table(open(path, 'rb').read() if os.path.exists(path) else None)
-    except tables.ControlError:
-        table = services.table(None)        # qpy-start and --check name the line that is wrong
+    table = service_table(place)
     for directory, found in (('systemd', units.units(os.fsencode(home), table, names)),
                              ('systemd/each', units.each(os.fsencode(home), table, names))):
         for name, content in found.items():

@@ -65,3 +65,9 @@ def closed(path, mode, wanted, rootless):
     return b'%s: has mode %04o, %s cannot use it; chmod %s+%s %s' % (
         path, mode & 0o7777, b'its owner' if rootless else b'the accounts of mail and its users',
         b'u' if rootless else b'a', {READ: b'r', SEARCH: b'x', BOTH: b'rx'}[wanted], path)
+
+
+def no_socket(path, is_directory):
+    """What is wrong where something else has the name of a socket of DIR/run, with the remedy."""
+    return b'%s: this is a %s, and must be a socket, which qpy-start makes; move it elsewhere' % (
+        path, b'directory' if is_directory else b'file')

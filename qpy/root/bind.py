@@ -3,7 +3,7 @@
 Files are bound by their relative names in DIR/run, because a socket's path may have 107 bytes.
 """
 from qpy import unix
-from qpy.core import exits
+from qpy.core import exits, layout
 from qpy.lib import program
 
 BACKLOG = 4096
@@ -35,6 +35,16 @@ def remove_stale():
             unix.unlink(name)
 
 
+def in_the_way(home, name):
+    """Why a socket cannot be made in DIR/run, with the remedy, if something that is no socket has its name.  It is none of
+    ours, so it is not removed."""
+    try:
+        mode = unix.lstat(name).st_mode
+    except FileNotFoundError:
+        return b''
+    return b'' if unix.S_ISSOCK(mode) else layout.no_socket(home + b'/run/' + name, unix.S_ISDIR(mode))
+
+
 def listening(house, service, listen, pairs):
     """The socket of one Listen."""
     if listen.kind == b'pair':
@@ -47,6 +57,9 @@ def listening(house, service, listen, pairs):
         sock.listen(BACKLOG)
         return sock
     except OSError as problem:
+        stranger = b'' if listen.kind == b'tcp' else in_the_way(house.home, listen.name)
+        if stranger:
+            raise program.Fatal(exits.TEMP, b'unable to listen for %s: %s' % (service.name, stranger)) from None
         where = b'%s port %d' % (listen.address, listen.port) if listen.kind == b'tcp' else b'run/' + listen.name
         raise program.Fatal(exits.TEMP, b'unable to listen on %s for %s: %s%s' % (
             where, service.name, program.reason(problem), hint(problem, listen.kind == b'tcp'))) from None

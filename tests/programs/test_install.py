@@ -166,6 +166,7 @@ def test_code_kept_elsewhere_is_left_alone(place):
     (lambda home: os.chmod(home + '/bin/qpy-queue', 0o055), ('bin/qpy-queue: has mode 0055', 'chmod u+rx')),
     (lambda home: os.chmod(home + '/lib/site', 0o455), ('lib/site: has mode 0455', 'cannot use it', 'chmod u+rx')),
     (lambda home: os.unlink(home + '/lib/qpy/qpyd/smtpd.py'), ('lib/qpy/qpyd/smtpd.py: missing', 'install qpy again')),
+    (lambda home: os.mkdir(home + '/run/submit'), ('run/submit: this is a directory, and must be a socket', 'move it')),
     (lambda home: os.unlink(home + '/bin/qpy-smtpd'), ('bin/qpy-smtpd: missing', 'install qpy again')),
     (lambda home: os.truncate(home + '/lib/qpy/qpyd/smtpd.py', 1000), ('lib/qpy/qpyd/smtpd.py: not as', 'install qpy')),
 ])

@@ -214,6 +214,15 @@ def test_a_port_that_is_taken(house):
         assert 'unable to listen on 127.0.0.1 port %d for smtpd' % taken.getsockname()[1] in house.refusal()
 
 
+@pytest.mark.parametrize('make, kind', [(os.mkdir, 'directory'), (lambda path: open(path, 'w').close(), 'file')])
+def test_something_else_in_the_place_of_a_socket(house, make, kind):
+    """It is named for what it is, with the remedy, and stays: who knows whose it is."""
+    path = house.home + '/run/submit'
+    make(path)
+    assert '%s: this is a %s, and must be a socket, which qpy-start makes; move it elsewhere' % (path, kind) in house.refusal()
+    assert os.path.exists(path)
+
+
 @pytest.mark.parametrize('file, text, words', [
     ('control/databytes', '10M\n', 'control/databytes, line 1, "10M": not a number'),
     ('control/me', '\n', 'control/me'),
