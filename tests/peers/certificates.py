@@ -1,6 +1,8 @@
 """A private authority and certificates, made by openssl once per session of tests."""
+import atexit
 import functools
 import os
+import shutil
 import ssl
 import subprocess
 import tempfile
@@ -17,10 +19,16 @@ class Authority:
 
     def __init__(self):
         self.where = tempfile.mkdtemp(prefix='qpy-ca-')
+        atexit.register(self.remove, os.getpid())
         os.chmod(self.where, 0o755)
         self.ca = os.path.join(self.where, 'ca.pem')
         openssl('req -x509 -newkey %s -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 30 '
                 '-addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign' % KEY, self.where)
+
+    def remove(self, maker):
+        """At the end of the process that made it, not of those it has forked."""
+        if os.getpid() == maker:
+            shutil.rmtree(self.where, ignore_errors=True)
 
     @functools.lru_cache
     def certificate(self, *names, days=20, signed=True):
