@@ -30,6 +30,7 @@ CLIENT, SERVER = _ssl.PROTOCOL_TLS_CLIENT, _ssl.PROTOCOL_TLS_SERVER
 CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED = _ssl.CERT_NONE, _ssl.CERT_OPTIONAL, _ssl.CERT_REQUIRED
 DER = _ssl.ENCODING_DER
 CHUNK = 65536
+FORWARD = 'ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!PSK:!SRP'      # of TLS 1.2: a key that is stolen opens nothing old
 WEAK = 'DEFAULT:@SECLEVEL=1'        # who sends in the clear otherwise may as well use a short key
 
 
@@ -80,6 +81,7 @@ def server(path, clients=None):
         | _ssl.OP_NO_TICKET
     context.options &= ~_ssl.OP_IGNORE_UNEXPECTED_EOF
     context.num_tickets = 0
+    context.set_ciphers(FORWARD)
     try:
         context.load_cert_chain(unix.fsdecode(path), None, lambda: b'')
         if clients:
