@@ -3,8 +3,10 @@
 Each is tried in a child, as the programs will try it; nothing of it is an error.
 """
 import os
+import re
 
 from qpy import unix_kernel
+from qpy.core import manifest
 from qpy.lib import confine, groups
 
 
@@ -16,6 +18,8 @@ def shortcomings():
              (lambda: unix_kernel.unshare(unix_kernel.CLONE_NEWNET),
               'network namespaces are forbidden here: smtpd, queued, send and log keep the network'),
              (need_groups, 'no control groups of version 2 here: what deliveries leave behind is ended process by process'),
+             (lambda: confine.no_new_code(manifest.row(b'clean')),
+              'this kernel has no no-exec memory (PR_SET_MDWE): programs are confined without it'),
              (need_landlock, 'this kernel has no Landlock: programs of one account can use each other\'s files'))
     lines = [words for work, words in tries if not possible(work)]
     return lines + ['this kernel has no %s: programs are confined without it' % words.decode()
@@ -28,16 +32,14 @@ def need_landlock():
         raise OSError('no Landlock')
 
 
+CGROUP_KILL = (5, 14)           # Linux; the group that holds all others has no such file to look for
+
+
 def need_groups():
     """OSError if there are none, or none that can be ended at once."""
-    place = groups.place()
-    if place is None:
+    version = tuple(int(word) for word in re.findall('[0-9]+', os.uname().release)[:2])
+    if groups.place() is None or version < CGROUP_KILL:
         raise OSError('no control groups')
-    for name in (place, *groups.PLACES):            # the first one, which holds all, has no cgroup.kill itself
-        if any(os.path.exists(os.path.join(os.fsdecode(name), below, 'cgroup.kill'))
-               for below in ('', *next(os.walk(os.fsdecode(name)), ('', [], []))[1])):
-            return
-    raise OSError('no cgroup.kill')
 
 
 def possible(work):

@@ -463,11 +463,14 @@ def test_check_names_what_the_kernel_does_not_give(tmp_path):
     assert subprocess.run(command, capture_output=True).returncode == 0
     poor = ('import sys; sys.path.insert(0, %r)\nfrom qpy import unix_kernel\nfrom qpy.admin import install\n'
             'def unshare(kinds): raise PermissionError(1, "no")\nunix_kernel.unshare = unshare\n'
-            'unix_kernel.landlock_abi = lambda: 1\nsys.exit(install.main(b"", [%r.encode(), b"--check"]))' % (SOURCE, home))
+            'unix_kernel.landlock_abi = lambda: 1\nfrom qpy.lib import groups\ngroups.place = lambda: None\n'
+            'unix_kernel.prctl = lambda *_: (_ for _ in ()).throw(OSError(22, "no"))\n'
+            'sys.exit(install.main(b"", [%r.encode(), b"--check"]))' % (SOURCE, home))
     done = subprocess.run(['/usr/bin/python3', '-IS', '-c', poor], capture_output=True, text=True)
     assert done.returncode == 0 and 'is in order' in done.stdout, done.stdout + done.stderr
     for words in ('note: user namespaces are forbidden here: local deliveries are kept apart by a filter instead',
-                  'note: network namespaces are forbidden here', 'rules for TCP ports'):
+                  'note: network namespaces are forbidden here', 'rules for TCP ports', 'no control groups of version 2',
+                  'no no-exec memory'):
         assert words in done.stdout
 
 
