@@ -170,14 +170,16 @@ class Send:
         return packets.Channel(self.loop, sock, table, on_records, lambda why: self.lost(called, why))
 
     def lost(self, name, why):
-        """A neighbour is gone: end, so that the chain is started anew."""
+        """A neighbour is gone: end, so that the chain is started anew; or because all end, which is no alarm."""
+        if self.dispatch.exiting and why == 'closed':
+            return self.leave()
         if self.spawners < 2 and name == b'spawn':
             self.dispatch.lines.append(sendlog.alert(b'cannot start: hath the daemon spawn no fire?'))
         else:
             self.dispatch.lines.append(sendlog.alert(b'oh no! lost ' + name + b' connection! dying...'))
             self.dispatch.lines.append(sendlog.warning(name + b': ' + text.printable(str(why).encode())))
         self.code = exits.TEMP
-        self.leave()
+        return self.leave()
 
     # --- the pass ---------------------------------------------------------------------------------
 

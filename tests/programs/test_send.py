@@ -467,6 +467,19 @@ def test_lost_neighbour(rig, name):
     assert any(line.startswith(b'alert: oh no! lost ') for line in rig.lines())
 
 
+@pytest.mark.parametrize('name', [b'lspawn', b'rspawn', b'bounce', b'clean', b'new'])
+def test_all_end(rig, name):
+    """A second TERM ends everything at once: neighbours that go then raise no alarm."""
+    rig.put(b'a@here.example')
+    rig.send.terminate()
+    rig.loop.running = True
+    rig.ends[name].close()
+    for _ in range(3):
+        rig.loop.step(0)
+    assert rig.send.code == 0 and not rig.loop.running
+    assert not any(b'alert' in line or b'warning' in line for line in rig.lines())
+
+
 def test_reports_nobody_waits_for(rig):
     """Q-35, P38: numbers out of range, of the other channel, or twice change nothing."""
     rig.put(b'a@here.example')
