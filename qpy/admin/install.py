@@ -251,7 +251,11 @@ def running(home):
 
 
 def check_place(home, rootless):
-    """Trouble if a plain user cannot make DIR there."""
+    """Trouble if a plain user cannot make DIR there, or if it would lie in another installation."""
+    for above in ways_to(os.path.realpath(home)):
+        if all(os.path.isdir(os.path.join(above, name)) for name in ('queue/mess', 'queue/state', 'control')):
+            raise Trouble('%s lies in the installation %s, whose programs would find what is none of theirs: choose a '
+                          'directory outside of it, or upgrade that one with: qpy-install %s' % (home, above, above))
     there = nearest(home)
     if rootless and not os.access(there, os.W_OK | os.X_OK):
         raise Trouble('you may not write to %s: run it as root, or install for yourself with: qpy-install ~/mail'

@@ -82,6 +82,19 @@ def test_where_a_plain_user_may_not_write(place):
     assert 'you may not write to /proc: run it as root, or install for yourself with: qpy-install ~/mail' in done.stderr
 
 
+@pytest.mark.parametrize('below', ['queue', 'queue/mess', 'lib/qpy', 'control', 'new/deeper'])
+def test_not_inside_another_installation(installed, below):
+    """DIR may be no directory of another DIR: refused with the reason and both remedies, and nothing is made."""
+    inside = os.path.join(installed.home, below)
+    before = os.path.isdir(inside) and os.listdir(inside)
+    done = subprocess.run([SOURCE + '/bin/qpy-install', inside, '--offline', '--me', 'x.test'], capture_output=True, text=True,
+                          cwd='/', **installed.user)
+    assert done.returncode == 111 and done.stdout == '' and done.stderr.count('\n') == 1
+    assert '%s lies in the installation %s' % (inside, installed.home) in done.stderr
+    assert 'qpy-install %s\n' % installed.home in done.stderr
+    assert (os.path.isdir(inside) and os.listdir(inside)) == before
+
+
 @pytest.mark.skipif(install.unprivileged() <= 25, reason='port 25 is free for all here')
 def test_a_plain_user_cannot_have_port_25(place):
     """It is said before anything is made."""
