@@ -227,7 +227,7 @@ class Composer:
     def _with_addresses(self, field, use):
         """The field with its addresses rewritten, after these have gone where `use` says."""
         try:
-            tokens, found = token822.address_list(token822.parse(header.value(field)), self._rewritten)
+            tokens, found = token822.address_list(token822.parse(header.value(field), spaced=True), self._rewritten)
         except token822.Unparsable:
             return self._kept(field, use)
         if use == RETURN:

@@ -20,21 +20,25 @@ _ATOM_BYTES = bytes(c for c in range(33, 127) if c not in b'()[]<>;:@,."\\')
 _WORDS = frozenset((ATOM, QUOTE, LITERAL, COMMENT))
 _PHRASE = frozenset((COMMENT, ATOM, QUOTE, AT[0], DOT[0]))
 _ESCAPED = frozenset(b'"[]()\\')
-_BACKSLASH, _OPEN = ord('\\'), ord('(')
+_BACKSLASH, _OPEN, _DOT = ord('\\'), ord('('), ord('.')
 
 
 class Unparsable(ValueError):
     """Not an address list: an unclosed quote, a colon without a group, and the like."""
 
 
-def parse(text):
-    """The tokens of text; Unparsable if a quote, comment or literal is not closed or was never opened."""
+SPACED = (b'.', b' ')           # a dot with a blank behind it, as in the phrase John Q. Public
+
+
+def parse(text, spaced=False):
+    """The tokens of text; Unparsable if a quote, comment or literal is not closed or was never opened.  spaced: a dot that
+    a blank follows is SPACED, for address_list."""
     tokens, at, end = [], 0, len(text)
     while at < end:
         byte = text[at]
         if byte in _SPECIALS:
-            tokens.append(_SPECIALS[byte])
             at += 1
+            tokens.append(SPACED if spaced and byte == _DOT and text[at:at + 1].isspace() else _SPECIALS[byte])
         elif byte in _BLANKS:
             at += 1
         elif byte in _OPENERS:
@@ -118,11 +122,11 @@ def unparse(name, tokens, width=80):
 
 def _segments(name, tokens):
     """The pieces of a field that no line break may divide; all but the last end in a comma."""
-    piece, last = [name, b':'], COLON[0]
+    piece, last = [name, b':'], COLON
     for kind, value in tokens:
-        if _blank_between(last, kind):
+        if _blank_between(last[0], kind) or last == SPACED and kind in _WORDS:
             piece.append(b' ')
-        last = kind
+        last = kind, value
         piece.append(_written(kind, value))
         if kind == COMMA[0]:
             yield b''.join(piece)
@@ -181,7 +185,7 @@ class _Reader:
         self.at -= 1
 
     def _take(self):
-        address = self.rewrite(self.address[::-1])
+        address = self.rewrite([DOT if token == SPACED else token for token in self.address[::-1]])
         self.found.append(address)
         self.out.extend(reversed(address))
         self.address = []

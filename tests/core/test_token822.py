@@ -18,6 +18,17 @@ def listed(text):
     return token822.unparse(b'To', tokens), [token822.unquote(each) for each in found]
 
 
+@pytest.mark.parametrize('text, field', [
+    (b'John Q. Public <j@x>', b'To: John Q. Public <j@x>\n'), (b'J.R. Ewing <j@x>, b. c@d', b'To: J.R. Ewing <j@x>, b.c@d\n'),
+    (b'A. (x) B.\n C <j@x>', b'To: A. (x) B. C <j@x>\n'), (b'J. <j@x.>', b'To: J. <j@x.>\n'), (b'A. B: j. k@x. y;', b'To: A. B: j.k@x.y;\n')])
+def test_blanks_of_a_name_stay(text, field):
+    """A blank behind a dot belongs to who is called so, and not to an address; qmail-inject drops it in both."""
+    tokens, found = token822.address_list(token822.parse(text, spaced=True), keep)
+    assert token822.unparse(b'To', tokens) == field
+    assert all(token822.SPACED not in address for address in found)
+    assert token822.address_list(token822.parse(text), keep)[1] == found
+
+
 @pytest.mark.parametrize('text,field,found', [
     (b'joe', b'To: joe\n', [b'joe']),
     (b' joe@host , mary@host', b'To: joe@host, mary@host\n', [b'mary@host', b'joe@host']),
