@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 import houses  # noqa: E402
 import test_auth  # noqa: E402
 import test_tls_in as tls  # noqa: E402
+from tests.peers import debian  # noqa: E402
 from tests.peers.certificates import authority  # noqa: E402
 from tests.peers.smtp_rig import Client  # noqa: E402
 
@@ -165,3 +166,28 @@ def test_qpy_listen(house):
     finally:
         os.killpg(process.pid, 15)
         process.wait(20)
+
+
+FINE = ('SSLv2', 'SSLv3', 'TLS 1.2', 'TLS 1.3', 'NULL ciphers', 'Anonymous NULL', 'Export ciphers', 'LOW:', 'Strong encryption', 'PFS is offered',
+        'Heartbleed', 'CCS', 'Secure Renegotiation', 'Secure Client-Initiated', 'CRIME', 'POODLE', 'TLS_FALLBACK_SCSV', 'SWEET32', 'FREAK',
+        'DROWN', 'LOGJAM', 'BEAST')
+
+
+def test_testssl(house, tmp_path):
+    """Debian's testssl.sh, without looking anybody up, finds old protocols, weak ciphers and known holes nowhere."""
+    try:
+        root = debian.unpack('testssl.sh', 'bsdextrautils')
+    except RuntimeError as problem:
+        pytest.skip(str(problem))
+    (tmp_path / 'dig').write_text('#!/bin/sh\n')            # it wants one, and an address needs none
+    os.chmod(tmp_path / 'dig', 0o755)
+    done = subprocess.run([root + '/usr/bin/testssl', '--starttls', 'smtp', '--fast', '--quiet', '--color', '0', '-p', '-s', '-f', '-U',
+                           '127.0.0.1:%d' % house.port], capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL,
+                          env={'PATH': '%s:%s/usr/bin:/usr/bin:/bin' % (tmp_path, root), 'TERM': 'dumb', 'HOME': str(tmp_path),
+                               'TESTSSL_INSTALL_DIR': root + '/etc/testssl'})
+    lines = [line.strip() for line in done.stdout.split('\n')]
+    for name in FINE:
+        found = [line for line in lines if line.startswith(name)]
+        assert found and all('(OK)' in line or 'supported' in line for line in found), done.stdout
+    assert any(line.startswith('TLS 1.1') and 'not offered' in line for line in lines)
+    assert any(line.startswith('ROBOT') and 'does not support' in line for line in lines)
