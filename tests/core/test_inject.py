@@ -34,6 +34,14 @@ Cc: x.y@z.example.com, a@host.example.com, "b c"@host.example.com,
         b'x.y@z.example.com']
 
 
+def test_names_with_dots():
+    """The blank behind a dot stays in a name and goes from an address; a semicolon without a group is as qmail-inject has it."""
+    new, composer = compose(b'From: John Q. Public <j@x.example>\nTo: J. R. <j. r@y.example>\nCc: x@y.; z@w.\n')
+    for field in (b'From: John Q. Public <j@x.example>', b'To: J. R. <j.r@y.example>', b'Cc: x@y.example.com;, z@w.example.com'):
+        assert field + b'\n' in new
+    assert b'j.r@y.example' in composer.header_recipients()
+
+
 def test_golden_default_header():
     """What is missing is put first: Date, Message-ID, From, Cc."""
     new, composer = compose(b'Subject: x\nBcc: mary\nContent-Length: 5\n',
