@@ -348,6 +348,14 @@ class Reading:
 
     def go_on(self):
         """Say what is to be said until there is something to wait for."""
+        try:
+            return self.say()
+        except unix.error as problem:               # of the file that the message is in
+            reason = b'unable to read a message back: ' + program.reason(problem)
+            return self.end(Outcome(REFUSE, TROUBLE, reason))
+
+    def say(self):
+        """The same, where a file can be read."""
         each = self.filter
         for command, packet, macros in self.words:
             if each.sock is None:

@@ -267,7 +267,9 @@ class Delivery:
     def go_on(self):
         """As much as queued takes."""
         try:
-            while self.pieces is not None and self.connection.backlog < HIGH:
+            while self.pieces is not None:
+                if self.connection.backlog >= HIGH:
+                    return self.server.loop.call_soon(self.flushed)
                 piece = next(self.pieces, None)
                 if piece is None:
                     return self.finish()
@@ -276,6 +278,11 @@ class Delivery:
             program.warn(b'unable to read a message back: ' + program.reason(problem))
             self.end(exits.QQ_READ, exits.queue_text(exits.QQ_READ))
         return None
+
+    def flushed(self):
+        """What waited was written at the end of this pass: if all of it was taken nobody tells us."""
+        if self.done is not None and self.connection.backlog < HIGH:
+            self.go_on()
 
     def finish(self):
         """The envelope."""

@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from qpy import unix
-from qpy.core import draft, mess, milter, policyd
-from qpy.lib import program
+from qpy.core import draft, mess, milter, policyd, submit
+from qpy.lib import program, spool
 from qpy.lib.loop import Loop
-from qpy.qpyc import journal, policies
+from qpy.qpyc import filters, journal, policies
+from qpy.qpyc import milter as milters
 
 
 @pytest.fixture
@@ -228,3 +229,38 @@ def test_what_stands_above_our_received_field_is_ours_too():
     one.change(milter.CHANGE_HEADER, b'\0\0\0\1X-A\0three\0')
     assert one.head() == b'X-C: v\nX-A: 1\nReceived: us\n  by us\nX-B: v\nX-A: three\n'
     assert one.visible() == [(b'X-B', b' v'), (b'X-A', b' three')]
+
+
+# --- to queued -------------------------------------------------------------------------------------------------------
+
+class There:
+    """What a Delivery needs of its server."""
+
+    def __init__(self):
+        self.loop, self.home = Loop(), b'/nonexistent'
+
+
+@pytest.mark.parametrize('high', [2, 1000, 1 << 30])
+@pytest.mark.parametrize('slow', [True, False])
+def test_a_delivery_to_queued_never_stands_still(monkeypatch, high, slow):
+    """However much may be on its way, and whether queued takes it at once or piece by piece, the whole message arrives."""
+    there, (ours, theirs) = There(), unix.socketpair(unix.SOCK_STREAM)
+    monkeypatch.setattr(milters, 'HIGH', high)
+    monkeypatch.setattr(milters.queued, 'connect', lambda home: ours)
+    kept, said, receiver, found = spool.Spool(), [], submit.Receiver(), []
+    kept.add(b'body\n' * 60000)
+    one = draft.Draft(mess.Envelope(b'a@b', [b'c@d']), b'Received: us\n')
+
+    def readable():
+        data = unix.read(theirs.fileno(), 5000 if slow else 1 << 20)
+        found.extend(receiver.feed(data))
+        if found[-1][0] == submit.MESSAGE:
+            theirs.send(submit.accepted(b'1764036974123456'))
+    there.loop.watch(theirs.fileno(), readable)
+    milters.Delivery(there, one, filters.Body(kept, 0, True), said.append).start()
+    until = unix.monotonic() + 20
+    while not said and unix.monotonic() < until:
+        there.loop.step(1)
+    assert said == [submit.accepted(b'1764036974123456')]
+    assert b''.join(piece for kind, piece in found if kind == submit.BODY) == b'Received: us\n\n' + b'body\n' * 60000
+    theirs.close()
