@@ -31,7 +31,7 @@ Service=qpy-%(name)s.service
 SERVICE = b"""\
 [Unit]
 Description=qpy-%(name)s, as %(account)s
-Documentation=man:qpy-%(name)s(8) man:qpy-security(7)
+Documentation=man:%(page)s(8) man:qpy-security(7)
 PartOf=qpy.target
 %(after)s%(requires)sRequiresMountsFor=%(home)s
 ConditionPathExists=%(home)s/control/me
@@ -219,7 +219,8 @@ def service_unit(home, service, row, names, sockets):
     """One program with what its line of the manifest gives it; without its sockets it is not started."""
     after = b'After=%s\n' % b' '.join(b'qpy-%s.service' % name for name in FIRST) if service.name == b'send' else b''
     lines = SEED if service.name == b'seed' else confined(home, row, names)
-    return SERVICE % {b'name': service.name, b'account': names[row.account], b'home': home, b'after': after,
+    return SERVICE % {b'name': service.name, b'page': service.words[0].rpartition(b'/')[2], b'account': names[row.account],
+                      b'home': home, b'after': after,
                       b'command': b' '.join(word for word in service.words if word != b'DEFAULTDELIVERY'),
                       b'requires': b'Requires=%s\n' % b' '.join(sockets) if sockets else b'',
                       b'environment': b''.join(b' ' + quoted(b'%s=%s' % pair) for pair in service.environment.items()),

@@ -94,6 +94,16 @@ def test_who_goes_out_may_make_the_sockets_for_it():
                                               for line in said) == out, service.name
 
 
+def test_a_line_of_ones_own_is_its_programs():
+    """Ports for people by qpy-smtpd under another name: its account, its fence, its page, the line's environment."""
+    table = services.table(services.TLS + services.AUTH + b'submissions qpyd tcp:0.0.0.0:465 SMTPS=1 qpy-smtpd\n')
+    found = units.units(HOME, table)
+    said = found[b'qpy-submissions.service']
+    assert b'User=qpyd\n' in said and b'man:qpy-smtpd(8)' in said and b'"SMTPS=1"' in said and b'PrivateNetwork=yes' in said
+    assert b'User=qpyt\n' in found[b'qpy-tls.service'] and b'SocketGroup=qpyd' in found[b'qpy-tls.socket']
+    assert b'User=qpya\n' in found[b'qpy-auth.service'] and b'ListenSequentialPacket=/var/qpy/run/auth' in found[b'qpy-auth.socket']
+
+
 def test_sockets_are_the_tables():
     """Names, kinds, owners and modes of the sockets are those of control/services."""
     said = lines(b'qpy-queued-submit.socket')
