@@ -1,5 +1,6 @@
 """Delivery status notifications through the whole chain: what `sendmail -N` asks for is what comes back."""
 import os
+import smtplib
 import sys
 
 import pytest
@@ -15,7 +16,7 @@ from tests.peers.smtp_script import Server, good  # noqa: E402
 def house():
     """A chain with a sink, which knows no DSN, for remote mail; user-no fails."""
     sink = Sink(('127.0.0.1', 0), lambda *message: None)
-    server = Server(good((b'DSN',)))
+    server = Server(good((b'DSN', b'DELIVERBY')))
     server.__enter__()
     made = houses.House(routes=':127.0.0.1:%d\nknows.test:127.0.0.1:%d\n' % (sink.port, server.port))
     made.server = server
@@ -83,3 +84,25 @@ def test_a_next_hop_that_knows_dsn(house):
     lines = send(house, 'success,failure', 'joe@knows.test', 'knows')
     assert not any(line.startswith('notice msg') for line in lines)
     assert b'RCPT TO:<joe@knows.test> NOTIFY=SUCCESS,FAILURE' in house.server.log
+
+
+def by_smtp(house, recipient, mail, rcpt=()):
+    """A message by SMTP with these parameters; the log from its beginning until the queue is empty, as send() has it."""
+    with smtplib.SMTP('127.0.0.1', house.port, timeout=houses.PATIENCE) as client:
+        client.ehlo('client.test')
+        assert client.has_extn('dsn') and client.has_extn('deliverby')
+        client.sendmail('user@here.test', [recipient], 'Subject: timed\r\n\r\nhi\r\n', mail, rcpt)
+    return house.await_that(lambda: not house.queue() and house.lines[-1].startswith('end msg') and house.lines, 'end')
+
+
+def test_deliver_by_from_door_to_door(house):
+    """DELIVERBY, from the SMTP client through the queue: what is left of the time to a server that knows it; back to the
+    sender where it does not; and told, with N, that it has gone there."""
+    by_smtp(house, 'joe@knows.test', ['BY=1000;R', 'ENVID=timed1'], ['NOTIFY=FAILURE'])
+    line = next(line for line in house.server.log if b'BY=' in line)
+    assert line.startswith(b'MAIL FROM:<user@here.test> BY=') and b';R' in line and b' ENVID=timed1' in line
+    by_smtp(house, 'joe@far.test', ['BY=1000;R', 'ENVID=timed2'])
+    message = house.await_message('user/Maildir', 'Original-Envelope-Id: timed2')
+    assert b'\nAction: failed\nStatus: 5.4.7\n' in message
+    by_smtp(house, 'joe@far.test', ['BY=1000;N', 'ENVID=timed3'])
+    assert b'\nAction: relayed\n' in house.await_message('user/Maildir', 'Original-Envelope-Id: timed3')

@@ -47,15 +47,15 @@ def test_dane(world, sites, zone):
     stack = contextlib.ExitStack()
     stack.enter_context(signed.Nsd(zone.work, zone, world.net.hub, net.HUB, PORT))
     unbound = stack.enter_context(signed.Unbound(zone.work, zone, a.host, (net.HUB, PORT), net.HUB))
-    world.zone['plain.test', 'MX'] = ['10 mx.plain.test']
-    world.zone['mx.plain.test', 'A'] = [net.HUB]
+    world.zone['unsigned.test', 'MX'] = ['10 mx.unsigned.test']
+    world.zone['mx.unsigned.test', 'A'] = [net.HUB]
     try:
         a.qpy.stop(remove=False)
         services.write_text(before + LINE)
         a.qpy.write('control/resolvers', '127.0.0.1\n')
         mail = stack.enter_context(world.net.hub.call(lambda: Server(secure('mx.dane.test'), net.HUB, 25)))
         a.qpy.start()
-        names = ['good.dane', 'wrong.dane', 'forged.dane', 'none.dane', 'plain']
+        names = ['good.dane', 'wrong.dane', 'forged.dane', 'none.dane', 'unsigned']
         for name in names:
             a.send(['x@%s.test' % name], b'Subject: dane\n\nfor it\n')
         a.until(lambda: {'x@%s.test' % name for name in names} <= set(a.qpy.outcomes()), unbound.log)
@@ -65,7 +65,7 @@ def test_dane(world, sites, zone):
         assert 'TLSA_records_could_not_be_looked_up' in found['forged.dane'][1]
         assert 'SERVFAIL' in found['forged.dane'][1]
         assert sorted(str(recipients) for _, recipients, _ in mail.mail) == sorted(
-            str([b'x@%s.test' % name.encode()]) for name in ('good.dane', 'none.dane', 'plain'))
+            str([b'x@%s.test' % name.encode()]) for name in ('good.dane', 'none.dane', 'unsigned'))
         # the same zone by a server that validates nothing: AD is not there, and nothing of it counts
         a.qpy.stop(remove=False)
         a.qpy.write('control/resolvers', '%s:%d\n' % (net.HUB, PORT))
@@ -81,7 +81,7 @@ def test_dane(world, sites, zone):
         failures = [each for policy in kinds['wrong.dane.test'] for each in policy.get('failure-details', ())]
         assert {each['result-type'] for each in failures} == {'validation-failure'}
         assert kinds['forged.dane.test'][0]['failure-details'][0]['result-type'] == 'dnssec-invalid'
-        assert kinds['plain.test'][0]['policy']['policy-type'] == 'no-policy-found'
+        assert kinds['unsigned.test'][0]['policy']['policy-type'] == 'no-policy-found'
     finally:
         stack.close()
         a.qpy.stop(remove=False)

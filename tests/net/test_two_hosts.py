@@ -103,3 +103,15 @@ def test_the_other_host_was_down(sites, how):
     assert body(b.next()) == b'better late\n'
     a.until(lambda: not a.qpy.waiting())
     assert not a.mailbox.names() - a.mailbox.seen
+
+
+def test_success_is_told_by_the_last_host(sites):
+    """DSN from host to host: the one that delivers tells the sender, once; the one in between leaves it to it."""
+    a, b = sites
+    a.host.run(a.qpy.home + '/bin/qpy-sendmail', '-N', 'success,failure', '-V', 'across', '-f', a.address, '--', b.address,
+               data=b'Subject: told\n\nacross\n')
+    assert b'across' in b.next()
+    notice = a.next()
+    assert b'\nReporting-MTA: dns; b.test\n' in notice and b'\nAction: delivered\n' in notice
+    assert b'\nOriginal-Envelope-Id: across\n' in notice
+    assert 'notice msg' in b.qpy.log() and 'notice msg' not in a.qpy.log()
