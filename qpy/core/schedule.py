@@ -103,7 +103,7 @@ class Clock:
         apart = wall - mono - self.offset - self.skew
         if abs(apart) > self.SLEW:
             self.skew += apart
-            self.skews = ([skew for skew in self.skews if abs(skew - self.skew) > 1] + [self.skew])[-self.JUMPS:]
+            self.skews = ([skew for skew in self.skews if abs(skew - self.skew) > 0.5] + [self.skew])[-self.JUMPS:]
             return int(apart)
         self.offset += apart
         return 0

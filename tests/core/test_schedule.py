@@ -112,6 +112,7 @@ def test_jump(size, sign):
 
 
 @given(st.lists(st.one_of(st.integers(61, 10 ** 9), st.integers(-10 ** 9, -61)), min_size=1, max_size=40))
+@example([62, -61])
 @example([10_800, 283_800_000])         # the first found by a soak: born between the two it was nine years old
 def test_many_jumps(jumps):
     """However often the clock has jumped, no message is older than it is, and one born under the latest clock, or any
