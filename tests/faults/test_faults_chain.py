@@ -78,8 +78,8 @@ class Chain:
 
     def dismiss(self):
         """The users' processes go, so that new ones are born."""
-        seed = self.house.daemons().get('seed')
-        for pid in houses.descendants(seed) if seed else []:
+        self.pid()                      # the chain runs
+        for pid in houses.descendants(self.house.daemons()['seed']):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -130,6 +130,16 @@ class Chain:
         if not self.running() or self.dying():
             self.house.wait_end()
             self.start()
+
+    def pid(self):
+        """Of the program, in a chain that runs: it may just have died of what was done to it."""
+        give_up = time.monotonic() + houses.PATIENCE
+        while time.monotonic() < give_up:
+            self.revive()
+            with contextlib.suppress(FileNotFoundError, KeyError):
+                return self.house.daemons()[self.program]
+            time.sleep(0.05)            # the log has not said yet that the chain ends
+        raise AssertionError('%s does not come back: %s' % (self.program, self.house.lines[-20:]))
 
     def submit(self, *recipients):
         """A message, until it is acknowledged for all; who is refused for now gets another one."""
@@ -289,7 +299,7 @@ def test_a_call_fails_on_the_way(program, whose, next_hop):
             except AssertionError as problem:
                 problem.add_note('%s, %s' % (program, words(fault)))
                 raise
-        assert chain.house.stop() == 0
+        assert chain.pid() and chain.house.stop() == 0
         assert tried
     finally:
         chain.remove()
@@ -446,7 +456,7 @@ def test_a_kernel_call_fails_or_is_the_last(program, next_hop):
         chain.scenario()
         chain.drain()
         log = chain.house.top + '/strace'
-        strace = Strace(chain.house.daemons()[program], '-o', log, '-e', 'trace=' + ','.join(TOLD))
+        strace = Strace(chain.pid(), '-o', log, '-e', 'trace=' + ','.join(TOLD))
         chain.scenario()
         chain.drain()
         strace.end()
@@ -457,7 +467,7 @@ def test_a_kernel_call_fails_or_is_the_last(program, next_hop):
         chosen = every if not TRACED or len(every) <= TRACED else random.Random(program).sample(every, TRACED)
         for name, what in chosen:
             chain.forget()
-            strace = Strace(chain.house.daemons()[program], '-o', '/dev/null', '-e', 'trace=' + name, '-e',
+            strace = Strace(chain.pid(), '-o', '/dev/null', '-e', 'trace=' + name, '-e',
                             'inject=%s:%s' % (name, what))
             try:
                 chain.scenario()
@@ -469,7 +479,7 @@ def test_a_kernel_call_fails_or_is_the_last(program, next_hop):
                 problem.add_note('%s, %s:%s' % (program, name, what))
                 raise
             tried += 1
-        assert chain.house.stop() == 0 and tried
+        assert chain.pid() and chain.house.stop() == 0 and tried
     finally:
         chain.remove()
     explorer.FIGURES['injections'] = explorer.FIGURES.get('injections', 0) + tried
