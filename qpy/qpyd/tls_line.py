@@ -44,8 +44,11 @@ class Line:
         self.retry = unix.monotonic() + RETRY
         if self.sock is not None:
             self.beside.tls = False
-            unix.write(self.sock.fileno(), tls_front.WATCH)
             self.loop.watch(self.sock.fileno(), self.told)
+            try:
+                unix.write(self.sock.fileno(), tls_front.WATCH)
+            except unix.error:
+                self.gone()             # it has ended meanwhile
 
     def wait(self, seconds):
         """Until the first answer, for a server that has one client and cannot tell the next one."""

@@ -151,13 +151,9 @@ class Delivery:
         if self.hop.relay:      # an administrator's word: to be mended, not to be bounced for
             reason = b'control/smtproutes: ' + (reason or status)
             return self._no_more(remote_report.no_lookup(self.hop.host, reason))
-        if status == b'nxdomain':
-            return self._all(b'D', remote_report.no_host(self.host))
-        if status == b'nodata':
-            return self._all(b'D', remote_report.NO_EXCHANGER)
-        if status == b'nullmx':
-            return self._all(b'D', remote_report.NULL_MX)
-        return self._no_more(remote_report.no_lookup(self.host, reason))
+        final = {b'nxdomain': remote_report.no_host(self.host), b'nodata': remote_report.NO_EXCHANGER,
+                 b'nullmx': remote_report.NULL_MX}.get(status)
+        return self._not_elsewhere(final) if final else self._no_more(remote_report.no_lookup(self.host, reason))
 
     def _found_sts(self, answers, mode, patterns, reason):
         """The answer of qpy-mtasts."""
@@ -179,19 +175,19 @@ class Delivery:
         may_be_us = self.hop.relay or self.settings.loopback    # who names a relay may name this host
         plan = mx.plan(answers, None if may_be_us else self.worker.own_addresses(), self.worker.random)
         if plan == mx.SELF:
-            return self._itself()
+            return self._not_elsewhere(remote_report.SELF)
         if plan == mx.NONE:
             return self._no_more(remote_report.no_lookup(self.host, b'an answer without an address'))
         plan = self._open_first(plan)
         self.todo = plan[::-1]
         return self._next()
 
-    def _itself(self):
-        """Mail for the host comes back to this one: for good, unless it is ours by control files that send has yet to
-        read."""
+    def _not_elsewhere(self, words):
+        """Mail for the host can go nowhere, or comes back to this one: for good, unless it is ours by control files that
+        send has yet to read."""
         if self.worker.is_ours(self.host):
             return self._no_more(remote_report.NOT_READ_YET)
-        return self._all(b'D', remote_report.SELF)
+        return self._all(b'D', words)
 
     def _open_first(self, plan):
         """plan, with an address of the best preference that a connection is open to in front."""
@@ -367,7 +363,7 @@ class Delivery:
         self.connection.close()
         self.connection = None
         if not self.tried and self.last_report is None:
-            return self._itself()
+            return self._not_elsewhere(remote_report.SELF)
         self.tried.append((address, b'this host itself'))
         self.todo = []
         return self._next()

@@ -403,8 +403,10 @@ def test_what_is_ours_by_now(tmp_path, name, line):
     sender.remote.home = bytes(tmp_path)
     assert sender.send()[0] == [(b'D', remote_report.SELF)]
     (tmp_path / 'control' / name).write_text(line + '\n')
-    outcomes, trouble = sender.send()
-    assert outcomes == [(b'Z', remote_report.NOT_READ_YET)] and trouble
+    for answer in (answers((10, b'127.0.0.1')), (b'nxdomain', b''), (b'nodata', b''), (b'nullmx', b'')):
+        sender.table[b'x.example'] = answer
+        outcomes, trouble = sender.send()
+        assert outcomes == [(b'Z', remote_report.NOT_READ_YET)] and trouble
 
 
 def test_loopback_only_by_route():
