@@ -3,7 +3,7 @@
     to qpy-tls      S + a client's socket       shake hands with him, as server
                     C + a client's socket       the same, and ask him for a certificate
                     W                           say now, and whenever it changes, whether there is TLS
-                    ?                           after W: look again, if there is none
+                    ?                           after W: look again
     back            K version NUL cipher NUL binding NUL name NUL print LF      it stands: clear text follows
                     Z reason LF                 it does not, and the client is gone
                     A LF                        after W: there is TLS

@@ -277,6 +277,7 @@ class Conversation:
             letter, value = tls_front.FAILED, b'qpy-tls has ended'
         if letter != tls_front.STANDS:
             self.server.log(b'refused starttls' + self.who() + b': ' + value)
+            self.server.tls.look()
             return self.close()
         self.word = None
         return self.secured(value, rest)

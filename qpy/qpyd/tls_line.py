@@ -33,6 +33,12 @@ class Line:
         if self.sock is None:
             return self.watch()
         self.retry = unix.monotonic() + RETRY
+        self.look()
+
+    def look(self):
+        """Have it look again; also when a session was refused by another process of qpy-tls than the one that tells us."""
+        if self.sock is None:
+            return
         try:
             unix.write(self.sock.fileno(), tls_front.LOOK)
         except unix.error:
