@@ -15,7 +15,6 @@ def main(home, args):
     program.name = b'condredirect'
     if len(args) < 2:
         raise program.Fatal(exits.PERM, b'usage: condredirect newaddress program [argument ...]')
-    sender, line = wrapped.need(b'SENDER', b'DTLINE')
     code = wrapped.run(args[1:])
     if code < 0:
         raise program.Fatal(exits.TEMP, b'child crashed')
@@ -23,6 +22,7 @@ def main(home, args):
         raise program.Fatal(exits.TEMP, b'temporary child error')
     if code != exits.OK:
         return exits.OK
+    sender, line = wrapped.need(b'SENDER', b'DTLINE')
     unix.lseek(0, 0, unix.SEEK_SET)
     forward.queue(home, sender, [args[0]], line)
     return dotqmail.STOP

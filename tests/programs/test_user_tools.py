@@ -53,6 +53,11 @@ def test_variables_are_needed(tool, name, words, missing):
     assert done.returncode == 100 and missing.encode() in done.stderr
 
 
+def test_condredirect_asks_its_program_first(tool):
+    """Whoever is not redirected needs no variables."""
+    assert tool('condredirect', 'a', 'false', without=['SENDER', 'DTLINE']).returncode == 0
+
+
 @pytest.mark.parametrize('options, wanted', [((), 'URD'), (('-f',), 'RD'), (('-fr',), 'D'), (('-frd',), ''),
                                              (('-frd', '-F'), 'U'), (('-d', '--'), 'UR')])
 def test_preline(tool, options, wanted):
