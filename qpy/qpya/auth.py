@@ -10,7 +10,7 @@ from binascii import a2b_base64, b2a_base64
 
 from qpy import unix
 from qpy.core import authbackends, brakes, channel, dovecot_auth, exits, sasl_server as sasl, text
-from qpy.lib import confine, controls, inherit, master, packets, program
+from qpy.lib import confine, controls, inherit, master, packets, service
 from qpy.lib.loop import Loop
 from qpy.qpya.dovecot import Dovecot
 from qpy.qpya.judges import GOOD, LATER, Judges
@@ -227,13 +227,7 @@ class Server:
 
 def main(home, args):
     """qpy-auth"""
-    unix.umask(0o077)
-    if args:
-        raise program.Fatal(exits.PERM, b'usage: qpy-auth')
-    unix.signal(unix.SIGPIPE, unix.SIG_IGN)
-    found = inherit.listeners()
-    if b'auth' not in found:
-        raise program.Fatal(exits.TEMP, b'no socket called auth was handed over; qpy-start does that')
+    found = service.begin(b'auth', args)
     controls.parsed(authbackends.check, home, b'auth')
     backends = authbackends.backends(controls.listing(home, b'auth'))
     servers = (packets.owner_of(home, b'qpyd'), 0)

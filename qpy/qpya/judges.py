@@ -10,7 +10,7 @@ from collections import deque
 
 from qpy import unix
 from qpy.core import passwords, sasl_server as sasl
-from qpy.lib import execute, program
+from qpy.lib import execute, program, service
 
 GOOD, BAD, LATER = 'good', 'bad', 'later'
 MOST = 8                    # children at a time: each takes 32 MB and a processor for a tenth of a second
@@ -174,9 +174,7 @@ def late(pid):
 def become(words, theirs, facts):
     """In the child: be the program, with the claim on descriptor 3."""
     unix.setsid()
-    unix.set_wakeup_fd(-1)
-    for number in (unix.SIGPIPE, unix.SIGXFSZ, unix.SIGCHLD):
-        unix.signal(number, unix.SIG_DFL)
+    service.uncalm()
     high = unix.duplicate_above(theirs, 10)
     unix.dup2(high, CLAIM)
     unix.closerange(CLAIM + 1, 65536)

@@ -8,17 +8,16 @@ A late answer is a delayed client.  Asks: DIR/run/names (qpy-resolve), the serve
 control/.  Writes: DIR/check.  One worker judges, because it counts; a master replaces it when it dies.
 Exit: 0 when the chain ends, 111 otherwise.
 """
-from qpy import unix, unix_kernel
+from qpy import unix
 from qpy.core import channel, checks, exits, greylist, text
 from qpy.core.asking import CONNECT
-from qpy.lib import confine, inherit, master, names, packets, program
+from qpy.lib import confine, inherit, master, names, packets, program, service
 from qpy.lib.loop import Loop
 from qpy.qpyc import policies, settings
 from qpy.qpyc.journal import Journal
 
 MOST_CASES = 20_000         # being judged at a time
 HOUSEKEEPING = 600.0        # seconds between looks at what can be forgotten
-IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)
 
 
 class Names(names.Names):
@@ -185,23 +184,15 @@ class Client:
 def values(letter, lines):
     """The values in the lines of an answer of qpy-resolve: names, else addresses."""
     found = [line for line in lines.split(b'\n') if line]
-    return found if letter == b'P' else [line.split(b' ')[-1] for line in found]
+    return found if letter == b'P' else [line.split(b' ')[2] for line in found]
 
 
 # --- the program ---------------------------------------------------------------------------------------------
 
 def main(home, args):
     """qpy-check"""
-    unix_kernel.set_dumpable(0)
-    unix.umask(0o077)
-    if args:
-        raise program.Fatal(exits.PERM, b'usage: qpy-check')
-    found = inherit.listeners()
-    if b'check' not in found:
-        raise program.Fatal(exits.TEMP, b'no socket called check was handed over; qpy-start does that')
+    found = service.begin(b'check', args)
     settings.load(home)                             # broken controls end us here
-    for number in IGNORED:
-        unix.signal(number, unix.SIG_IGN)
     confine.confine(home, b'check-master')
     return master.run(found, lambda found: work(home, found))
 

@@ -12,9 +12,9 @@ Exit: 0 when the chain ends, 111 otherwise.
 """
 from collections import deque
 
-from qpy import unix, unix_kernel
+from qpy import unix
 from qpy.core import asking, channel, checks, draft, exits, mess, milter, submit, text
-from qpy.lib import confine, controls, inherit, master, packets, program, spool
+from qpy.lib import confine, controls, inherit, master, packets, program, service, spool
 from qpy.lib import submit as queued
 from qpy.lib.loop import Loop
 from qpy.qpyc import filters
@@ -29,7 +29,6 @@ PATIENCE = 300.0            # seconds that queued may take over one message
 DISCARDED = b'0' * mess.ID_SIZE         # the ID of a message that nobody keeps
 HEADER_LONG = b'the header is too long for the filters here (#5.3.4)'
 NO_SESSION = b'unable to have this checked now; try again later (#4.3.0)'
-IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)
 
 
 def load(home):
@@ -340,16 +339,8 @@ def refusal_of(reply):
 
 def main(home, args):
     """qpy-milter"""
-    unix_kernel.set_dumpable(0)
-    unix.umask(0o077)
-    if args:
-        raise program.Fatal(exits.PERM, b'usage: qpy-milter')
-    found = inherit.listeners()
-    if b'milter' not in found or b'filter' not in found:
-        raise program.Fatal(exits.TEMP, b'no sockets called milter and filter were handed over; qpy-start does that')
+    found = service.begin(b'milter', args, (b'milter', b'filter'))
     load(home)                                      # a broken control file ends us here
-    for number in IGNORED:
-        unix.signal(number, unix.SIG_IGN)
     confine.confine(home, b'milter-master')
     return master.run(found, lambda found: work(home, found))
 

@@ -9,9 +9,9 @@ Policies are kept in DIR/tls/policies over a restart, so that who blocks DNS or 
 
 One worker answers; a master replaces it when it dies.
 """
-from qpy import unix, unix_kernel, unix_tls
+from qpy import unix, unix_tls
 from qpy.core import channel, exits, mta_sts, text
-from qpy.lib import confine, controls, inherit, master, packets, program
+from qpy.lib import confine, controls, inherit, master, packets, program, service
 from qpy.lib.loop import Loop
 from qpy.qpyr.names import Names
 
@@ -26,7 +26,6 @@ LATER = 30              # seconds
 FILE, NEW = b'policies', b'policies.new'
 FILE_LIMIT = 64 << 20
 DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
-IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)
 
 
 class Known:
@@ -170,7 +169,7 @@ class Fetch:
             return None
         if status == b'temp':
             self.why = reason
-        self.addresses = [line.split(b' ')[2] for line in lines.split(b'\n') if line.count(b' ') == 2][:ADDRESSES][::-1]
+        self.addresses = [line.split(b' ')[2] for line in lines.split(b'\n') if line.count(b' ') in (2, 3)][:ADDRESSES][::-1]
         return self._next()
 
     def _next(self):
@@ -270,20 +269,12 @@ class Client:
 
 def main(home, args):
     """qpy-mtasts"""
-    unix_kernel.set_dumpable(0)
-    unix.umask(0o077)
-    if args:
-        raise program.Fatal(exits.PERM, b'usage: qpy-mtasts')
-    found = inherit.listeners()
-    if b'mtasts' not in found:
-        raise program.Fatal(exits.TEMP, b'no socket called mtasts was handed over; qpy-start does that')
+    found = service.begin(b'mtasts', args)
     cas = home + b'/control/tlscas' if controls.text(home, b'tlscas') is not None else None
     try:
         context = unix_tls.client(True, cas)
     except OSError as problem:
         raise controls.Broken(b'tlscas', 0, b'', b'not certificates in PEM (%s)' % program.reason(problem)) from None
-    for number in IGNORED:
-        unix.signal(number, unix.SIG_IGN)
     confine.confine(home, b'mtasts-master', (PORT,))
     return master.run(found, lambda found: work(home, found, context))
 

@@ -3,8 +3,8 @@
 DIR/run/resolve, and DIR/run/names for qpy-check: records M (mail exchangers, else addresses), A (addresses), I (IPv4
 addresses), T (TLSA), X (TXT) and P (names of an address); back a record a, whose status is
 
-    ok         there are answers: lines PREFERENCE HOST ADDRESS, of TLSA USAGE SELECTOR TYPE HEX, of TXT HEX,
-               of P a name
+    ok         there are answers: lines PREFERENCE HOST ADDRESS and, where the address was validated, the name that HOST
+               is an alias of (itself, if of none); of TLSA USAGE SELECTOR TYPE HEX, of TXT HEX, of P a name
     nxdomain   the name does not exist
     nodata     it exists and has nothing of the kind
     nullmx     it says that it accepts no mail (RFC 7505)
@@ -17,9 +17,9 @@ says so.
 import sys
 from _collections import deque
 
-from qpy import unix, unix_kernel
+from qpy import unix
 from qpy.core import channel, dnsconf, exits, idna, ip, text
-from qpy.lib import confine, controls, inherit, master, packets, program
+from qpy.lib import confine, controls, inherit, master, packets, program, service
 from qpy.lib.loop import Loop
 from qpy.qpyr.dnsquery import ANSWER, IGNORE, NEXT, PLAIN, TRUNCATED, Query
 
@@ -39,7 +39,6 @@ PER_CLIENT = 20000      # questions of one client at a time
 LOOK = 1.0              # seconds between two looks at resolv.conf
 EDNS_SIZE = 1232        # bytes: what passes everywhere without fragments
 HOST_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyz0123456789-_.')
-IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)
 
 OK, NXDOMAIN, NODATA, NULLMX, TEMP = b'ok', b'nxdomain', b'nodata', b'nullmx', b'temp'
 dns = None              # dnspython, once it is loaded
@@ -104,13 +103,14 @@ def host_of(name):
 
 
 class Result:
-    """What is known about (kind, host).  values: addresses as text, (preference, host or None) for MX, else lines."""
+    """What is known about (kind, host).  values: addresses as text, (preference, host or None) for MX, else lines.
+    end: the host that the answer is about, where an alias led to another one."""
 
-    __slots__ = ('status', 'values', 'authenticated', 'ttl', 'reason')
+    __slots__ = ('status', 'values', 'authenticated', 'ttl', 'reason', 'end')
 
-    def __init__(self, status, values=(), authenticated=False, ttl=0, reason=b''):
+    def __init__(self, status, values=(), authenticated=False, ttl=0, reason=b'', end=b''):
         self.status, self.values, self.authenticated = status, values, authenticated
-        self.ttl, self.reason = ttl, reason
+        self.ttl, self.reason, self.end = ttl, reason, end
 
 
 # --- one answer ---------------------------------------------------------------------------------------------
@@ -161,13 +161,13 @@ def read_answer(kind, response, local):
     except dns.exception.DNSException as problem:
         return Result(TEMP, reason=b'a strange answer (%s)' % type(problem).__name__.encode()), None
     ttl = chain.minimum_ttl
+    end = host_of(chain.canonical_name) if chain.cnames else None
     if chain.answer is not None:
-        return Result(OK, values_of(kind, chain.answer), authenticated, min(ttl, KEPT)), None
+        return Result(OK, values_of(kind, chain.answer), authenticated, min(ttl, KEPT), end=end or b''), None
     ttl = min(ttl, KEPT_MISSING) if ttl < 1 << 30 else UNKNOWN_TTL
     if response.rcode() == dns.rcode.NXDOMAIN:
         return Result(NXDOMAIN, (), authenticated, ttl), None
-    alias = host_of(chain.canonical_name) if chain.cnames else None
-    return Result(NODATA, (), authenticated, ttl), alias
+    return Result(NODATA, (), authenticated, ttl), end
 
 
 def values_of(kind, rrset):
@@ -249,7 +249,7 @@ class Resolver:
             return done(result)
         if hops >= HOPS:
             return done(Result(TEMP, reason=b'too many CNAMEs, one after the other'))
-        return self._ask(kind, alias, hops + 1, lambda last: done(joined(result, last)))
+        return self._ask(kind, alias, hops + 1, lambda last: done(joined(result, alias, last)))
 
     # --- questions of clients ---
 
@@ -297,17 +297,18 @@ class Gather:
         return put
 
 
-def joined(alias, last):
-    """What an alias and its end amount to together."""
+def joined(alias, name, last):
+    """What an alias of name and what is known of that amount to together."""
     authenticated, ttl = alias.authenticated and last.authenticated, min(alias.ttl, last.ttl)
-    return Result(last.status, last.values, authenticated, ttl, last.reason)
+    return Result(last.status, last.values, authenticated, ttl, last.reason, last.end or name)
 
 
 def all_addresses(results):
     """A and AAAA as one: what is there, else temp if one of them is unknown, else that there is nothing."""
-    values = tuple(value for result in results if result.status == OK for value in result.values)
-    if values:
-        return Result(OK, values, all(r.authenticated for r in results if r.status == OK))
+    found = [result for result in results if result.status == OK and result.values]
+    if found:
+        return Result(OK, tuple(value for result in found for value in result.values),
+                      all(result.authenticated for result in found), end=found[0].end)
     for result in results:
         if result.status == TEMP:
             return result
@@ -316,12 +317,12 @@ def all_addresses(results):
 
 
 def with_preference(targets, results, mx):
-    """The answer for a domain from its targets [(preference, host)] and their addresses."""
-    values = tuple((preference, host, address) for (preference, host), found in zip(targets, results)
-                   for address in found.values)
+    """The answer for a domain from its targets [(preference, host)] and their addresses.  It is authenticated if who the
+    targets are is; whether the addresses are stands with each (RFC 7672, 2.2.2)."""
+    values = tuple(b'%d %s %s' % (preference, host, address) + (b' ' + (found.end or host)) * found.authenticated
+                   for (preference, host), found in zip(targets, results) for address in found.values)
     if values:
-        good = all(found.authenticated for found in results if found.status == OK)
-        return Result(OK, values[:ADDRESSES], mx.authenticated and good)
+        return Result(OK, values[:ADDRESSES], mx.authenticated)
     for found in results:
         if found.status == TEMP:
             return found
@@ -348,7 +349,7 @@ class Client:
 
     def _answer(self, number, result):
         self.asked -= 1
-        lines = b'\n'.join(value if isinstance(value, bytes) else b'%d %s %s' % value for value in result.values)
+        lines = b'\n'.join(result.values)
         authenticated = b'1' if result.authenticated else b'0'
         self.channel.send(b'a', number, result.status, authenticated, text.printable(result.reason), lines)
 
@@ -371,7 +372,7 @@ class Server:
         Client(self, sock)
 
     def answer(self, letter, name, asked, done):
-        """done(Result), whose values are (preference, host, address)."""
+        """done(Result), whose values are lines."""
         if self.trouble or asked > PER_CLIENT:
             return done(Result(TEMP, reason=self.trouble or b'too many questions at a time'))
         host = host_name(name)
@@ -460,19 +461,11 @@ def read_servers(home, resolv_conf):
 
 def main(home, args):
     """qpy-resolve"""
-    unix_kernel.set_dumpable(0)
-    unix.umask(0o077)
-    if args:
-        raise program.Fatal(exits.PERM, b'usage: qpy-resolve')
-    found = inherit.listeners()
-    if b'resolve' not in found:
-        raise program.Fatal(exits.TEMP, b'no socket called resolve was handed over; qpy-start does that')
+    found = service.begin(b'resolve', args)
     servers = Servers(home)
     trouble = load(home)
     if trouble:
         program.warn(trouble + b'; all mail that needs DNS waits')
-    for number in IGNORED:
-        unix.signal(number, unix.SIG_IGN)
     confine.confine(home, b'resolve-master')
     return master.run(found, lambda found: work(home, found, servers, trouble))
 

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from qpy import unix, unix_kernel
 from qpy.core import channel, exits, remote_report, text
-from qpy.lib import confine, inherit, packets, program
+from qpy.lib import confine, execute, inherit, packets, program, service
 from qpy.lib.loop import Loop
 from qpy.qpyr import remote
 
@@ -27,7 +27,6 @@ STEADY = 10             # seconds a worker must live to be forked anew at once
 SLOWEST = 60            # seconds between two forks of a worker that keeps dying
 FAREWELL = 60           # seconds one that has nothing left to do may take to end
 SCOPES = ((b'Z', b'h'), (b'K', b'd'), (b'K', b'b'), (b'K', b'db'))      # a host in trouble; what the next hop sees to
-IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)    # a group's ^C does not cut deliveries
 
 
 class Jobs:
@@ -334,25 +333,12 @@ def become_program(argv, message, out):
         unix.set_blocking(1, True)
         unix.dup2(out, 2)
         unix.closerange(3, 1 << 30)
-        unix.set_wakeup_fd(-1)
-        for number in (*IGNORED, unix.SIGPIPE, unix.SIGXFSZ):
-            unix.signal(number, unix.SIG_DFL)
-        execute(argv)
+        service.uncalm()
+        execute.along_path(argv, dict(unix.environ))
     except OSError:
         pass
     finally:
         unix._exit(exits.TEMP)
-
-
-def execute(argv):
-    """exec, searching PATH for a name without a slash."""
-    name, path = argv[0], unix.environ.get(b'PATH', b'/bin:/usr/bin')
-    places = [b''] if b'/' in name else [directory + b'/' for directory in path.split(b':')]
-    for place in places:
-        try:
-            unix.execve(place + name, argv, dict(unix.environ))
-        except OSError:
-            continue
 
 
 # --- the program --------------------------------------------------------------------------------------------
@@ -364,8 +350,7 @@ def main(home, args):
     count = processes(args)
     found = inherit.listeners()
     watched = remote.watch(home)            # refuses to start on what is broken, naming it
-    for number in IGNORED:
-        unix.signal(number, unix.SIG_IGN)
+    service.calm()
     most = (unix.raise_descriptor_limit() - SPARE_FDS) // FDS_EACH
     path = unix.environ.get(b'QMAILREMOTE')
     loop = Loop()

@@ -11,9 +11,9 @@ Files are written anew every LATER seconds while something changes, and at the e
 
 Exit code 0 when the chain ends, 111 for trouble at start.
 """
-from qpy import unix, unix_kernel
+from qpy import unix
 from qpy.core import channel, dates, exits, text, tls_policy, tlsrpt
-from qpy.lib import confine, inherit, packets, program
+from qpy.lib import confine, inherit, packets, program, service
 from qpy.lib.loop import Loop
 
 LATER = 5               # seconds
@@ -21,7 +21,6 @@ KEPT = 30               # days
 LINES = 500             # of memory in one record
 FILE_LIMIT = 64 << 20
 MEMORY = b'memory'
-IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)
 DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 
 
@@ -140,15 +139,7 @@ class Client:
 
 def main(home, args):
     """qpy-tlslog"""
-    unix_kernel.set_dumpable(0)
-    unix.umask(0o027)
-    if args:
-        raise program.Fatal(exits.PERM, b'usage: qpy-tlslog')
-    found = inherit.listeners()
-    if b'tlslog' not in found:
-        raise program.Fatal(exits.TEMP, b'no socket called tlslog was handed over; qpy-start does that')
-    for number in IGNORED:
-        unix.signal(number, unix.SIG_IGN)
+    found = service.begin(b'tlslog', args, mask=0o027)
     loop = Loop()
     inherit.life(loop, found)
     try:

@@ -11,9 +11,9 @@ longer than PATIENCE is stopped with all it has started.
 
 Exit code 0 when the chain ends, 111 for trouble at start.
 """
-from qpy import unix, unix_kernel
+from qpy import unix
 from qpy.core import channel, exits, text
-from qpy.lib import confine, controls, execute, inherit, packets, program
+from qpy.lib import confine, controls, execute, inherit, packets, program, service
 from qpy.lib.loop import Loop
 
 CACHED = 60             # seconds
@@ -21,7 +21,6 @@ PATIENCE = 60           # seconds; below the 90 after which qpy-remote gives up
 TOKEN_LIMIT = 8192      # bytes of a token: an AUTH line may have 12288 (RFC 4954, section 4)
 AT_A_TIME = 20          # programs
 OK, TEMP = b'ok', b'temp'
-IGNORED = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM)
 
 
 class Tokens:
@@ -142,9 +141,7 @@ def become(words, home, account, out):
         unix.dup2(out, 1)
         unix.set_blocking(1, True)
         unix.closerange(3, 1 << 30)
-        unix.set_wakeup_fd(-1)
-        for number in IGNORED:
-            unix.signal(number, unix.SIG_DFL)
+        service.uncalm()
         problem = execute.along_path(words, {b'PATH': execute.KNOWN_PATH, b'HOME': home, b'QPYACCOUNT': account})
         program.warn(b'unable to run %s: %s' % (text.printable(words[0]), program.reason(problem)))
     finally:
@@ -171,16 +168,8 @@ class Client:
 
 def main(home, args):
     """qpy-token"""
-    unix_kernel.set_dumpable(0)
-    unix.umask(0o077)
-    if args:
-        raise program.Fatal(exits.PERM, b'usage: qpy-token')
-    found = inherit.listeners()
-    if b'token' not in found:
-        raise program.Fatal(exits.TEMP, b'no socket called token was handed over; qpy-start does that')
+    found = service.begin(b'token', args)
     watched = controls.Watched(home, (b'smtptokens',), lambda home: controls.mapping(home, b'smtptokens'))
-    for number in IGNORED:
-        unix.signal(number, unix.SIG_IGN)
     loop = Loop()
     inherit.life(loop, found)
     tokens = Tokens(loop, home, watched.get)

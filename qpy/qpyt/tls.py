@@ -6,7 +6,7 @@ a master that reads nothing foreign keeps them.  Exit: 0 when the chain ends, el
 """
 from qpy import unix
 from qpy.core import exits, text, tls_certificate, tls_front
-from qpy.lib import confine, inherit, master, packets, program
+from qpy.lib import confine, inherit, master, packets, program, service
 from qpy.lib.loop import Loop
 from qpy.qpyt.certificates import Certificates
 from qpy.qpyt.relay import Relay
@@ -174,14 +174,10 @@ class Watcher:
 
 def main(home, args):
     """qpy-tls [WORKERS]"""
-    unix.umask(0o077)
-    unix.signal(unix.SIGPIPE, unix.SIG_IGN)
     count = text.parse_uint(args[0], WORKERS_MAX) if args else min(max(2, len(unix.sched_getaffinity(0))), 8)
     if not count or len(args) > 1:
         raise program.Fatal(exits.PERM, b'usage: qpy-tls [WORKERS]')
-    found = inherit.listeners()
-    if b'tls' not in found:
-        raise program.Fatal(exits.TEMP, b'no socket called tls was handed over; qpy-start does that')
+    found = service.begin(b'tls', [])
     servers = (packets.owner_of(home, b'qpyd'), 0)
     certificates = Certificates(home, unix.shared_memory(8))
     unix.raise_descriptor_limit()

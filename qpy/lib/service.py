@@ -1,0 +1,42 @@
+"""How a program begins that answers others of the chain, on sockets that qpy-start hands over.
+
+    found = service.begin(b'check', args)           {name of socket: [descriptors]}
+    ... read control files, confine ...
+    return master.run(found, worker)                or a Loop of its own, with inherit.life
+"""
+from qpy import unix, unix_kernel
+from qpy.core import exits
+from qpy.lib import inherit, program
+
+#: what reaches a whole group (^C, a supervisor's TERM) cuts no work short: the life pipe ends us, in order
+CALM = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGPIPE)
+
+
+def begin(name, args, sockets=(), mask=0o077):
+    """What was handed over to qpy-NAME, `sockets` (default: one of its name) among it.
+
+    qpy-NAME takes no arguments.  Fatal says what is wrong.
+    """
+    unix_kernel.set_dumpable(0)
+    unix.umask(mask)
+    if args:
+        raise program.Fatal(exits.PERM, b'usage: qpy-' + name)
+    found = inherit.listeners()
+    for each in sockets or (name,):
+        if each not in found:
+            raise program.Fatal(exits.TEMP, b'no socket called %s was handed over; qpy-start does that' % each)
+    calm()
+    return found
+
+
+def calm():
+    """Ignore what reaches a whole group."""
+    for number in CALM:
+        unix.signal(number, unix.SIG_IGN)
+
+
+def uncalm():
+    """In a child that becomes somebody else's program: signals are as it expects them."""
+    unix.set_wakeup_fd(-1)
+    for number in (*CALM, unix.SIGXFSZ):
+        unix.signal(number, unix.SIG_DFL)
