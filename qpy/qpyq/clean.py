@@ -8,9 +8,9 @@
 It checks what it is told.  A message with a state file is removed only if the record says that every recipient is
 finished; only a file that is not whole is set aside.  mess/ID goes before state/ID, which is send's to remove.
 """
-from qpy import unix, unix_kernel
+from qpy import unix
 from qpy.core import exits, mess, state
-from qpy.lib import confine, inherit, loop, packets, program, queuefile
+from qpy.lib import confine, inherit, loop, packets, program, queuefile, service
 
 REQUEST_LIMIT = 18          # bytes: a verb, an ID, a NUL
 BUFFER = 18 * 1000
@@ -19,13 +19,7 @@ DONE, LATER, REFUSED = b'+', b'!', b'x'
 
 def main(home, args):
     """The story: open the three directories, serve send."""
-    unix.umask(0o077)
-    for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGPIPE):
-        unix.signal(number, unix.SIG_IGN)
-    unix_kernel.set_dumpable(0)
-    found = inherit.listeners()
-    if b'clean' not in found or args:
-        raise program.Fatal(exits.TEMP, b'no socket called clean was handed over: start me by qpy-start')
+    found = service.begin(b'clean', args)
     clean = Clean(home)
     friends = {0, unix.stat(home + b'/queue/state').st_uid}
     event_loop = loop.Loop()

@@ -12,9 +12,9 @@ The kernel says who a client is (SO_PEERCRED); descriptors it sends along are ne
 """
 from collections import deque
 
-from qpy import unix, unix_kernel
+from qpy import unix
 from qpy.core import accounts, dates, exits, mess, submit
-from qpy.lib import confine, controls, inherit, loop, packets, program
+from qpy.lib import confine, controls, inherit, loop, packets, program, service
 from qpy.qpyq import store
 
 RECEIVE = 65_536            # bytes taken from one client before the others have their turn; malloc maps what is larger
@@ -44,13 +44,7 @@ SO_PASSRIGHTS = 83          # Linux 6.16
 
 def main(home, args):
     """The story: look at the queue, take its lock, find where it ended, say how syncing is done, be confined, serve."""
-    unix.umask(0o027)
-    for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGPIPE):
-        unix.signal(number, unix.SIG_IGN)
-    unix_kernel.set_dumpable(0)
-    found = inherit.listeners()
-    if b'submit' not in found or args:
-        raise program.Fatal(exits.TEMP, b'no socket called submit was handed over: start me by qpy-start')
+    found = service.begin(b'queued', args, (b'submit',), mask=0o027)
     who = Accounts(home)
     disk = open_store(home)
     most = unix.raise_descriptor_limit() - SPARE_DESCRIPTORS

@@ -11,9 +11,9 @@ Exit codes: 0 the chain ended; 111 it could not start, or send is gone.
 """
 from _collections import deque
 
-from qpy import unix, unix_kernel
+from qpy import unix
 from qpy.core import bounce, channel, exits, mess, route, state, submit as words, text
-from qpy.lib import confine, controls, inherit, loop as loops, packets, program, queuefile, route as routing, submit
+from qpy.lib import confine, controls, inherit, loop as loops, packets, program, queuefile, route as routing, service, submit
 
 IN_FLIGHT = 1 << 20         # bytes that queued has not taken yet, beyond which no more is read
 REST = 0.05                 # seconds until it looks again whether queued goes on
@@ -24,11 +24,7 @@ DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 
 def main(home, args):
     """See qpy-bouncer(8)."""
-    unix.umask(0o077)
-    for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGPIPE):
-        unix.signal(number, unix.SIG_IGN)
-    unix_kernel.set_dumpable(0)
-    found = inherit.listeners()
+    found = service.begin(b'bouncer', args, (b'bounce',))
     loop = loops.Loop()
     bouncer = Bouncer(home, loop, controls.Watched(home, CONTROLS, load))
     for listening in inherit.sockets(found, b'bounce'):
