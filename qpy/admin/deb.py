@@ -18,6 +18,7 @@ import sys
 import tempfile
 
 from qpy.admin import install
+from qpy.admin.installing import doing, first_files, packages, program_files
 
 DIR = '/var/lib/qpy'
 LINKS = {DIR + '/bin': '/usr/lib/qpy/bin', DIR + '/lib': '/usr/lib/qpy', DIR + '/man': '/usr/share/man',
@@ -189,17 +190,17 @@ def main(home, args):
     try:
         options = parse([os.fsdecode(word) for word in args])
     except SystemExit as end:
-        return install.OK if not end.code else install.WRONG
+        return doing.OK if not end.code else doing.WRONG
     try:
         if not shutil.which('dpkg-deb'):
-            raise install.Trouble('dpkg-deb is missing: packages for Debian are built on Debian')
+            raise doing.Trouble('dpkg-deb is missing: packages for Debian are built on Debian')
         with tempfile.TemporaryDirectory(prefix='qpy-deb-') as top:
             os.chmod(top, 0o755)
             print(build(top, options), flush=True)
-    except (install.Trouble, OSError, shutil.Error) as problem:
-        install.fatal('qpy-deb', problem)
-        return install.TEMP
-    return install.OK
+    except (doing.Trouble, OSError, shutil.Error) as problem:
+        doing.fatal('qpy-deb', problem)
+        return doing.TEMP
+    return doing.OK
 
 
 def parse(words):
@@ -213,7 +214,7 @@ def parse(words):
 def who():
     """Debian's word for who builds packages here."""
     return '%s <%s>' % (os.environ.get('DEBFULLNAME', 'who built it'),
-                        os.environ.get('DEBEMAIL', 'root@' + install.host_name()))
+                        os.environ.get('DEBEMAIL', 'root@' + first_files.host_name()))
 
 
 def build(top, options):
@@ -228,15 +229,15 @@ def build(top, options):
         write(top, '/DEBIAN/' + name, text % words, 0o755)
     write(top, '/DEBIAN/md5sums', sums(top))
     path = os.path.join(options.directory, 'qpy_%s_all.deb' % words['version'])
-    install.run('dpkg-deb', '--root-owner-group', '-Zxz', '--build', top, path)
+    doing.run('dpkg-deb', '--root-owner-group', '-Zxz', '--build', top, path)
     return path
 
 
 def version():
     """The version in setup.cfg."""
     found = configparser.ConfigParser()
-    if not found.read(os.path.join(install.CODE, 'setup.cfg')):
-        raise install.Trouble('%s is no source tree of qpy: it has no setup.cfg' % install.CODE)
+    if not found.read(os.path.join(program_files.CODE, 'setup.cfg')):
+        raise doing.Trouble('%s is no source tree of qpy: it has no setup.cfg' % program_files.CODE)
     return found['metadata']['version']
 
 
@@ -244,7 +245,7 @@ def newest():
     """The time of the youngest source, so that one source makes one package; SOURCE_DATE_EPOCH is stronger."""
     given = os.environ.get('SOURCE_DATE_EPOCH')
     return int(given) if given else max(os.stat(os.path.join(directory, name)).st_mtime
-                                        for directory, _, names in os.walk(os.path.join(install.CODE, 'qpy'))
+                                        for directory, _, names in os.walk(os.path.join(program_files.CODE, 'qpy'))
                                         for name in names if name.endswith('.py'))
 
 
@@ -255,7 +256,7 @@ def gather(top):
     with open(os.devnull, 'w') as nothing:
         said, sys.stdout = sys.stdout, nothing
         try:
-            install.stage(argparse.Namespace(home=DIR, destdir=top, python=install.PYTHON, offline=True))
+            install.stage(argparse.Namespace(home=DIR, destdir=top, python=program_files.PYTHON, offline=True))
         finally:
             sys.stdout = said
     place = top + DIR
@@ -274,7 +275,7 @@ def gather(top):
         os.makedirs(top + name, exist_ok=True)
     for path, target in {**LINKS, **COMMANDS, **tools(top)}.items():
         os.symlink(target, top + path)
-    for package, _ in install.PACKAGES:
+    for package, _ in packages.PACKAGES:
         path = top + '/usr/lib/qpy/site/' + package
         if os.path.islink(path):
             os.unlink(path)
@@ -314,7 +315,7 @@ def documents(top, words):
             continue
         for name in os.listdir(pages + directory):
             path = os.path.join(pages, directory, name)
-            if name.rpartition('.')[0] in install.LEFT_OUT:
+            if name.rpartition('.')[0] in program_files.LEFT_OUT:
                 os.unlink(path)
                 continue
             with open(path, 'rb') as file:
@@ -331,7 +332,7 @@ def documents(top, words):
 def licence():
     """What the source says about who may do what with it."""
     for name in ('COPYING', 'LICENSE'):
-        path = os.path.join(install.CODE, name)
+        path = os.path.join(program_files.CODE, name)
         if os.path.exists(path):
             with open(path) as file:
                 return ''.join(' ' + (line.strip() and line or '.\n') for line in file)
@@ -347,7 +348,7 @@ def compress(path, content):
 def write(top, path, content, mode=0o644):
     """Write a file of the package."""
     os.makedirs(os.path.dirname(top + path), exist_ok=True)
-    install.write(top + path, content, mode)
+    doing.write(top + path, content, mode)
 
 
 def files(top):

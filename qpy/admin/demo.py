@@ -24,6 +24,7 @@ import time
 
 from qpy import unix_kernel
 from qpy.admin import install
+from qpy.admin.installing import doing, first_files, program_files
 from qpy.admin.sink import Sink
 from qpy.admin.trace import Trace
 
@@ -64,9 +65,9 @@ def main(home, args):
                 say(note)
             demo = Demo(options)
             return demo.check() if options.check else demo.watch()
-    except (install.Trouble, OSError) as problem:
+    except (doing.Trouble, OSError) as problem:
         if not ending:
-            install.fatal('qpy-demo', problem)
+            doing.fatal('qpy-demo', problem)
             return TEMP
     except KeyboardInterrupt:
         pass
@@ -135,18 +136,18 @@ def demo_uid():
 def readable_copy(uid):
     """As root: a copy of the source for that uid if he cannot read the source itself (a clone below /root); its
     directory, or None.  install takes its code from there."""
-    path = os.path.join(install.CODE, 'qpy/unix.py')
+    path = os.path.join(program_files.CODE, 'qpy/unix.py')
     if os.geteuid() != 0 or all(reachable(os.stat(place), uid) for place in ways_to(path)):
         return None
     copy = tempfile.mkdtemp(prefix='qpy-demo-source-')
     for name in SOURCES:
-        if os.path.isdir(os.path.join(install.CODE, name)):
-            shutil.copytree(os.path.join(install.CODE, name), os.path.join(copy, name),
+        if os.path.isdir(os.path.join(program_files.CODE, name)):
+            shutil.copytree(os.path.join(program_files.CODE, name), os.path.join(copy, name),
                             ignore=shutil.ignore_patterns('__pycache__'))
-    install.tidy(copy)
+    program_files.tidy(copy)
     for directory, _, _ in os.walk(copy):
         os.chown(directory, uid, -1)                 # he removes it
-    install.CODE = copy
+    program_files.CODE = copy
     return copy
 
 
@@ -188,10 +189,10 @@ def free_port(wanted):
                 probe.bind(('127.0.0.1', port))
             except OSError as problem:
                 if wanted and problem.errno == errno.EACCES:
-                    raise install.Trouble('ports below 1024 need root; choose another than %d with --port' % port) \
+                    raise doing.Trouble('ports below 1024 need root; choose another than %d with --port' % port) \
                         from None
                 if wanted:
-                    raise install.Trouble('port %d is taken; choose another with --port' % port) from None
+                    raise doing.Trouble('port %d is taken; choose another with --port' % port) from None
                 continue
             return probe.getsockname()[1]
 
@@ -221,29 +222,29 @@ class Demo:
 
     def furnish(self):
         """Install, and give the demo user a home with its magic addresses."""
-        if not os.access(install.nearest(self.home), os.W_OK | os.X_OK):
-            raise install.Trouble('uid %d may not write to %s; choose another directory with --dir'
-                                  % (os.getuid(), install.nearest(self.home)))
+        if not os.access(doing.nearest(self.home), os.W_OK | os.X_OK):
+            raise doing.Trouble('uid %d may not write to %s; choose another directory with --dir'
+                                % (os.getuid(), doing.nearest(self.home)))
         words = [self.home, '--offline', '--me', HERE, '--smtp', '127.0.0.1:%d' % self.port]
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             try:
                 code = install.install(install.parse(words))
             except OSError as problem:
-                raise install.Trouble('unable to live in %s: %s; choose another directory with --dir'
-                                      % (self.home, install.words(problem))) from None
+                raise doing.Trouble('unable to live in %s: %s; choose another directory with --dir'
+                                    % (self.home, doing.words(problem))) from None
         if code:
-            raise install.Trouble(said.getvalue().strip() or 'unable to install into ' + self.home)
+            raise doing.Trouble(said.getvalue().strip() or 'unable to install into ' + self.home)
         line = 'smtpd qpyd tcp:127.0.0.1:%d qpy-smtpd\n' % self.port
         self.write('control/services', line)
         self.write('control/smtproutes', ':127.0.0.2:%d\n' % self.sink.port)
         os.makedirs(self.user_home, mode=0o700, exist_ok=True)
-        install.make_maildir(os.path.join(self.user_home, 'Maildir'), (os.getuid(), os.getgid()))
+        first_files.make_maildir(os.path.join(self.user_home, 'Maildir'), (os.getuid(), os.getgid()))
         for name, content, _, _ in HOME_FILES:
-            install.first(os.path.join(self.user_home, name), content, 0o600)
+            doing.first(os.path.join(self.user_home, name), content, 0o600)
         who = 'demo:%d:%d:%s' % (os.getuid(), os.getgid(), self.user_home)
         self.write('users/assign', '=demo:%s:::\n+demo-:%s:-::\n.\n' % (who, who))
-        install.run(self.program('qpy-newu'))
+        doing.run(self.program('qpy-newu'))
 
     def write(self, name, content):
         """Write a file of DIR."""

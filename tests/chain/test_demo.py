@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from qpy.admin import install
+from qpy.admin.installing import first_files
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PLAIN = 54321
@@ -184,7 +184,7 @@ def test_what_a_person_gets_to_read(words, code, said):
     assert not any(word in done.stderr for word in ('Errno', 'unforeseen', 'Traceback'))
 
 
-@pytest.mark.skipif(os.geteuid() != 0 and install.unprivileged() <= 25, reason='port 25 is free for all here')
+@pytest.mark.skipif(os.geteuid() != 0 and first_files.unprivileged() <= 25, reason='port 25 is free for all here')
 def test_a_port_that_needs_root_is_said():
     """Also as root, who has stepped down by then."""
     done = subprocess.run([SOURCE + '/bin/qpy-demo', '--port', '25'], capture_output=True, text=True, env=ENVIRONMENT)

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from qpy.admin import install
+from qpy.admin.installing import doing, first_files, other_names, program_files
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +96,7 @@ def test_not_inside_another_installation(installed, below):
     assert (os.path.isdir(inside) and os.listdir(inside)) == before
 
 
-@pytest.mark.skipif(install.unprivileged() <= 25, reason='port 25 is free for all here')
+@pytest.mark.skipif(first_files.unprivileged() <= 25, reason='port 25 is free for all here')
 def test_a_plain_user_cannot_have_port_25(place):
     """It is said before anything is made."""
     assert '--smtp 25: ports below 1024 need root' in place.run('--smtp', '25', '--offline', code=111)
@@ -124,7 +125,7 @@ def test_the_first_control_files(installed):
 
 def test_launchers_are_absolute_and_run_from_anywhere(installed):
     """Each launcher of the source but qpy-test stands in DIR/bin with its interpreter, code and home fixed."""
-    names = {name for name in os.listdir(SOURCE + '/bin')} - set(install.LEFT_OUT)
+    names = {name for name in os.listdir(SOURCE + '/bin')} - set(program_files.LEFT_OUT)
     there = {name for name in os.listdir(installed.home + '/bin') if name.startswith('qpy-')}
     assert there == names
     text = installed.read('bin/qpy-clean')
@@ -231,64 +232,64 @@ def test_usage_is_100(place):
 def test_being_sendmail_keeps_what_was_there(tmp_path, monkeypatch, capsys):
     """--sendmail makes links to DIR/bin where callers look, keeps what it finds as .dist, and does it once."""
     paths = tuple((str(tmp_path / name), 'qpy-' + name) for name in ('sendmail', 'mailq', 'newaliases'))
-    monkeypatch.setattr(install, 'SYSTEM_LINKS', paths)
-    monkeypatch.setattr(install.shutil, 'which', lambda name: None)
+    monkeypatch.setattr(other_names, 'SYSTEM_LINKS', paths)
+    monkeypatch.setattr(other_names.shutil, 'which', lambda name: None)
     (tmp_path / 'sendmail').write_text('another')
     for _ in range(2):
-        install.be_sendmail('/var/qpy', rootless=False)
+        other_names.be_sendmail('/var/qpy', rootless=False)
     assert (tmp_path / 'sendmail.dist').read_text() == 'another'
     assert all(os.readlink(path) == '/var/qpy/bin/' + name for path, name in paths)
     assert capsys.readouterr().out.count('is now a link') == 3
-    with pytest.raises(install.Trouble, match='needs root'):
-        install.be_sendmail('/var/qpy', rootless=True)
+    with pytest.raises(doing.Trouble, match='needs root'):
+        other_names.be_sendmail('/var/qpy', rootless=True)
 
 
 def test_etc_aliases_is_not_hidden(tmp_path, monkeypatch):
     """Who becomes sendmail obeys /etc/aliases: for the names it has no .qmail file is made."""
     (tmp_path / 'aliases').write_text('root: ann@far.test\nhostmaster: root\n')
     (tmp_path / 'qpy/alias').mkdir(parents=True)
-    monkeypatch.setattr(install, 'SYSTEM_ALIASES', str(tmp_path / 'aliases'))
-    monkeypatch.setattr(install, 'make_maildir', lambda path, owner: None)
-    known = install.system_aliases()
-    install.first_aliases(str(tmp_path / 'qpy'), None, True, known)
+    monkeypatch.setattr(first_files, 'SYSTEM_ALIASES', str(tmp_path / 'aliases'))
+    monkeypatch.setattr(first_files, 'make_maildir', lambda path, owner: None)
+    known = first_files.system_aliases()
+    first_files.first_aliases(str(tmp_path / 'qpy'), None, True, known)
     assert sorted(os.listdir(tmp_path / 'qpy/alias')) == ['.qmail-mailer-daemon', '.qmail-postmaster']
-    monkeypatch.setattr(install, 'SYSTEM_ALIASES', str(tmp_path / 'absent'))
-    assert install.system_aliases() == {}
+    monkeypatch.setattr(first_files, 'SYSTEM_ALIASES', str(tmp_path / 'absent'))
+    assert first_files.system_aliases() == {}
 
 
 def test_being_qmail(tmp_path, monkeypatch, capsys):
     """--qmail-names links every program of qmail that qpy has, and its home if there is none; what is there stays."""
     home = tmp_path / 'qpy'
     (home / 'bin').mkdir(parents=True)
-    for name, _ in install.launchers():
+    for name, _ in program_files.launchers():
         (home / 'bin' / name).write_text('')
-    monkeypatch.setattr(install, 'QMAIL_HOME', str(tmp_path / 'qmail'))
-    install.be_qmail(str(home), rootless=False)
-    assert {name for name in os.listdir(home / 'bin') if name.startswith('qmail-')} == set(install.ALL_QMAIL_NAMES)
+    monkeypatch.setattr(other_names, 'QMAIL_HOME', str(tmp_path / 'qmail'))
+    other_names.be_qmail(str(home), rootless=False)
+    assert {name for name in os.listdir(home / 'bin') if name.startswith('qmail-')} == set(other_names.ALL_QMAIL_NAMES)
     assert os.readlink(home / 'bin/qmail-send') == 'qpy-send' and (tmp_path / 'qmail/bin/qmail-pop3d').exists()
-    install.be_qmail(str(home), rootless=False)
+    other_names.be_qmail(str(home), rootless=False)
     assert capsys.readouterr().out == ''
     (tmp_path / 'qmail').unlink()
     (tmp_path / 'qmail').mkdir()
-    install.be_qmail(str(home), rootless=False)
+    other_names.be_qmail(str(home), rootless=False)
     assert 'stays as it is' in capsys.readouterr().out
 
 
 def test_an_address_or_a_port_for_smtp():
     """--smtp takes a port (loopback when rootless, every address as root) or ADDRESS:PORT."""
-    assert install.smtp_line('2525', rootless=True) == SERVICES.partition('tls')[0]
-    assert install.smtp_line('25', rootless=False).startswith('smtpd qpyd tcp:0.0.0.0:25')
-    assert install.smtp_line('[::1]:26', rootless=False) == 'smtpd qpyd tcp:[::1]:26 qpy-smtpd\n'
+    assert first_files.smtp_line('2525', rootless=True) == SERVICES.partition('tls')[0]
+    assert first_files.smtp_line('25', rootless=False).startswith('smtpd qpyd tcp:0.0.0.0:25')
+    assert first_files.smtp_line('[::1]:26', rootless=False) == 'smtpd qpyd tcp:[::1]:26 qpy-smtpd\n'
 
 
 def test_submission_lines():
     """--submission: a login and two ports, which start as they are written; not for a plain user, not without --smtp."""
     from qpy.core import services
-    table = {service.name: service for service in services.table(install.submission_lines().encode())}
+    table = {service.name: service for service in services.table(first_files.submission_lines().encode())}
     assert [listen.port for listen in table[b'submission'].listens][:1] == [587]
     assert table[b'submissions'].environment == {b'SMTPS': b'1', b'REQUIREAUTH': b'1'}
     assert table[b'auth'].account == b'qpya'
-    with pytest.raises(install.Trouble, match='--submission needs --smtp'):
+    with pytest.raises(doing.Trouble, match='--submission needs --smtp'):
         install.install(install.parse(['/nowhere', '--submission']))
 
 
@@ -298,8 +299,8 @@ def test_an_interpreter_under_a_private_home_is_refused(tmp_path):
     private = tmp_path / 'private'
     private.mkdir(mode=0o700)
     shutil.copy('/usr/bin/python3', private / 'python3')
-    with pytest.raises(install.Trouble, match='cannot be executed by every account'):
-        install.check_interpreter(str(private / 'python3'), rootless=False)
+    with pytest.raises(doing.Trouble, match='cannot be executed by every account'):
+        program_files.check_interpreter(str(private / 'python3'), rootless=False)
 
 
 @pytest.mark.root

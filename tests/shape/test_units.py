@@ -193,8 +193,8 @@ def test_sysusers_makes_the_accounts(tmp_path):
 
 def test_the_unit_of_the_whole_chain(tmp_path):
     """qpy.service, which runs qpy-start as root, takes from it what it does not need; systemd understands it."""
-    from qpy.admin import install
-    text = install.SYSTEMD % {'home': '/var/qpy', 'fence': units.START.decode()}
+    from qpy.admin.installing import supervisors
+    text = supervisors.SYSTEMD % {'home': '/var/qpy', 'fence': units.START.decode()}
     (tmp_path / 'qpy.service').write_text(re.sub(r'ExecStart=\S+', 'ExecStart=/bin/true', text))
     done = analyze('verify', '--man=no', str(tmp_path / 'qpy.service'))
     assert not [line for line in done.stderr.split('\n') if 'qpy' in line], done.stderr

@@ -12,7 +12,7 @@ import os
 import pwd
 import shutil
 
-from qpy.admin import install
+from qpy.admin.installing import doing, other_names, owners, places
 from qpy.core import accounts, layout
 
 THEIRS = ('control', 'users', 'alias', 'queue')             # what people have written or sent
@@ -25,16 +25,16 @@ def uninstall(options):
     """Every step; each leaves alone what is not ours."""
     home = options.home
     if not os.path.isdir(os.path.join(home, 'bin')) or not os.path.isdir(os.path.join(home, 'queue')):
-        raise install.Trouble('%s is no installation of qpy: it has no bin and queue' % home)
+        raise doing.Trouble('%s is no installation of qpy: it has no bin and queue' % home)
     if os.path.islink(os.path.join(home, 'lib')):
-        raise install.Trouble('the code of %s belongs to a package; remove that: apt remove qpy' % home)
+        raise doing.Trouble('the code of %s belongs to a package; remove that: apt remove qpy' % home)
     if not os.access(home, os.W_OK) or os.stat(home).st_uid != os.geteuid():
-        raise install.Trouble('%s is not yours to take away; run it as uid %d' % (home, os.stat(home).st_uid))
+        raise doing.Trouble('%s is not yours to take away; run it as uid %d' % (home, os.stat(home).st_uid))
     lock = not_running(home)
     if not options.rootless:
         give_sendmail_back(home)
         remove_links(home)
-    names = install.account_names(home)
+    names = owners.account_names(home)
     waiting = messages(home)
     remove(home, OURS)
     if options.purge:
@@ -44,12 +44,12 @@ def uninstall(options):
     os.close(lock)
     if not os.listdir(home):
         os.rmdir(home)
-        install.say('%s is gone' % home)
+        doing.say('%s is gone' % home)
     if not options.rootless and options.accounts:
         remove_accounts(home, names)
     for line in left(home, waiting, names):
-        install.say(line)
-    return install.OK
+        doing.say(line)
+    return doing.OK
 
 
 def not_running(home):
@@ -57,12 +57,12 @@ def not_running(home):
     lock = os.open(os.path.join(home, 'queue/lock'), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = install.running(home)        # systemd may have started each program by itself
+        held = places.running(home)        # systemd may have started each program by itself
     except BlockingIOError:
         held = True
     if held:
         os.close(lock)
-        raise install.Trouble('qpy runs in %s; stop it first (systemctl disable --now qpy, or sv down, svc -d)' % home)
+        raise doing.Trouble('qpy runs in %s; stop it first (systemctl disable --now qpy, or sv down, svc -d)' % home)
     return lock
 
 
@@ -70,11 +70,11 @@ def not_running(home):
 
 def give_sendmail_back(home):
     """Undo what --sendmail did: our links go, what was there before comes back."""
-    for path, name in install.SYSTEM_LINKS:
+    for path, name in other_names.SYSTEM_LINKS:
         if leads_into(path, home):
             os.unlink(path)
             bring_back(path)
-            install.say('%s is %s' % (path, 'what it was before' if os.path.lexists(path) else 'gone'))
+            doing.say('%s is %s' % (path, 'what it was before' if os.path.lexists(path) else 'gone'))
 
 
 def leads_into(path, home):
@@ -86,18 +86,18 @@ def bring_back(path):
     """What set_aside has put away, by dpkg's rules where there is dpkg."""
     kept = path + '.dist'
     if shutil.which('dpkg-divert'):
-        if install.run('dpkg-divert', '--list', path).strip():
-            install.run('dpkg-divert', '--local', '--rename', '--divert', kept, '--remove', path)
+        if doing.run('dpkg-divert', '--list', path).strip():
+            doing.run('dpkg-divert', '--local', '--rename', '--divert', kept, '--remove', path)
     if os.path.lexists(kept) and not os.path.lexists(path):
         os.rename(kept, path)
 
 
 def remove_links(home):
     """Links of supervisors to our units and service directories, and of qmail's home to us."""
-    for path in [*(name for pattern in SUPERVISED for name in glob.glob(pattern)), install.QMAIL_HOME]:
-        if leads_into(path, home) or path == install.QMAIL_HOME and os.path.islink(path) and os.readlink(path) == home:
+    for path in [*(name for pattern in SUPERVISED for name in glob.glob(pattern)), other_names.QMAIL_HOME]:
+        if leads_into(path, home) or path == other_names.QMAIL_HOME and os.path.islink(path) and os.readlink(path) == home:
             os.unlink(path)
-            install.say('the link %s is removed' % path)
+            doing.say('the link %s is removed' % path)
 
 
 # --- DIR -------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def left(home, waiting, names):
         what = '%d messages' % waiting if name == 'queue' else \
             'what --purge takes away too' if name in THEIRS else 'not of qpy\'s making'
         lines.append('left: %s/%s (%s)' % (home, name, what))
-    there = sorted(name for name in names.values() if install.exists(pwd.getpwnam, name))
+    there = sorted(name for name in names.values() if doing.exists(pwd.getpwnam, name))
     if there and os.geteuid() == 0:
         lines.append('left: the accounts %s (--accounts takes them away too)' % ' '.join(there))
     return lines + ['left: the mailboxes of users']
@@ -137,16 +137,16 @@ def remove_accounts(home, names):
     """The accounts that qpy-install has made: those whose home is DIR or DIR/alias; groups without members follow."""
     for role in accounts.ROLES:
         name = names[role.decode()]
-        if not install.exists(pwd.getpwnam, name):
+        if not doing.exists(pwd.getpwnam, name):
             continue
         if pwd.getpwnam(name).pw_dir not in (home, os.path.join(home, 'alias')):
-            install.say('left: the account %s, which is not of this installation' % name)
+            doing.say('left: the account %s, which is not of this installation' % name)
             continue
-        install.run('userdel', name)
+        doing.run('userdel', name)
     for role in dict.fromkeys(accounts.GROUP.values()):
         name = names[role.decode()]
-        if install.exists(grp.getgrnam, name) and not in_use(grp.getgrnam(name)):
-            install.run('groupdel', name)
+        if doing.exists(grp.getgrnam, name) and not in_use(grp.getgrnam(name)):
+            doing.run('groupdel', name)
 
 
 def in_use(group):

@@ -1,0 +1,97 @@
+"""What every step of qpy-install does again and again: say something, run a command, write a file in one step."""
+import os
+import subprocess
+import sys
+
+OK, WRONG, TEMP = 0, 100, 111
+
+
+class Trouble(Exception):
+    """Something that cannot be done; the text holds the remedy."""
+
+
+def say(line):
+    """One line for the person who typed the command."""
+    print(line, flush=True)
+
+
+def fatal(program, problem):
+    """Say why it ends; what could not be printed is not tried again."""
+    if isinstance(problem, OSError) and problem.filename is None:
+        sys.stdout = None
+    print('%s: fatal: %s' % (program, words(problem)), file=sys.stderr, flush=True)
+
+
+def words(problem):
+    """What went wrong, for a person: without Python's number."""
+    if not isinstance(problem, OSError) or not problem.strerror:
+        return str(problem)
+    if problem.filename is None:
+        return 'unable to write what there is to say: ' + problem.strerror
+    return '%s: %s' % (problem.filename, problem.strerror)
+
+
+def run(*words):
+    """Run a command; Trouble with its own words if it fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise Trouble('%s is missing; run this by hand in your system\'s way: %s' % (words[0], ' '.join(words))) from None
+    if done.returncode:
+        raise Trouble('%s: %s' % (' '.join(words), (done.stderr or done.stdout).strip()))
+    return done.stdout
+
+
+def exists(look_up, name):
+    """Whether a name is known."""
+    try:
+        look_up(name)
+    except KeyError:
+        return False
+    return True
+
+
+def write(path, content, mode=0o644):
+    """Write a file in one step."""
+    new = path + '.new'
+    with open(new, 'w') as file:
+        file.write(content)
+    os.chmod(new, mode)
+    os.rename(new, path)
+
+
+def link(path, target):
+    """A symbolic link, in one step."""
+    new = path + '.new'
+    if os.path.lexists(new):
+        os.unlink(new)
+    os.symlink(target, new)
+    os.rename(new, path)
+
+
+def first(path, content, mode=0o644):
+    """Write a file that is not there yet; True if it was written."""
+    if os.path.lexists(path):
+        return False
+    write(path, content, mode)
+    return True
+
+
+def read_first_line(path):
+    """The first line of a file."""
+    with open(path) as file:
+        return file.readline().strip()
+
+
+def ways_to(path):
+    """Every directory above path."""
+    while path != '/':
+        path = os.path.dirname(path)
+        yield path
+
+
+def nearest(path):
+    """path if it is there, else the lowest directory above it that is."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path

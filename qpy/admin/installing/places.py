@@ -1,0 +1,60 @@
+"""The directories of DIR, and whether DIR may be where it is to be."""
+import os
+import socket
+
+from qpy.admin.installing import doing, owners
+from qpy.core import layout
+
+
+def check_place(home, rootless):
+    """Trouble if a plain user cannot make DIR there, or if it would lie in another installation."""
+    for above in doing.ways_to(os.path.realpath(home)):
+        if all(os.path.isdir(os.path.join(above, name)) for name in ('queue/mess', 'queue/state', 'control')):
+            raise doing.Trouble('%s lies in the installation %s, whose programs would find what is none of theirs: choose a '
+                                'directory outside of it, or upgrade that one with: qpy-install %s' % (home, above, above))
+    there = doing.nearest(home)
+    if rootless and not os.access(there, os.W_OK | os.X_OK):
+        raise doing.Trouble('you may not write to %s: run it as root, or install for yourself with: qpy-install ~/mail'
+                            % there)
+
+
+def make_directories(home, rootless):
+    """Every directory of the table that is missing, and the owners and modes of all but the administrator's DIR."""
+    if os.path.isdir(home) and not rootless and os.stat(home).st_uid != 0:
+        raise doing.Trouble('%s belongs to uid %d: chown it to root, or install as that user'
+                            % (home, os.stat(home).st_uid))
+    os.makedirs(home, exist_ok=True)
+    if rootless and os.stat(home).st_uid != os.geteuid():
+        raise doing.Trouble('%s belongs to uid %d; choose a directory of your own' % (home, os.stat(home).st_uid))
+    who = owners.identities(home, rootless)
+    for name, owner, group, mode in layout.rows(rootless):
+        path = os.path.join(home, name.decode()) if name else home
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, mode)
+        if not rootless:
+            os.chown(path, who[owner.decode()][0], who[group.decode()][1])
+
+
+def let_auth_read(home, rootless):
+    """users/passwd of an older installation: qpy-auth reads it too."""
+    path = os.path.join(home, 'users/passwd')
+    if os.path.exists(path):
+        if not rootless:
+            os.chown(path, 0, owners.identities(home, rootless)['qpya'][1])
+        os.chmod(path, 0o640)
+
+
+def running(home):
+    """Whether a chain runs in DIR: somebody serves its control socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            directory = os.open(os.path.join(home, 'run'), os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            sock.connect('/proc/self/fd/%d/control' % directory)        # a socket's path may have 107 bytes
+        except OSError:
+            return False
+        finally:
+            os.close(directory)
+    return True

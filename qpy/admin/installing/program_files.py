@@ -1,0 +1,170 @@
+"""DIR/lib/qpy, DIR/bin and the manual: copied so that what runs meanwhile finds the old or the new, never none."""
+import ctypes
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+
+from qpy.admin.installing import doing, other_names
+
+PYTHON = '/usr/bin/python3'
+CODE = os.path.abspath(__file__).rsplit('/', 4)[0]       # what holds qpy/
+LEFT_OUT = ('qpy-test', 'qpy-deb')          # need the source tree
+FILES = 'lib/qpy/FILES'         # sha256sum's lines, of DIR
+LAUNCHER = """\
+#!%(python)s -IS
+import sys
+sys.path.insert(0, %(code)r)
+try:
+    from qpy.lib import program
+except Exception as problem:
+    print('%(name)s: fatal: unable to load the code below', %(code)r, '(%%s); qpy-install --check says what is wrong' %% problem,
+          file=sys.stderr)
+    sys.exit(111)
+program.run(%(module)r, %(home)r)
+"""
+
+
+def check_interpreter(python, rootless):
+    """Trouble unless every account can run it and it is new enough."""
+    real = os.path.realpath(python)
+    if not os.path.isfile(real):
+        raise doing.Trouble('%s is missing; install python3' % python)
+    path = real
+    while not rootless and path != '/':
+        if not os.stat(path).st_mode & stat.S_IXOTH:
+            raise doing.Trouble('%s cannot be executed by every account, because of %s; install Debian\'s python3, or give '
+                                'another with --python' % (python, path))
+        path = os.path.dirname(path)
+    asked = subprocess.run([python, '-IS', '-c', 'import sys; print(sys.version_info >= (3, 11))'],
+                           capture_output=True, text=True)
+    if asked.stdout.strip() != 'True':
+        raise doing.Trouble('%s is older than Python 3.11' % python)
+
+
+def copy_code(place, home, python):
+    """lib/qpy of `place`, byte-compiled, exchanged in one step; whether it differs from what was there.
+
+    A link there is somebody else's business.  What runs meanwhile finds the old code or the new one, never none."""
+    target = os.path.join(place, 'lib/qpy')
+    if os.path.islink(target) or os.path.realpath(CODE) == os.path.realpath(os.path.join(place, 'lib')):
+        return True
+    new, old = target + '.new', target + '.old'
+    for path in (new, old):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(os.path.join(CODE, 'qpy'), new, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'),
+                    copy_function=copy_file)
+    with open(os.path.join(new, os.path.basename(FILES)), 'w') as file:
+        file.write(list_of_files(new, home, python))
+    doing.run(python, '-IS', '-m', 'compileall', '-q', '-s', new, '-p', os.path.join(home, 'lib/qpy'), new)
+    tidy(new)
+    renewed = sources(new) != sources(target)
+    exchange(new, target)
+    shutil.rmtree(new, ignore_errors=True)
+    return renewed
+
+
+def sources(top):
+    """{path below top: content} of the modules there."""
+    found = {}
+    for directory, _, files in os.walk(top):
+        for name in files:
+            if name.endswith('.py'):
+                with open(os.path.join(directory, name), 'rb') as file:
+                    found[os.path.relpath(file.name, top)] = file.read()
+    return found
+
+
+def list_of_files(code, home, python):
+    """What --check compares modules and launchers with later: the text of FILES."""
+    found = {'lib/qpy/' + name: content for name, content in sources(code).items()}
+    found.update(('bin/' + name, launcher(name, module, home, python).encode()) for name, module in launchers())
+    return ''.join('%s  %s\n' % (hashlib.sha256(found[name]).hexdigest(), name) for name in sorted(found))
+
+
+RENAME_EXCHANGE, AT_FDCWD = 2, -100
+
+
+def exchange(new, target):
+    """Let new and target change places in one step; where a file system cannot, in two."""
+    if not os.path.exists(target):
+        return os.rename(new, target)
+    if ctypes.CDLL(None).renameat2(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(target), RENAME_EXCHANGE) == 0:
+        return None
+    os.rename(target, target + '.old')
+    os.rename(new, target)
+    return shutil.rmtree(target + '.old', ignore_errors=True)
+
+
+def copy_file(source, target, **_):
+    """Content and time, but neither owner nor mode."""
+    shutil.copyfile(source, target)
+    there = os.stat(source)
+    os.utime(target, ns=(there.st_atime_ns, there.st_mtime_ns))
+
+
+def tidy(top):
+    """Everybody can read it, only its owner can change it."""
+    os.chmod(top, 0o755)
+    for directory, directories, files in os.walk(top):
+        for name in directories:
+            os.chmod(os.path.join(directory, name), 0o755)
+        for name in files:
+            os.chmod(os.path.join(directory, name), 0o644)
+
+
+def launchers():
+    """[(name, module)] of the programs beside the code."""
+    source = os.path.join(CODE, 'bin') if os.path.isdir(os.path.join(CODE, 'bin')) \
+        else os.path.join(os.path.dirname(CODE), 'bin')
+    found = []
+    for name in sorted(os.listdir(source)):
+        path = os.path.join(source, name)
+        if name in LEFT_OUT or os.path.islink(path) or not os.path.isfile(path):
+            continue
+        with open(path) as file:
+            module = launched(file.read())
+        if module:
+            found.append((name, module))
+    return found
+
+
+def launched(text):
+    """The module that a launcher's text runs, or None."""
+    last = text.rstrip('\n').rpartition('\n')[2]
+    if not last.startswith("program.run('"):
+        return None
+    return last.split("'")[1]
+
+
+def launcher(name, module, home, python):
+    """Its text."""
+    return LAUNCHER % {'python': python, 'code': os.path.join(home, 'lib'), 'module': module, 'home': home, 'name': name}
+
+
+def write_launchers(place, home, python):
+    """bin of `place`: every launcher with absolute paths of DIR, and the names that qmail's users know.
+
+    A link there is somebody else's business."""
+    if os.path.islink(os.path.join(place, 'bin')):
+        return
+    for name, module in launchers():
+        doing.write(os.path.join(place, 'bin', name), launcher(name, module, home, python), 0o755)
+    other_names.link_names(place, other_names.BARE_NAMES + other_names.SENDMAIL_NAMES + other_names.QMAIL_NAMES)
+
+
+def copy_pages(home):
+    """The manual; and in DIR/doc, never live, the samples of control files and what others need to work with us."""
+    for source, target in (('man', 'man'), ('control', 'doc/control')):
+        directory = os.path.join(CODE, source)
+        if not os.path.isdir(directory) or os.path.realpath(directory) == os.path.realpath(os.path.join(home, target)):
+            continue
+        for name in sorted(os.listdir(directory)):
+            place = os.path.join(home, target)
+            if source == 'man':
+                section = name.rpartition('.')[2]
+                place = os.path.join(home, 'man/man' + section if section.isdigit() else 'doc')
+            os.makedirs(place, exist_ok=True)
+            shutil.copyfile(os.path.join(directory, name), os.path.join(place, name))
+            os.chmod(os.path.join(place, name), 0o644)
