@@ -5,15 +5,17 @@ arguments of 64 bits from 16.  Jumps count instructions and go forward only.  Er
 """
 import struct
 
-LOAD, EQUAL, GREATER_EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+LOAD, JUMP, EQUAL, GREATER_EQUAL, ANY_BIT, RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
 ALLOW, EPERM, ENOSYS, KILL = 0x7fff0000, 0x00050001, 0x00050026, 0x80000000
 NUMBER, ARCHITECTURE = 0, 4
 CLONE_NEWUSER = 0x10000000
 LIMIT = 4096                # instructions the kernel takes
 
-#            AUDIT_ARCH  setresuid setresgid setgroups unshare clone clone3  setuid setgid setreuid setregid setfs*id
-MACHINES = {'x86_64': (0xc000003e, 117, 119, 116, 272, 56, 435, (105, 106, 113, 114, 122, 123, 308)),
-            'aarch64': (0xc00000b7, 147, 149, 159, 97, 220, 435, (146, 144, 145, 143, 151, 152, 268))}
+#            AUDIT_ARCH  setgroups unshare clone clone3 setns, then the calls that take three, two and one id
+MACHINES = {'x86_64': (0xc000003e, 116, 272, 56, 435, 308, (((117,), (113,), (105, 122)), ((119,), (114,), (106, 123)))),
+            'aarch64': (0xc00000b7, 159, 97, 220, 435, 268, (((147,), (145,), (146, 151)), ((149,), (143,), (144, 152))))}
+#                       of uids: setresuid, setreuid, setuid setfsuid;  of gids: setresgid, setregid, setgid setfsgid
+KEPT = 0xffffffff           # -1 where these calls take an id: it stays what it is
 X32 = 0x40000000            # numbers from here on are another table of calls on x86_64
 
 
@@ -23,25 +25,24 @@ def argument(n, high=False):
 
 
 def identities(uids, gids, machine):
-    """The filter that lets setresuid and setresgid through for ids of [(first, count)] only, setgroups for none,
-    and no other set*id call, setns, or new user namespace.  ValueError for a machine that is not in MACHINES or
-    maps that are too long."""
+    """The filter that lets the calls that change uids and gids through for ids of [(first, count)] only, setgroups for
+    none, and no setns or new user namespace.  ValueError for a machine that is not in MACHINES or maps that are too
+    long.
+
+    Who is a mail user may so ask to be what he is, as maildrop and procmail do."""
     if machine not in MACHINES:
         raise ValueError(machine)
-    arch, setresuid, setresgid, setgroups, unshare, clone, clone3, refused = MACHINES[machine]
+    arch, setgroups, unshare, clone, clone3, setns, changes = MACHINES[machine]
     program = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, arch), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER),
-               (GREATER_EQUAL, 0, 1, X32), (RETURN, 0, 0, KILL)]
-    for number in refused:
-        program += [(EQUAL, 0, 1, number), (RETURN, 0, 0, EPERM)]
-    program += [(EQUAL, 0, 1, clone3), (RETURN, 0, 0, ENOSYS)]      # its flags lie in memory: libc falls back to clone
+               (GREATER_EQUAL, 0, 1, X32), (RETURN, 0, 0, KILL), (EQUAL, 0, 1, setns), (RETURN, 0, 0, EPERM),
+               (EQUAL, 0, 1, clone3), (RETURN, 0, 0, ENOSYS)]       # its flags lie in memory: libc falls back to clone
     for number in (unshare, clone):
         program += on_call(number, [(LOAD, 0, 0, argument(0)), (ANY_BIT, 0, 1, CLONE_NEWUSER), (RETURN, 0, 0, EPERM),
                                     (RETURN, 0, 0, ALLOW)])
     program += on_call(setgroups, [(LOAD, 0, 0, argument(0)), (EQUAL, 1, 0, 0), (RETURN, 0, 0, EPERM),
                                    (RETURN, 0, 0, ALLOW)])
-    for number, ranges in ((setresuid, uids), (setresgid, gids)):
-        program += on_call(number, [step for n in range(3) for step in within(argument(n), ranges)]
-                           + [(RETURN, 0, 0, ALLOW)])
+    for calls, ranges in zip(changes, (uids, gids)):
+        program += on_change(calls, ranges)
     program.append((RETURN, 0, 0, ALLOW))
     if len(program) > LIMIT:
         raise ValueError('too many ranges of ids')
@@ -54,21 +55,26 @@ def packed(program):
 
 
 def on_call(number, steps):
-    """Take these steps for this call, whose number is loaded; they must end in a return."""
-    if len(steps) < 256:
-        return [(EQUAL, 0, len(steps), number), *steps]
-    return [(EQUAL, 1, 0, number), (JUMP, 0, 0, len(steps)), *steps]
+    """Take these few steps for this call, whose number is loaded; they must end in a return."""
+    return [(EQUAL, 0, len(steps), number), *steps]
 
 
-JUMP = 0x05
+def on_change(calls, ranges):
+    """Let these calls (those that take three ids, two, one) through if each of theirs is in the ranges.  They share
+    the steps: who has fewer ids begins further behind."""
+    checks = [within(argument(n), ranges) for n in (2, 1, 0)]
+    numbers = [(number, sum(map(len, checks[:fewer]))) for fewer, some in enumerate(calls) for number in some]
+    body = [step for check in checks for step in check] + [(RETURN, 0, 0, ALLOW)]
+    steps = []
+    for i, (number, first) in enumerate(numbers):
+        steps += [(EQUAL, 0, 1, number), (JUMP, 0, 0, 2 * (len(numbers) - i) - 1 + first)]
+    return steps + [(JUMP, 0, 0, len(body)), *body]
 
 
 def within(offset, ranges):
-    """Refuse unless the word at offset lies in one of the ranges; go on behind these steps if it does."""
-    steps, count = [(LOAD, 0, 0, offset)], len(ranges)
+    """Refuse unless the word at offset is KEPT or lies in one of the ranges; go on behind these steps if it does."""
+    steps, count = [(LOAD, 0, 0, offset), (EQUAL, 0, 1, KEPT), (JUMP, 0, 0, 3 * len(ranges) + 1)], len(ranges)
     for i, (first, size) in enumerate(ranges):
         remaining = (count - 1 - i) * 3 + 1          # instructions from the next range to the end
-        last = first + size - 1
-        steps += [(GREATER_EQUAL, 0, 2, first), (GREATER_EQUAL, 1 if last < 0xffffffff else 0, 0, last + 1),
-                  (JUMP, 0, 0, remaining)]
+        steps += [(GREATER_EQUAL, 0, 2, first), (GREATER_EQUAL, 1, 0, first + size), (JUMP, 0, 0, remaining)]
     return steps + [(RETURN, 0, 0, EPERM)]

@@ -6,6 +6,8 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import houses  # noqa: E402
+sys.path.insert(0, houses.SOURCE)
+from tests.peers import forbidden  # noqa: E402
 
 pytestmark = pytest.mark.root
 ANN, BOB = 54001, 54002
@@ -138,23 +140,11 @@ def test_nothing_installed_is_set_user_id(running):
     assert b'is in order' in done.stdout
 
 
-WITHOUT_NAMESPACES = """
-import os, struct, sys
-sys.path.insert(0, %r)
-from qpy import unix_kernel
-from qpy.core import seccomp as s
-UNSHARE = s.MACHINES[os.uname().machine][4]
-steps = [(s.LOAD, 0, 0, 0), (s.EQUAL, 0, 1, UNSHARE), (s.RETURN, 0, 0, s.EPERM), (s.RETURN, 0, 0, s.ALLOW)]
-unix_kernel.seccomp(b''.join(struct.pack('<HBBI', *step) for step in steps))
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
 def test_where_namespaces_are_forbidden():
     """As in many containers: it starts, says what is missing, delivers as each user, and still nobody becomes root."""
     house = houses.Rooted(users={'ann': (ANN, ANN)})
     try:
-        house.start(through=('/usr/bin/python3', '-IS', '-c', WITHOUT_NAMESPACES % houses.SOURCE))
+        house.start(through=forbidden.NAMESPACES)
         assert any('allows no network namespace' in line for line in house.lines)
         house.await_line('no user namespace')
         house.recipe('ann', '.qmail', '|id -u > id; grep Cap /proc/self/status >> id\n')

@@ -1,6 +1,7 @@
 """Which ids exist where mail is delivered: the maps, and the filter that stands in for them."""
 import struct
 
+import pytest
 from hypothesis import given, strategies as st
 
 from qpy.core import idmap, seccomp
@@ -42,24 +43,44 @@ def run(program, number, *arguments, arch=0xc000003e):
             at += true if holds else false
 
 
-@given(st.sets(st.integers(1, 999), max_size=120), st.integers(0, 4294967295))
-def test_the_filter_lets_exactly_the_mapped_ids_through(plus, number):
-    """setresuid of an id in the map is allowed and of any other refused, in each of its three places."""
-    uids = idmap.ranges(1000, plus, {1005, 65534})
-    program = seccomp.identities(uids, [(7, 1)], 'x86_64')
-    for one in (number, number % 1010):
-        mapped = any(first <= one < first + count for first, count in uids)
-        assert (run(program, 117, one, one, one) == seccomp.ALLOW) == mapped
-        assert (run(program, 117, 2000, one, 2000) == seccomp.ALLOW) == mapped
-        assert (run(program, 117, 2000, 2000, one) == seccomp.ALLOW) == mapped
-        assert (run(program, 119, 7, 7, one) == seccomp.ALLOW) == (one == 7)
+CALLS = {'x86_64': {'setresuid': (117, 3), 'setreuid': (113, 2), 'setuid': (105, 1), 'setfsuid': (122, 1),
+                    'setresgid': (119, 3), 'setregid': (114, 2), 'setgid': (106, 1), 'setfsgid': (123, 1)},
+         'aarch64': {'setresuid': (147, 3), 'setreuid': (145, 2), 'setuid': (146, 1), 'setfsuid': (151, 1),
+                     'setresgid': (149, 3), 'setregid': (143, 2), 'setgid': (144, 1), 'setfsgid': (152, 1)}}
+ARCHITECTURES = {'x86_64': 0xc000003e, 'aarch64': 0xc00000b7}
+KEPT = 0xffffffff
+
+
+@given(st.sets(st.integers(1, 999), max_size=120), st.integers(0, 4294967294), st.sampled_from(sorted(CALLS)))
+def test_the_filter_lets_exactly_the_mapped_ids_through(plus, number, machine):
+    """Each call that changes ids is allowed with mapped ones and with -1, which keeps one, in each of its places, and
+    refused with any other; what lies behind its last place does not count."""
+    uids, gids = idmap.ranges(1000, plus, {1005, 65534}), [(7, 1)]
+    program = seccomp.identities(uids, gids, machine)
+    for call, (code, places) in CALLS[machine].items():
+        ranges, good = (uids, 2000) if call.endswith('uid') else (gids, 7)
+        for one in (number, number % 1010, good, 0):
+            mapped = any(first <= one < first + count for first, count in ranges)
+            for place in range(6):
+                ids = [good] * place + [one] + [KEPT] * 5
+                answer = run(program, code, *ids[:6], arch=ARCHITECTURES[machine])
+                assert (answer == seccomp.ALLOW) == (mapped or place >= places), (call, ids)
+                assert answer in (seccomp.ALLOW, seccomp.EPERM)
+
+
+def test_as_many_ranges_as_a_map_holds_have_their_filter():
+    """With 220 ranges of each kind the filter still fits; what does not fit is a ValueError."""
+    many = [(n, 1) for n in range(1, 441, 2)]
+    program = seccomp.identities(many, many, 'x86_64')
+    assert run(program, 117, 439, 439, 439) == seccomp.ALLOW and run(program, 119, 439, 439, 440) == seccomp.EPERM
+    with pytest.raises(ValueError):
+        seccomp.identities(many * 2, many * 2, 'x86_64')
 
 
 def test_other_ways_are_closed():
-    """setuid and its kin, setns, groups, new user namespaces and foreign call tables are refused; the rest passes."""
+    """setns, groups, new user namespaces and foreign call tables are refused; the rest passes."""
     program = seccomp.identities([(1000, 10)], [(1000, 10)], 'x86_64')
-    for number in (105, 106, 113, 114, 122, 123, 308):
-        assert run(program, number, 1000) == seccomp.EPERM
+    assert run(program, 308, 1000) == seccomp.EPERM
     assert run(program, 116, 0) == seccomp.ALLOW and run(program, 116, 1) == seccomp.EPERM
     assert run(program, 272, 0x10000000) == seccomp.EPERM and run(program, 272, 0x20000) == seccomp.ALLOW
     assert run(program, 56, 0x10000011) == seccomp.EPERM and run(program, 56, 0x11) == seccomp.ALLOW

@@ -43,12 +43,12 @@ class Qpy:
 
     users: (name, uid, gid, home) for users/assign; routes: lines of control/smtproutes; queue: where queue/
     lives; host: the tests.peers.net.Host it runs on, where the users have accounts too; controls: {control
-    file: text}.
+    file: text}; through: words of a program that runs qpy-start.
     """
 
     def __init__(self, home, port, users=(), routes=(), queue=None, options=(), me='qpy.test', host=None,
-                 controls=None):
-        self.home, self.port, self.host = home, port, host
+                 controls=None, through=()):
+        self.home, self.port, self.host, self.through = home, port, host, through
         self.process = None
         if queue:
             os.makedirs(queue, exist_ok=True)
@@ -85,7 +85,7 @@ class Qpy:
         """Start the chain and wait until it accepts."""
         self.log_file = open(os.path.join(self.home, 'test.log'), 'ab')
         prefix = self.host.prefix if self.host else []
-        self.process = subprocess.Popen([*prefix, self.home + '/bin/qpy-start'], stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen([*prefix, *self.through, self.home + '/bin/qpy-start'], stdin=subprocess.DEVNULL,
                                         stdout=self.log_file, stderr=self.log_file, start_new_session=True)
 
         def wait():

@@ -128,19 +128,31 @@ def test_files_made_in_the_namespace_have_their_true_owner(tmp_path):
 
 @pytest.mark.root
 def test_where_namespaces_are_forbidden_a_filter_takes_their_place():
-    """With two capabilities and the filter, mapped ids can be taken and all others are refused (EPERM)."""
+    """With two capabilities and the filter, mapped ids can be taken and all others are refused (EPERM), by every call
+    there is; a user may still ask to be what he is."""
     uids = idmap.ranges(1000, {700}, {1005})
+
+    def others():
+        return [refused(call, *[n] * places) for n in (0, 33, 1005) for call, places in (
+            (os.setresuid, 3), (os.setreuid, 2), (os.setuid, 1), (os.seteuid, 1),
+            (os.setresgid, 3), (os.setregid, 2), (os.setgid, 1), (os.setegid, 1))]
+
+    def as_user():
+        confine.become_user(2000, 2000)
+        for call in (os.setgid, os.setuid, os.setegid, os.seteuid):
+            call(2000)
+        os.setregid(-1, 2000)
+        os.setreuid(-1, 2000)
+        return others() + [refused(os.setuid, 2001), refused(os.setgroups, []), os.getresuid() == os.getresgid() == (2000,) * 3]
 
     def probe():
         confine.keep_two_capabilities(700, 700)
         confine.seed_filter(uids, uids)
-        impossible = [refused(os.setresuid, n, n, n) for n in (0, 33, 1005)]
-        impossible += [refused(os.setgroups, [6]), refused(os.setuid, 2000), refused(os.setresgid, 42, 42, 42)]
-        impossible.append(refused(unix_kernel.unshare, unix_kernel.CLONE_NEWUSER))
-        return impossible, below(2000)
-    impossible, user = in_child(probe)
-    assert all(impossible)
-    assert user == ((2000,) * 3, [], (0, 0, 0), True)
+        impossible = others() + [refused(os.setgroups, [6]), refused(unix_kernel.unshare, unix_kernel.CLONE_NEWUSER)]
+        return impossible, in_child(as_user), below(2000)
+    impossible, user, worker = in_child(probe)
+    assert all(impossible) and all(user)
+    assert worker == ((2000,) * 3, [], (0, 0, 0), True)
 
 
 @pytest.mark.root

@@ -1,4 +1,5 @@
 """An installed qpy with one user, for other people's software to talk to."""
+import contextlib
 import os
 import shutil
 import tempfile
@@ -50,9 +51,9 @@ class Mailbox:
         os.chown(path, UID, UID)
 
 
-@pytest.fixture(scope='session')
-def server():
-    """qpy as root installs it, for domain qpy.test with user joe; `server.mailbox` is joe's."""
+@contextlib.contextmanager
+def installed(through=()):
+    """qpy as root installs it, for domain qpy.test with user joe; its `mailbox` is joe's."""
     if os.geteuid() != 0:
         pytest.skip('needs root: an installation has several accounts')
     base = tempfile.mkdtemp(prefix='qpy-real-', dir='/var/tmp')
@@ -64,7 +65,7 @@ def server():
     qpy = None
     try:
         qpy = peer.Qpy(os.path.join(base, 'qpy'), peer.free_port(), users=[('joe', UID, UID, home)],
-                       host=host)
+                       host=host, through=through)
         qpy.mailbox = Mailbox(home)
         yield qpy
     finally:
@@ -72,6 +73,13 @@ def server():
             qpy.stop()
         host.end()
         shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope='session')
+def server():
+    """An installed qpy that all tests share."""
+    with installed() as qpy:
+        yield qpy
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """What reads and what sorts the mail that an installed qpy delivers: Dovecot's IMAP, procmail and maildrop,
-for a user with an account, inside the chain's own user namespace.
+for a user with an account, inside the chain's own user namespace and where there may be none.
 """
 import imaplib
 import os
@@ -8,9 +8,25 @@ import time
 
 import pytest
 
-from tests.peers import dovecot
+from tests.peers import dovecot, forbidden
 from tests.peers.qpy import free_port
-from tests.real.conftest import PATIENCE, UID, program
+from tests.real.conftest import PATIENCE, UID, installed, program
+
+
+@pytest.fixture(scope='module')
+def fallback():
+    """A server on a machine that forbids user namespaces."""
+    with installed(forbidden.NAMESPACES) as qpy:
+        assert 'no user namespace' in qpy.log()
+        yield qpy
+
+
+@pytest.fixture(params=['server', 'fallback'])
+def either(request):
+    """A server with a user namespace for its deliveries, and one without."""
+    found = request.getfixturevalue(request.param)
+    found.mailbox.seen = found.mailbox.names()
+    return found
 
 
 
@@ -73,43 +89,43 @@ def test_dovecot(server, mailbox, imap):
     assert any(name.endswith(',') for name in os.listdir(mailbox.directory + '/cur'))
 
 
-def test_procmail(server, mailbox):
+def test_procmail(either):
     """`|preline procmail` sorts under $HOME by .procmailrc, with From_, Return-Path and Delivered-To in
     front."""
-    mailbox.write('.procmailrc', 'MAILDIR=$HOME\nDEFAULT=$HOME/procmail/\nLOGFILE=$HOME/procmail.log\n')
-    mailbox.dot_qmail('procmail', '|preline %s\n' % program('procmail'))
-    send(server, 'joe-procmail@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
-    text = first_file(mailbox.home + '/procmail/new', server.log)
+    either.mailbox.write('.procmailrc', 'MAILDIR=$HOME\nDEFAULT=$HOME/procmail/\nLOGFILE=$HOME/procmail.log\n')
+    either.mailbox.dot_qmail('procmail', '|preline %s\n' % program('procmail'))
+    send(either, 'joe-procmail@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
+    text = first_file(either.mailbox.home + '/procmail/new', either.log)
     assert text.endswith(b'Subject: sort\n\n8 bit: \xfc\nlast\n')
     assert b'\nDelivered-To: joe-procmail@qpy.test\n' in text
-    assert outcome(server, 'joe-procmail@qpy.test')[0] == 'K'
+    assert outcome(either, 'joe-procmail@qpy.test')[0] == 'K'
 
 
-def test_procmail_says_later_and_never(server, mailbox):
+def test_procmail_says_later_and_never(either):
     """procmail's EXITCODE is our answer: 75 tries again, 100 bounces."""
-    mailbox.dot_qmail('answers', '|preline %s ./answers.rc\n' % program('procmail'))
-    mailbox.write('answers.rc', 'EXITCODE=75\nHOST\n')
-    send(server, 'joe-answers@qpy.test', b'Subject: x\n\n', sender='joe@qpy.test')
-    assert outcome(server, 'joe-answers@qpy.test')[0] == 'Z'
-    mailbox.write('answers.rc', 'EXITCODE=100\nHOST\n')
-    server.command(server.home + '/bin/qpy-ctl', 'run')
-    assert outcome(server, 'joe-answers@qpy.test', 2)[0] == 'D'
-    assert mailbox.next(log=server.log).startswith(b'Return-Path: <>\n')
+    either.mailbox.dot_qmail('answers', '|preline %s ./answers.rc\n' % program('procmail'))
+    either.mailbox.write('answers.rc', 'EXITCODE=75\nHOST\n')
+    send(either, 'joe-answers@qpy.test', b'Subject: x\n\n', sender='joe@qpy.test')
+    assert outcome(either, 'joe-answers@qpy.test')[0] == 'Z'
+    either.mailbox.write('answers.rc', 'EXITCODE=100\nHOST\n')
+    either.command(either.home + '/bin/qpy-ctl', 'run')
+    assert outcome(either, 'joe-answers@qpy.test', 2)[0] == 'D'
+    assert either.mailbox.next(log=either.log).startswith(b'Return-Path: <>\n')
 
 
-def test_maildrop(server, mailbox):
+def test_maildrop(either):
     """`|preline maildrop` delivers under $HOME by .mailfilter, and its EXITCODE is our answer."""
     for name in ('maildrop', 'maildrop/new', 'maildrop/cur', 'maildrop/tmp'):
-        os.mkdir(os.path.join(mailbox.home, name))
-        os.chown(os.path.join(mailbox.home, name), UID, UID)
-    mailbox.write('.mailfilter', 'if (/^Subject: defer/)\n{\n EXITCODE=75\n exit\n}\nto "$HOME/maildrop/"\n')
-    mailbox.dot_qmail('maildrop', '|preline %s\n' % program('maildrop'))
-    send(server, 'joe-maildrop@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
-    text = first_file(mailbox.home + '/maildrop/new', server.log)
+        os.mkdir(os.path.join(either.mailbox.home, name))
+        os.chown(os.path.join(either.mailbox.home, name), UID, UID)
+    either.mailbox.write('.mailfilter', 'if (/^Subject: defer/)\n{\n EXITCODE=75\n exit\n}\nto "$HOME/maildrop/"\n')
+    either.mailbox.dot_qmail('maildrop', '|preline %s\n' % program('maildrop'))
+    send(either, 'joe-maildrop@qpy.test', b'Subject: sort\n\n8 bit: \xfc\nlast\n')
+    text = first_file(either.mailbox.home + '/maildrop/new', either.log)
     assert text.endswith(b'Subject: sort\n\n8 bit: \xfc\nlast\n')
     assert b'\nDelivered-To: joe-maildrop@qpy.test\n' in text
-    send(server, 'joe-maildrop@qpy.test', b'Subject: defer\n\n')
-    assert outcome(server, 'joe-maildrop@qpy.test', 2)[0] == 'Z'
-    mailbox.write('.mailfilter', 'to "$HOME/maildrop/"\n')
-    server.command(server.home + '/bin/qpy-ctl', 'run')
-    assert outcome(server, 'joe-maildrop@qpy.test', 3)[0] == 'K'
+    send(either, 'joe-maildrop@qpy.test', b'Subject: defer\n\n')
+    assert outcome(either, 'joe-maildrop@qpy.test', 2)[0] == 'Z'
+    either.mailbox.write('.mailfilter', 'to "$HOME/maildrop/"\n')
+    either.command(either.home + '/bin/qpy-ctl', 'run')
+    assert outcome(either, 'joe-maildrop@qpy.test', 3)[0] == 'K'
