@@ -45,12 +45,12 @@ class TlsError(OSError):
         super().__init__(problem.errno, words)
 
 
-def client(verify=False, cas=None, data=b'', partial=False):
+def client(verify=False, cas=None, data=b''):
     """A context for connecting.  verify: the certificate must be signed by one that is trusted and be valid for the
     Stream's name (its subjectAltName: RFC 6125, 6.4; RFC 8461, 4.1).
 
-    Trusted are the certificates in the file cas (PEM), or in data (DER), else the system's.  partial: they need not
-    be roots.  OSError if they cannot be read."""
+    Trusted are the certificates in the file cas (PEM), else the system's; or that in data (DER), which need not be a
+    root, and then names are the caller's business (`peer`).  OSError if they cannot be read."""
     context = _ssl._SSLContext(CLIENT)
     context.minimum_version = TLS_1_2
     context.options &= ~_ssl.OP_IGNORE_UNEXPECTED_EOF          # that a connection was cut is to be seen
@@ -61,7 +61,8 @@ def client(verify=False, cas=None, data=b'', partial=False):
         context.verify_mode = CERT_NONE
         context.set_ciphers(WEAK)
         return context
-    if partial:
+    if data:
+        context.check_hostname = False
         context.verify_flags |= _ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         trust(context, cas, data)
@@ -189,8 +190,9 @@ class Stream:
         except _ssl.SSLError:
             pass
 
-    def client(self):
-        """(DER, what is in it) of the certificate a client has shown and proved, None if he has none."""
+    def peer(self):
+        """(DER, what is in it) of the certificate that the other side has shown and that was verified, None if there is
+        none."""
         shown = self.tls.getpeercert(True)
         return (shown, self.tls.getpeercert(False)) if shown else None
 

@@ -12,18 +12,20 @@ SELF, NONE = b'self', b'none'
 
 
 def parse_answers(lines):
-    """[(preference, host, address)] of the lines b'PREF HOST ADDR' in an answer of qpy-resolve.
+    """[(preference, host, address)] of the lines b'PREF HOST ADDR' or b'PREF HOST ADDR END' in an answer of qpy-resolve,
+    and {host: END} of the latter: hosts whose addresses were validated, and what they are aliases of, or themselves.
 
     ValueError for a line that is none: an answer we do not understand is no answer.
     """
-    answers = []
+    answers, ends = [], {}
     for line in lines.split(b'\n')[:LINES] if lines else ():
         fields = line.split(b' ')
         preference = text.parse_uint(fields[0], 65535)
-        if len(fields) != 3 or preference is None or ip.pack(fields[2]) is None:
+        if len(fields) not in (3, 4) or preference is None or ip.pack(fields[2]) is None:
             raise ValueError('bad line in an answer')
         answers.append((preference, fields[1], fields[2]))
-    return answers
+        ends.update(zip(fields[1:2], fields[3:]))
+    return answers, ends
 
 
 def is_own(address, own):

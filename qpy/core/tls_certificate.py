@@ -1,4 +1,4 @@
-"""What qpy-tls reads in certificates: names, and what binds a login to one (RFC 5929)."""
+"""What is read in certificates: names, and what binds a login to one (RFC 5929)."""
 from _hashlib import openssl_sha256 as sha256
 
 from qpy.core import channel_binding
@@ -7,6 +7,12 @@ from qpy.core import channel_binding
 def names(info):
     """{lower-case DNS name} of a certificate's subjectAltName, `*.` in front of those that stand for one label."""
     return {value.lower().encode('ascii', 'replace') for kind, value in info.get('subjectAltName', ()) if kind == 'DNS'}
+
+
+def is_for(info, wanted):
+    """Whether a certificate is for one of these names (RFC 6125, 6.4)."""
+    table = dict.fromkeys(names(info), True)
+    return any(choose(table, name, False) for name in wanted)
 
 
 def person(info):

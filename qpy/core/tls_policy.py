@@ -95,11 +95,11 @@ def decide(host, table, login, remembered, required, waived):
     return Policy(ENCRYPT, b'', REMEMBERED, ask=True) if remembered else policy
 
 
-def with_records(policy, usable, there):
+def with_records(policy, usable, there, name=b''):
     """The policy for a server that has TLSA records (there), some of them usable: RFC 7672, 2.2; or None if it must not
-    be used.  Without usable ones TLS is all that can be asked for."""
+    be used.  Without usable ones TLS is all that can be asked for.  name: where the records stand."""
     if usable:
-        return Policy(DANE, b'', policy.why or RECORDS, records=usable)
+        return Policy(DANE, name, policy.why or RECORDS, records=usable)
     if policy.level == DANE:
         return None
     if there and not policy.must:

@@ -20,7 +20,7 @@ class Connection:
     core.smtproutes and core.outgoingip.
 
     shield: what its bytes are protected by: b'' nothing, b'none' nothing on purpose, b'tls', b'verified NAME',
-    b'dane NAME'.
+    b'dane NAME', b'dane NAME for DOMAIN'.
     on_done(connection): the session's transaction has its report (the connection may be over, see `usable`).
     """
 

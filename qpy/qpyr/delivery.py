@@ -10,7 +10,7 @@ from binascii import b2a_base64
 
 from qpy import unix, unix_tls
 from qpy.core import dane, deliverby, idna, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, text, tls_policy
-from qpy.core import tlsrpt
+from qpy.core import tls_certificate, tlsrpt
 from qpy.core.sasl_client import Credentials
 from qpy.core.smtp_client import OF_MAIL, OF_RCPT, Session, Transaction, can_be_sent, notice_parameters
 from qpy.core.smtproutes import LMTP, SMTP, SMTPS, Hop
@@ -18,6 +18,7 @@ from qpy.qpyr import source as sources
 from qpy.qpyr.connection import Connection, NoSource
 
 ANEW = b'once more, with the authority that its TLSA records name'
+MISMATCH = b'hostname mismatch: its certificate is for none of the names %s'
 HURRIED = 15            # seconds for connecting to an address that is not the last: four SYNs, then the next one's turn
 SESSIONS = 5            # servers spoken to for one delivery
 SCARCE = (unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM)
@@ -31,7 +32,7 @@ class Delivery:
     """
 
     __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
-                 'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'patterns', 'testing', 'todo', 'server', 'tried', 'sessions',
+                 'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'ends', 'patterns', 'testing', 'todo', 'server', 'tried', 'sessions',
                  'connection', 'cap',
                  'expired', 'in_trouble', 'last_report', 'definite', 'noticed', 'timed', 'token', 'fresh')
 
@@ -44,7 +45,8 @@ class Delivery:
         self.todo = []                              # (preference, host, address), the next one last
         self.hops, self.hop = [], None
         self.usual = self.policy = None             # for all servers of the hop, and for the one spoken to
-        self.proved, self.patterns = False, None    # DNS answers were validated; MTA-STS
+        self.proved, self.patterns = False, None    # that these are the servers was validated; MTA-STS
+        self.ends = {}                              # servers whose addresses were, and what they are aliases of
         self.testing = False                        # ... of which is reported what it would forbid, and nothing forbidden
         self.server = b''                           # the name of the one spoken to
         self.tried = []                             # (address, reason)
@@ -116,7 +118,7 @@ class Delivery:
 
     def _look_up(self, hop):
         """The addresses of a place."""
-        self.proved, self.patterns, self.testing = False, None, False
+        self.proved, self.ends, self.patterns, self.testing = False, {}, None, False
         if hop.path:
             return self._plan([(0, hop.host, hop.path)])
         address = ip.literal(hop.host) or (hop.host if hop.relay and ip.pack(hop.host) else None)
@@ -142,7 +144,7 @@ class Delivery:
         self.proved = authenticated
         if status == b'ok':
             try:
-                answers = mx.parse_answers(lines)
+                answers, self.ends = mx.parse_answers(lines)
                 if self.usual.ask and not self.hop.relay and self.worker.policies.there():
                     return self.worker.policies.ask(b'S', self.host, lambda *answer: self._found_sts(answers, *answer))
                 return self._named(answers)
@@ -193,7 +195,7 @@ class Delivery:
         """plan, with an address of the best preference that a connection is open to in front."""
         best = [entry for entry in plan if entry[0] == plan[0][0]]
         for entry in best:
-            shields = (*self._shields(entry[1]), b'dane ' + entry[1]) if self.usual.ask else self._shields(entry[1])
+            shields = self._shields(entry[1]) + (self._dane_shields(entry[1]) if self.usual.ask else ())
             if self.worker.pool.has(self._key(entry[2]), shields):
                 return [entry] + [other for other in plan if other is not entry]
         return plan
@@ -208,8 +210,17 @@ class Delivery:
         if level == tls_policy.VERIFY:
             return (b'verified ' + (self.policy.reference(server) or b'nobody'),)
         if level == tls_policy.DANE:
-            return (b'dane ' + server,)
+            return self._dane_shields(server)
         return {tls_policy.NONE: (b'none',), tls_policy.MAY: (b'tls', b'')}.get(level, (b'tls',))
+
+    def _dane_shields(self, server):
+        """By its certificate or its own name; or by the name of the domain that it serves, which is nobody else's."""
+        return b'dane ' + server, b'dane %s for %s' % (server, self._target)
+
+    @property
+    def _target(self):
+        """The name that led to the server."""
+        return self.hop.host if self.hop.relay else self.host
 
     # --- one address after the other ---
 
@@ -241,9 +252,8 @@ class Delivery:
 
     def _prepare(self, server, address):
         """Ask for TLSA records first, where they count; True if something was begun that will call back."""
-        if self.policy.ask and self.proved:
-            name = b'_%d._tcp.%s' % (self.hop.port, server)
-            self.worker.names.ask(b'T', name, lambda *answer: self._found_records(server, address, *answer))
+        if self.policy.ask and self.proved and server in self.ends:
+            self._ask_records(server, address, self.ends[server])
             return True
         if self.policy.level == tls_policy.DANE:
             self.tried.append((address, b'no TLSA records: DNS answers are not validated by a resolver on this host'))
@@ -265,7 +275,12 @@ class Delivery:
             self.policy = self.usual
         return self._try(server, address)
 
-    def _found_records(self, server, address, status, authenticated, reason, lines):
+    def _ask_records(self, server, address, name):
+        """Ask for the TLSA records at this name: the end of the server's aliases, or its own (RFC 7672, 2.2.2)."""
+        self.worker.names.ask(b'T', b'_%d._tcp.%s' % (self.hop.port, name),
+                              lambda *answer: self._found_records(server, address, name, *answer))
+
+    def _found_records(self, server, address, name, status, authenticated, reason, lines):
         """RFC 7672, 2.1: no records, or records, or the server must not be used now."""
         if self.on_end is None:
             return None
@@ -274,7 +289,9 @@ class Delivery:
             records = dane.parse(lines) if status == b'ok' and authenticated else []
         except ValueError as problem:
             status, reason = b'temp', str(problem).encode()
-        policy = tls_policy.with_records(self.policy, dane.usable(records), bool(records))
+        if not records and status != b'temp' and name != server:
+            return self._ask_records(server, address, server)
+        policy = tls_policy.with_records(self.policy, dane.usable(records), bool(records), name)
         if status == b'temp':
             self.tried.append((address, b'its TLSA records could not be looked up: ' + reason))
         elif policy is None:
@@ -348,8 +365,10 @@ class Delivery:
     def _inspect(self, stream):
         """b'', or why a server with TLSA records is not who it should be."""
         records = self.policy.records
-        if not records or self._anchor() in self.worker.authorities:
+        if not records:
             return b''                              # OpenSSL has verified it, if that was to be done
+        if self._anchor() in self.worker.authorities:       # ... and here, who has signed it
+            return self._inspect_names(stream.peer()[1])
         chain = stream.chain()
         if dane.end_entity(records, chain):
             return b''
@@ -357,6 +376,16 @@ class Delivery:
         if not certificate or not self.worker.trust(self._anchor(), certificate):
             return b'its certificate does not match its TLSA records'
         return ANEW                                 # OpenSSL verifies in a handshake only
+
+    def _inspect_names(self, info):
+        """An authority of the TLSA records has signed it: for the server, or the domain it serves (RFC 7672, 3.2.2)?"""
+        name = self.policy.reference(self.server)
+        if tls_certificate.is_for(info, (name,)):
+            return b''
+        if tls_certificate.is_for(info, (self._target,)):
+            self.connection.shield = self._dane_shields(self.server)[1]
+            return b''
+        return MISMATCH % b', '.join((name, self._target))
 
     def _found_self(self, address):
         """Mail loops back; unless something better was tried before: then nothing worse than ourselves is."""
@@ -476,7 +505,7 @@ class Delivery:
         if session.transactions == 1 and (session.tls or session.tls_wrong):
             self._log(self.server, b'' if session.tls else session.tls_wrong, connection)
         if session.tls:
-            connection.shield = self._shields(self.server)[0]
+            connection.shield = connection.shield or self._shields(self.server)[0]
             self.worker.memory.saw(self.hop.place, unix.monotonic())
             self.worker.notes.saw(text.lower(self.hop.place))
         else:

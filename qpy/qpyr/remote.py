@@ -165,7 +165,7 @@ class Remote:
         if len(self.authorities) >= REMEMBERED_MOST:
             self.authorities.clear()
         try:
-            self.authorities[anchor] = unix_tls.client(True, data=certificate, partial=True)
+            self.authorities[anchor] = unix_tls.client(True, data=certificate)
         except OSError:                     # a record that is no certificate
             return False
         return True

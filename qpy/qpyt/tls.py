@@ -90,7 +90,7 @@ class Front:
         """The Tls of a handshake that is done."""
         version, _, cipher = stream.words().partition(b' ')
         chosen = self.certificates.by_context(stream.tls.context)
-        shown = stream.client() if asking else None
+        shown = stream.peer() if asking else None
         name, mark = (tls_certificate.person(shown[1]), tls_certificate.fingerprint(shown[0])) if shown else (b'', b'')
         return tls_front.Tls(version, cipher, chosen.binding if chosen else b'', name, mark)
 

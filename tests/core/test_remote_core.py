@@ -84,7 +84,7 @@ def test_routes_by_sender(sender, key):
 
 
 def answers(*lines):
-    return mx.parse_answers(b'\n'.join(lines))
+    return mx.parse_answers(b'\n'.join(lines))[0]
 
 
 def middle():
@@ -125,14 +125,16 @@ def test_families_alternate(addresses):
 def test_the_list_is_bounded():
     """However many addresses an answer holds, a bounded number is tried."""
     lines = b'\n'.join(b'%d h%d 192.0.2.%d' % (i, i, i % 250) for i in range(1, 5000))
-    assert len(mx.plan(mx.parse_answers(lines), set(), middle)) == mx.ADDRESSES
+    assert len(mx.plan(mx.parse_answers(lines)[0], set(), middle)) == mx.ADDRESSES
 
 
-@pytest.mark.parametrize('line', [b'x', b'10 a', b'10 a b', b'-1 a 192.0.2.1', b'70000 a 192.0.2.1', b'1 a 192.0.2.1 x'])
+@pytest.mark.parametrize('line', [b'x', b'10 a', b'10 a b', b'-1 a 192.0.2.1', b'70000 a 192.0.2.1', b'1 a 192.0.2.1 x y'])
 def test_answers_that_are_none(line):
-    """A line that is not PREFERENCE HOST ADDRESS spoils the answer instead of being guessed at."""
+    """A line that is not PREFERENCE HOST ADDRESS, with or without an END, spoils the answer instead of being guessed at."""
     with pytest.raises(ValueError):
         mx.parse_answers(line)
+    assert mx.parse_answers(b'1 a 192.0.2.1 x\n2 b 192.0.2.2') == ([(1, b'a', b'192.0.2.1'), (2, b'b', b'192.0.2.2')],
+                                                                 {b'a': b'x'})
 
 
 def test_addresses_of_this_machine():

@@ -24,6 +24,7 @@ class Server:
     """UDP and TCP on the same free port."""
 
     def __init__(self, zone, address='127.0.0.1', port=0, ttl=300, authentic=False, tcp=True):
+        """authentic: of all answers, or of those whose name it says so of, that they are validated."""
         self.zone, self.ttl, self.authentic = zone, ttl, authentic
         self.asked = []         # (name, type, by tcp)
         while True:
@@ -53,7 +54,7 @@ class Server:
     def plain(self, query, name, kind, what):
         """An honest answer, or the kind of refusal that `what` names."""
         response = dns.message.make_response(query, recursion_available=True)
-        if self.authentic:
+        if self.authentic(name) if callable(self.authentic) else self.authentic:
             response.flags |= dns.flags.AD
         if what is None and (name, 'CNAME') in self.zone:
             kind, what = 'CNAME', self.zone[name, 'CNAME']

@@ -35,11 +35,15 @@ class Talk:
 
     def message(self):
         """The bytes of DATA up to and with the final dot, decoded; None at the end of the stream."""
-        while not (self.buffer.startswith(b'.\r\n') or b'\r\n.\r\n' in self.buffer):
+        got = bytearray(self.buffer)
+        looked = 0
+        while not (got.startswith(b'.\r\n') or got.find(b'\r\n.\r\n', looked) >= 0):
+            looked = max(0, len(got) - 4)
             data = self.sock.recv(65536)
             if not data:
                 return None
-            self.buffer += data
+            got += data
+        self.buffer = bytes(got)
         if self.buffer.startswith(b'.\r\n'):
             body, self.buffer = b'', self.buffer[3:]
         else:

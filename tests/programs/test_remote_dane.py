@@ -44,10 +44,12 @@ def chained(*names, **options):
     return context
 
 
-def send(server, records=None, status=b'ok', tls=None, proved=True, authenticated=True, **options):
-    """(letter, text) of a delivery; records: lines for its TLSA question.  proved: the exchanger's name is."""
+def send(server, records=None, status=b'ok', tls=None, proved=True, authenticated=True, end=HOST.encode(), **options):
+    """(letter, text) of a delivery; records: lines for its TLSA question.  proved: the exchanger's name is; end: what it is
+    an alias of, b'' if its address is not proved."""
     sender = by_dns(server, tls)
     sender.settings.cas = None
+    sender.table[b'x.example'] = b'ok', b' '.join([b'10 mx.good.example 127.0.0.1'] + [end] * bool(end))
     sender.table[b'_%d._tcp.mx.good.example' % server.port] = status, b'\n'.join(records or [])
 
     def ask(letter, name, callback):
@@ -119,10 +121,11 @@ def test_no_records():
     """Without records, or with records nobody has validated, or behind names that nobody has, all is as without DANE."""
     wrong = [record(3, 1, 1, ANOTHER)]
     for options in ({'status': b'nxdomain'}, {'status': b'nodata'}, {'records': wrong, 'authenticated': False},
-                    {'records': wrong, 'proved': False}):
+                    {'records': wrong, 'proved': False}, {'records': wrong, 'end': b''}):
         with Server(good(EXTENSIONS[:2])) as server:
             letter, _, sender = send(server, **options)
-            assert letter == b'K' and any(question == b'T' for question, _ in sender.asked) == options.get('proved', True)
+            asked = any(question == b'T' for question, _ in sender.asked)
+            assert letter == b'K' and asked == options.get('proved', bool(options.get('end', True)))
 
 
 def test_a_question_without_an_answer():
@@ -144,6 +147,37 @@ def test_what_the_administrator_wrote():
         assert send(server, wrong, tls=b'none')[0] == send(server, wrong, tls=b'may')[0] == b'K'
         assert send(server, wrong)[0] == b'Z'
         assert send(server, wrong, message=b'TLS-Required: no\n\nhi\n')[0] == b'K'
+
+
+@pytest.mark.parametrize('names, letter', [
+    ((HOST,), b'K'), (('*.good.example',), b'K'), (('x.example',), b'K'), (('*.x.example', 'mx2.good.example'), b'Z')])
+def test_names_that_an_authority_vouches_for(names, letter):
+    """RFC 7672, 3.2.2: the server's name, or that of the domain it serves; a connection that only the latter has proved
+    is for no other domain."""
+    with Server(good(EXTENSIONS, {b'STAR': begin(chained(*names))})) as server:
+        found, text, sender = send(server, [record(2, 0, 1, authority().ca)])
+        assert found == letter and (letter == b'K' or b'hostname mismatch' in text and not server.mail), text
+        by_domain = b' for x.example' * (names == ('x.example',))
+        assert [key[1] for key in sender.remote.pool.idle] == [b'dane mx.good.example' + by_domain] * (letter == b'K')
+        if letter == b'K':
+            sender.table[b'y.example'] = sender.table[b'x.example']
+            before = server.connections
+            outcomes, _ = sender.send(host=b'y.example', recipients=[b'r@y.example'])
+            assert outcomes[0][0] == (b'Z' if by_domain else b'K') and (server.connections > before) == bool(by_domain)
+
+
+def test_an_exchanger_that_is_an_alias():
+    """RFC 7672, 2.2.2: the records at the end of its aliases count, and the name there; without any, those at its own."""
+    with Server(good(EXTENSIONS, {b'STAR': begin(chained('end.example'))})) as server:
+        letter, _, sender = send(server, status=b'nxdomain', end=b'end.example')
+        name = b'_%d._tcp.%%s' % server.port
+        assert letter == b'K' and [n for kind, n in sender.asked if kind == b'T'][:2] == [
+            name % b'end.example', name % b'mx.good.example']
+        sender.remote.pool.close()
+        sender.table[name % b'end.example'] = b'ok', record(2, 0, 1, authority().ca)
+        assert sender.send()[0][0][0] == b'K'
+        assert [key[1] for key in sender.remote.pool.idle] == [b'dane mx.good.example']
+        assert b'does not match' in send(server, [record(3, 1, 1, ANOTHER)], end=b'end.example')[1]
 
 
 def test_requiretls_by_dane():

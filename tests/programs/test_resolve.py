@@ -259,10 +259,23 @@ def test_a_server_without_edns(quick):
 def test_the_authenticated_bit(quick, monkeypatch):
     """AD is believed from a resolver on this host only, and only if every answer had it."""
     with dns_script.Server(ZONE, authentic=True) as server, dns_script.Server(ZONE) as plain:
-        assert Asker([server.address]).ask(b'M', b'plain.example')[0][1] is True
+        _, authenticated, _, lines = Asker([server.address]).ask(b'M', b'plain.example')[0]
+        assert authenticated is True and lines[0] == b'10 mx.plain.example 192.0.2.1 mx.plain.example'
+        assert Asker([server.address]).one(b'M', b'mxalias.example')[1] == [b'10 alias2.example 192.0.2.3 host.example']
         assert Asker([plain.address]).ask(b'M', b'plain.example')[0][1] is False
         monkeypatch.setattr(resolve.ip, 'is_this_host', lambda packed: False)
         assert Asker([server.address]).ask(b'M', b'plain.example')[0][1] is False
+
+
+def test_some_addresses_are_authenticated(quick):
+    """RFC 7672, 2.2.2: who the exchangers are is one thing, the address of each another: those of the one zone that is
+    not signed take nothing from those of the others."""
+    zone = {('x.example', 'MX'): ['10 mx.signed.example', '20 mx.unsigned.example'],
+            ('mx.signed.example', 'A'): ['192.0.2.1'], ('mx.unsigned.example', 'A'): ['192.0.2.2']}
+    with dns_script.Server(zone, authentic=lambda name: 'unsigned' not in name) as server:
+        _, authenticated, _, lines = Asker([server.address]).ask(b'M', b'x.example')[0]
+    assert authenticated and lines == [b'10 mx.signed.example 192.0.2.1 mx.signed.example',
+                                       b'20 mx.unsigned.example 192.0.2.2']
 
 
 def test_without_dnspython(monkeypatch):
