@@ -6,7 +6,6 @@
 Mounts, processes, network, names, and control groups are private, and all of it goes with the machine.  Needs root,
 overlayfs, and Debian's archive the first time.  RuntimeError, with the reason, where it cannot be had.
 """
-import ctypes
 import hashlib
 import os
 import shutil
@@ -20,8 +19,6 @@ from tests.peers import debian
 PACKAGES = ('cron', 'python3', 'python3-dnspython', 'python3-click', 'systemd', 'systemd-sysv', 'adduser', 'runit',
             'daemontools', 'ucspi-tcp')
 PATIENCE = 60
-CLONE_NEWNET = 0x40000000
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 BOOT = r"""
 set -e
@@ -188,11 +185,6 @@ class Machine:
         if self.group:
             remove_group(self.group)
         shutil.rmtree(self.top, ignore_errors=True)
-
-
-def enter_network(fd):
-    """Move this thread into a network namespace; the number of the error, 0 if it went well."""
-    return ctypes.get_errno() if LIBC.setns(fd, CLONE_NEWNET) else 0
 
 
 # --- control groups --------------------------------------------------------------------------------------------

@@ -16,6 +16,26 @@ CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+def call(pid, function):
+    """The result of function(), run in a thread that is on the network of process pid."""
+    result = []
+
+    def thread():
+        try:
+            with open('/proc/%d/ns/net' % pid, 'rb') as namespace:
+                if LIBC.setns(namespace.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), 'setns')
+            result[:] = [function(), None]
+        except Exception as problem:        # carried to the caller's thread
+            result[:] = [None, problem]
+    worker = threading.Thread(target=thread)
+    worker.start()
+    worker.join()
+    if result[1]:
+        raise result[1]
+    return result[0]
+
+
 class Host:
     """A mount namespace, and unless told otherwise a network namespace too, held by one sleeping process."""
 
@@ -41,23 +61,7 @@ class Host:
 
     def call(self, function):
         """The result of function(), run in a thread that is on this host: the sockets it makes stay there."""
-        result = []
-
-        def thread():
-            with open('/proc/%d/ns/net' % self.holder.pid, 'rb') as namespace:
-                if LIBC.setns(namespace.fileno(), CLONE_NEWNET):
-                    result[:] = [None, OSError(ctypes.get_errno(), 'setns')]
-                    return
-            try:
-                result[:] = [function(), None]
-            except Exception as problem:        # carried to the caller's thread
-                result[:] = [None, problem]
-        worker = threading.Thread(target=thread)
-        worker.start()
-        worker.join()
-        if result[1]:
-            raise result[1]
-        return result[0]
+        return call(self.holder.pid, function)
 
     def etc(self, directory, files):
         """Let this host see these as files of its /etc: {name: text}; directory: where they may lie."""

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 
+from qpy.core import mess
 from tests.peers import handing
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -161,3 +162,20 @@ def wait_until(true, patience=20):
 
 if SOURCE not in sys.path:
     sys.path.insert(0, SOURCE)
+
+
+def check(home, acknowledged, body):
+    """The queue against what was promised, {ID: number}; body(number) is that message, b<number> its recipient.  The queue's names."""
+    names = os.listdir(home + b'/queue/mess')
+    assert set(acknowledged) <= set(names)
+    for name in filter(mess.is_id, names):
+        with open(home + b'/queue/mess/' + name, 'rb') as file:
+            data = file.read()
+        try:
+            content, envelope = mess.unpack(data, name)
+        except mess.Damaged:
+            assert name not in acknowledged
+            continue
+        number = int(envelope.recipients[0][1:])
+        assert content.partition(b'\n')[2] == body(number) and acknowledged.get(name, number) == number
+    return names

@@ -13,7 +13,7 @@ import tempfile
 
 import pytest
 
-from qpy.core import mess, submit as protocol
+from qpy.core import submit as protocol
 from tests.peers import queued as rig
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not os.path.exists('/dev/loop-control') or not shutil.which('mkfs.ext4'),
@@ -121,7 +121,7 @@ def test_acknowledged_messages_survive_the_cut(own):
                 if own:
                     assert os.stat(home).st_dev != os.stat(home + b'/queue/mess').st_dev
                 os.makedirs(home + b'/run', exist_ok=True)
-                check(home, acknowledged)
+                rig.check(home, acknowledged, body)
         finally:
             if own:
                 shutil.rmtree(top)
@@ -136,20 +136,4 @@ def test_control_without_any_sync_the_rig_reports_losses():
                             'unix_kernel.fsync_together = lambda fds: [None] * len(fds)')
         again()
         with pytest.raises((AssertionError, OSError)):          # gone, or not even readable any more
-            check(home, acknowledged)
-
-
-def check(home, acknowledged):
-    """Compare the queue with what was promised."""
-    names = os.listdir(home + b'/queue/mess')
-    assert set(acknowledged) <= set(names)
-    for name in filter(mess.is_id, names):
-        with open(home + b'/queue/mess/' + name, 'rb') as file:
-            data = file.read()
-        try:
-            message, envelope = mess.unpack(data, name)
-        except mess.Damaged:
-            assert name not in acknowledged
-            continue
-        number = int(envelope.recipients[0][1:])
-        assert message.partition(b'\n')[2] == body(number) and acknowledged.get(name, number) == number
+            rig.check(home, acknowledged, body)

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from qpy.core import mess, submit as protocol
+from qpy.core import submit as protocol
 from tests.peers import queued as rig
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.skipif(not shutil.which('strace'), reason='needs strace')]
@@ -77,23 +77,6 @@ def submit_all(home):
     return acknowledged, refused
 
 
-def check(home, acknowledged):
-    """The queue against what was said."""
-    names = os.listdir(home + b'/queue/mess')
-    assert set(acknowledged) <= set(names)
-    for name in filter(mess.is_id, names):
-        with open(home + b'/queue/mess/' + name, 'rb') as file:
-            data = file.read()
-        try:
-            content, envelope = mess.unpack(data, name)
-        except mess.Damaged:
-            assert name not in acknowledged
-            continue
-        number = int(envelope.recipients[0][1:])
-        assert content.partition(b'\n')[2] == body(number) and acknowledged.get(name, number) == number
-    return names
-
-
 @pytest.mark.parametrize('when', [1, 2, 4, 7])
 @pytest.mark.parametrize('call', ['openat', 'write', 'fsync', 'close', 'linkat', 'unlinkat', 'sync_file_range', 'sendto', 'recvfrom'])
 def test_killed_at_any_call(call, when):
@@ -104,11 +87,11 @@ def test_killed_at_any_call(call, when):
         daemon.kill()
         tracer.wait(20)
         ears.close()
-        check(home, acknowledged)
+        rig.check(home, acknowledged, body)
         again = rig.Daemon(home, 'queued', [b'submit', b'new'])
         more, refused = submit_all(home)
         assert len(more) == CLIENTS * EACH and not refused
-        names = check(home, {**acknowledged, **more})
+        names = rig.check(home, {**acknowledged, **more}, body)
         assert not [name for name in names if name.endswith(b'.part')]
         assert again.end() == 0
 
@@ -126,6 +109,6 @@ def test_any_call_may_fail(call, error):
         tracer.wait(20)
         more, refused = submit_all(home)
         assert len(more) == CLIENTS * EACH and not refused
-        check(home, {**acknowledged, **more})
+        rig.check(home, {**acknowledged, **more}, body)
         ears.close()
         assert daemon.end() == 0

@@ -15,23 +15,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(os.path.dirname(HERE), 'chain')]
 import houses  # noqa: E402
 from qpy.core import channel, manifest, services  # noqa: E402
+from tests.peers import optional  # noqa: E402
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 ANN, BOB = 54031, 54032
 ROWS = {row.name.decode(): row for row in manifest.rows()}
 NETSTRINGS = ('qmtpd', 'qmqpd')         # whose workers are under one line
 OTHERWISE = {'remote-bound', 'rspawn-programs', 'auth-dovecot', 'auth-programs'}     # where control files say so
-SERVICES = """\
-tls qpyt unix:tls:0660:qpyt:qpyd qpy-tls
-auth qpya seq:auth:0660:qpya:qpyd qpy-auth
-check qpyc seq:check:0660:qpyc:qpyd qpy-check
-milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter
-mtasts qpyr seq:mtasts:0660:qpyr:qpyr qpy-mtasts
-tlslog qpyr seq:tlslog:0600:qpyr qpy-tlslog
-token qpyr seq:token:0600:qpyr qpy-token
-qmtpd qpyd tcp:127.0.0.1:%d qpy-qmtpd
-qmqpd qpyd tcp:127.0.0.1:%d qpy-qmqpd
-"""
 MARK = 'xq7markerofthismessage'
 
 
@@ -42,7 +32,7 @@ def running():
     try:
         qmtp = houses.free_port()
         house.write('control/services', 'smtpd qpyd tcp:127.0.0.1:%d qpy-smtpd\n' % house.port
-                    + SERVICES % (qmtp, houses.free_port()))
+                    + optional.INSIDE + optional.netstrings('127.0.0.1:%d' % qmtp, '127.0.0.1:%d' % houses.free_port()))
         house.start()
         house.client = socket.create_connection(('127.0.0.1', qmtp))         # who has a process of his own
         house.smtp('ann@here.test', text='first')

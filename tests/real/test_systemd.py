@@ -5,11 +5,10 @@ import os
 import smtplib
 import socket
 import subprocess
-import threading
 
 import pytest
 
-from tests.peers import machine
+from tests.peers import machine, net, optional
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -63,21 +62,7 @@ def journal(there, *words):
 
 def inside(there, function):
     """function(), in a thread that is on the machine's network."""
-    result = []
-
-    def thread():
-        with open('/proc/%d/ns/net' % there.one, 'rb') as namespace:
-            result.append(machine.enter_network(namespace.fileno()))
-        try:
-            result[:] = [function(), None]
-        except Exception as problem:        # carried to the caller's thread
-            result[:] = [None, problem]
-    worker = threading.Thread(target=thread)
-    worker.start()
-    worker.join()
-    if result[1]:
-        raise result[1]
-    return result[0]
+    return net.call(there.one, function)
 
 
 def smtp(there, text, address='127.0.0.1'):
@@ -198,18 +183,8 @@ def test_what_is_left_behind_is_ended_by_a_group(whole):
 
 # --- each program by itself --------------------------------------------------------------------------------------------
 
-OPTIONAL = """\
-tls qpyt unix:tls:0660:qpyt:qpyd qpy-tls
-auth qpya seq:auth:0660:qpya:qpyd qpy-auth
-check qpyc seq:check:0660:qpyc:qpyd qpy-check
-milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter
-mtasts qpyr seq:mtasts:0660:qpyr:qpyr qpy-mtasts
-tlslog qpyr seq:tlslog:0600:qpyr qpy-tlslog
-token qpyr seq:token:0600:qpyr qpy-token
-submission qpyd tcp:127.0.0.1:587 qpy-smtpd
-qmtpd qpyd tcp:127.0.0.1:209 qpy-qmtpd
-qmqpd qpyd tcp:127.0.0.1:628 qpy-qmqpd
-"""
+OPTIONAL = (optional.INSIDE + optional.netstrings('127.0.0.1:209', '127.0.0.1:628')
+            + 'submission qpyd tcp:127.0.0.1:587 qpy-smtpd\n')
 
 
 class Sink:

@@ -6,24 +6,16 @@ import subprocess
 import pytest
 
 from qpy.core import manifest, services, units
+from tests.peers import optional
 
 HOME = b'/var/qpy'
-#          what privileges.md of any such server may be: the scale is systemd's, 0 (nothing) to 10
+# the exposure that each may have at most, on systemd's scale of 0 (nothing) to 10
 LIMITS = {'smtpd': 2.0, 'queued': 1.5, 'send': 1.0, 'clean': 1.0, 'rspawn': 2.0, 'bouncer': 1.0, 'lspawn': 4.5,
           'users': 2.0, 'resolve': 2.0, 'seed': 4.5,
           'tls': 1.5, 'auth': 2.0, 'check': 2.0, 'milter': 2.0, 'mtasts': 2.0, 'tlslog': 1.0, 'token': 2.0, 'qmtpd': 2.0,
           'qmqpd': 2.0}
-EVERY = services.SMTP % b'0.0.0.0:25,tcp:[::]:25' + b"""\
-tls qpyt unix:tls:0660:qpyt:qpyd qpy-tls
-auth qpya seq:auth:0660:qpya:qpyd qpy-auth
-check qpyc seq:check:0660:qpyc:qpyd qpy-check
-milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter
-mtasts qpyr seq:mtasts:0660:qpyr:qpyr qpy-mtasts
-tlslog qpyr seq:tlslog:0600:qpyr qpy-tlslog
-token qpyr seq:token:0600:qpyr qpy-token
-qmtpd qpyd tcp:0.0.0.0:209 qpy-qmtpd
-qmqpd qpyd tcp:127.0.0.1:628 qpy-qmqpd
-"""
+EVERY = services.SMTP % b'0.0.0.0:25,tcp:[::]:25' + (
+    optional.INSIDE + optional.netstrings('0.0.0.0:209', '127.0.0.1:628')).encode()
 TABLE = services.table(EVERY)
 FOUND = units.units(HOME, TABLE)
 
