@@ -64,6 +64,12 @@ def no_utf8(ip):
     return b'Sorry, %s does not take internationalised mail (SMTPUTF8). (#5.6.7)\n' % ip
 
 
+def no_eight_bit(ip):
+    """The server does not know 8BITMIME and what has 8 bits is signed."""
+    return (b'Sorry, %s takes 7-bit mail only (no 8BITMIME), and a part of this message is signed with 8 bits in it, so that '
+            b'it may not be converted. (#5.6.3)\n' % ip)
+
+
 def no_tls(ip, reason, why):
     """TLS could not be had, and (why, unless empty) the mail waits for it."""
     because = b'; the mail waits, because ' + why if why else b''

@@ -3,8 +3,9 @@
 
     converter = Converter(); converter.feed(piece) -> bytes ...; converter.finish() -> bytes
 
-What is not MIME, what says that it is 7bit and is not, and what is signed as it is (multipart/signed), goes on as it
-came: nothing is known of it that could be converted.  Lines end with LF.
+What is not MIME, and what says that it is 7bit and is not, goes on as it came: nothing is known of it that could be
+converted.  What is signed as it is (multipart/signed, RFC 1847, section 2.1) may not be altered: Sealed is raised where
+there are 8 bits in it.  Lines end with LF.
 """
 from qpy.core import text
 
@@ -19,10 +20,14 @@ _SAFE = frozenset(range(33, 127)) - {ord('=')}
 _QUOTED = [b'%c' % c if c in _SAFE or c in _BLANK else b'=%02X' % c for c in range(256)]
 
 
+class Sealed(ValueError):
+    """Something signed has 8 bits."""
+
+
 class Converter:
     """One message on its way."""
 
-    __slots__ = ('state', 'rest', 'header', 'size', 'boundaries', 'top', 'inside', 'column')
+    __slots__ = ('state', 'rest', 'header', 'size', 'boundaries', 'top', 'inside', 'column', 'sealed')
 
     def __init__(self):
         self.state, self.rest = HEADER, b''
@@ -31,9 +36,10 @@ class Converter:
         self.top = True                     # it is the header of the whole message
         self.inside = False                 # in the middle of a line too long to be held
         self.column = 0                     # of that line, encoded
+        self.sealed = False                 # in a multipart/signed
 
     def feed(self, piece):
-        """The next piece, converted as far as its lines are whole."""
+        """The next piece, converted as far as its lines are whole.  Sealed."""
         if self.state == RAW:
             rest, self.rest = self.rest, b''
             return rest + piece
@@ -45,7 +51,7 @@ class Converter:
         return b''.join(out)
 
     def finish(self):
-        """What is left: a last line without its end, or a header without a body."""
+        """What is left: a last line without its end, or a header without a body.  Sealed."""
         last, self.rest = self.rest, b''
         out = self._line(last, b'', True) if last else b''
         return out + (self._given_up() if self.state == HEADER else b'')
@@ -59,11 +65,14 @@ class Converter:
         if whole and line.startswith(b'--') and self._boundary(line):
             header = self._given_up() if self.state == HEADER else b''
             self.state = HEADER if self._opens(line) else PLAIN
+            self.sealed = False             # its own boundaries are not looked for
             return header + line + end
         if self.state == HEADER:
             return self._head(line, end, inside)
         if self.state == QUOTED:
             return self._quoted(line, end, inside, final)
+        if self.sealed and not line.isascii():
+            raise Sealed('8 bits in what is signed')
         return line + end
 
     # --- multiparts ---
@@ -108,17 +117,19 @@ class Converter:
             return b''.join(lines)
         kind, boundary = content_type(fields.get(b'content-type', b'text/plain'))
         encoding = text.lower(fields.get(b'content-transfer-encoding', b'')).strip(_BLANK)
-        composite = kind.startswith((b'multipart/', b'message/'))
-        open_ = kind.startswith(b'multipart/') and kind != b'multipart/signed'
-        if open_ and boundary and len(self.boundaries) < NESTED:
+        eight, multipart = encoding in (b'8bit', b'binary'), kind.startswith(b'multipart/')
+        self.sealed = kind == b'multipart/signed'
+        if self.sealed or stays(kind):
+            return b''.join(lines)
+        if multipart and boundary and len(self.boundaries) < NESTED:
             self.boundaries.append(boundary)
         elif kind == b'message/rfc822':
             self.state = HEADER
-        elif not composite and encoding in (b'8bit', b'binary'):
+        elif eight and not multipart:
             self.state, self.column = QUOTED, 0
-        if encoding not in (b'8bit', b'binary') or kind == b'multipart/signed':
+        if not eight:
             return b''.join(lines)
-        return with_encoding(lines, b'7bit' if composite else b'quoted-printable')
+        return with_encoding(lines, b'quoted-printable' if self.state == QUOTED else b'7bit')
 
     # --- quoted-printable ---
 
@@ -137,6 +148,12 @@ class Converter:
             column += len(word)
         self.column = column
         return b''.join(out) + end
+
+
+def stays(kind):
+    """Is this a type that has no other encoding than 7bit (RFC 2046, 5.2; RFC 3464, section 2)?  Those of internationalised
+    mail have (RFC 6532, 3.7; RFC 6533, sections 4 and 5)."""
+    return kind.startswith(b'message/') and kind != b'message/rfc822' and not kind.startswith(b'message/global')
 
 
 def fields_of(lines):

@@ -241,18 +241,29 @@ class Session:
 
     def body(self, chunk):
         """The next piece of the message, as stored (lines ended by LF)."""
-        self.out.append(self.encoder.feed(self.converter.feed(chunk) if self.converter else chunk))
+        try:
+            self.out.append(self.encoder.feed(self.converter.feed(chunk) if self.converter else chunk))
+        except seven_bit.Sealed:
+            self._sealed()
 
     def body_end(self):
         """The message is complete: from here on the server may have it."""
-        if self.converter:
-            self.out.append(self.encoder.feed(self.converter.finish()))
+        try:
+            if self.converter:
+                self.out.append(self.encoder.feed(self.converter.finish()))
+        except seven_bit.Sealed:
+            return self._sealed()
         self.out.append(self.encoder.finish())
         self.phase = DOT
         if not self.lmtp:
             return self.waiting.append((b'dot', 0))
         answers = self.transaction.answers      # RFC 2033, 4.2: a reply for each recipient that was accepted
         return self.waiting.extend((b'each dot', i) for i, answer in enumerate(answers) if answer[0] == b'r')
+
+    def _sealed(self):
+        """RFC 6152, section 3: it cannot be sent there; its end is not said, and another server of the domain may do."""
+        self.transaction.trouble = True
+        self.abandon(b'D', remote_report.no_eight_bit(self.peer))
 
     # --- replies ---
 

@@ -1,6 +1,8 @@
 """MIME for servers without 8BITMIME, beside the standard library's reader of mail."""
 import email
 import email.policy
+import quopri
+import quopri
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -63,12 +65,40 @@ def test_parts_in_parts():
 @pytest.mark.parametrize('data', [
     b'Subject: x\n\n\xe9\n', b'Subject: x\nContent-Transfer-Encoding: 8bit\n\n\xe9\n', TOP + b'\n\xe9\n',
     TOP + b'Content-Transfer-Encoding: quoted-printable\n\n=E9 \xe9\n', b'\n\xe9', b'', b'Subject: x', TOP + LEAF.strip(),
-    TOP + b'Content-Type: multipart/signed; boundary=s\n\n--s\n' + LEAF + b'\xe9\n--s--\n',
+    TOP + b'Content-Type: multipart/signed; boundary=s\n\n--s\n' + LEAF + b'a\n--s--\n',
+    TOP + b'Content-Type: message/delivery-status\nContent-Transfer-Encoding: 8bit\n\nx: \xe9\n',
     TOP + b'Content-Type: multipart/mixed\n\n--s\n' + LEAF + b'\xe9\n', TOP + b'X: ' + b'y' * 300_000 + b'\n' + LEAF + b'\xe9\n'])
 def test_what_cannot_be_converted(data):
-    """No MIME, 8 bits where 7 are promised, what is signed, a multipart without a boundary, a header without an end: as it
-    came."""
+    """No MIME, 8 bits where 7 are promised, what is signed or has no other encoding, a multipart without a boundary, a header
+    without an end: as it came."""
     assert converted(data) == data
+
+
+SIGNED = b'Content-Type: multipart/signed; boundary=s\n\n--s\n%s\n--s\nContent-Type: application/pgp-signature\n\nx\n--s--\n'
+OUTER = TOP + b'Content-Type: multipart/mixed; boundary=o\n\n--o\n%s--o\n' + LEAF + b'\xe9\n--o--\n'
+
+
+@pytest.mark.parametrize('data, sealed', [
+    (TOP + SIGNED % (LEAF + b'\xe9'), True), (TOP + SIGNED % b'Subject: \xe9\n', True), (OUTER % (SIGNED % (LEAF + b'\xe9')), True),
+    (TOP + b'Content-Type: multipart/signed\n\n\xe9', True), (OUTER % (SIGNED % (LEAF + b'e')), False),
+    (b'Content-Type: multipart/signed\n\n\xe9\n', False)])
+def test_what_is_signed(data, sealed):
+    """8 bits in a signed part, and nowhere else, make a message that cannot be converted; at whatever place it is cut."""
+    for cut in range(0, len(data), 7):
+        if sealed:
+            with pytest.raises(seven_bit.Sealed):
+                converted(data, cut)
+        else:
+            out = converted(data, cut)
+            assert SIGNED % (LEAF + b'e') in out or out == data
+
+
+def test_reports_on_internationalised_mail():
+    """RFC 6532, 3.7: message/global and its kin may be quoted-printable."""
+    body = 'Subject: é\n\né\n'.encode()
+    out = converted(TOP + b'Content-Type: message/global\nContent-Transfer-Encoding: 8bit\n\n' + body)
+    assert ascii_only(out) and b'Content-Transfer-Encoding: quoted-printable\n' in out
+    assert quopri.decodestring(out.partition(b'\n\n')[2]) == body
 
 
 def test_crlf():

@@ -144,6 +144,22 @@ def test_many_at_once():
         assert len(server.mail) == names.count(b'ok')
 
 
+def test_what_is_signed_and_has_8_bits():
+    """RFC 6152, section 3: where no exchanger takes 8 bits it comes back, with the reason, and nobody has a part of it; where
+    the second one does, it goes there as it is."""
+    signed = (b'MIME-Version: 1.0\nContent-Type: multipart/signed; boundary=s\n\n--s\nContent-Transfer-Encoding: 8bit\n\n'
+              + b'x\n' * 100_000 + b'\xe9\n--s\n\nsignature\n--s--\n')
+    with Server(good((b'PIPELINING',))) as old, Server(good(), '127.0.0.2', old.port) as new:
+        table = {b'x.example': (b'ok', b'1 a.example 127.0.0.1'),
+                 b'z.example': (b'ok', b'1 a.example 127.0.0.1\n2 b.example 127.0.0.2')}
+        sender = Sender(table=table, port=old.port)
+        outcomes, _ = sender.send(message=signed, flags=b'8')
+        assert outcomes == [(b'D', remote_report.no_eight_bit(b'127.0.0.1'))] and not old.mail
+        assert sender.send(message=signed, flags=b'8', host=b'z.example')[0][0][0] == b'K'
+        assert new.mail[0][2] == signed.replace(b'\n', b'\r\n') and not old.mail
+        assert sender.send()[0][0][0] == b'K' and len(old.mail) == 1
+
+
 def test_a_large_message_is_streamed():
     """20 MB go through in pieces, and arrive whole."""
     body = b'x' * 99 + b'\n'
