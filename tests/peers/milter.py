@@ -39,15 +39,14 @@ class Milter:
             threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection):
-        stream = connection.makefile('rwb')
         try:
-            while head := stream.read(4):
-                packet = stream.read(struct.unpack('>I', head)[0])
-                if self.command(stream, packet[:1], packet[1:]) == 'close':
-                    break
+            with connection, connection.makefile('rwb') as stream:
+                while head := stream.read(4):
+                    packet = stream.read(struct.unpack('>I', head)[0])
+                    if self.command(stream, packet[:1], packet[1:]) == 'close':
+                        break
         except OSError:
             pass
-        connection.close()
 
     def command(self, stream, letter, data):
         """One packet from the server."""

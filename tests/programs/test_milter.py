@@ -7,6 +7,7 @@ import time
 import pytest
 
 from qpy import unix
+from tests.peers import handing
 from tests.peers.milter import Milter, text
 from tests.peers.qpyr import SHELL, SOURCE
 from tests.peers.smtp_rig import Rig, wait_until
@@ -28,14 +29,9 @@ class Program:
             sockets.append(sock)
         life, self.alive = os.pipe()
 
-        def hand_over():
-            for fd, place in zip((sockets[0].fileno(), sockets[1].fileno(), life), (103, 104, 105)):
-                os.dup2(fd, place)
-            for place in (3, 4, 5):
-                os.dup2(100 + place, place)
-                os.close(100 + place)
         self.process = subprocess.Popen(
-            ['sh', '-c', SHELL, 'sh', SOURCE + '/bin/qpy-milter'], close_fds=False, preexec_fn=hand_over,
+            ['sh', '-c', SHELL, 'sh', SOURCE + '/bin/qpy-milter'], close_fds=False,
+            preexec_fn=lambda: handing.place([*(sock.fileno() for sock in sockets), life]),
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
             env={'QPYHOME': home, 'PATH': '/usr/bin:/bin', 'LISTEN_FDS': '3', 'LISTEN_FDNAMES': 'milter:filter:life'})
         os.close(life)
