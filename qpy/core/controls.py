@@ -153,6 +153,8 @@ TABLE = (
     (b'timeoutremote', NUMBER, 1200, b'qpy-remote', b'seconds to wait for a remote server at each step'),
     (b'timeoutsession', NUMBER, 14400, b'qpy-smtpd', b'seconds that one SMTP session may last'),
     (b'timeoutsmtpd', NUMBER, 1200, b'qpy-smtpd', b'seconds to wait for an SMTP client at each step'),
+    (b'timeoutstop', NUMBER, 60, b'qpy-send',
+     b'seconds that deliveries under way have at the end, before they are cut off; 0: as long as they take'),
     (b'tlscas', TEXT, None, b'qpy-rspawn qpy-remote qpy-mtasts',
      b'certificates of the authorities that sign servers\' certificates, in PEM, instead of the system\'s'),
     (b'tlsclients', TEXT, None, b'qpy-tls',

@@ -83,14 +83,14 @@ class Job:
     state/ID exists. todo: [(index, route.LOCAL or REMOTE, recipient, destination)] of this pass; failed:
     indices failed and not yet reported.  succeeded: the same of those whose sender wants to hear that; warned: he was
     told that it takes long; wishes: {index: [(letter, value)]} of the recipients that have any (core.mess); by: a
-    deliverby.By or None.  body:
+    deliverby.By or None; stranded: the Places whose trouble made recipients of this pass wait.  body:
     whatever the program keeps with the job.
     """
 
     __slots__ = ('id', 'name', 'length', 'sender', 'flags', 'options', 'birth', 'next', 'attempts', 'total',
                  'has_state', 'todo', 'failed', 'body', 'new_lines',
                  'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order',
-                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports', 'by')
+                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports', 'by', 'stranded')
 
     def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0,
                  attempts=0, has_state=False, failed=(), new_lines=(), succeeded=(), warned=False, wishes=None,
@@ -105,6 +105,7 @@ class Job:
         self.undone = len(todo)
         self.ready, self.deferred, self.entries = {}, {}, []
         self.remote = self.dirty = self.dying = self.skipped = False
+        self.stranded = set()
 
     def wants(self, index, what):
         """Is the sender to be told this (core.notices) of this recipient?  Nobody is where there is no sender."""
@@ -140,10 +141,11 @@ class Place:
 
     window: transactions it has shown to be good for; one more with each that ends well, half with a deferral.  limit,
     pace: what control/destinationlimits says, and what is left of the rate; again: when somebody waits for more of it.
+    stranded: IDs of the messages that sleep because of its trouble.
     """
 
     __slots__ = ('name', 'channel', 'active', 'works', 'window', 'waiting', 'parked', 'failures', 'until', 'reason',
-                 'limit', 'pace', 'again')
+                 'limit', 'pace', 'again', 'stranded')
 
     def __init__(self, name, channel):
         self.name, self.channel = name, channel
@@ -151,6 +153,7 @@ class Place:
         self.waiting, self.parked, self.reason = None, None, b''
         self.window, self.again = WINDOW, 0
         self.limit = self.pace = None
+        self.stranded = set()
 
 
 class Channel:
@@ -516,6 +519,8 @@ class Dispatch:
             place.channel.active -= 1
         self.status()
         self._judge(place, known, scope, text)
+        if scope == b'h' and letter == b'Z':
+            job.stranded.add(place)
         place.window = max(WINDOW, place.window // 2) if letter == b'Z' else min(place.window + 1,
                                                                                  self.per_place(place))
         if letter == b'K':
@@ -541,6 +546,7 @@ class Dispatch:
         self.lines.append(sendlog.recovered(place.name))
         place.failures = place.until = 0
         place.reason = b''
+        place.stranded.clear()
         self._freed(place, 1 << 30)
 
     def _trouble(self, place):
@@ -552,11 +558,14 @@ class Dispatch:
         for n, id in enumerate(parked or ()):
             if self.asleep.get(id) == PARKED:
                 self._sleep(id, place.until + n // schedule.SPREAD_RATE)
+                place.stranded.add(id)
 
     def _give_up_for_now(self, work):
         """Defer, without trying, what is meant for a destination in trouble; the last pass ends it."""
-        job, recipients = work.job, emptied(work)
-        text = shortened(UNREACHABLE + work.place.reason, job.total)
+        job, place, recipients = work.job, work.place, emptied(work)
+        text = shortened(UNREACHABLE + place.reason, job.total)
+        self.lines.append(sendlog.untried(place.name, job.name, len(recipients), job.dying))
+        job.stranded.add(place)
         for index, _ in reversed(recipients):
             if job.dying:
                 self._settle(job, index, b'D', ended(text) + TOO_LONG)
@@ -672,7 +681,8 @@ class Dispatch:
                 self._stick(job)
 
     def _stick(self, job):
-        self.stuck.append((self.now + schedule.TROUBLE, job))       # all wait the same time: in order
+        wait = schedule.LAST_TROUBLE if self.exiting else schedule.TROUBLE
+        self.stuck.append((self.now + wait, job))       # all wait the same time: in order
 
     def _unstick(self):
         while self.stuck and self.stuck[0][0] <= self.now:
@@ -751,6 +761,11 @@ class Dispatch:
             self.asleep[job.id] = FORCED
             self.backlog.append(job.id)
             return
+        if not all(place.failures for place in job.stranded):   # well again, or so we were told in the meantime
+            self.asleep[job.id] = DUE
+            return self.backlog.append(job.id)
+        for place in job.stranded:
+            place.stranded.add(job.id)
         due = job.next if job.deferred or job.skipped else 0
         if self._report_is_due(job) or job.succeeded:
             soon = self.now + schedule.TROUBLE
@@ -851,8 +866,17 @@ class Dispatch:
         found = [place for place in self.remote.places.values()
                  if place.failures and name in (None, place.name, destinations.host_of(place.name))]
         for place in found:
+            stranded = sorted(place.stranded)
             self._recovered(place)
+            self._awaken(stranded)
         return len(found)
+
+    def _awaken(self, ids):
+        """What sleeps of these messages is due now."""
+        for id in ids:
+            if self.asleep.get(id, DUE) > 0:
+                self.asleep[id] = DUE
+                self.backlog.append(id)
 
     def prune(self):
         """Forget destinations whose trouble is long past, if there are very many."""
@@ -867,8 +891,9 @@ class Dispatch:
     # --- the end ----------------------------------------------------------------------------------
 
     def exit(self):
-        """Start nothing more."""
+        """Start nothing more; what could not be written is tried again at once."""
         self.exiting = True
+        self.stuck = deque((self.now, job) for _, job in self.stuck)
         self.status()
 
     def quiet(self):

@@ -9,6 +9,7 @@ All times are whole seconds. `now` is the steady time of Clock: it begins as the
 
 SKIP_LOCAL, SKIP_REMOTE = 10, 20
 TROUBLE = 123               # seconds until the next try after a failure of this system, as in qmail
+LAST_TROUBLE = 10           # the same while send is ending: there is no more time than control/timeoutstop
 LEAST_ATTEMPTS = 3          # before a message may be too old
 GRACE = 3600                # seconds that send must have been running before anything is too old
 LONGEST = 86400             # seconds: no message sleeps longer, whatever its birth says

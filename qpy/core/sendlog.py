@@ -69,6 +69,12 @@ def left_alone(host, seconds, failures, reason):
         logsafe(host), seconds, failures, logsafe(reason))
 
 
+def untried(host, name, count, given_up):
+    """A message's recipients there are deferred, or given up, without being tried."""
+    return b'destination %s: msg %s %s untried, recipients %d' % (
+        logsafe(host), name, b'given up' if given_up else b'waits', count)
+
+
 def recovered(host):
     """It answers again, or an administrator says so."""
     return b'destination %s: in order again' % logsafe(host)

@@ -24,7 +24,7 @@ STEPS = 4               # steps of the scheduler per pass of the loop
 ROUTES = 20_000         # recipients whose route is remembered
 LATER = 86_400          # seconds until a queue file of a newer version is looked at again
 HOUSEKEEPING = 600      # seconds
-GOODBYE = 120           # seconds that reports and removals may take after TERM, when no delivery is under way
+GOODBYE = 60            # seconds that reports and removals may take after TERM where control/timeoutstop is 0
 TROUBLE = b'Zqpy-send is unable to open the message. (#4.3.0)\n'
 
 
@@ -66,7 +66,7 @@ def own_lock(home, log):
 class Controls:
     """What the control files say; load() again keeps the old ones if one is broken."""
 
-    __slots__ = ('home', 'routes', 'local', 'remote', 'settings', 'relays', 'sender_relays')
+    __slots__ = ('home', 'routes', 'local', 'remote', 'settings', 'relays', 'sender_relays', 'stop')
 
     def __init__(self, home):
         self.home = home
@@ -77,14 +77,14 @@ class Controls:
         home = self.home
         routes = routing.load(home)
         local = controls.number(home, b'concurrencylocal')
-        remote = controls.number(home, b'concurrencyremote')
+        remote, stop = controls.number(home, b'concurrencyremote'), controls.number(home, b'timeoutstop')
         settings = dispatch.Settings(controls.number(home, b'queuelifetime'),
                                      controls.line(home, b'bouncewhen') == b'end',
                                      controls.number(home, b'concurrencydestination'),
                                      controls.number(home, b'delaywarning'), read_limits(home))
         relays, sender_relays = controls.mapping(home, b'smtproutes'), controls.mapping(home, b'senderroutes')
         self.routes, self.local, self.remote, self.settings = routes, local, remote, settings
-        self.relays, self.sender_relays = relays, sender_relays
+        self.relays, self.sender_relays, self.stop = relays, sender_relays, stop
 
 
 def read_limits(home):
@@ -630,20 +630,24 @@ class Send:
     # --- signals ----------------------------------------------------------------------------------
 
     def terminate(self):
-        """TERM: start nothing more; end when what is under way is finished."""
+        """TERM: start nothing more; end when what is under way is finished, or its time is over."""
         if not self.dispatch.exiting:
             self.dispatch.exit()
-            self.loop.after(GOODBYE, self.leave_anyway)
+            self.loop.after(self.controls.stop or GOODBYE, self.leave_anyway)
         self.wake()
 
     def leave_anyway(self):
-        """A report or a removal that nobody answers holds nothing up for ever; it is done again after the
-        start.
+        """A delivery that takes too long, or a report or a removal that nobody answers, holds nothing up for ever; it is
+        done again after the start.
         """
-        if self.dispatch.flights:
+        under_way = len(self.dispatch.flights)
+        if under_way and not self.controls.stop:
             self.loop.after(GOODBYE, self.leave_anyway)
-        else:
-            self.finish()
+            return
+        if under_way:
+            self.warn(b'deliveries cut off after %d seconds (control/timeoutstop): %d; they are tried again after the start'
+                      % (self.controls.stop, under_way))
+        self.finish()
 
     def finish(self):
         """Nothing is under way."""
@@ -657,7 +661,7 @@ class Send:
         self.loop.stop()
 
     def reread(self):
-        """HUP: read the control files again; if one is broken the old ones stay."""
+        """HUP: read the control files again; if one is broken the old ones stay.  Who was not to be reached may be, by them."""
         try:
             self.controls.load()
         except (controls.Broken, unix.error) as problem:
@@ -667,6 +671,7 @@ class Send:
         self.routes.clear()
         self.dispatch.use(self.controls.settings)
         self.dispatch.local.wanted, self.dispatch.remote.wanted = self.controls.local, self.controls.remote
+        self.dispatch.forgive()
         self.wake()
 
     def keep_house(self):

@@ -69,6 +69,19 @@ def test_a_second_term_does_not_wait(house):
     gone(pids)
 
 
+def test_a_program_that_outlasts_the_end(house):
+    """A program still under way control/timeoutstop seconds after TERM is ended with everything it started; the chain
+    ends in order, and the message waits for the next start."""
+    house.write('control/timeoutstop', '1\n')
+    pids = hanging(house)
+    started = time.monotonic()
+    assert house.stop() == 0 and 1 <= time.monotonic() - started < SECONDS
+    assert 'warning: deliveries cut off after 1 seconds (control/timeoutstop): 1; they are tried again after the start' \
+        in '\n'.join(house.lines)
+    gone(pids)
+    assert len(house.queue()) == 1
+
+
 @pytest.mark.slow
 def test_a_worker_that_its_user_has_stopped(house):
     """A stopped worker, which holds the log, delays the end by the log's linger and no more."""

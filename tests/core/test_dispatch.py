@@ -361,16 +361,62 @@ def test_destination_in_trouble():
 
 
 def test_forgive():
-    """tcpok and ALRM end the pause of a destination."""
-    for act in (lambda w: w.d.forgive(b'dead'), lambda w: w.d.run_all()):
+    """tcpok, HUP and ALRM end the pause of a destination, and what waits because of its trouble goes at once."""
+    for act in (lambda w: w.d.forgive(b'dead'), lambda w: w.d.forgive(), lambda w: w.d.run_all()):
         w = World()
         w.add((R, b'dead'))
         w.step()
-        w.answer_all(b'Z', b'h')
-        act(w)
-        w.d.run_all()
+        w.answer_all(b'Z', b'h', b'no route')
+        late = w.add((R, b'dead'), (R, b'alive'))
         w.step()
-        assert w.open
+        assert b'destination dead: msg %016d waits untried, recipients 1' % late in w.log
+        w.answer_all()
+        w.wait(30)
+        assert not w.open and len(w.d.asleep) == 2
+        act(w)
+        w.step()
+        while w.open:
+            w.answer_all()
+        assert not w.mail
+
+
+def test_forgiven_in_the_midst_of_a_pass():
+    """A message of which other recipients are still under way when its destination is forgiven goes on at their end;
+    one that sleeps for another reason sleeps on."""
+    w = World()
+    w.add((R, b'dead'))
+    w.step()
+    w.answer_all(b'Z', b'h')
+    other = w.add((R, b'other'))
+    w.step()
+    w.answer_all(b'Z')
+    w.add((R, b'dead'), (R, b'slow'))
+    w.step()
+    assert [r for _, r in w.open.values()] == [b'r1@slow']
+    w.d.forgive()
+    w.step()
+    assert sorted(r for _, r in w.open.values()) == [b'r0@dead', b'r1@slow']
+    w.answer_all()
+    w.wait(2)
+    assert [r for _, r in w.open.values()] == [b'r0@dead']
+    w.answer_all()
+    assert list(w.mail) == [other] and w.d.asleep[other] > 0
+
+
+def test_given_up_untried():
+    """The last pass of a message whose destination is in trouble ends it untried, and the log says so."""
+    w = World(per_host=1)
+    old = w.add((R, b'dead'))
+    w.step()
+    for _ in range(3):
+        w.answer_all(b'Z')
+        w.wait(schedule.LONGEST + schedule.LONGEST // schedule.JITTER)
+    w.answer_all(b'Z')
+    w.add((R, b'dead'))
+    w.wait(700_000)
+    w.answer_all(b'Z', b'h')
+    assert b'destination dead: msg %016d given up untried, recipients 1' % old in w.log
+    assert w.removed == [old] and w.bounces == [(old, [0])]
 
 
 def test_parked():

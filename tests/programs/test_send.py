@@ -456,6 +456,52 @@ def test_terminate(rig):
     assert rig.lines()[-1] == b'status: exiting' and rig.send.code == 0 and not rig.loop.running
 
 
+def test_a_delivery_that_outlasts_the_end(rig):
+    """control/timeoutstop seconds after TERM send leaves a delivery that is still under way, says so and exits 0; with 0
+    it waits for it, however long."""
+    def ended(seconds):
+        rig.wait(seconds)
+        return not rig.loop.running
+    rig.put(b'a@here.example')
+    rig.loop.running = True
+    rig.send.terminate()
+    assert not ended(59) and ended(2)
+    assert rig.lines()[-2:] == [b'warning: deliveries cut off after 60 seconds (control/timeoutstop): 1; '
+                                b'they are tried again after the start', b'status: exiting'] and rig.send.code == 0
+    rig.crash()
+    rig.write('timeoutstop', '0')
+    rig.start(rig.last + 1)
+    rig.loop.running = True
+    rig.send.terminate()
+    assert len(rig.jobs) == 1 and not ended(100_000)
+    rig.report(rig.jobs[0])
+    assert ended(1)
+
+
+def test_a_full_disk_does_not_outlast_the_end(rig, monkeypatch):
+    """TERM while a state cannot be written: it is tried again at once and every ten seconds, and when there is room the
+    end comes by itself."""
+    def append(*_, **__):
+        tries.append(rig.mono)
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    tries = []
+    real = rig.send.store.append
+    monkeypatch.setattr(rig.send.store, 'append', append)
+    rig.put(b'a@here.example', b'b@here.example')
+    for job in list(rig.jobs):
+        rig.report(job, b'Z', b'later\n')
+    before, began = len(tries), rig.mono
+    rig.loop.running = True
+    rig.send.terminate()
+    rig.step()
+    assert len(tries) == before + 1 and rig.loop.running
+    rig.wait(12)
+    assert len(tries) == before + 2 and rig.mono - began < 15
+    monkeypatch.setattr(rig.send.store, 'append', real)
+    rig.wait(12)
+    assert not rig.loop.running and rig.send.code == 0 and rig.lines()[-1] == b'status: exiting'
+
+
 @pytest.mark.parametrize('name', [b'lspawn', b'rspawn', b'bounce', b'clean', b'new'])
 def test_lost_neighbour(rig, name):
     """Q-33: a neighbour that is gone ends send with an alert and 111."""

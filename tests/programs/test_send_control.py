@@ -155,13 +155,20 @@ def test_bounce(rig):
 
 
 def test_tcpto_and_tcpok(rig):
-    """A destination in trouble is shown with the reason, and tried again after tcpok."""
-    rig.put(b'a@x.example')
-    rig.report(rig.jobs[0], b'Z', b'no route\n', b'h')
-    record, end = answer(rig, b'tcpto')
-    assert record.split(b'\t')[:2] == [b'x.example', b'1'] and record.endswith(b'\tno route')
-    assert answer(rig, b'tcpok x.example') == [b'.']
-    assert answer(rig, b'tcpto') == [b'.']
+    """A destination in trouble is shown with the reason; after tcpok, or HUP, what waits for it is tried at once."""
+    for told in (lambda: answer(rig, b'tcpok x.example'), rig.send.reread):
+        rig.put(b'a@x.example')
+        rig.report(rig.jobs[0], b'Z', b'no route\n', b'h')
+        rig.put(b'b@x.example')
+        record, end = answer(rig, b'tcpto')
+        assert record.split(b'\t')[:2] == [b'x.example', b'1'] and record.endswith(b'\tno route')
+        assert not rig.jobs
+        told()
+        rig.step()
+        assert answer(rig, b'tcpto') == [b'.']
+        assert sorted(job[-2].partition(b' ')[2] for job in rig.jobs) == [b'a@x.example', b'b@x.example']
+        for job in list(rig.jobs):
+            rig.report(job)
 
 
 def test_destinations(rig):
@@ -183,6 +190,8 @@ def test_destinations(rig):
     answer(rig, b'tcpok')
     rig.step()
     assert b'destination y.example: in order again' in rig.lines()
+    for job in list(rig.jobs):
+        rig.report(job)
     assert not any(line.startswith(b'y.example') for line in answer(rig, b'destinations'))
 
 

@@ -236,6 +236,7 @@ def test_something_else_in_the_place_of_a_socket(house, make, kind):
     ('control/tcp.smtp', ':allow\n10.:no\n', 'control/tcp.smtp, line 2, "10.:no": after the colon, write allow or deny'),
     ('control/resolvers', 'ns.test\n', 'control/resolvers, line 1, "ns.test": write an address'),
     ('control/accounts', '#\nqpyx:y\n', 'control/accounts, line 2, "qpyx:y": write role:name, one of the roles qpyd'),
+    ('control/programlimits', 'memory:64\ncpus:1\n', 'control/programlimits, line 2, "cpus:1": no such limit; one of: cpu '),
     ('control/defaultdelivery', 'Maildir\n', 'control/defaultdelivery, line 1, "Maildir": write ./Maildir/'),
 ])
 def test_a_broken_control_file_is_named(house, file, text, words):
@@ -300,17 +301,18 @@ def test_a_file_others_can_write(house, name):
     os.makedirs(house.home + '/users', exist_ok=True)
     house.write(name, 'me.test\n', 0o666)
     out = house.refusal()
-    assert '%s has mode 0666' % name in out and 'chmod go-w' in out
+    assert '%s: has mode 0666' % name in out and 'chmod go-w' in out
 
 
 def test_a_program_that_is_missing(house):
     """Start names path and line before anything is started."""
     os.unlink(house.home + '/bin/qpy-rspawn')
-    assert 'unable to start rspawn: %s/bin/qpy-rspawn is missing' % house.home in house.refusal()
+    assert ('unable to start: %s/bin/qpy-rspawn: missing, or cannot be executed, and rspawn is to run' % house.home
+            in house.refusal())
     house.write('bin/qpy-rspawn', STAND_IN, 0o755)
     house.write('control/services', 'filter qpyd - /nonexistent/filter\n')
-    assert ('unable to start filter: /nonexistent/filter is missing or cannot be executed (control/services, line 1)'
-            in house.refusal())
+    assert ('/nonexistent/filter: missing, or cannot be executed, and filter is to run; install it, or mend '
+            'control/services, line 1' in house.refusal())
 
 
 def test_the_reason_of_a_failed_start_is_there_before_it_returns(house):
@@ -335,3 +337,15 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return probe.getsockname()[1]
+
+
+def test_the_unit_is_more_patient_than_the_end_takes():
+    """systemd's unit waits longer than deliveries may take at the end and the chain after them, and the sample says so."""
+    from qpy.admin.installing import supervisors
+    from qpy.core import controls
+    from qpy.root import chain
+    patience = int(supervisors.SYSTEMD.partition('TimeoutStopSec=')[2].partition('s\n')[0])
+    assert controls.row(b'timeoutstop')[2] + chain.GRACE + chain.LAST_WORDS < patience
+    with open(SOURCE + '/control/timeoutstop') as file:
+        text = file.read()
+    assert 'waits for %d,' % patience in text and chain.GRACE + chain.LAST_WORDS < 20
