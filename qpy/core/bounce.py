@@ -263,7 +263,7 @@ def _recipient_fields(outcome, kind, until):
     type_, _, original = (outcome.orcpt or b'').partition(b';')
     lines = b''
     if original:
-        lines = b'Original-Recipient: %s; %s\n' % (printable(type_), unitext(line_safe(from_xtext(original))))
+        lines = b'Original-Recipient: %s; %s\n' % (printable(type_), notices.in_ascii(line_safe(from_xtext(original))))
     lines += b'Final-Recipient: %s\nAction: %s\nStatus: %s\n' % (
         typed(outcome.recipient), outcome.action or KINDS[kind][3], enhanced_code(outcome.text, *CODES[kind]))
     lines += _remote_mta(outcome.text)
@@ -298,12 +298,7 @@ def typed(recipient):
     recipient = line_safe(recipient)
     if recipient.isascii():
         return b'rfc822; ' + address.quote(recipient)
-    return b'utf-8; ' + unitext(recipient)
-
-
-def unitext(value):
-    """UTF-8 in ASCII, as RFC 6533, section 3, has it in a field."""
-    return b''.join(b'%c' % ord(c) if c < '\x7f' else b'\\x{%X}' % ord(c) for c in value.decode('utf-8'))
+    return b'utf-8; ' + notices.embedded(recipient)
 
 
 # classes of status codes that a text may name (RFC 3463), the better ones first, and the code if it names none

@@ -4,7 +4,7 @@ A row is the keyword; offered(session) -> its parameters in EHLO's answer, or No
 the parameters that it adds to MAIL and to RCPT, {NAME: test of a value}.  A parameter of an extension that is not offered
 is unknown.
 """
-from qpy.core import deliverby, proxy, text
+from qpy.core import deliverby, notices, proxy, text
 
 FUTURE_MAX = 259200         # seconds a message may wait here for its time: less than half of control/queuelifetime's default
 UNKNOWN = b'555 5.5.4 unknown parameter'
@@ -61,8 +61,12 @@ def notify(value):
 
 
 def orcpt(value):
-    """RFC 3461, 4.2: type;xtext."""
+    """RFC 3461, 4.2: type;xtext; and RFC 6533, section 3: utf-8;UTF-8."""
     kind, mark, address = value.partition(b';')
+    try:
+        address = notices.in_ascii(address, 'strict') if text.lower(kind) == b'utf-8' else address
+    except UnicodeDecodeError:
+        return False
     return len(value) <= 500 and 0 < len(kind) and mark == b';' and not kind.translate(None, _XTEXT) and bool(address) \
         and xtext(address)
 

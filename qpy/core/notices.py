@@ -31,11 +31,20 @@ def of_forward(notify):
 
 def orcpt(recipient):
     """ORCPT for a recipient whose sender gave none (RFC 3461, 4.2 and 5.2.7; RFC 6533, section 3)."""
-    kind, plain = b'rfc822', recipient
     if not recipient.isascii():
-        kind, plain = b'utf-8', b''.join(b'%c' % ord(c) if c < '\x7f' else b'\\x{%X}' % ord(c)
-                                         for c in recipient.decode('utf-8', 'replace'))
-    return kind + b';' + b''.join(b'%c' % c if 33 <= c <= 126 and c not in b'+=' else b'+%02X' % c for c in plain)
+        return b'utf-8;' + embedded(recipient)
+    return b'rfc822;' + b''.join(b'%c' % c if 33 <= c <= 126 and c not in b'+=' else b'+%02X' % c for c in recipient)
+
+
+def embedded(mailbox):
+    """An address (UTF-8) in ASCII that needs no further quoting: utf-8-addr-xtext (RFC 6533, section 3)."""
+    return b''.join(b'%c' % ord(c) if '!' <= c <= '~' and c not in '+=\\' else b'\\x{%X}' % ord(c)
+                    for c in mailbox.decode('utf-8', 'replace'))
+
+
+def in_ascii(value, errors='replace'):
+    """What stands in an ORCPT, whose `\\x{E9}` may be written `é` (utf-8-addr-unitext), in ASCII."""
+    return b''.join(b'%c' % ord(c) if c < '\x7f' else b'\\x{%X}' % ord(c) for c in value.decode('utf-8', errors))
 
 
 def success(channel, told, text):

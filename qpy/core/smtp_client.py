@@ -15,7 +15,7 @@ what.
 """
 from _collections import deque
 
-from qpy.core import address, channel_binding, deliverby, idna, remote_report, sasl_client, seven_bit, text
+from qpy.core import address, channel_binding, deliverby, idna, notices, remote_report, sasl_client, seven_bit, text
 from qpy.core.tls_policy import NONE, OPPORTUNISTIC
 
 LINE_LIMIT = 4096       # bytes of one reply line
@@ -638,7 +638,8 @@ def notice_parameters(options, names):
     """The parameters ` NAME=VALUE` for records [(letter, value)] of an envelope; names: {letter: (NAME, limit)}.
 
     What could not stand in a command is left out."""
-    return b''.join(b' %s=%s' % (names[letter][0], value) for letter, value in options
+    written = ((letter, value if value.isascii() else notices.in_ascii(value)) for letter, value in options)
+    return b''.join(b' %s=%s' % (names[letter][0], value) for letter, value in written
                     if letter in names and 0 < len(value) <= names[letter][1] and all(33 <= c <= 126 for c in value))
 
 

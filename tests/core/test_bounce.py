@@ -57,6 +57,8 @@ def test_a_name_beyond_ascii_in_a_field():
         data = made([failure('josé@x'.encode(), orcpt=orcpt)])
         machine = data.partition(b'message/delivery-status\n')[2].partition(b'\n--')[0]
         assert machine.isascii() and b'\nOriginal-Recipient: utf-8; jos\\x{E9}@x\nFinal-Recipient: utf-8; jos' in machine
+    machine = made([failure('a+é@x'.encode())]).partition(b'message/delivery-status\n')[2]
+    assert b'\nFinal-Recipient: utf-8; a\\x{2B}\\x{E9}@x\n' in machine
 
 
 @pytest.mark.parametrize('text, field', [

@@ -34,7 +34,8 @@ def test_how_it_succeeded(channel, told, text, how):
 
 @pytest.mark.parametrize('address, name', [
     (b'joe@x.example', b'rfc822;joe@x.example'), (b'a+b=c@x.example', b'rfc822;a+2Bb+3Dc@x.example'),
-    ('josé@x.example'.encode(), b'utf-8;jos\\x{E9}@x.example'), (b'a b@x', b'rfc822;a+20b@x')])
+    ('josé@x.example'.encode(), b'utf-8;jos\\x{E9}@x.example'),
+    ('"a\\ b"+é=@x'.encode(), b'utf-8;"a\\x{5C}\\x{20}b"\\x{2B}\\x{E9}\\x{3D}@x'), (b'a b@x', b'rfc822;a+20b@x')])
 def test_a_name_for_the_report(address, name):
     """ORCPT is xtext, so that it can stand in a command, and gives the address back."""
     assert notices.orcpt(address) == name

@@ -784,7 +784,9 @@ def test_parameters_of_mail_reach_the_envelope(line, options):
 
 
 def test_parameters_of_rcpt_reach_the_envelope():
-    """RFC 3461, 4.1, 4.2."""
+    """RFC 3461, 4.1, 4.2; RFC 6533, section 3."""
+    for name in (b'utf-8;a\\x{E9}@c', 'utf-8;aé@c'.encode()):
+        assert envelope(b'', b'ORCPT=' + name)[1] == [((b'O', name),)]
     assert envelope(b'', b'NOTIFY=success,DELAY ORCPT=rfc822;a+2Bb@c')[1] == [((b'N', b'SUCCESS,DELAY'), (b'O', b'rfc822;a+2Bb@c'))]
 
 
@@ -801,7 +803,8 @@ def test_parameters_that_are_none(line, code):
 
 
 @pytest.mark.parametrize('line, code', [(b'NOTIFY=NEVER,DELAY', b'501'), (b'NOTIFY=', b'501'), (b'NOTIFY=SUCCESS,SUCCESS', b'501'),
-    (b'ORCPT=x', b'501'), (b'ORCPT=rfc822;', b'501'), (b'RET=FULL', b'555')])
+    (b'ORCPT=x', b'501'), (b'ORCPT=rfc822;', b'501'),
+    ('ORCPT=rfc822;é@c'.encode(), b'501'), (b'ORCPT=utf-8;\xe9@c', b'501'), ('ORCPT=utf-8;é+@c'.encode(), b'501'), (b'RET=FULL', b'555')])
 def test_parameters_of_rcpt_that_are_none(line, code):
     """The same for RCPT."""
     assert World().feed(BEGUN).say(b'RCPT TO:<ann@example.com> ' + line)[-1][:3] == code

@@ -550,21 +550,22 @@ def queue_file(*recipient_options):
 
 
 @pytest.mark.parametrize('extensions, mail, rcpt', [
-    ((b'PIPELINING', b'DSN'), b' RET=HDRS ENVID=id+2B', [b' NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;a@x', b'', b'']),
-    ((b'PIPELINING',), b'', [b'', b'', b''])])
+    ((b'PIPELINING', b'DSN'), b' RET=HDRS ENVID=id+2B', [b' NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;a@x', b'', b'', b' ORCPT=utf-8;jos\\x{E9}@x']),
+    ((b'PIPELINING',), b'', [b'', b'', b'', b''])])
 def test_wishes_are_passed_on(extensions, mail, rcpt):
     """RFC 3461, 5.2: RET, ENVID, NOTIFY and ORCPT go to a server that knows DSN, and to no other; what could not stand in a
     command is left out."""
-    options = [[(b'N', b'SUCCESS,FAILURE'), (b'O', b'rfc822;a@x')], [], [(b'N', b'NEVER\r\nDATA'), (b'O', b'x' * 501)]]
+    options = [[(b'N', b'SUCCESS,FAILURE'), (b'O', b'rfc822;a@x')], [], [(b'N', b'NEVER\r\nDATA'), (b'O', b'x' * 501)],
+               [(b'O', 'utf-8;josé@x'.encode())]]
     with Server(good(extensions)) as server:
         sender, ended = to(server), []
-        sender.remote.deliver(b'x.example', b's@y.example', [b'r%d@x.example' % i for i in range(3)], b'd',
+        sender.remote.deliver(b'x.example', b's@y.example', [b'r%d@x.example' % i for i in range(4)], b'd',
                               source.Source(queue_file(*options), 0, len(MESSAGE)), ended.append)
         delivery = sender.wait(ended)[0]
-        assert [letter for letter, _ in delivery.outcomes()] == [b'K'] * 3
-    assert delivery.noticed == (set(range(3)) if mail else set())
+        assert [letter for letter, _ in delivery.outcomes()] == [b'K'] * 4
+    assert delivery.noticed == (set(range(4)) if mail else set())
     assert server.log[1] == b'MAIL FROM:<s@y.example>' + mail
-    assert server.log[2:5] == [b'RCPT TO:<r%d@x.example>' % i + words for i, words in enumerate(rcpt)]
+    assert server.log[2:6] == [b'RCPT TO:<r%d@x.example>' % i + words for i, words in enumerate(rcpt)]
 
 
 def test_by_when_it_is_wanted():
