@@ -4,7 +4,7 @@ A row is the keyword; offered(session) -> its parameters in EHLO's answer, or No
 the parameters that it adds to MAIL and to RCPT, {NAME: test of a value}.  A parameter of an extension that is not offered
 is unknown.
 """
-from qpy.core import deliverby, notices, proxy, text
+from qpy.core import deliverby, notices, proxy, smtp_login, text
 
 FUTURE_MAX = 259200         # seconds a message may wait here for its time: less than half of control/queuelifetime's default
 UNKNOWN = b'555 5.5.4 unknown parameter'
@@ -138,7 +138,7 @@ def in_the_clear(session):
 
 def logins(session):
     """RFC 4954, 3"""
-    return b' '.join(session.mechanisms()) or None if not session.login else None
+    return b' '.join(smtp_login.mechanisms(session)) or None if not session.login else None
 
 
 def protected(session):

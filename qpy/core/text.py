@@ -20,6 +20,11 @@ def printable(text):
     return text.translate(_PRINTABLE)
 
 
+def is_printable(text):
+    """Is every byte in 32..126?"""
+    return text.translate(_PRINTABLE) == text
+
+
 def one_line(text):
     """What somebody said, in one line for people: lines are joined by ` / `, other bytes outside 32..126 are `?`."""
     return printable(b' / '.join([line for line in text.split(b'\n') if line]))

@@ -1,6 +1,6 @@
 """The way to qpy-auth (DIR/run/auth) from an SMTP server: one connection for all logins of this process.
 
-    Line(loop, home, beside)        keeps beside.mechanisms true (see core.smtp_server.Beside)
+    Line(loop, home, beside)        keeps beside.mechanisms true (see core.smtp_policy.Beside)
     line.arrived()                  a client has come: is the way still there?
     line.begin(facts, answered)     a number, or None if nobody can say
     line.respond(number, response), line.cancel(number)

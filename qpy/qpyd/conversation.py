@@ -5,7 +5,7 @@ SMALL bytes is kept until it is complete and handed over whole; a longer one is 
 not read while more than HIGH bytes of it wait here.
 """
 from qpy import unix
-from qpy.core import cdb, proxy, smtp_server as smtp, tls_front
+from qpy.core import cdb, proxy, smtp_policy, smtp_replies as replies, smtp_server as smtp, smtp_words as words, tls_front
 from qpy.lib import program
 from qpy.qpyd import checks, queue_line, settings as settings_, tls_line
 
@@ -95,7 +95,7 @@ class Conversation:
         if not data:
             self.eof = True
         elif self.delay:
-            return self.hang_up(smtp.EARLY)
+            return self.hang_up(replies.EARLY)
         else:
             self.session.receive(data)
             if self.session.decoder is not None:
@@ -210,7 +210,7 @@ class Conversation:
         try:
             if told.ip:
                 self.moved_to(self.server.client_behind(self, told.ip, told.local_ip))
-        except smtp.Refused as refusal:
+        except smtp_policy.Refused as refusal:
             return self.hang_up(refusal.args[0])
         return self.open()
 
@@ -226,7 +226,7 @@ class Conversation:
         known = self.session.client
         try:
             client = self.server.client_behind(self, told.get(b'ADDR') or known.ip, told.get(b'DESTADDR') or known.local_ip)
-        except smtp.Refused as refusal:
+        except smtp_policy.Refused as refusal:
             return self.hang_up(refusal.args[0])
         client.name = told.get(b'NAME', known.name)
         self.moved_to(client)
@@ -240,7 +240,7 @@ class Conversation:
         self.session.waiting = True
         self.front = self.server.tls.connect() if self.server.beside.tls and self.sock is not None else None
         if self.front is None:
-            self.server.log(b'refused session' + self.who() + b': ' + smtp.TLS_NONE)
+            self.server.log(b'refused session' + self.who() + b': ' + replies.TLS_NONE)
             return self.close()
         return self.hand_over()
 
@@ -288,7 +288,7 @@ class Conversation:
         try:
             self.session.recognise(settings_.client_of_certificate(self.settings, self.session.client, tls))
         except (settings_.Denied, cdb.CdbError) as problem:
-            return self.hang_up(smtp.DENIED if isinstance(problem, settings_.Denied) else smtp.TROUBLE)
+            return self.hang_up(replies.DENIED if isinstance(problem, settings_.Denied) else replies.TROUBLE)
         self.filter = settings_.filter_of(dict(self.session.client.env))
         self.progressed = self.server.now()
         self.session.receive(data)
@@ -339,7 +339,7 @@ class Conversation:
     def start(self, _):
         """DATA: is there somewhere to put a message?"""
         if not self.filter[0] and not self.queue.ready():
-            return self.session.refuse_text(smtp.report_reply(queue_line.REFUSED))
+            return self.session.refuse_text(replies.report_reply(queue_line.REFUSED))
         header = self.session.begin(self.server.date(), self.server.ident() if self.session.login else b'',
                                     int(self.server.wall()))
         self.pieces, self.size = [header], len(header)
@@ -487,17 +487,17 @@ class Conversation:
             if now > self.closing:
                 self.close()
         elif now > self.ends:
-            self.hang_up(smtp.TOO_LONG)
+            self.hang_up(replies.TOO_LONG)
         elif self.out:
             if now - self.progressed > settings.timeout:
                 self.close()
         elif self.session.waiting or self.job is not None and self.job.pending > HIGH:
             self.progressed = now       # it is not the client that we wait for
         elif now - self.progressed > settings.timeout:
-            self.hang_up(smtp.TIMEOUT)
+            self.hang_up(replies.TIMEOUT)
         elif self.session.decoder is not None and now - self.text_since > RATE_GRACE \
                 and self.text_bytes < settings.rate * (now - self.text_since):
-            self.hang_up(smtp.TOO_SLOW)
+            self.hang_up(replies.TOO_SLOW)
 
     def hang_up(self, reply):
         """Say why, and close."""
@@ -519,12 +519,12 @@ class Conversation:
         """One line per refused thing."""
         notes, self.session.notes = self.session.notes, []
         for what, reply, sender, recipient in notes:
-            words = b'refused ' + what + self.who()
+            line = b'refused ' + what + self.who()
             if sender or recipient or what == b'message':
-                words += b' from <%s>' % self.server.safe(sender)
+                line += b' from <%s>' % self.server.safe(sender)
             if recipient:
-                words += b' to <%s>' % self.server.safe(recipient)
-            self.server.log(words + b': ' + reply)
+                line += b' to <%s>' % self.server.safe(recipient)
+            self.server.log(line + b': ' + reply)
 
     def log_accepted(self, ident):
         """One line per message."""
@@ -533,11 +533,11 @@ class Conversation:
             self.who(), sender, count, self.size, ident or b'-', self.server.pid))
 
 
-_EVENTS.update({smtp.ASK: Conversation.ask, smtp.CHECK: Conversation.check, smtp.START: Conversation.start,
-                smtp.BODY: Conversation.body, smtp.SUBMIT: Conversation.submit,
-                smtp.DROP: Conversation.forget, smtp.CLOSE: Conversation.last, smtp.TLS: Conversation.starttls,
-                smtp.AUTH: Conversation.auth, smtp.RESPONSE: Conversation.respond, smtp.CANCEL: Conversation.cancel,
-                smtp.XCLIENT: Conversation.xclient})
+_EVENTS.update({words.ASK: Conversation.ask, words.CHECK: Conversation.check, words.START: Conversation.start,
+                words.BODY: Conversation.body, words.SUBMIT: Conversation.submit,
+                words.DROP: Conversation.forget, words.CLOSE: Conversation.last, words.TLS: Conversation.starttls,
+                words.AUTH: Conversation.auth, words.RESPONSE: Conversation.respond, words.CANCEL: Conversation.cancel,
+                words.XCLIENT: Conversation.xclient})
 
 
 class FileConversation(Conversation):

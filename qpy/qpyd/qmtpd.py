@@ -5,7 +5,7 @@ Asks: DIR/run/submit (qpy-queued), DIR/run/users (qpy-users).  Reads: control/. 
 Exit: one shot 0 when the client has left, 100 if what it sent is no QMTP or it is not served, 111 trouble,
 too much, or an hour is over.  Warm 0 when the chain ends, else 111.
 """
-from qpy.core import exits, netstring, qmtp, smtp_server
+from qpy.core import exits, netstring, qmtp, smtp_policy, smtp_replies as replies
 from qpy.lib import inherit, loop
 from qpy.qpyd import netstrings, recipients
 
@@ -46,9 +46,9 @@ def refusal(policy, client, verdict, address):
     """Why this recipient is refused; b'' if it is not."""
     if not address:
         return qmtp.BAD_RECIPIENT
-    if smtp_server.listed(address, policy.bad_recipients):
+    if smtp_policy.listed(address, policy.bad_recipients):
         return qmtp.DENIED
-    refused = client.relay is None and smtp_server.stranger_refusal(policy, address)
+    refused = client.relay is None and smtp_policy.stranger_refusal(policy, address)
     return STRANGERS[refused] if refused else {b'no': qmtp.NO_MAILBOX, b'temp': qmtp.LOOKUP_TROUBLE}.get(verdict(address), b'')
 
 
@@ -57,8 +57,8 @@ def accept(_):
     return b'unknown'
 
 
-STRANGERS = {smtp_server.NOT_HERE: qmtp.NOT_HERE, smtp_server.HOSTS_TROUBLE: qmtp.HOSTS_TROUBLE,
-             smtp_server.NOT_VALID: qmtp.NOT_VALID, smtp_server.VALID_TROUBLE: qmtp.VALID_TROUBLE}
+STRANGERS = {replies.NOT_HERE: qmtp.NOT_HERE, replies.HOSTS_TROUBLE: qmtp.HOSTS_TROUBLE,
+             replies.NOT_VALID: qmtp.NOT_VALID, replies.VALID_TROUBLE: qmtp.VALID_TROUBLE}
 
 
 class Users:

@@ -5,7 +5,7 @@ A socket that is closed on us, a queue or a look-up that does not answer, a cont
 concerns one client or one message, and the next one is served as well as it can be.
 """
 from qpy import unix
-from qpy.core import cdb, dates, refusals, smtp_server as smtp, text
+from qpy.core import cdb, dates, refusals, smtp_policy, smtp_replies as replies, text
 from qpy.lib import packets, program
 from qpy.qpyd import auth_line, queue_line, settings as settings_, tls_line
 from qpy.qpyd.checks import Checks
@@ -38,7 +38,7 @@ class Server:
         self.checks, self.milters, self.sessions = Checks(loop, home, b'check'), Checks(loop, home, b'milter'), 0
         self.messages = 0
         self.through_milters = queue_line.Queue(loop, home, lambda: milter_line(home))
-        self.beside = smtp.Beside()
+        self.beside = smtp_policy.Beside()
         self.tls, self.auth = tls_line.Line(loop, home, self.beside), auth_line.Line(loop, home, self.beside)
         self.quiet = self.environ.get(b'QPYLOCALBS') == b'1'    # descriptor 2 is the caller's terminal or mail
         self.clients, self.lines, self.timer, self.refusals = set(), [], None, refusals.Refusals()
@@ -83,13 +83,13 @@ class Server:
             here = settings_.ip_text(sock.getsockname())
             client = settings_.client_of_peer(settings, self.environ, ip, here)
         except settings_.Denied:
-            return self.refuse(sock, ip, smtp.DENIED)
+            return self.refuse(sock, ip, replies.DENIED)
         except cdb.CdbError:
-            return self.refuse(sock, ip, smtp.TROUBLE)
+            return self.refuse(sock, ip, replies.TROUBLE)
         except unix.error:
             return sock.close()
         if settings.connections and self.census.total() >= settings.connections:
-            return self.refuse(sock, ip, smtp.BUSY)
+            return self.refuse(sock, ip, replies.BUSY)
         if not settings_.on(dict(client.env), b'PROXY'):        # of a proxy's clients each is counted
             reply = self.too_many(client, settings)
             if reply:
@@ -101,25 +101,25 @@ class Server:
         """The reply to a client whose address has too many connections, b'' if it has not."""
         ip = client.ip
         if settings.per_address and client.relay is None and ip and self.census.of(ip) >= settings.per_address:
-            return smtp.BUSY_ADDRESS
+            return replies.BUSY_ADDRESS
         if settings.arrivals is not None and client.relay is None and client.judged and ip \
                 and not self.census.arrived(ip, settings.arrivals, self.now()):
-            return smtp.BUSY_RATE
+            return replies.BUSY_RATE
         return b''
 
     def client_behind(self, conversation, ip, local_ip):
-        """The Client that a proxy speaks for, counted in place of the proxy. Raises smtp.Refused."""
+        """The Client that a proxy speaks for, counted in place of the proxy. Raises smtp_policy.Refused."""
         settings = conversation.settings
         try:
             client = settings_.client_of_peer(settings, self.environ, ip, local_ip)
         except settings_.Denied:
-            raise smtp.Refused(smtp.DENIED) from None
+            raise smtp_policy.Refused(replies.DENIED) from None
         except cdb.CdbError:
-            raise smtp.Refused(smtp.TROUBLE) from None
+            raise smtp_policy.Refused(replies.TROUBLE) from None
         if self.census is not None:
             reply = self.too_many(client, settings)
             if reply:
-                raise smtp.Refused(reply)
+                raise smtp_policy.Refused(reply)
             self.census.remove(conversation.session.client.ip)
             self.census.add(ip)
         return client
@@ -197,7 +197,7 @@ class Server:
         """The chain ends: say so to everybody."""
         for conversation in list(self.clients):
             if not conversation.closing and not conversation.session.waiting:
-                conversation.hang_up(smtp.ENDING)
+                conversation.hang_up(replies.ENDING)
         self.write_log()
 
     # The log.

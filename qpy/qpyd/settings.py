@@ -2,7 +2,7 @@
 from qpy import unix
 from qpy.core import address, asking, cdb, ratelimits, submission, tcprules, text
 from qpy.core.rcpthosts import Rcpthosts
-from qpy.core.smtp_server import Client, Policy
+from qpy.core.smtp_policy import Client, Policy
 from qpy.core.validrcptto import ValidRecipients
 from qpy.lib import cdb as cdb_files
 from qpy.lib import controls
@@ -16,7 +16,7 @@ BARE_LF = (b'', b'commands', b'451')
 
 
 class Settings:
-    """policy: core.smtp_server.Policy; rules: of control/tcp.smtp; the rest as their control files."""
+    """policy: core.smtp_policy.Policy; rules: of control/tcp.smtp; the rest as their control files."""
 
     __slots__ = ('me', 'policy', 'rules', 'timeout', 'session', 'rate', 'connections', 'per_address', 'greet_delay', 'arrivals',
                  'check_stages', 'milter_stages', 'check_failure', 'check_patience', 'check_recipients')

@@ -10,7 +10,7 @@ Exit: one shot 0 after QUIT, else 1; 111 if it cannot work (said as 421). Warm 0
 """
 from qpy import unix
 from qpy.core import cdb, exits, text
-from qpy.core import smtp_server as smtp
+from qpy.core import smtp_replies as replies
 from qpy.lib import confine, controls, inherit, loop, master, program, submit
 from qpy.qpyd import census, runner, server, settings
 from qpy.qpyd.conversation import Conversation, FileConversation
@@ -124,11 +124,11 @@ def converse(home):
         sock = socket_on(0)
         client = who(watched.value, sock)
     except settings.Denied:
-        return refuse(smtp.DENIED)
+        return refuse(replies.DENIED)
     except (controls.Broken, unix.error, cdb.CdbError) as problem:
         why = problem.text if isinstance(problem, program.Fatal) else program.reason(problem)
         program.complain(b'fatal: ' + why)
-        refuse(smtp.TROUBLE)
+        refuse(replies.TROUBLE)
         return exits.TEMP
     own_loop = loop.Loop()
     filters = None

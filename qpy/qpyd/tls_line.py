@@ -1,6 +1,6 @@
 """The way to qpy-tls (DIR/run/tls) from an SMTP server.
 
-    Line(loop, home, beside)    keeps beside.tls true (see core.smtp_server.Beside)
+    Line(loop, home, beside)    keeps beside.tls true (see core.smtp_policy.Beside)
     line.arrived()          a client has come: is the way still there?
     line.wait(seconds)      until that is known
     line.connect()          a socket for one session, or None

@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from qpy.core import mess, smtp_server, state
+from qpy.core import mess, smtp_policy, smtp_server, state
 from tests.peers.smtp_rig import Rig
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -20,8 +20,8 @@ ENVELOPE = b'MAIL FROM:<ann@example.org>\r\nRCPT TO:<joe@mx.example.com>\r\nDATA
 
 def conversation(data, step, most=1000):
     """(replies, messages) of a session that gets data in pieces of `step` bytes."""
-    policy = smtp_server.Policy(b'mx.example.com', hosts=None, max_recipients=most)
-    session = smtp_server.Session(policy, smtp_server.Client(ip=b'192.0.2.7', relay=b''))
+    policy = smtp_policy.Policy(b'mx.example.com', hosts=None, max_recipients=most)
+    session = smtp_server.Session(policy, smtp_policy.Client(ip=b'192.0.2.7', relay=b''))
     out, found, text = b'', [], b''
     for at in range(0, len(data), step):
         session.receive(data[at:at + step])

@@ -8,7 +8,7 @@ import tempfile
 import pytest
 from hypothesis import example, given, strategies as st
 
-from qpy.core import header, inject, mbox, mess, smtp_client, smtp_data, smtp_server, submit
+from qpy.core import header, inject, mbox, mess, smtp_client, smtp_data, smtp_policy, smtp_server, submit
 from qpy.user import mailbox
 
 IDENT = b'1764036974123456'
@@ -24,8 +24,8 @@ class Door:
     """A server's session with a queue behind it: `stored` holds the queue files' bytes."""
 
     def __init__(self):
-        policy = smtp_server.Policy(b'mx.example.com', hosts=None)
-        self.session = smtp_server.Session(policy, smtp_server.Client(ip=b'192.0.2.7', relay=b''))
+        policy = smtp_policy.Policy(b'mx.example.com', hosts=None)
+        self.session = smtp_server.Session(policy, smtp_policy.Client(ip=b'192.0.2.7', relay=b''))
         self.session.banner()
         self.stored, self.text, self.out, self.closed = [], b'', b'', False
 

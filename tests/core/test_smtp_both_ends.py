@@ -1,7 +1,7 @@
 """Our SMTP client against our SMTP server, without a socket: the conservation property of mail."""
 from hypothesis import given, settings, strategies as st
 
-from qpy.core import address, smtp_server
+from qpy.core import address, smtp_policy, smtp_server
 from qpy.core.smtp_client import Session, Transaction, can_be_sent
 
 
@@ -9,8 +9,8 @@ class Receiver:
     """The server's session, driven as qpy-smtpd drives it; `mail` is what would have been queued."""
 
     def __init__(self, verdicts=None):
-        policy = smtp_server.Policy(b'here.example', hosts=None)
-        self.session = smtp_server.Session(policy, smtp_server.Client(ip=b'192.0.2.9', relay=b''))
+        policy = smtp_policy.Policy(b'here.example', hosts=None)
+        self.session = smtp_server.Session(policy, smtp_policy.Client(ip=b'192.0.2.9', relay=b''))
         self.session.banner()
         self.mail, self.body, self.verdicts = [], b'', verdicts or {}
 

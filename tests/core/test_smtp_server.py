@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qpy.core import cdb, received, smtp_server as smtp
+from qpy.core import cdb, received, smtp_policy, smtp_replies as replies, smtp_server as smtp
 from qpy.core.rcpthosts import Rcpthosts
-from qpy.core.smtp_server import Client, Policy, Session
+from qpy.core.smtp_chunks import DRAIN_MAX
+from qpy.core.smtp_policy import Client, Policy
+from qpy.core.smtp_server import Session
 from qpy.core.tls_front import Tls
 from qpy.core.validrcptto import ValidRecipients
 
@@ -416,7 +418,7 @@ def test_bare_lf_switches():
     assert talk(b'NOOP\nNOOP\n')[0] == [b'500', b'500', b'500']
     assert World(bare_lf=b'commands').feed(b'NOOP\nQUIT\n').replies()[1][:3] == b'221'
     world = World(bare_lf=b'451').feed(b'MAIL FROM:<>\nRCPT TO:<ann@example.com>\nDATA\nx\n.\n')
-    assert world.replies()[-1] == smtp.BARE_LF_TEMPORARY and world.closed and not world.messages
+    assert world.replies()[-1] == replies.BARE_LF_TEMPORARY and world.closed and not world.messages
     world = World(bare_lf=b'commands').feed(b'MAIL FROM:<>\nRCPT TO:<ann@example.com>\nDATA\nx\n.\n')
     assert world.replies()[-1][:3] == b'550' and world.closed and not world.messages
     world = World(bare_lf=b'all').feed(b'MAIL FROM:<>\nRCPT TO:<ann@example.com>\nDATA\nx\n..y\n.\nQUIT\n')
@@ -434,7 +436,7 @@ def test_too_big():
 def test_too_big_by_far_closes():
     """G-29: a client that goes on for 64 MB beyond the limit is left."""
     codes, world = talk(*HELLO, b'DATA', policy={'databytes': 99})
-    for _ in range((smtp.DRAIN_MAX >> 20) + 2):
+    for _ in range((DRAIN_MAX >> 20) + 2):
         world.feed(b'x' * (1 << 20))
     assert world.closed and world.replies()[-1][:3] == b'552' and world.drops == 1
 
@@ -489,8 +491,8 @@ def test_endless_line_is_bounded():
 def test_notes_for_the_log():
     """Every refusal is noted with what, reply and address, so that the log can say it."""
     world = talk(b'MAIL FROM:<a@b>', b'RCPT TO:<x@evil.example>', b'FOO')[1]
-    assert world.session.notes == [(b'rcpt', smtp.NOT_HERE, b'a@b', b'x@evil.example'),
-        (b'command', smtp.UNKNOWN, b'a@b', b'')]
+    assert world.session.notes == [(b'rcpt', replies.NOT_HERE, b'a@b', b'x@evil.example'),
+        (b'command', replies.UNKNOWN, b'a@b', b'')]
 
 
 def test_eight_bit_body_is_in_the_envelope():
@@ -584,7 +586,7 @@ SECURE = Tls(b'TLSv1.3', b'TLS_AES_256_GCM_SHA384')
 
 def beside(tls=True, **changes):
     """A World whose server has TLS, in the state that `tls` says."""
-    changes.setdefault('session', Session(policy(), client(**changes), smtp.Beside(tls)))
+    changes.setdefault('session', Session(policy(), client(**changes), smtp_policy.Beside(tls)))
     return World(**changes)
 
 
@@ -602,21 +604,22 @@ def test_starttls_is_offered_where_it_is(tls, lines, reply):
 def test_nothing_follows_starttls_in_the_clear(behind):
     """T-01: CVE-2011-0411: words in the segment of STARTTLS end the session; none of them is ever obeyed."""
     world = beside().feed(b'EHLO x\r\nSTARTTLS\r\n' + behind + b'NOOP\r\n')
-    assert world.out.endswith(smtp.TLS_FOLLOWED + b'\r\n') and world.closed
+    assert world.out.endswith(replies.TLS_FOLLOWED + b'\r\n') and world.closed
     assert world.session.tls is None and not world.session.sender
 
 
 def test_what_was_said_before_tls_is_forgotten():
-    """T-02: RFC 3207 4.2: EHLO, MAIL and RCPT count no more, and what came in meanwhile is dropped."""
+    """T-02: RFC 3207 4.2: EHLO, MAIL, RCPT and the LOGIN of an XCLIENT count no more, and what came in meanwhile is dropped."""
     world = beside().feed(b'EHLO before\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@example.com>\r\nSTARTTLS\r\n')
     session = world.session
+    session.login = b'joe'
     session.receive(b'QUIT\r\n')
     assert session.next() is None
     session.secured(SECURE)
     world.out = b''
     assert not world.feed(b'').closed
     assert world.feed(b'DATA\r\n').out.startswith(b'503 5.5.1 MAIL first')
-    assert session.helo == b'' and session.protocol == b'SMTP' and session.recipients == []
+    assert session.helo == session.login == b'' and session.protocol == b'SMTP' and session.recipients == []
 
 
 def test_a_message_under_tls():
@@ -625,7 +628,7 @@ def test_a_message_under_tls():
     world.session.secured(SECURE)
     world.out = b''
     world.feed(b'EHLO after\r\nSTARTTLS\r\n')
-    assert b'250-STARTTLS' not in world.out and smtp.TLS_ALREADY in world.out
+    assert b'250-STARTTLS' not in world.out and replies.TLS_ALREADY in world.out
     world.feed(b'MAIL FROM:<a@b.example>\r\nRCPT TO:<c@example.com>\r\nDATA\r\nx\r\n.\r\n')
     (_, _, text, options), = world.messages
     assert b' with ESMTPS (TLSv1.3 TLS_AES_256_GCM_SHA384); ' in text and (b'P', b'ESMTPS') in options
@@ -661,7 +664,7 @@ def test_starttls_takes_no_argument():
                                  b'x', b'.', b'RSET', b'NOOP']), max_size=12), st.booleans())
 def test_tls_by_bytes_and_whole(words, refuse):
     """Whatever comes, one byte at a time: a handshake begins only when nothing is waiting behind it."""
-    session = Session(policy(), client(), smtp.Beside(True))
+    session = Session(policy(), client(), smtp_policy.Beside(True))
     world = World(session=session)
     for byte in b''.join(word + b'\r\n' for word in words):
         if session.closed:
@@ -750,7 +753,7 @@ def test_what_the_queue_would_not_take_is_refused_at_mail(databytes, limit):
 def test_bdat_without_a_size_ends_the_session(argument):
     """Nobody knows where the next command begins."""
     world = World().feed(BEGUN + b'BDAT ' + argument + b'\r\nMAIL FROM:<evil@x>\r\n')
-    assert world.closed and world.replies()[-1] == smtp.BDAT_SYNTAX
+    assert world.closed and world.replies()[-1] == replies.BDAT_SYNTAX
 
 
 def test_a_queue_that_fails_between_chunks():
@@ -765,7 +768,7 @@ def test_a_queue_that_fails_between_chunks():
 
 def envelope(line, rcpt=b'', **changes):
     """(options of MAIL, options of the recipient) of a message with these parameters."""
-    session = Session(policy(), client(), smtp.Beside(True, (b'PLAIN',)))
+    session = Session(policy(), client(), smtp_policy.Beside(True, (b'PLAIN',)))
     session.tls, session.login = changes.pop('tls', SECURE), changes.pop('login', b'joe')
     world = World(session=session).feed(b'EHLO x\r\nMAIL FROM:<joe@example.org> %s\r\nRCPT TO:<ann@example.com> %s\r\n'
                                         b'DATA\r\nx\r\n.\r\n' % (line, rcpt))
@@ -797,7 +800,7 @@ def test_parameters_of_rcpt_reach_the_envelope():
     (b'SOMETHING', b'555'), (b'BODY=BINARYMIME', b'501'), (b'ENVID=' + b'x' * 101, b'501'), (b'XDELAY=1', b'555')])
 def test_parameters_that_are_none(line, code):
     """Malformed, twice, unknown, beyond what is offered."""
-    session = Session(policy(), client(), smtp.Beside(True, (b'PLAIN',)))
+    session = Session(policy(), client(), smtp_policy.Beside(True, (b'PLAIN',)))
     session.tls, session.login = SECURE, b'joe'
     assert World(session=session).say(b'MAIL FROM:<joe@example.org> ' + line)[0][:3] == code
 
@@ -814,7 +817,7 @@ def test_parameters_of_rcpt_that_are_none(line, code):
                                            (b'SMTPUTF8', {'whole': False}), (b'RET=FULL', {'whole': False}), (b'BY=9;N', {'whole': False})])
 def test_what_is_not_offered_is_not_done(line, changes):
     """REQUIRETLS in the clear, a later release for strangers, anything a qmail-queue would drop: not in EHLO, and 555."""
-    session = Session(policy(), client(), smtp.Beside(True))
+    session = Session(policy(), client(), smtp_policy.Beside(True))
     session.tls, session.login = changes.get('tls', SECURE), changes.get('login', b'joe')
     session.client.whole = changes.get('whole', True)
     world = World(session=session)

@@ -7,9 +7,8 @@ from qpy.core import submission as completion
 from qpy.core import (accountlimits, address, aliases, asking, authbackends, cdb, channel, channel_binding, controls,
                       deliverby, destinations, dnsbl, dotforward, dotqmail, dovecot_auth, draft, esmtp, greylist,
                       header, idna, inject, mess, milter, mta_sts, netstring, notices, passwords, policyd, pop3, proxy, qmqp, qmtp, sasl_client, sasl_server,
-                      services, seven_bit,
-                      smtp_client, smtp_data, smtp_server, smtproutes, state, submit, tcprules, text, tls_front, tlsrpt,
-                      token822)
+                      services, seven_bit, smtp_client, smtp_data, smtp_policy, smtp_server, smtproutes, state, submit,
+                      tcprules, text, tls_front, tlsrpt, token822)
 from qpy.qpyr import resolve
 
 IDENT = b'1764036974123456'
@@ -35,8 +34,8 @@ class Everything:
 
 def talk(pieces, stages=frozenset()):
     """(replies, messages, closed) of a server's session; at these stages whoever has an n in his name is refused."""
-    policy = smtp_server.Policy(b'mx.example.com', databytes=200, hosts=Everything, max_recipients=3, stages=stages)
-    session = smtp_server.Session(policy, smtp_server.Client(ip=b'192.0.2.7', relay=b''))
+    policy = smtp_policy.Policy(b'mx.example.com', databytes=200, hosts=Everything, max_recipients=3, stages=stages)
+    session = smtp_server.Session(policy, smtp_policy.Client(ip=b'192.0.2.7', relay=b''))
     out, found, text, closed = b'', [], b'', False
     for piece in pieces:
         session.receive(piece)

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from qpy.core import smtp_server
+from qpy.core import smtp_replies as replies
 from qpy.lib.loop import Loop
 from qpy.qpyc import settings as check_settings
 from qpy.qpyd import census, conversation, server, settings
@@ -68,7 +68,7 @@ def test_mindatarate(make):
     for _ in range(5):
         loop.step(0.05)
     slow, fast = (sock.recv(65536) for sock in clients)
-    assert slow.endswith(smtp_server.TOO_SLOW + b'\r\n') and fast.endswith(b'354 go ahead\r\n')
+    assert slow.endswith(replies.TOO_SLOW + b'\r\n') and fast.endswith(b'354 go ahead\r\n')
     for sock in clients:
         sock.close()
 
