@@ -2,7 +2,8 @@
 
 A check takes the bytes of a file and returns nothing; it raises ControlError for what must be mended.
 """
-from qpy.core import accounts, authbackends, cdb, controls, dnsconf, outgoingip, services, smtproutes, tcprules, tls_policy
+from qpy.core import (accounts, authbackends, cdb, controls, dnsconf, limits, outgoingip, services, smtproutes, tcprules,
+                      tls_policy)
 from qpy.core.controls import ControlError
 from qpy.core.qmqp import PORT as QMQP_PORT
 
@@ -38,6 +39,22 @@ def check_values(data, name, faults, remedy):
     for key, reason in faults({key: value for key, (value, _) in lines.items()}):
         value, line = lines[key]
         raise ControlError(name, line, value, reason + remedy)
+
+
+def check_limits(data, name):
+    """What a user's program may use up."""
+    check_words(data, name, limits.parse)
+
+
+def check_words(data, name, parse):
+    """A map whose words have a meaning; parse({word: value}) raises ValueError(word, why)."""
+    lines = controls.parse_map_lines(data, name)
+    try:
+        parse({word: value for word, (value, _) in lines.items()})
+    except ValueError as problem:
+        word, why = problem.args
+        value, line = lines[word]
+        raise ControlError(name, line, word + b':' + value, why) from None
 
 
 def check_servers(data, name):
@@ -84,4 +101,4 @@ def check_services(data, name):
 CHECKS = {b'accounts': check_accounts, b'smtproutes': check_routes, b'resolvers': check_servers,
           b'qmqpservers': check_servers, b'tcp.smtp': check_rules, b'morercpthosts.cdb': check_cdb, b'validrcptto.cdb': check_cdb,
           b'services': check_services, b'senderroutes': check_routes, b'tlsdestinations': check_tls,
-          b'outgoingip': check_sources, b'auth': authbackends.check}
+          b'outgoingip': check_sources, b'programlimits': check_limits, b'auth': authbackends.check}

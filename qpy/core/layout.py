@@ -45,7 +45,7 @@ def complaint(path, want, have):
     if have is None:
         return b'%s: missing; run qpy-install' % path
     if uid is not None and have[0] != uid or gid is not None and have[1] != gid:
-        owner = b'%d:%d' % (uid, have[1] if gid is None else gid)
+        owner = b'%d:%d' % (have[0] if uid is None else uid, have[1] if gid is None else gid)
         return b'%s: belongs to %d:%d, must belong to %s; chown %s %s' % (path, have[0], have[1], owner, owner, path)
     if mode is not None and have[2] & 0o7777 != mode:
         return b'%s: has mode %04o, must have %04o; chmod %04o %s' % (path, have[2] & 0o7777, mode, mode, path)

@@ -49,6 +49,9 @@ class Service:
         self.environment, self.words, self.line = environment, words, line
 
 
+LOG = Service(b'log', b'qpyl', (), {}, (b'qpy-log',), 0)    # runs beside every line; its linger is longer than start's GRACE
+
+
 class Listen:
     """One thing to hand over: kind tcp unix seq pair; name; for tcp address, port; for files mode, owner, group."""
 

@@ -1,10 +1,9 @@
 """The programs of the chain: started one by one, ended together."""
 from qpy import unix, unix_kernel
 from qpy.core import exits, manifest, services
-from qpy.lib import confine, execute, program
+from qpy.lib import confine, execute, faults, program
 from qpy.root import look
 
-LOG = services.Service(b'log', b'qpyl', (), {}, (b'qpy-log',), 0)   # its linger is longer than our GRACE
 NO_NETWORK = (b'qpyd', b'qpyt', b'qpyq', b'qpys', b'qpyl')   # accounts where a program without a line of the manifest has none
 PATH = b'%s/bin:/usr/local/bin:/usr/bin:/bin'
 HIGH = 500                  # descriptors are gathered above this number before they get their places
@@ -70,7 +69,7 @@ class Chain:
         """Start the log, then every line in order.  Our own lines go into the log from here on."""
         logs = [(name, unix.pipe2(unix.O_CLOEXEC)) for name in [b'start'] + [service.name for service in table]]
         self.network = None if self.house.rootless else confine.empty_network()
-        self.spawn(LOG, [(name, read) for name, (read, _) in logs] + [(b'life', self.life_read)], None, LOG.words)
+        self.spawn(services.LOG, [(name, read) for name, (read, _) in logs] + [(b'life', self.life_read)], None, services.LOG.words)
         for _, (read, write) in logs:
             unix.close(read)
             unix.set_blocking(write, False)
@@ -112,7 +111,7 @@ class Chain:
             unix_kernel.no_new_privs()
         elif service.account != b'root':
             confine.drop(*self.house.of(service.account))
-        if service is not LOG:
+        if service is not services.LOG:
             unix_kernel.end_with_parent(unix.SIGKILL)
         try:
             unix.execve(path, list(words), environment)
@@ -173,7 +172,7 @@ class Chain:
             self.ended(name, status)
         if not self.running:
             self.loop.stop()
-        elif set(self.running.values()) <= {LOG.name, LOGGER}:
+        elif set(self.running.values()) <= {services.LOG.name, LOGGER}:
             self.last_words()
 
     def ended(self, name, status):
@@ -245,7 +244,7 @@ def unreadable(path, problem):
     """A remedy where the account cannot reach the program."""
     if problem.errno != unix.EACCES:
         return b''
-    for directory in reversed(list(look.ways_to(path))):
+    for directory in reversed(list(faults.ways_to(path))):
         if not unix.stat(directory).st_mode & 0o001:
             return b'; %s is closed to this account, chmod o+x it or install elsewhere' % directory
     return b'; can this account execute the interpreter in its first line?'

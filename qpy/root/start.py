@@ -11,6 +11,7 @@ In a DIR that does not belong to root everything runs under the account of DIR's
 Order: umask, directory, accounts, controls, lock, limits, sockets, programs, privileges, readiness, then the first signal.
 """
 from qpy import unix, unix_kernel
+from qpy.core import services
 from qpy.lib import confine, controls, loop, program
 from qpy.root import bind, chain, look, notify
 
@@ -19,11 +20,8 @@ def main(home, args):
     """The story: look, bind, start, step down, watch."""
     unix.umask(0o077)
     house = look.house_at(home)
-    look.check_layout(house)
-    look.check_code(house)
-    table = look.read_controls(home)
-    look.check_readers(house, table)
-    look.check_programs(house, [chain.LOG, *table])
+    look.check(house)
+    table = services.table(controls.raw(home, services.FILE))
     delivery = args[0] if args else controls.text(home, b'defaultdelivery')
     look.check_delivery(delivery)
     lock = bind.only_one(home)

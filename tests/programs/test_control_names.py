@@ -4,7 +4,7 @@ import os
 import pytest
 
 from qpy.core import controls
-from qpy.root import look
+from qpy.lib import faults
 
 
 @pytest.mark.parametrize('name, meant', [
@@ -16,15 +16,14 @@ def test_nearest(name, meant):
     assert controls.strangers([name, b'me']) == [(name, meant)]
 
 
-def test_start_warns(tmp_path, capfd):
-    """qpy-start goes on, and says which file nobody reads."""
+def test_names_that_nobody_reads(tmp_path):
+    """qpy-start goes on, and which file nobody reads is said."""
     (tmp_path / 'control').mkdir(mode=0o755)
     (tmp_path / 'control/me').write_text('me.test\n')
     (tmp_path / 'control/rcpthost').write_text('me.test\n')
     for name in ('locals~', '.locals.swp', '#me#', 'morercpthosts.cdb.tmp'):
         (tmp_path / 'control' / name).write_text('')
     (tmp_path / 'control/bad\nname').write_text('')
-    look.read_controls(os.fsencode(tmp_path))
-    assert capfd.readouterr().err.splitlines() == [
-        'qpy: warning: control/bad\\x0aname: no program reads a file of this name',
-        'qpy: warning: control/rcpthost: no program reads a file of this name; did you mean rcpthosts?']
+    assert [(fault.text, fault.grave) for fault in faults.of_controls(os.fsencode(tmp_path), {})] == [
+        (b'control/bad\\x0aname: no program reads a file of this name', False),
+        (b'control/rcpthost: no program reads a file of this name; did you mean rcpthosts?', False)]

@@ -165,10 +165,12 @@ def test_doing_it_again_changes_no_control_file_and_renews_the_code(place):
 def test_code_kept_elsewhere_is_left_alone(place):
     """A link DIR/lib/qpy belongs to a package and stays."""
     place.run('--offline', '--me', 'x.test')
-    shutil.rmtree(place.home + '/lib/qpy')
-    os.symlink('/somewhere/qpy', place.home + '/lib/qpy')
+    os.rename(place.home + '/lib/qpy', place.top + '/elsewhere')
+    os.symlink(place.top + '/elsewhere', place.home + '/lib/qpy')
     place.run('--offline')
-    assert os.readlink(place.home + '/lib/qpy') == '/somewhere/qpy'
+    assert os.readlink(place.home + '/lib/qpy') == place.top + '/elsewhere'
+    os.chmod(place.top + '/elsewhere/unix.py', 0o666)
+    assert 'lib/qpy/unix.py: has mode 0666' in place.run('--check', code=100)
 
 
 @pytest.mark.parametrize('spoil, words', [

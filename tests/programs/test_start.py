@@ -307,11 +307,11 @@ def test_a_file_others_can_write(house, name):
 def test_a_program_that_is_missing(house):
     """Start names path and line before anything is started."""
     os.unlink(house.home + '/bin/qpy-rspawn')
-    assert ('unable to start: %s/bin/qpy-rspawn: missing, or cannot be executed, and rspawn is to run' % house.home
+    assert ('unable to start: %s/bin/qpy-rspawn: missing, and rspawn is to run; install it' % house.home
             in house.refusal())
     house.write('bin/qpy-rspawn', STAND_IN, 0o755)
     house.write('control/services', 'filter qpyd - /nonexistent/filter\n')
-    assert ('/nonexistent/filter: missing, or cannot be executed, and filter is to run; install it, or mend '
+    assert ('/nonexistent/filter: missing, and filter is to run; install it, or mend '
             'control/services, line 1' in house.refusal())
 
 

@@ -1,101 +1,191 @@
-"""qpy-install DIR --check: names everything that is not as it should be, with the remedy; changes nothing."""
+"""qpy-install DIR --check: names everything that is not as it should be, with the remedy; changes nothing.
+
+What no chain may start with is judged by qpy.lib.faults, as by qpy-start; the rest by core.installed, by the list of what was
+installed, and by the system's accounts.
+"""
+import grp
 import hashlib
 import os
+import pwd
+import re
 import stat
 
 from qpy.admin.installing import doing, kernel, owners, program_files, supervisors
-from qpy.core import layout
+from qpy.core import accounts, grammars, installed, layout
+from qpy.lib import controls, faults
 
 
 def check(options):
     """Name everything that is not as it should be."""
     home = options.home
     rootless = os.path.isdir(home) and os.stat(home).st_uid != 0
+    if rootless:
+        become_owner(home)
+    elif os.geteuid() and os.path.isdir(home):
+        raise doing.Trouble('%s belongs to root, who alone can look at all of it: run this as root' % home)
     wrong = complaints(home, rootless)
     for line in wrong:
         doing.say(line)
     if not wrong:
         doing.say('%s is in order' % home)
-    for line in [] if rootless or os.geteuid() else kernel.shortcomings():
+    for line in [] if rootless else [*homes(home), *kernel.shortcomings()]:
         doing.say('note: ' + line)
     return doing.WRONG if wrong else doing.OK
 
 
+def become_owner(home):
+    """As qpy-start does: what root can read, the owner may not."""
+    there = os.stat(home)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(there.st_gid, there.st_gid, there.st_gid)
+        os.setresuid(there.st_uid, there.st_uid, there.st_uid)
+    if os.geteuid() != there.st_uid:
+        raise doing.Trouble('%s belongs to uid %d, who alone can look at all of it' % (home, there.st_uid))
+
+
 def complaints(home, rootless):
-    """[what is wrong, with the remedy] of accounts, directories, code and launchers."""
+    """[what is wrong, with the remedy]"""
     if not os.path.isdir(home):
         return ['%s: missing; run qpy-install %s' % (home, home)]
-    who, wrong = owners.identities(home, rootless), []
-    names = owners.account_names(home)
-    wrong += ['the account or group %s is missing; run qpy-install %s' % (names[role], home)
-              for role, found in who.items() if found is None]
-    for name, owner, group, mode in layout.rows(rootless):
-        path = os.path.join(home, name.decode()) if name else home
-        uid = who[owner.decode()] and who[owner.decode()][0]
-        gid = None if rootless else who[group.decode()] and who[group.decode()][1]
-        line = layout.complaint(os.fsencode(path), (uid, gid, mode), owner_and_mode(path)).decode()
-        wrong += [line] if line else []
-    root = who['root'][0]
-    for top in ('bin', 'lib', 'control', 'users'):
-        wrong += changeable(os.path.join(home, top), {0, root})
-    return wrong + closed_to_accounts(home, rootless) + other_than_installed(home) + no_sockets(home)
-
-
-def no_sockets(home):
-    """[complaint] on what has the name of a socket and is none."""
-    paths = [os.path.join(home, 'run', listen.name.decode()) for service in supervisors.service_table(home)
-             for listen in service.listens if listen.kind in (b'unix', b'seq')]
-    return [layout.no_socket(os.fsencode(path), os.path.isdir(path)).decode() for path in paths
-            if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode)]
-
-
-def closed_to_accounts(home, rootless):
-    """[complaint] on what of the code, or on the way to it, an account cannot use."""
-    code, found = os.path.realpath(os.path.join(home, 'lib/qpy')), []
-    for path in () if rootless else sorted({*doing.ways_to(os.path.realpath(home)), *doing.ways_to(code)}):
-        found.append((path, layout.SEARCH))
-    for top in ('bin', 'lib/qpy', 'lib/site'):
-        for directory, directories, files in os.walk(os.path.join(home, top), followlinks=True):
-            directories[:] = sorted(set(directories) - {'__pycache__'})
-            found.append((directory, layout.BOTH))
-            found += [(os.path.join(directory, name), layout.BOTH) for name in directories]
-            found += [(os.path.join(directory, name), layout.READ if name.endswith('.py') else layout.BOTH)
-                      for name in files if name.endswith('.py') or name.startswith('qpy-')]
-    lines = [layout.closed(os.fsencode(path), os.stat(path).st_mode, wanted, rootless).decode()
-             for path, wanted in dict(found).items() if os.path.exists(path)]
-    return [line for line in lines if line]
-
-
-def owner_and_mode(path):
-    """(uid, gid, mode), None if it is not there."""
+    there = os.stat(home)
     try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return there.st_uid, there.st_gid, there.st_mode
+        house = faults.rootless(os.fsencode(home), (there.st_uid, there.st_gid)) if rootless \
+            else faults.rooted(os.fsencode(home))
+    except controls.Broken as broken:
+        return [broken.why.decode()]
+    found = of_start(house)
+    named = {path for path, _ in found}
+    for path, text in (*of_files(house), *other_than_installed(home), *of_sockets(house)):
+        if path not in named or b'set-user-id' in text or b'capabilities' in text:
+            found.append((path, text))
+    return [shown(text) for _, text in found] + ([] if rootless else of_people(home, house))
 
 
-def changeable(top, safe):
-    """[complaint] on every file below top that an account other than the safe ones could change."""
-    wrong = []
-    for directory, directories, files in os.walk(top):
-        for name in directories + files:
-            path = os.path.join(directory, name)
-            there = os.lstat(path)
-            if stat.S_ISLNK(there.st_mode):
+def shown(text):
+    """A line that is safe to print, whatever is in the names of files; a shell reads $'\\xHH'."""
+    return ''.join(chr(byte) if 32 <= byte < 127 else '\\x%02x' % byte for byte in text)
+
+
+def of_start(house):
+    """[(path, complaint)] of what qpy-start refuses or warns of."""
+    code = house.home + b'/lib/qpy'
+    if not os.path.isdir(code):
+        return [(code, b'%s: missing; install qpy again' % code)]
+    return [(fault.path, fault.text) for fault in faults.everything(house, code, grammars.CHECKS)]
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+FOLLOWED = (b'bin', b'lib', b'control', b'users', b'doc', b'service', b'lib/qpy', b'lib/site/dns', b'lib/site/click')
+MAIL = (b'new', b'cur', b'tmp')         # of alias's mailboxes: their messages are nobody's business here
+OWN_PAGE = re.compile(rb'man/man\d/qpy[^/]*')
+ATTRIBUTES = {'security.capability': b'%s: carries file capabilities; setcap -r %s',
+              'system.posix_acl_access': b'%s: has an access list, which opens it to more than its mode says; setfacl -b %s',
+              'system.posix_acl_default': b'%s: has an access list for what will be made in it; setfacl -b %s'}
+
+
+def of_files(house):
+    """[(path, complaint)] on everything in the directories of DIR."""
+    rows, directories = rows_by_top(), {name for name, *_ in layout.rows(house.rootless)}
+    found = [(path, layout.complaint(path, (0, 0, 0), None)) for path in (house.home + b'/' + name for name in directories)
+             if not os.path.lexists(path)]
+    found += [(house.home, line) for line in of_attributes(house.home, os.stat(house.home))]
+    for top in sorted(name for name in directories if name and b'/' not in name):
+        for name, path, there in walk(house.home, top):
+            found += [(path, line) for line in of_attributes(path, there)]
+            if name in directories:
+                continue                        # of_start has looked at it
+            row = next((row for fits, row in rows.get(top, ()) if fits(name)), None)
+            if row is not None:
+                found += [(path, line) for line in of_file(house, row, path, there)]
+            elif top in installed.STRICT:
+                found.append((path, b'%s: not of qpy\'s making; qpy-fsck says more about it; move it elsewhere' % path))
+    return found
+
+
+def rows_by_top():
+    """{first part of the path: [(fullmatch of a pattern, row)]}"""
+    found = {}
+    for row in installed.TABLE:
+        pattern = re.escape(row[0]).replace(rb'\*\*', b'.*').replace(rb'\*', b'[^/]*').replace(b'/ID', rb'/\d{16}')
+        found.setdefault(row[0].partition(b'/')[0], []).append((re.compile(pattern, re.S).fullmatch, row))
+    return found
+
+
+def walk(home, top):
+    """(name below DIR, path, stat) of a directory of DIR and everything in it; links are passed over but for those by which a
+    package keeps things elsewhere."""
+    waiting = [top]
+    while waiting:
+        name = waiting.pop()
+        path = home + b'/' + name
+        try:
+            there = os.stat(path) if name in FOLLOWED else os.lstat(path)
+        except FileNotFoundError:
+            continue
+        if name == b'man' and stat.S_ISLNK(there.st_mode):
+            waiting += own_pages(path)
+        if stat.S_ISLNK(there.st_mode):
+            continue
+        yield name, path, there
+        if stat.S_ISDIR(there.st_mode) and not (top == b'alias' and name.rpartition(b'/')[2] in MAIL):
+            waiting += sorted((name + b'/' + entry for entry in os.listdir(path)), reverse=True)
+
+
+def own_pages(man):
+    """Names of our pages in a manual that is not ours alone."""
+    names = [b'man/%s/%s' % (section, page) for section in os.listdir(man) if section in (b'man1', b'man5', b'man7', b'man8')
+             for page in os.listdir(man + b'/' + section)]
+    return [name for name in names if OWN_PAGE.fullmatch(name)]
+
+
+def of_attributes(path, there):
+    """What mode and owner do not show: set-user-id bits, capabilities, access lists."""
+    if there.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISDIR(there.st_mode):
+        yield b'%s: is set-user-id or set-group-id; chmod ug-s %s' % (path, path)
+    try:
+        names = os.listxattr(path)
+    except OSError:
+        return                                  # none on this file system
+    for name in names:
+        if name in ATTRIBUTES:
+            yield ATTRIBUTES[name] % (path, path)
+
+
+def of_file(house, row, path, there):
+    """Owner and mode against a row of core.installed."""
+    have = (there.st_uid, there.st_gid, there.st_mode & 0o777)
+    uid, gid, mode = installed.wanted(row, stat.S_ISDIR(there.st_mode), house, have)
+    for want in ((uid, gid, None), (None, None, mode)):
+        line = layout.complaint(path, want, have)
+        if line:
+            yield line
+
+
+def of_sockets(house):
+    """[(path, complaint)] on what has the name of a socket and is none, or lets others in than control/services says."""
+    found = []
+    for service in supervisors.service_table(os.fsdecode(house.home)):
+        for listen in service.listens:
+            path = house.home + b'/run/' + listen.name
+            if listen.kind not in (b'unix', b'seq') or not os.path.lexists(path):
                 continue
-            if there.st_uid not in safe:
-                wrong.append('%s: belongs to uid %d; chown root %s' % (path, there.st_uid, path))
-            elif there.st_mode & 0o022 and not path.endswith('.lock'):
-                wrong.append('%s: has mode %04o, others can change it; chmod go-w %s'
-                             % (path, there.st_mode & 0o7777, path))
-            elif there.st_mode & (stat.S_ISUID | stat.S_ISGID):
-                wrong.append('%s: is set-user-id or set-group-id; chmod ug-s %s' % (path, path))
-    return wrong
+            there = os.lstat(path)
+            if not stat.S_ISSOCK(there.st_mode):
+                found.append((path, layout.no_socket(path, stat.S_ISDIR(there.st_mode))))
+                continue
+            role = (b'root', listen.owner, listen.group) if not house.rootless else (b'root',) * 3
+            if all(name in house.identity for name in role):
+                want = (house.of(role[1])[0], None if house.rootless else house.of(role[2])[1],
+                        0o600 if house.rootless else listen.mode)
+                line = layout.complaint(path, want, (there.st_uid, there.st_gid, there.st_mode))
+                found += [(path, line)] if line else []
+    return found
 
 
 def other_than_installed(home):
-    """[complaint] on every module and launcher that is missing, or not what qpy-install put there."""
+    """[(path, complaint)] on every module and launcher that is missing, or not what qpy-install put there."""
     try:
         with open(os.path.join(home, program_files.FILES)) as file:
             lines = file.read().splitlines()
@@ -103,15 +193,66 @@ def other_than_installed(home):
         return []
     wrong = []
     for digest, _, name in (line.partition('  ') for line in lines):
-        path = os.path.join(home, name)
+        path = os.fsencode(os.path.join(home, name))
         if name.startswith('bin/') and os.path.islink(os.path.join(home, 'bin')):
             continue
         try:
             with open(path, 'rb') as file:
                 if hashlib.sha256(file.read()).hexdigest() != digest:
-                    wrong.append('%s: not as qpy-install put it there; install qpy again' % path)
+                    wrong.append((path, b'%s: not as qpy-install put it there; install qpy again' % path))
         except (FileNotFoundError, NotADirectoryError):
-            wrong.append('%s: missing; install qpy again' % path)
+            wrong.append((path, b'%s: missing; install qpy again' % path))
         except PermissionError:
-            pass                                # closed_to_accounts() names it
+            pass                                # of_start() names it
     return wrong
+
+
+# --- people ----------------------------------------------------------------------------------------------------
+
+NO_SHELLS = ('nologin', 'false')
+
+
+def of_people(home, house):
+    """[complaint] on accounts that are more than one, or can log in, and on who else is in their groups."""
+    names, everybody = owners.account_names(home), pwd.getpwall()
+    roles = {names[role.decode()]: role for role in accounts.ROLES}
+    wrong = []
+    if len(roles) < len(accounts.ROLES):
+        wrong.append('control/accounts: several roles have one account, which can then do what each of them can; give each '
+                     'its own')
+    uids = {house.of(role)[0]: names[role.decode()] for role in accounts.ROLES if role in house.identity}
+    for entry in everybody:
+        if entry.pw_name in roles:
+            if os.path.basename(entry.pw_shell) not in NO_SHELLS:
+                wrong.append('the account %s has the shell %s; usermod --shell /usr/sbin/nologin %s'
+                             % (entry.pw_name, entry.pw_shell or '/bin/sh', entry.pw_name))
+        elif entry.pw_uid in uids:
+            wrong.append('the account %s has the uid of %s, and is it; give it another: usermod --uid UID %s'
+                         % (entry.pw_name, uids[entry.pw_uid], entry.pw_name))
+    for group in dict.fromkeys(accounts.GROUP.values()):
+        wrong += of_group(names[group.decode()], roles, everybody)
+    return wrong
+
+
+def of_group(name, roles, everybody):
+    """[complaint] on who is in a group of ours and none of ours."""
+    try:
+        group = grp.getgrnam(name)
+    except KeyError:
+        return []                               # of_start names it
+    ours = {account for account, role in roles.items() if roles.get(name) == accounts.GROUP[role]}
+    return ['the group %s has the member %s, who can then use what is its alone; gpasswd --delete %s %s'
+            % (name, member, member, name) for member in group.gr_mem if member not in ours] + \
+           ['the account %s has the group %s, and can use what is its alone; usermod --gid GROUP %s'
+            % (entry.pw_name, name, entry.pw_name) for entry in everybody
+            if entry.pw_gid == group.gr_gid and entry.pw_name not in roles]
+
+
+def homes(home):
+    """[note] on a home of alias that leads people elsewhere: its mail is in DIR/alias."""
+    name = owners.account_names(home)['alias']
+    place = os.path.join(home, 'alias')
+    if not doing.exists(pwd.getpwnam, name) or pwd.getpwnam(name).pw_dir == place:
+        return []
+    return ['the account %s has the home %s; its mail and .qmail files are in %s; usermod --home %s %s'
+            % (name, pwd.getpwnam(name).pw_dir, place, place, name)]

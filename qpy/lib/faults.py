@@ -1,0 +1,259 @@
+"""What must be true of DIR before a chain runs in it: qpy-start refuses what is found here, qpy-install --check names it.
+
+    everything(house, code) yields a Fault for each thing that is wrong, what matters most first; nothing is changed.
+
+A Fault's text says what is wrong, on what, and the remedy.  Those that are not grave are warned of.
+"""
+from qpy import unix
+from qpy.core import accounts, controls as tables, grammar, layout, services
+from qpy.lib import controls
+
+ANYBODY = b'anybody'
+STARTED_BY = {b'all': ANYBODY, b'qpy-local': ANYBODY, b'qpy-inject': ANYBODY, b'qpy-qmqpc': ANYBODY,
+              b'qpy-remote': b'qpyr'}               # readers that are no line of control/services
+CODE_SUFFIX, PROGRAM = b'.py', b'qpy-'
+WRITTEN = (b'control', b'bin', b'users', b'lib/site')    # what only root (or DIR's owner) may change, besides the code
+SECRETS = (b'smtplogins',)      # control files that not everybody may read
+
+
+class Fault:
+    """One thing that is wrong: its path or b'', what to say, and whether no chain may start with it."""
+
+    __slots__ = ('path', 'text', 'grave')
+
+    def __init__(self, path, text, grave=True):
+        self.path, self.text, self.grave = path, text, grave
+
+
+class House:
+    """What is known of DIR: home, whether rootless, {role: (uid, gid)}; a role whose account is missing is not there."""
+
+    __slots__ = ('home', 'rootless', 'identity')
+
+    def __init__(self, home, rootless, identity):
+        self.home, self.rootless, self.identity = home, rootless, identity
+
+    def of(self, role):
+        """(uid, gid) of a role; root is root."""
+        return self.identity[role]
+
+
+def rooted(home):
+    """The House of a DIR that belongs to root.  controls.Broken."""
+    controls.parsed(grammar.check, home, b'accounts')
+    names = accounts.names(controls.listing(home, b'accounts') or [])
+    found = {b'root': (0, 0)}
+    for role, group, _ in accounts.TABLE:
+        try:
+            found[role] = (unix.getpwnam(names[role])[1], unix.getgrnam(names[group]))
+        except KeyError:
+            continue
+    return House(home, False, found)
+
+
+def rootless(home, ids):
+    """The House of a DIR that belongs to ids = (uid, gid)."""
+    return House(home, True, {role: ids for role in accounts.ROLES + (b'root',)})
+
+
+def everything(house, code, checks=grammar.CHECKS):
+    """All of them.  code: the directory of the modules; checks: {control file: the grammar of its own}."""
+    yield from of_accounts(house)
+    yield from of_layout(house)
+    yield from of_code(house, code)
+    yield from of_controls(house.home, checks)
+    try:
+        table = services.table(controls.raw(house.home, services.FILE))
+    except (tables.ControlError, controls.Broken):
+        return                                       # of_controls has named it
+    yield from of_readers(house, table)
+    yield from of_programs(house, [services.LOG, *table])
+
+
+def of_accounts(house):
+    """Accounts that are missing, or root."""
+    names = {} if house.rootless else accounts.names(controls.listing(house.home, b'accounts') or [])
+    for role in names:
+        if role not in house.identity:
+            yield Fault(b'', b'the account or group %s is missing; run qpy-install %s' % (names[role], house.home))
+        elif house.of(role)[0] == 0:
+            yield Fault(b'', b'the account %s has uid 0; name another in control/accounts' % names[role])
+
+
+def of_layout(house):
+    """Directories with another owner or mode than the table's, and a system without /proc."""
+    if not unix.access(b'/proc/self/fd', 0):
+        yield Fault(b'/proc', b'/proc is not mounted, by which deliveries open the message anew; '
+                    b'mount -t proc proc /proc')
+    for name, owner, group, mode in layout.rows(house.rootless):
+        path = house.home + b'/' + name if name else house.home
+        if owner not in house.identity or group not in house.identity:
+            continue
+        want = (house.of(owner)[0], None if house.rootless else house.of(group)[1], mode)
+        try:
+            there = unix.stat(path)
+            have = (there.st_uid, there.st_gid, there.st_mode)
+        except FileNotFoundError:
+            if name not in layout.NEEDED_TO_RUN:
+                continue
+            have = None
+        wrong = layout.complaint(path, want, have)
+        if wrong:
+            yield Fault(path, wrong, name in layout.NEEDED_TO_RUN)
+
+
+def of_code(house, code):
+    """Code, controls and users that others can change: they would be us; and code that an account cannot use."""
+    safe = {0, house.of(b'root')[0]}
+    tops = [top for top in (code, *(house.home + b'/' + name for name in WRITTEN)) if unix.access(top, 0)]
+    for path in dict.fromkeys(way for top in tops for way in (*ways_to(top), *ways_to(real(top)))):
+        yield from of_writers(path, safe)
+    yield from of_ways(house, code)
+    for path in files_below(code):
+        yield from of_writers(path, safe)
+        yield from of_users(house, path)
+    for name in (b'control', b'users'):
+        for path in entries(house.home + b'/' + name):
+            yield from of_writers(path, safe)
+
+
+def of_ways(house, code):
+    """Programs and packages that an account cannot use, and directories that it cannot pass on the way to them."""
+    ways = [] if house.rootless else [way for top in (code, house.home) for start in (top, real(top))
+                                      for way in ways_to(start.rpartition(b'/')[0])]
+    for path in dict.fromkeys(ways):
+        yield from of_users(house, path, layout.SEARCH)
+    for path in entries(house.home + b'/bin'):
+        if path.rpartition(b'/')[2].startswith(PROGRAM):
+            yield from of_users(house, path, layout.BOTH)
+    site = house.home + b'/lib/site'
+    for path in files_below(site) if unix.access(site, 0) else ():
+        yield from of_users(house, path)
+
+
+def of_users(house, path, wanted=0):
+    """A path that an account cannot use.  wanted: layout.SEARCH or BOTH; what a directory or a module needs if 0."""
+    mode = unix.stat(path).st_mode
+    wanted = wanted or (layout.BOTH if unix.S_ISDIR(mode) else layout.READ)
+    wrong = layout.closed(path, mode, wanted, house.rootless)
+    if wrong:
+        yield Fault(path, wrong)
+
+
+def of_writers(path, safe):
+    """A path that an account other than root (and DIR's owner, rootless) can write to."""
+    there = unix.stat(path)
+    sticky = there.st_mode & 0o1000 and unix.S_ISDIR(there.st_mode)
+    if there.st_uid not in safe:
+        yield Fault(path, b'%s: belongs to uid %d, who could change what runs here; chown root %s'
+                    % (path, there.st_uid, path))
+    elif there.st_mode & 0o022 and not sticky:
+        yield Fault(path, b'%s: has mode %04o, others could change what runs here; chmod go-w %s'
+                    % (path, there.st_mode & 0o7777, path))
+
+
+def entries(directory):
+    """The paths of what is in a directory, none if it is not there; links whose end is missing are left out."""
+    try:
+        paths = [directory + b'/' + name for name in sorted(unix.listdir(directory))]
+    except FileNotFoundError:
+        return []
+    return [path for path in paths if unix.access(path, 0)]
+
+
+def ways_to(path):
+    """path and every directory above it."""
+    while path and path != b'/':
+        yield path
+        path = path.rpartition(b'/')[0]
+
+
+def real(path):
+    """The path without any link on the way."""
+    fd = unix.open(path, unix.O_PATH | unix.O_CLOEXEC)
+    try:
+        return unix.readlink(b'/proc/self/fd/%d' % fd)
+    except FileNotFoundError:
+        return path                                  # without /proc, which is named
+    finally:
+        unix.close(fd)
+
+
+def files_below(directory):
+    """This directory of code, and every directory and module below it; each before what is in it."""
+    yield directory
+    for name in sorted(unix.listdir(directory)):
+        path = directory + b'/' + name
+        if unix.S_ISDIR(unix.stat(path).st_mode):
+            yield from files_below(path)
+        elif name.endswith(CODE_SUFFIX):
+            yield path
+
+
+PARSE = {tables.LINE: tables.parse_line, tables.NUMBER: tables.parse_number, tables.LIST: tables.parse_list,
+         tables.MAP: tables.parse_map, tables.TEXT: tables.parse_text}
+
+
+def of_controls(home, checks):
+    """Control files that are broken, and names that no program reads."""
+    names = [path.rpartition(b'/')[2] for path in entries(home + b'/control')]
+    names = [name for name in names if not tables.is_copy(name)]
+    for name, near in tables.strangers(names):
+        yield Fault(home + b'/control/' + name, b'control/%s: no program reads a file of this name%s'
+                    % (tables.show(name), near and b'; did you mean %s?' % near), False)
+    for name, kind, _, _, _ in tables.TABLE:
+        if name in names or name == b'me':
+            yield from of_control(home, name, checks.get(name) or PARSE.get(kind))
+
+
+def of_control(home, name, parse):
+    """One control file."""
+    path = home + b'/control/' + name
+    try:
+        value = controls.me(home) if name == b'me' else controls.parsed(parse, home, name) if parse else None
+    except controls.Broken as broken:
+        yield Fault(path, broken.why)
+        return
+    if isinstance(value, int) and tables.limit(name, value) != value:
+        yield Fault(path, b'control/%s: %d is out of range, using %d' % (name, value, tables.limit(name, value)), False)
+
+
+def of_readers(house, table):
+    """Control files that an account which needs them may not read: we, who look, may be root."""
+    if house.rootless:
+        return                                       # we have just read them as who needs them
+    accounts_of = {service.words[0].rpartition(b'/')[2]: service.account for service in table} | STARTED_BY
+    for name, _, _, readers, _ in tables.TABLE:
+        path = house.home + b'/control/' + name
+        try:
+            there = unix.stat(path)
+        except FileNotFoundError:
+            continue
+        for reader in readers.split():
+            role = accounts_of.get(reader)
+            if role and not readable(there, None if role == ANYBODY else house.identity.get(role)):
+                yield Fault(path, b'%s: has mode %04o, %s may not read it; %s' % (
+                    path, there.st_mode & 0o7777, reader if reader != b'all' else b'its readers', opened(path, name, role)))
+                break
+
+
+def opened(path, name, role):
+    """The remedy for a control file that is closed to a role."""
+    return b'chgrp %s %s; chmod 0640 %s' % (role, path, path) if name in SECRETS else b'chmod 0644 ' + path
+
+
+def readable(there, ids):
+    """Whether (uid, gid), or None for anybody, may read a file by its mode."""
+    if ids is not None and (ids[0] == 0 or there.st_uid == ids[0]):
+        return ids[0] == 0 or there.st_mode & 0o400
+    return there.st_mode & (0o040 if ids is not None and there.st_gid == ids[1] else 0o004)
+
+
+def of_programs(house, table):
+    """Programs that are not there, before any is started."""
+    for service in table:
+        path = services.path(service, house.home)
+        if not unix.access(path, unix.X_OK) or unix.S_ISDIR(unix.stat(path).st_mode):
+            what, remedy = (b'cannot be executed', b'chmod a+rx ' + path) if unix.access(path, 0) else (b'missing', b'install it')
+            line = b', or mend control/services, line %d' % service.line if service.line else b''
+            yield Fault(path, b'%s: %s, and %s is to run; %s%s' % (path, what, service.name, remedy, line))

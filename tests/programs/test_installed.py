@@ -1,0 +1,342 @@
+"""qpy-install --check against whoever spoils an installation: everything of the tables, at random, and what lies around it."""
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import random
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+
+import pytest
+
+from qpy.admin.installing import check
+from qpy.core import controls, grammars, installed, layout
+
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PLAIN = 54321
+ID = '1234567890123456'
+# What lies where, for each row of core.installed, when an installation has been at work: {path: (owner, group, mode)}.
+FILES = {'bin/qpy-send': ('root', 'root', 0o755), 'lib/site/more.py': ('root', 'root', 0o644),
+         'lib/qpy/core/mess.py': ('root', 'root', 0o644), 'control/smtplogins': ('root', 'qpyr', 0o640),
+         'control/locals': ('root', 'root', 0o644), 'keys/x.test.pem': ('root', 'qpyt', 0o640),
+         'keys/notes': ('root', 'root', 0o600), 'users/passwd': ('root', 'qpya', 0o640),
+         'users/passwd.lock': ('root', 'root', 0o600), 'users/cdb': ('root', 'root', 0o644),
+         'alias/.qmail-root': ('root', 'root', 0o644), 'man/man8/qpy-send.8': ('root', 'root', 0o644),
+         'doc/control/locals': ('root', 'root', 0o644), 'service/qpy/run': ('root', 'root', 0o755),
+         'service/qpy/log/run': ('root', 'root', 0o755), 'service/qpy/log/main/current': ('qpyl', 'qpyl', 0o644),
+         'service/qpy.service': ('root', 'root', 0o644), 'queue/lock': ('root', 'root', 0o600),
+         'queue/mess/' + ID: ('qpyq', 'qpyq', 0o640), 'queue/mess/1.2.part': ('qpyq', 'qpyq', 0o640),
+         'queue/state/lock': ('qpys', 'qpyq', 0o600), 'queue/state/' + ID: ('qpys', 'qpyq', 0o640),
+         'queue/state/copy.1': ('qpys', 'qpyq', 0o640), 'queue/state/shorter': ('qpys', 'qpyq', 0o640),
+         'queue/damaged/' + ID: ('qpyq', 'qpyq', 0o640), 'check/greylist': ('qpyc', 'qpyc', 0o600),
+         'tls/policies': ('qpyr', 'qpyr', 0o640), 'lib/bin/qpy-x': ('root', 'root', 0o755)}
+CONTENT = {'control/smtplogins': 'me@relay.test:secret\n', 'control/locals': 'x.test\n'}
+SOCKETS = {'run/submit': ('qpyq', 'qpyq', 0o666), 'run/clean': ('qpys', 'qpyq', 0o600)}
+CAPABILITY = struct.pack('<5I', 0x02000001, 1 << 10, 0, 0, 0)
+
+
+def install(home, *words):
+    """qpy-install, and what it said."""
+    done = subprocess.run([SOURCE + '/bin/qpy-install', home, *words], capture_output=True, text=True, cwd='/')
+    return done.returncode, done.stdout + done.stderr
+
+
+def give(path, owner, group, mode):
+    """Owner and mode of a file."""
+    os.chown(path, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
+    os.chmod(path, mode)
+
+
+def access_list(mode):
+    """What setfacl -m u:PLAIN:r makes of a file of this mode."""
+    nobody, owner, group, other = 2 ** 32 - 1, mode >> 6 & 7, mode >> 3 & 7, mode & 7
+    entries = (1, owner, nobody), (2, 4, PLAIN), (4, group, nobody), (16, group | 4, nobody), (32, other, nobody)
+    return struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *entry) for entry in entries)
+
+
+@pytest.fixture(scope='module')
+def rooted(tmp_path_factory):
+    """A DIR that has been at work."""
+    home = str(tmp_path_factory.mktemp('rooted') / 'above' / 'qpy')
+    os.mkdir(os.path.dirname(home))
+    assert install(home, '--offline', '--me', 'x.test')[0] == 0
+    for name, (owner, group, mode) in FILES.items():
+        path = os.path.join(home, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if not os.path.exists(path) or name in CONTENT:
+            with open(path, 'w') as file:
+                file.write(CONTENT.get(name, ''))
+        give(path, owner, group, mode)
+    for name, what in SOCKETS.items():
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(os.path.join(home, name))
+        give(os.path.join(home, name), *what)
+    return home
+
+
+def row_of(name):
+    """The row of core.installed that a path of FILES is judged by."""
+    return next(row for fits, row in check.rows_by_top()[name.encode().partition(b'/')[0]] if fits(name.encode()))
+
+
+def test_every_row_has_its_file():
+    """Each row of the table is spoiled by what follows: a new one needs a file here."""
+    assert {row_of(name) for name in FILES} == set(installed.TABLE)
+
+
+class NotSupported(Exception):
+    """This file system has no such thing."""
+
+
+def let_plain_read(path):
+    """By an access list."""
+    try:
+        os.setxattr(path, 'system.posix_acl_access', access_list(os.stat(path).st_mode))
+    except OSError as problem:
+        if problem.errno != errno.EOPNOTSUPP:
+            raise
+        raise NotSupported from None
+
+
+# --- at random -------------------------------------------------------------------------------------------------
+
+def spoilers(name, directory):
+    """[what somebody may do to a path]"""
+    row = None if name in SOCKETS or directory else row_of(name)
+    most = SOCKETS[name][2] if name in SOCKETS else row[4] if row else 0o755
+    wider = [lambda path, bit=bit: os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | bit)
+             for bit in (0o002, 0o020, 0o004, 0o040) if bit & ~most]
+    found = wider + [let_plain_read] * (name not in SOCKETS)
+    if row is None or row[1]:
+        found.append(lambda path: os.chown(path, PLAIN, -1))
+    if row is None or row[2]:
+        found.append(lambda path: os.chown(path, -1, PLAIN))
+    if row:
+        found += [lambda path: os.setxattr(path, 'security.capability', CAPABILITY),
+                  lambda path: os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | random.choice((0o4000, 0o2000)))]
+    return found
+
+
+def complaints(home):
+    """{path: [remedy]} of what --check says."""
+    found = {}
+    for line in check.complaints(home, False):
+        path, colon, rest = line.partition(': ')
+        assert colon, line
+        found.setdefault(path, []).append(rest.partition('; ')[2])
+    return found
+
+
+def mend(remedies):
+    """Type what is said; where a tool is not installed, what it does."""
+    for words in remedies:
+        tool, *_, path = words.split()
+        if tool in ('setfacl', 'setcap') and not shutil.which(tool):
+            for name in ('system.posix_acl_access', 'security.capability'):
+                with contextlib.suppress(OSError):
+                    os.removexattr(path, name)
+        else:
+            subprocess.run(['sh', '-c', words], check=True, capture_output=True)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('seed', range(8))
+def test_whatever_is_widened_is_named_and_mended(rooted, seed):
+    """One thing is done to a file of each row and to each directory of the table, at random: all are named by --check, and
+    when its remedies have been typed the installation is in order."""
+    chance = random.Random(seed)
+    random.seed(seed)
+    directories = [os.fsdecode(name) or '.' for name, *_ in layout.TABLE]
+    before = {name: os.stat(os.path.join(rooted, name)) for name in [*FILES, *SOCKETS, *directories]}
+    spoiled = set()
+    try:
+        for name in before:
+            with contextlib.suppress(NotSupported):
+                path = os.path.normpath(os.path.join(rooted, name))
+                chance.choice(spoilers(name, name in directories))(path)
+                spoiled.add(path)
+        found = complaints(rooted)
+        assert set(found) == spoiled
+        for _ in range(4):                                  # who owns it first, then what its mode is
+            mend(remedy for remedies in found.values() for remedy in remedies)
+            found = complaints(rooted)
+        assert not found
+    finally:
+        for name, there in before.items():
+            path = os.path.join(rooted, name)
+            os.chown(path, there.st_uid, there.st_gid)
+            os.chmod(path, there.st_mode & 0o7777)
+            for attribute in os.listxattr(path) if name not in SOCKETS else ():
+                os.removexattr(path, attribute)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('name, mode, words', [
+    ('users/passwd', 0o600, 'must have 0640'), ('keys/x.test.pem', 0o600, 'must have 0640'),
+    ('service/qpy/run', 0o644, 'must have 0755'), ('users/cdb', 0o600, 'must have 0644'),
+    ('control/locals', 0o600, 'qpy-send may not read it; chmod 0644'),
+    ('control/smtplogins', 0o600, 'qpy-rspawn may not read it; chgrp qpyr'), ('..', 0o777, 'others could change what runs here'),
+    ('..', 0o700, 'cannot use it; chmod a+x')])
+def test_what_is_closed_or_around_it(rooted, name, mode, words):
+    """What its reader can no longer read is named, and a way to DIR that others can change or accounts cannot pass."""
+    path = os.path.normpath(os.path.join(rooted, name))
+    before = stat.S_IMODE(os.stat(path).st_mode)
+    os.chmod(path, mode)
+    lines = check.complaints(rooted, False)
+    os.chmod(path, before)
+    assert len(lines) == 1 and lines[0].startswith(path + ': ') and words in lines[0]
+
+
+@pytest.mark.root
+def test_what_has_no_business_in_the_queue(rooted):
+    """A stray is named, on a line that does nothing to a terminal; links that lead to other code are followed."""
+    stray = os.fsencode(rooted) + b'/queue/mess/\x1b[2J\nx'
+    with open(stray, 'w'):
+        (line,) = check.complaints(rooted, False)
+    os.unlink(stray)
+    assert line.isprintable() and '/queue/mess/\\x1b[2J\\x0ax: not of qpy\'s making' in line
+    elsewhere, site = os.path.join(rooted, '..', 'elsewhere'), rooted + '/lib/site/click'
+    os.mkdir(elsewhere)
+    with open(elsewhere + '/core.py', 'w') as file:
+        os.chmod(file.name, 0o666)
+    if os.path.islink(site):
+        os.unlink(site)
+    os.symlink(elsewhere, site)
+    try:
+        (line,) = check.complaints(rooted, False)
+        assert line.startswith(site + '/core.py: has mode 0666')
+    finally:
+        os.unlink(site)
+
+
+@pytest.mark.root
+def test_it_needs_root(rooted):
+    """A plain user could not see all of it, and is told so rather than that all is well."""
+    os.chmod(os.path.dirname(os.path.dirname(rooted)), 0o755)
+    done = subprocess.run([rooted + '/bin/qpy-install', '--check'], capture_output=True, text=True, cwd='/', user=PLAIN,
+                          group=PLAIN, extra_groups=[])
+    assert done.returncode == 111 and done.stdout == '' and done.stderr.count('\n') == 1
+    assert '%s belongs to root' % rooted in done.stderr and 'run this as root' in done.stderr
+
+
+# --- people ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.root
+def test_who_else_can_be_one_of_ours(rooted, monkeypatch):
+    """Members of our groups, accounts with our uids or groups, shells, and roles that share an account."""
+    everybody, group_of = pwd.getpwall(), grp.getgrnam
+    by_name = {entry.pw_name: entry for entry in everybody}
+    joe = ('joe', 'x', PLAIN, PLAIN, '', '/home/joe', '/bin/bash')
+
+    def with_people(*people, members=()):
+        changed = {person[0]: pwd.struct_passwd(person) for person in people}
+        monkeypatch.setattr(pwd, 'getpwall', lambda: [*{**by_name, **changed}.values()])
+        monkeypatch.setattr(grp, 'getgrnam', lambda name: grp.struct_group(
+            (*group_of(name)[:3], list(members) if name == 'qpyt' else [])))
+        return check.complaints(rooted, False)
+    qpyq, qpyt = by_name['qpyq'], by_name['qpyt']
+    assert with_people(joe) == []
+    (line,) = with_people(joe, members=['joe', 'qpyt'])
+    assert line.startswith('the group qpyt has the member joe') and line.endswith('; gpasswd --delete joe qpyt')
+    (line,) = with_people((*joe[:3], qpyt.pw_gid, *joe[4:]))
+    assert line.startswith('the account joe has the group qpyt') and line.endswith('; usermod --gid GROUP joe')
+    (line,) = with_people((*joe[:2], qpyq.pw_uid, *joe[3:]))
+    assert line.startswith('the account joe has the uid of qpyq') and line.endswith('; give it another: usermod --uid UID joe')
+    (line,) = with_people((*qpyt[:6], ''))
+    assert line == 'the account qpyt has the shell /bin/sh; usermod --shell /usr/sbin/nologin qpyt'
+    with open(rooted + '/control/accounts', 'w') as file:
+        file.write('qpya:qpyt\n')
+    lines = with_people()
+    os.unlink(rooted + '/control/accounts')
+    assert any('several roles have one account' in line for line in lines)
+
+
+def test_homes(tmp_path, monkeypatch):
+    """A home of alias that is not where its mail is: a note, because two installations may share the accounts."""
+    monkeypatch.setattr(pwd, 'getpwnam', lambda name: pwd.struct_passwd((name, 'x', 9, 9, '', '/elsewhere', '/bin/false')))
+    (line,) = check.homes(str(tmp_path))
+    assert 'has the home /elsewhere' in line and line.endswith('; usermod --home %s/alias alias' % tmp_path)
+
+
+# --- one judgement ---------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def own(tmp_path_factory):
+    """A rootless DIR, and how its owner runs a program of it."""
+    top = tmp_path_factory.mktemp('own')
+    user = dict(user=PLAIN, group=PLAIN, extra_groups=[]) if os.geteuid() == 0 else {}
+    if user:
+        os.chown(top, PLAIN, PLAIN)
+    home = str(top / 'qpy')
+
+    def run(*words, user=user):
+        done = subprocess.run(words, capture_output=True, text=True, cwd='/', stdin=subprocess.DEVNULL,
+                              env={'PATH': '/usr/bin:/bin:/usr/sbin:/sbin'}, **user)
+        return done.returncode, done.stdout + done.stderr
+    assert run(SOURCE + '/bin/qpy-install', home, '--offline', '--me', 'x.test')[0] == 0
+    return home, run
+
+
+@pytest.mark.parametrize('name, text, mode, words', [
+    ('databytes', '10M\n', 0o644, 'control/databytes, line 1, "10M": not a number'),
+    ('smtproutes', ':relay:smtp\n', 0o644, 'control/smtproutes, line 1, "relay:smtp": not a port number'),
+    ('programlimits', 'cpus:3\n', 0o644, 'control/programlimits, line 1, "cpus:3": no such limit; one of: cpu'),
+    ('services', 'x qpyd - /no/x\n', 0o644, '/no/x: missing, and x is to run; install it, or mend '
+                                            'control/services, line 1'),
+    ('accounts', 'qpyx:y\n', 0o644, 'control/accounts, line 1, "qpyx:y": write role:name, one of the roles'),
+    ('locals', 'x.test\n', 0, 'control/locals: uid %d may not read it; chmod 0644'), ('locals', 'x.test\n', 0o666, 'others could change')])
+def test_what_start_refuses_check_names(own, name, text, mode, words):
+    """qpy-start and --check say the same of a control file that is broken or unreadable; --check says it for root, too."""
+    home, run = own
+    path = os.path.join(home, 'control', name)
+    before = open(path, 'rb').read() if os.path.exists(path) else None
+    words = words % os.stat(home).st_uid if '%d' in words else words
+    with open(path, 'w') as file:
+        file.write(text)
+    os.chown(path, os.stat(home).st_uid, -1)
+    os.chmod(path, mode)
+    try:
+        code, started = run(home + '/bin/qpy-start')
+        assert code == 111 and words in started
+        for user in [{}] + [dict(user=0)] * (os.geteuid() == 0):
+            code, said = run(home + '/bin/qpy-install', '--check', **({'user': user} if user else {}))
+            assert code == 100 and words in said and said.count('\n') == 1, said
+        assert started.splitlines()[-1].partition('unable to start: ')[2] == said.rstrip('\n')
+    finally:
+        os.unlink(path)
+        if before is not None:
+            with open(path, 'wb') as file:
+                file.write(before)
+            os.chown(path, os.stat(home).st_uid, -1)
+
+
+@pytest.mark.parametrize('name, text, words', [
+    ('greylist', 'delay:x\n', 'line 1, "delay:x": not a number'), ('ratelimits', 'mails:1/h\n', 'not known; one of: connections'),
+    ('accountlimits', '*:x\n', 'write messages='), ('dnsbl', 'a b\n', 'not a domain'), ('milters', 'x\n', 'write an address'),
+    ('policyservers', 'x\n', 'write an address'), ('helorules', 'good\n', 'not known; one of: valid'),
+    ('destinationlimits', 'a.test:0\n', 'write how many at a time'), ('concurrencylocal', '20000\n', '20000 is out of range'),
+    ('rcpthost', 'a.test\n', 'no program reads a file of this name; did you mean rcpthosts?')])
+def test_what_start_leaves_to_others_check_names(own, name, text, words):
+    """Files whose readers refuse them, values out of range, and names that are misspelt."""
+    home, run = own
+    path = os.path.join(home, 'control', name)
+    with open(path, 'w') as file:
+        file.write(text)
+    os.chown(path, os.stat(home).st_uid, -1)
+    code, said = run(home + '/bin/qpy-install', '--check')
+    os.unlink(path)
+    assert code == 100 and said.startswith('control/' + name) and words in said and said.count('\n') == 1
+
+
+def test_every_sample_passes():
+    """Each sample of a file with a grammar is a good one."""
+    for name, look in grammars.CHECKS.items():
+        path = os.path.join(SOURCE, 'control', os.fsdecode(name))
+        if os.path.exists(path):
+            with open(path, 'rb') as file:
+                assert look(file.read(), name) is None
+    assert set(grammars.CHECKS) <= {row[0] for row in controls.TABLE}
