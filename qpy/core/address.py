@@ -247,11 +247,11 @@ def parse_literal(literal: bytes) -> 'bytes | None':
 
 def parse_ipv4(text: bytes) -> 'bytes | None':
     """4 bytes of a strict dotted quad: four decimal numbers up to 255, no leading zeros; else None."""
-    parts = text.split(b'.')
-    if len(parts) != 4:
+    if text.translate(None, _DIGITS) != b'...':
         return None
+    parts = text.split(b'.')
     for part in parts:
-        if not 0 < len(part) <= 3 or part.translate(None, _DIGITS) or (part[:1] == b'0' and part != b'0'):
+        if not 0 < len(part) <= 3 or (part[:1] == b'0' and part != b'0'):
             return None
     numbers = [int(part) for part in parts]
     return bytes(numbers) if max(numbers) < 256 else None

@@ -7,6 +7,8 @@ from qpy.core import text
 
 def find(host, table):
     """The (key, value) of table ({lower-case key: value}) that decides about host, or None."""
+    if not table:
+        return None
     host = text.lower(host)
     if host in table:
         return host, table[host]

@@ -22,6 +22,8 @@ def domain(name):
 
 def address(mailbox):
     """An address whose domain is in ASCII, or None: a local part has no other form than its own (RFC 6531, 3.2)."""
+    if mailbox.isascii():
+        return mailbox
     local, at, host = mailbox.rpartition(b'@')
     found = domain(host)
     return local + at + found if found is not None and local.isascii() else None

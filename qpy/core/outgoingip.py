@@ -58,9 +58,9 @@ def choose(sources: dict, sender: bytes, host: bytes, destination: bytes) -> byt
 
     Nothing leaves for this host itself from an address of another network: who listens on 127.0.0.1 knows his clients
     by theirs."""
-    packed = ip.pack(destination)
-    addresses = sources.get(len(packed)) if packed else None
-    if not addresses or is_mapped(destination, packed):
+    addresses = sources.get(V6 if b':' in destination else V4)
+    packed = ip.pack(destination) if addresses else None
+    if packed is None or is_mapped(destination, packed):
         return b''
     found = (b'@' in sender and smtproutes.find_sender(sender, addresses)) or smtproutes.find(host, addresses)
     source = ip.pack(found[1]) if found else ANY[0]

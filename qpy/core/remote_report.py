@@ -193,5 +193,7 @@ def outcome(status, output):
 
 def safe_report(text):
     """A report's text as qpy-send may have it: short enough, line ends the only control characters."""
-    cut = text[:OUTPUT_LIMIT - 100]
-    return bytes(c if c >= 32 and c != 127 or c == 10 else 63 for c in cut)
+    return text[:OUTPUT_LIMIT - 100].translate(_REPORTED)
+
+
+_REPORTED = bytes(c if c >= 32 and c != 127 or c == 10 else 63 for c in range(256))

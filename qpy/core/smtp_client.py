@@ -171,6 +171,8 @@ class Session:
 
     def take(self):
         """What is to be sent to the server now."""
+        if not self.out:
+            return b''
         data = b''.join(self.out)
         self.out.clear()
         return data
@@ -519,6 +521,8 @@ class Session:
 
     def _too_many(self, names):
         """The indices of recipients that do not fit into one transaction (RFC 9422, 4.2, 4.3)."""
+        if b'LIMITS' not in self.extensions:
+            return []
         most, domains = self._limit(b'RCPTMAX') or len(names), self._limit(b'RCPTDOMAINMAX') or len(names)
         taken, seen, left = 0, set(), []
         for i, name in enumerate(names):
@@ -652,8 +656,11 @@ def can_be_sent(mailbox):
     local, at, domain = mailbox.rpartition(b'@')
     if not at:
         local, domain = domain, b''
-    return (not any(c < 32 or c == 127 for c in mailbox) and not any(c in domain for c in b' <>"\\')
-            and len(mailbox) <= 1002)
+    return (len(mailbox) <= 1002 and len(mailbox.translate(None, _CONTROLS)) == len(mailbox)
+            and len(domain.translate(None, b' <>"\\')) == len(domain))
+
+
+_CONTROLS = bytes(range(32)) + b'\x7f'
 
 
 class Encoder:

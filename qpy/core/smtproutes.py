@@ -50,6 +50,8 @@ class Hop:
 
 def find_sender(sender, table):
     """The (key, value) of control/senderroutes that decides about this envelope sender, or None."""
+    if not table:
+        return None
     sender = text.lower(sender)
     for key in (sender, sender[sender.rfind(b'@'):] if b'@' in sender else b''):
         if key in table:

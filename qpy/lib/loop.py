@@ -28,9 +28,6 @@ class Timer:
     def __init__(self, when, callback, loop):
         self.when, self.callback, self.loop = when, callback, loop
 
-    def __lt__(self, other):
-        return self.when < other.when
-
     def cancel(self):
         """Never call back."""
         if self.callback is not None:
@@ -41,15 +38,15 @@ class Timer:
 class Loop:
     """One per process."""
 
-    __slots__ = ('epoll', 'readers', 'writers', 'fresh', 'timers', 'dead_timers', 'soon', 'signals', 'running',
+    __slots__ = ('epoll', 'readers', 'writers', 'fresh', 'timers', 'dead_timers', 'number', 'soon', 'signals', 'running',
                  'wake_read', 'wake_write')
 
     def __init__(self):
         self.epoll = unix.epoll()
         self.readers, self.writers = {}, {}
         self.fresh = set()              # registered in this pass: what epoll said before is about another of that number
-        self.timers, self.soon, self.signals = [], [], {}
-        self.dead_timers = 0
+        self.timers, self.soon, self.signals = [], [], {}       # timers: a heap of (when, number, Timer)
+        self.dead_timers = self.number = 0
         self.running = False
         self.wake_read = self.wake_write = -1
 
@@ -90,13 +87,14 @@ class Loop:
     def after(self, seconds, callback):
         """Call back once, in so many seconds (of the clock that never jumps).  Returns the Timer."""
         timer = Timer(unix.monotonic() + seconds, callback, self)
-        heappush(self.timers, timer)
+        self.number += 1                # so that timers themselves are never compared
+        heappush(self.timers, (timer.when, self.number, timer))
         return timer
 
     def _cancelled(self):
         self.dead_timers += 1
         if self.dead_timers > 64 and self.dead_timers * 2 > len(self.timers):
-            self.timers[:] = [timer for timer in self.timers if timer.callback is not None]
+            self.timers[:] = [entry for entry in self.timers if entry[2].callback is not None]
             heapify(self.timers)
             self.dead_timers = 0
 
@@ -172,18 +170,18 @@ class Loop:
     def _patience(self, longest):
         if self.soon:
             return 0
-        while self.timers and self.timers[0].callback is None:
+        while self.timers and self.timers[0][2].callback is None:
             heappop(self.timers)
             self.dead_timers -= 1
         if not self.timers:
             return longest
-        return min(longest, max(0.0, self.timers[0].when - unix.monotonic()))
+        return min(longest, max(0.0, self.timers[0][0] - unix.monotonic()))
 
     def _run_due(self):
         now = unix.monotonic()
         timers = self.timers
-        while timers and timers[0].when <= now:
-            timer = heappop(timers)
+        while timers and timers[0][0] <= now:
+            timer = heappop(timers)[2]
             callback, timer.callback = timer.callback, None
             if callback:
                 callback()

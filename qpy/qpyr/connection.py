@@ -86,6 +86,7 @@ class Connection:
 
     def _connected(self, errno):
         self.timer.cancel()
+        self.timer = None
         self.loop.forget(self.sock.fileno())
         done, self.on_connected = self.on_connected, None
         if errno:
@@ -109,7 +110,8 @@ class Connection:
         """Do this transaction; the message comes from source."""
         self.transaction, self.source, self.on_done = transaction, source, on_done
         self.last = unix.monotonic()
-        self.timer = self.loop.after(self.patience, self._look_at_clock)
+        if self.timer is None:          # else it is still that of an earlier transaction
+            self.timer = self.loop.after(self.patience, self._look_at_clock)
         self.loop.watch(self.sock.fileno(), self._readable)
         self.session.begin(transaction)
         if self.key[2] == SMTPS and self.stream is None:
@@ -130,10 +132,14 @@ class Connection:
         self._settle()
 
     def _look_at_clock(self):
+        self.timer = None
+        if self.transaction is None:
+            return None
         left = self.last + self.patience - unix.monotonic()
         if left <= 0:
             return self.lost(SILENT)
         self.timer = self.loop.after(left, self._look_at_clock)
+        return None
 
     def _readable(self):
         try:
@@ -143,12 +149,17 @@ class Connection:
         except OSError as problem:
             return self.lost(_words(problem))
         self.last = unix.monotonic()
-        if data and not self.is_local:  # a server that sends replies one by one would wait 40 ms for our kernel's word on each
-            self.sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
         self._take_in(data)
         if not self.session.over:
-            self._pump()
+            if not self._pump() and self.session.waiting and not self.is_local:
+                self._acknowledge()
         self._settle()
+
+    def _acknowledge(self):
+        """More replies are to come, and nothing of ours goes there now: a server that sends them one by one would wait 40 ms
+        for our kernel's word on each."""
+        if self.sock is not None:
+            self.sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
 
     def _take_in(self, data):
         """What the other side said, b'' when it closed."""
@@ -209,39 +220,49 @@ class Connection:
         return None
 
     def _pump(self):
-        """Send what there is to be sent, and as much of the message as the other side takes."""
+        """Send what there is to be sent, and as much of the message as the other side takes.  True if any of it left."""
+        left = False
         try:
             while True:
                 self._fill()
                 if not self.outgoing:
-                    return self._want_writable(False)
+                    self._want_writable(False)
+                    break
                 sent = self.sock.send(self.outgoing)
+                left = True
                 self.last = unix.monotonic()
                 self.outgoing = self.outgoing[sent:]
         except BlockingIOError:
             self._want_writable(True)
         except OSError as problem:
             self._broken(problem)
+        return left
 
     def _fill(self):
         """Take from the session, and read the message while there is little to send."""
-        pieces = [self.session.take()]
-        size = len(self.outgoing) + len(pieces[0])
+        words = self.session.take()
+        if self.session.wants_body:
+            words = self._read_body(words)
+        if words and self.stream is not None:
+            self.stream.write(words)
+            words = self.stream.take()
+        self.outgoing = self.outgoing + words if self.outgoing else words
+
+    def _read_body(self, words):
+        """These words, and what follows of the message."""
+        pieces, size = [words], len(self.outgoing) + len(words)
         while self.session.wants_body and size < CHUNK:
             try:
                 chunk = self.source.read()
             except OSError:
                 self.session.abandon(b'Z', remote_report.NO_READ)
                 self.outgoing = b''
-                return self._settle()
+                self._settle()
+                return b''
             self.session.body(chunk) if chunk else self.session.body_end()
             pieces.append(self.session.take())
             size += len(pieces[-1])
-        words = b''.join(pieces)
-        if words and self.stream is not None:
-            self.stream.write(words)
-            words = self.stream.take()
-        self.outgoing = self.outgoing + words if self.outgoing else words
+        return b''.join(pieces)
 
     def _writable(self):
         self._pump()
@@ -271,7 +292,6 @@ class Connection:
             self.close()
         transaction = self.transaction
         if transaction is not None and transaction.report is not None:
-            self.timer.cancel()
             done, self.on_done, self.transaction, self.source = self.on_done, None, None, None
             done(self)
 
@@ -322,10 +342,11 @@ class Pool:
     TRANSACTIONS = 100  # on one connection; some servers count
     EACH, ALL = 20, 200     # kept for one address; kept at all
 
-    __slots__ = ('loop', 'idle', 'count')
+    __slots__ = ('loop', 'idle', 'count', 'timer')
 
     def __init__(self, loop):
-        self.loop, self.idle, self.count = loop, {}, 0
+        self.loop, self.idle, self.count = loop, {}, 0      # idle: {(key, shield): [(connection, until when)]}
+        self.timer = None
 
     def has(self, key, shields):
         """Whether take() would give one."""
@@ -336,8 +357,8 @@ class Pool:
         for shield in shields:
             waiting = self.idle.get((key, shield))
             if waiting:
-                connection, timer = waiting.pop()
-                self._dropped((key, shield), timer)
+                connection, _ = waiting.pop()
+                self._dropped((key, shield))
                 return connection
         return None
 
@@ -350,29 +371,42 @@ class Pool:
             if not waiting:
                 del self.idle[key]
             return connection.say_goodbye()
-        entry = connection, self.loop.after(self.IDLE, lambda: self._remove(connection, True))
-        waiting.append(entry)
+        waiting.append((connection, unix.monotonic() + self.IDLE))
         self.count += 1
+        if self.timer is None:
+            self.timer = self.loop.after(self.IDLE, self._sweep)
         self.loop.watch(connection.sock.fileno(), lambda: self._remove(connection, False))
+
+    def _sweep(self):
+        """The time of those that have waited longest is over."""
+        self.timer, now = None, unix.monotonic()
+        self._part_with([connection for connection, until in self._all() if until <= now])
+        left = [until for _, until in self._all()]
+        if left:
+            self.timer = self.loop.after(min(left) - now, self._sweep)
 
     def close(self):
         """Say good-bye to all."""
-        for waiting in list(self.idle.values()):
-            for connection, _ in list(waiting):
-                self._remove(connection, True)
+        self._part_with([connection for connection, _ in self._all()])
+
+    def _all(self):
+        return [entry for waiting in self.idle.values() for entry in waiting]
+
+    def _part_with(self, connections):
+        for connection in connections:
+            self._remove(connection, True)
 
     def _remove(self, connection, politely):
-        """Time is over, or the other side closed it or said something nobody asked for."""
+        """Its time is over, or the other side closed it or said something nobody asked for."""
         key = connection.key, connection.shield
         for entry in self.idle.get(key, ()):
             if entry[0] is connection:
                 self.idle[key].remove(entry)
-                self._dropped(key, entry[1])
+                self._dropped(key)
                 break
         connection.say_goodbye() if politely else connection.close()
 
-    def _dropped(self, key, timer):
-        timer.cancel()
+    def _dropped(self, key):
         self.count -= 1
         if not self.idle[key]:
             del self.idle[key]

@@ -85,7 +85,7 @@ class Delivery:
         for file, found in tables:
             if found is not None:
                 try:
-                    self.hops = smtproutes.parse(found[1])[::-1]
+                    self.hops = self.settings.hops(found[1])[::-1]
                 except ValueError as problem:
                     return self._all(b'Z', remote_report.bad_entry(file, found[0], str(problem).encode()))
                 break
@@ -193,6 +193,8 @@ class Delivery:
 
     def _open_first(self, plan):
         """plan, with an address of the best preference that a connection is open to in front."""
+        if len(plan) == 1:
+            return plan
         best = [entry for entry in plan if entry[0] == plan[0][0]]
         for entry in best:
             shields = self._shields(entry[1]) + (self._dane_shields(entry[1]) if self.usual.ask else ())

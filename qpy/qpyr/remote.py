@@ -31,7 +31,7 @@ class Settings:
     """What the control files say.  loopback, port, cap: other values are for tests."""
 
     __slots__ = ('helo', 'routes', 'connect_patience', 'patience', 'cap', 'port', 'loopback', 'senders', 'logins',
-                 'tls', 'cas', 'contexts', 'named', 'sources', 'tokens')
+                 'tls', 'cas', 'contexts', 'named', 'sources', 'tokens', 'parsed')
 
     def __init__(self, helo, routes, connect_patience=60, patience=1200, cap=CAP, port=smtproutes.PORT,
                  loopback=False, senders=None, logins=None, tls=None, cas=None, sources=None,
@@ -40,7 +40,7 @@ class Settings:
         self.connect_patience, self.patience, self.cap = connect_patience, patience, cap
         self.port, self.loopback = port, loopback
         self.senders, self.logins, self.tls, self.cas = senders or {}, logins or {}, tls or {}, cas
-        self.contexts, self.named = {}, None
+        self.contexts, self.named, self.parsed = {}, None, {}
         self.sources = sources or {}        # core.outgoingip.table()
         self.tokens = tokens                # accounts (user@relay) that qpy-token has tokens for
 
@@ -49,6 +49,12 @@ class Settings:
         if self.named is None:
             self.named = {self.port} | smtproutes.ports((self.routes, self.senders))
         return self.named
+
+    def hops(self, value):
+        """smtproutes.parse(value), read once."""
+        if value not in self.parsed:
+            self.parsed[value] = smtproutes.parse(value)
+        return self.parsed[value]
 
     @property
     def row(self):
@@ -116,7 +122,7 @@ def checked(home, name, faults, remedy=b''):
 
 
 class Remote:
-    """What all deliveries of one process share.  get_settings() -> Settings, looked at for each delivery."""
+    """What all deliveries of one process share.  get_settings() -> Settings, looked at for what begins together."""
 
     __slots__ = ('loop', 'get_settings', 'settings', 'names', 'pool', 'dead', 'clumsy', 'without_tls', 'failed_tests', 'memory',
                  'home', 'own', 'own_until', 'authorities', 'policies', 'tokens', 'notes')
@@ -137,9 +143,17 @@ class Remote:
         for place, age in self.notes.load():
             self.memory.saw(place, now - age)
 
-    def deliver(self, host, sender, recipients, flags, source, on_end):
-        """Begin a delivery; see qpyr.delivery."""
+    def look(self):
+        """Look at the control files; deliveries that are under way go on by what they began with."""
         self.settings = self.get_settings()
+
+    def deliver(self, *what):
+        """Look, and begin a delivery."""
+        self.look()
+        self.begin(*what)
+
+    def begin(self, host, sender, recipients, flags, source, on_end):
+        """Begin a delivery; see qpyr.delivery."""
         Delivery(self, host, sender, recipients, flags, source, on_end).start()
 
     def random(self):
@@ -204,6 +218,7 @@ class Server:
 
     def begin(self, records):
         """Start what was asked for."""
+        self.remote.look()
         for _, fields, fd in records:
             _, host, sender, flags, length, lines = fields
             numbers, recipients = split_recipients(lines)
@@ -211,8 +226,8 @@ class Server:
             if size is None or not all(numbers):
                 raise channel.ChannelError('bad record R')      # from our own master: a bug; be started anew
             source = sources.Source(fd, 0, size)
-            self.remote.deliver(host, sender, recipients, flags, source,
-                                lambda delivery, n=numbers: self.report(n, delivery))
+            self.remote.begin(host, sender, recipients, flags, source,
+                              lambda delivery, n=numbers: self.report(n, delivery))
 
     def report(self, numbers, delivery):
         """Answer for each recipient."""

@@ -44,7 +44,7 @@ class Source:
         """About how many bytes the message has on the wire (exactly, if it is short): RFC 1870's estimate."""
         head = self.head()
         if len(head) == self.length:
-            return self.length + head.count(b'\n') - head.count(b'\r\n')
+            return self.length + head.count(b'\n') - (head.count(b'\r\n') if b'\r' in head else 0)
         return self.length + self.length // 40
 
     def envelope(self):

@@ -204,7 +204,7 @@ class Loop(loops.Loop):
 
     def turn(self):
         """One pass; whether there was anything to do."""
-        there = self.soon or self.timers and any(t.when <= unix.monotonic() and t.callback for t in self.timers) \
+        there = self.soon or self.timers and any(when <= unix.monotonic() and t.callback for when, _, t in self.timers) \
             or self.epoll.poll(0)
         if there:
             self.step(0)
