@@ -12,13 +12,14 @@ import os
 import time
 
 from qpy.admin import newmrh, newu, postfix, qmailhome, qmailqueue
-from qpy.core import bounce, controls as tables, dates, exits, grammar
+from qpy.core import bounce, controls as tables, dates, exits, grammar, route
 from qpy.lib import controls, program, submit
 
 INCOMPLETE = 1
 USAGE = b'usage: qpy-import [-n] qmail|postfix|queue [DIRECTORY]'
 PLACES = {'qmail': '/var/qmail', 'postfix': '/etc/postfix', 'queue': '/var/qmail/queue'}
 JOURNAL = 'imported-by-qpy'
+WHOLE = (b'defaultdelivery',)       # with one line less it would mean something else
 SECRET = ('control/smtplogins',)
 PARSE = {tables.LINE: tables.parse_line, tables.NUMBER: tables.parse_number, tables.LIST: tables.parse_list,
          tables.MAP: tables.parse_map, tables.TEXT: tables.parse_text}
@@ -122,7 +123,8 @@ class Import:
             except tables.ControlError as problem:
                 self.code = INCOMPLETE
                 lines = data.split(b'\n')
-                if kind not in (tables.LIST, tables.MAP, tables.TEXT) or not 0 < problem.line <= len(lines):
+                by_line = kind in (tables.LIST, tables.MAP, tables.TEXT) and name not in WHOLE
+                if not by_line or not 0 < problem.line <= len(lines):
                     say('not written: ' + problem.text.decode('ascii', 'replace'))
                     return None
                 say('left out: ' + problem.text.decode('ascii', 'replace'))
@@ -177,7 +179,7 @@ def import_queue(home, place, only_report):
         raise program.Fatal(exits.TEMP, b'qmail-send runs in %s: stop it first' % os.fsencode(place)) from None
     taken, code = Taken(home, os.path.join(place, JOURNAL), only_report), exits.OK
     unreadable = []
-    for message in qmailqueue.messages(place, virtual_domains(os.path.dirname(place)), unreadable.append):
+    for message in qmailqueue.messages(place, old_controls(os.path.dirname(place)), unreadable.append):
         if not taken.over(message):
             code = INCOMPLETE
     for line in unreadable:
@@ -187,11 +189,17 @@ def import_queue(home, place, only_report):
     return INCOMPLETE if unreadable else code
 
 
-def virtual_domains(place):
-    """[(domain, prefix)] of that qmail's control/virtualdomains."""
-    text = qmailhome.read(place + '/control/virtualdomains') or ''
-    pairs = [line.rstrip().encode('latin-1').partition(b':') for line in text.splitlines() if line[:1] != '#']
-    return [(key.lower(), prefix) for key, colon, prefix in pairs if colon]
+def old_controls(place):
+    """What that qmail knew of its own domains: control/locals (me, if there is none) and virtualdomains."""
+    def lines(name):
+        text = qmailhome.read(place + '/control/' + name)
+        return None if text is None else [line.rstrip(' \t').encode('latin-1') for line in text.split('\n') if line[:1] != '#']
+    here = lines('locals')
+    if here is None:
+        here = (lines('me') or [])[:1]
+    pairs = [line.partition(b':') for line in lines('virtualdomains') or []]
+    return route.Controls({domain.lower(): 0 for domain in here if domain},
+                          {key.lower(): (prefix, 0) for key, colon, prefix in pairs if colon})
 
 
 class Taken:

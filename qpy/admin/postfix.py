@@ -5,7 +5,16 @@
     found.notes                           sentences on what is not the same
     found.no_equal                        {parameter: value} that nothing here answers to
 """
+import re
+
 TABLE_TYPES = ('hash', 'btree', 'lmdb', 'cdb', 'dbm', 'sdbm', 'texthash')       # whose source is text beside it
+NETWORK_TYPES = TABLE_TYPES + ('cidr',)
+WORD = re.compile(r'(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+')
+TARGET = re.compile(r'(?:[^\s,"]|"(?:[^"\\]|\\.)*")+')
+QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+# Variables that a command for a mailbox has there, and their names here.
+VARIABLES = {'EXTENSION': 'EXT', 'DOMAIN': 'HOST', 'LOGNAME': 'USER'}
+VARIABLE = re.compile(r'\$(\{?)(%s)\b' % '|'.join(VARIABLES))
 UNITS = {'s': 1, 'm': 60, 'h': 3600, 'd': 86400, 'w': 604800}
 SERVICES = {'smtp': 25, 'submission': 587, 'submissions': 465, 'smtps': 465, 'lmtp': 24}
 NUMBERS = (('message_size_limit', 'databytes'), ('smtpd_recipient_limit', 'maxrcpt'),
@@ -29,7 +38,7 @@ SILENT = set('''alias_database alias_maps append_dot_mydomain biff command_direc
     smtp_sasl_auth_enable smtp_sasl_security_options smtp_tls_security_level smtpd_banner smtp_helo_name mail_name
     sender_dependent_relayhost_maps 2bounce_notice_recipient mailbox_size_limit unknown_local_recipient_reject_code
     smtp_bind_address smtp_bind_address6 local_recipient_maps empty_address_recipient myhostname
-    disable_vrfy_command smtputf8_enable readme_directory smtp_tls_CApath smtp_tls_CAfile
+    default_transport disable_vrfy_command luser_relay smtputf8_enable readme_directory smtp_tls_CApath smtp_tls_CAfile
     virtual_mailbox_domains virtual_mailbox_maps inet_interfaces smtpd_milters non_smtpd_milters milter_default_action
     milter_protocol milter_mail_macros smtpd_tls_cert_file smtpd_tls_key_file smtpd_tls_chain_files
     smtpd_tls_security_level smtpd_use_tls'''.split())
@@ -69,8 +78,13 @@ def parse_table(text):
 
 
 def words(value):
-    """The words of a list: commas and blanks between them."""
-    return value.replace(',', ' ').split()
+    """The words of a list: commas and blanks between them; what stands in braces is one."""
+    return WORD.findall(value)
+
+
+def unquoted(target):
+    """An address as .qmail files hold it: its local part without quotes."""
+    return QUOTED.sub(lambda found: re.sub(r'\\(.)', r'\1', found[1]), target)
 
 
 def seconds(value, default='s'):
@@ -145,22 +159,34 @@ class Translation:
                 found += parse_table(text)
         return found
 
-    def listed(self, parameter):
-        """The domains of a parameter: its words, the words of a file, the keys of a table."""
+    def listed(self, parameter, kinds=TABLE_TYPES):
+        """The domains or networks of a parameter: its words, the words of a file, the keys of a table of these kinds."""
         found = []
         for word in words(self.value(parameter)):
-            kind, colon, path = word.partition(':')
-            if colon and kind in TABLE_TYPES:
-                text = self.read(path)
-                found += [key for key, _ in parse_table(text)] if text is not None else []
-            elif word[:1] == '/':
-                text = self.read(word)
-                found += words(' '.join(logical_lines(text))) if text is not None else []
-            if colon and kind not in TABLE_TYPES or word[:1] == '!' or (colon or word[:1] == '/') and text is None:
+            inside = self.inside(word, kinds)
+            if inside is None:
                 self.say('%s: %s is not taken over' % (parameter, word))
-            elif not colon and word[:1] != '/':
-                found.append(word)
+            else:
+                found += inside
         return [word.lower() for word in found]
+
+    def inside(self, word, kinds):
+        """What one word of a list stands for; None if that cannot be said."""
+        kind, colon, path = word.partition(':') if word[:1].isalpha() else ('', '', word)
+        if not colon and path[:1] != '/':
+            return [word]
+        text = self.read(path) if not colon or kind in kinds else None
+        if text is None:
+            return None
+        return [key for key, _ in parse_table(text)] if colon else words(' '.join(logical_lines(text)))
+
+    def domains_of(self, parameter):
+        """The domains of a parameter; one that is excepted is told."""
+        found = self.listed(parameter)
+        for word in found:
+            if word[:1] == '!':
+                self.say('%s: %s is not taken over' % (parameter, word))
+        return [word for word in found if word[:1] != '!']
 
     # --- the steps ---
 
@@ -188,9 +214,9 @@ class Translation:
 
     def domains(self):
         """What is delivered here, and what is passed on."""
-        self.local = self.listed('mydestination')
+        self.local = self.domains_of('mydestination')
         self.write('locals', self.local)
-        relayed = self.listed('relay_domains')
+        relayed = self.domains_of('relay_domains')
         below = 'relay_domains' in self.value('parent_domain_matches_subdomains', 'relay_domains')
         self.accepted = self.local + [entry for domain in relayed for entry in
                                       ([domain, '.' + domain.lstrip('.')] if below else [domain])]
@@ -199,7 +225,8 @@ class Translation:
         """virtual_alias_maps: a virtual domain each, and a .qmail file per address, all of the user alias."""
         entries = self.tables('virtual_alias_maps')
         if self.values.get('virtual_alias_domains'):
-            domains = [d for d in self.listed('virtual_alias_domains') if '@' not in d]
+            written = words(self.value('virtual_alias_domains').lower())
+            domains = [d for d in self.domains_of('virtual_alias_domains') if '@' not in d and ('.' in d or d in written)]
         else:
             domains = [key.lower() for key, _ in entries if '@' not in key and '.' in key]
         lines = ['%s:alias-%s' % (domain, domain) for domain in domains]
@@ -222,11 +249,12 @@ class Translation:
     def alias(self, extension, value, key):
         """alias/.qmail-EXTENSION that forwards to the addresses of value."""
         lines = []
-        for target in words(value):
+        for word in TARGET.findall(value):
+            target = unquoted(word)
             if target[:1] == '@':
                 lines.append('|forward "$DEFAULT"' + target)
-            elif target[:1] in '|/"' or ':' in target.partition('@')[0]:
-                self.say('virtual: %s: the target %s is not taken over' % (key, target))
+            elif target[:1] in '|/' or ':' in word.partition('@')[0] or set('<>()') & set(word):
+                self.say('virtual: %s: the target %s is not taken over' % (key, word))
             else:
                 lines.append('&' + target)
         if '/' in extension or not lines:
@@ -235,7 +263,7 @@ class Translation:
 
     def mailbox_domains(self):
         """Virtual mailboxes belong to one account there; here each user or extension has his own."""
-        domains = self.listed('virtual_mailbox_domains')
+        domains = self.domains_of('virtual_mailbox_domains')
         if domains:
             self.say('virtual_mailbox_domains %s: give each domain to a user in control/virtualdomains, and each address '
                      'a .qmail file with the path of its Maildir; nothing is written' % ' '.join(domains))
@@ -260,24 +288,35 @@ class Translation:
     def transports(self):
         """relayhost and transport_maps, into smtproutes."""
         for key, value in self.tables('transport_maps'):
-            transport, _, nexthop = value.partition(':')
-            place = self.place(nexthop, 'transport ' + key) if nexthop else ''
-            if transport == 'lmtp' and nexthop.startswith('unix:'):
-                path = nexthop[5:]
-                place = path if path[:1] == '/' else self.value('queue_directory', '/var/spool/postfix') + '/' + path
-            if transport not in ('', 'smtp', 'relay', 'lmtp') or '@' in key or place is None:
+            place = self.transport(value, 'transport ' + key) if '@' not in key else None
+            if place is None:
                 self.say('transport: "%s %s" is not taken over' % (key, value))
                 continue
             host = key.lower() if key != '*' else ''
-            self.routes[host] = ('lmtp=' if transport == 'lmtp' and place else '') + place
+            self.routes[host] = place
             if host in self.local:
                 self.say('transport: %s is in mydestination too: a domain in control/locals is never sent on, so it '
                          'is left out there' % host)
                 self.local.remove(host)
                 self.write('locals', self.local)
-        relay = self.value('relayhost')
-        if relay:
-            self.routes[''] = self.place(relay, 'relayhost') or ''
+        default, relay = self.value('default_transport'), self.value('relayhost')
+        everything = self.place(relay, 'relayhost') if relay else self.transport(default, 'default_transport')
+        if everything is None:
+            self.no_equal['default_transport'] = default
+        elif everything:
+            self.routes.setdefault('', everything)
+
+    def transport(self, value, parameter):
+        """TRANSPORT:NEXTHOP as in smtproutes, '' if it says nothing of where to; None if it is something else."""
+        transport, _, nexthop = value.partition(':')
+        if transport not in ('', 'smtp', 'relay', 'lmtp'):
+            return None
+        if transport == 'lmtp' and nexthop.startswith('unix:'):
+            path = nexthop[5:]
+            place = path if path[:1] == '/' else self.value('queue_directory', '/var/spool/postfix') + '/' + path
+        else:
+            place = self.place(nexthop, parameter) if nexthop else ''
+        return 'lmtp=' + place if transport == 'lmtp' and place else place
 
     def senders(self):
         """sender_dependent_relayhost_maps, into senderroutes."""
@@ -323,13 +362,13 @@ class Translation:
 
     def networks(self):
         """Who may relay."""
-        networks = words(self.value('mynetworks')) or ['127.0.0.0/8', '[::1]/128']
-        lines = []
-        for network in networks:
-            if network[:1] in '!/' or ':' in network and network[:1] != '[':
-                self.say('mynetworks: %s is not taken over' % network)
-            else:
-                lines.append('%s:allow,RELAYCLIENT=""' % network)
+        networks = self.listed('mynetworks', NETWORK_TYPES)
+        if not self.value('mynetworks'):
+            networks = ['127.0.0.0/8', '[::1]/128']
+            if self.value('mynetworks_style', 'host') != 'host':
+                self.no_equal['mynetworks_style'] = self.value('mynetworks_style')
+        lines = ['%s:allow%s' % (network.lstrip('!'), '' if network[:1] == '!' else ',RELAYCLIENT=""')
+                 for network in networks]
         self.write('tcp.smtp', lines + [':allow'])
         self.write('rcpthosts', self.accepted)
 
@@ -395,21 +434,36 @@ class Translation:
 
     def delivery(self):
         """Where a user's mail goes."""
-        box, command = self.value('home_mailbox'), self.value('mailbox_command')
-        if command:
+        box, command = self.value('home_mailbox'), self.values.get('mailbox_command')
+        if command:                     # its $names are the command's environment, not parameters
+            command = VARIABLE.sub(lambda found: '$' + found[1] + VARIABLES[found[2]], command)
             self.write('defaultdelivery', ['|preline ' + command])
-            self.say('mailbox_command: its words go to the shell behind preline; EXTENSION is EXT here, see '
-                     'qpy-command.8')
+            self.say('mailbox_command: its words go to the shell behind preline, with the environment of qpy-command.8')
         elif box:
             self.write('defaultdelivery', ['./' + box])
         else:
             self.say('mail went to %s/USER; here it goes to ~/Maildir/ unless control/defaultdelivery says '
                      'otherwise' % (self.value('mail_spool_directory') or '/var/mail'))
         if self.value('recipient_delimiter') not in ('', '-'):
-            self.say('recipient_delimiter %s: the delimiter is - here; write lines with %s into users/assign for '
-                     'whom it matters' % ((self.value('recipient_delimiter'),) * 2))
+            self.say('recipient_delimiter %s: the delimiter is - here; qpy-pw2u -c makes a users/assign with another '
+                     'one' % self.value('recipient_delimiter'))
+        self.catch_all()
+        for table in words(self.value('alias_maps', 'hash:/etc/aliases')):
+            if table.partition(':')[2] != '/etc/aliases':
+                self.say('alias_maps: %s is not read; our aliases are those of /etc/aliases' % table)
         if words(self.value('inet_interfaces', 'all')) in (['loopback-only'], ['localhost']):
             self.say('inet_interfaces: listen on 127.0.0.1 only, with qpy-install --smtp 127.0.0.1:25')
+
+    def catch_all(self):
+        """luser_relay: where mail for names that nobody has goes."""
+        target = self.values.get('luser_relay', '')
+        if '$' in target:
+            self.no_equal['luser_relay'] = target
+        elif target and 'control/virtualdomains' in self.files:
+            self.say('luser_relay: &%s in alias/.qmail-default is that, but it catches what nobody has in the virtual '
+                     'domains, too; nothing is written' % target)
+        elif target:
+            self.files['alias/.qmail-default'] = '&%s\n' % unquoted(target)
 
     def rest(self):
         """What nothing here answers to."""

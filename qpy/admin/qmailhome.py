@@ -4,6 +4,7 @@
 Text is latin-1: bytes go through as they are.
 """
 import os
+import re
 
 from qpy.core import controls as tables
 
@@ -28,6 +29,7 @@ OTHERWISE = ('accounts', 'auth', 'authsenders', 'dnsbl', 'greylist', 'milters', 
              'tlsclients')      # control files of ours; what has the name there is something else
 SOURCES = (('outgoingip', ''), ('outgoingip6', ''), ('outgoingips', '@'), ('domainbindings', '@'),
            ('domainbindings6', '@'))      # files of patches with addresses to leave from, and what their keys are
+START = re.compile(r'\bqmail-start[ \t]')
 USERS = ('assign', 'include', 'exclude', 'mailnames', 'subusers', 'append')
 WRITTEN_BY_HAND = (tables.LIST, tables.MAP)
 KINDS = {row[0].decode(): row[1] for row in tables.TABLE}
@@ -57,10 +59,7 @@ class Translation:
                 if KINDS[name] != tables.CDB or name == 'validrcptto.cdb':
                     self.files['control/' + name] = self.read('control/' + name)
             elif not tables.is_copy(os.fsencode(name)) and not name.endswith(('.tmp', '.cdb')):
-                near = tables.nearest(os.fsencode(name)).decode()
-                self.no_equal['control/' + name] = ELSEWHERE.get(
-                    name, 'a file of this name is something else here' if name in OTHERWISE
-                    else 'did you mean %s?' % near if near else 'no program here reads it')
+                self.no_equal['control/' + name] = ELSEWHERE.get(name) or why_not(name)
         if 'control/rcpthosts' not in self.files:
             self.notes.append('there is no control/rcpthosts: qmail accepted mail for every domain, an open relay; here '
                               'it is accepted for locals and virtualdomains')
@@ -124,16 +123,30 @@ class Translation:
 
     def start(self):
         """The default delivery that /var/qmail/rc gives qmail-start."""
+        lines = (self.read('rc') or '').replace('\\\n', ' ').split('\n')
+        script = '\n'.join(line for line in lines if line.lstrip()[:1] != '#')
+        word = shell_word(START.split(script, maxsplit=1)[-1]) if START.search(script) else ''
         if 'control/defaultdelivery' in self.files:
-            return
-        for line in (self.read('rc') or '').splitlines():
-            _, found, rest = line.partition('qmail-start ')
-            if found and line.lstrip()[:1] != '#':
-                word = shell_word(rest)
-                if word and '$' not in word:
-                    self.files['control/defaultdelivery'] = word + '\n'
-                    return
-        self.notes.append("no defaultdelivery was found: it is ./Maildir/ here, where qmail's is ./Mailbox")
+            pass
+        elif not word:
+            self.notes.append("no defaultdelivery was found: it is ./Maildir/ here, where qmail's is ./Mailbox")
+        elif '$' in word or '`' in word:
+            self.notes.append('rc: defaultdelivery is what %s says there; write it into control/defaultdelivery' % word)
+        else:
+            self.files['control/defaultdelivery'] = word + '\n'
+        if 'dot-forward' in self.files.get('control/defaultdelivery', ''):
+            self.notes.append('defaultdelivery runs dot-forward: install it, or take that line away and write yes into '
+                              'control/dotforward, which does the same')
+
+
+def why_not(name):
+    """Why a control file is not taken over."""
+    near = tables.nearest(os.fsencode(name)).decode()
+    if name in OTHERWISE:
+        return 'a file of this name is something else here'
+    if name in KINDS:
+        return 'it is no file, or leads nowhere'
+    return 'did you mean %s?' % near if near else 'no program here reads it'
 
 
 def read(path):
@@ -158,7 +171,9 @@ def with_login(line, logins):
 
 
 def shell_word(text):
-    """The first word of a shell's line, its quotes taken away."""
-    if text[:1] in '"\'':
+    """The first word of a shell's text, its quotes taken away; a quoted one may have several lines."""
+    text = text.lstrip(' \t')
+    if text[:1] in ('"', "'"):
         return text[1:].partition(text[0])[0]
-    return text.split()[0] if text.split() else ''
+    words = text.partition('\n')[0].split()
+    return words[0] if words else ''

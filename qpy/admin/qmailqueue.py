@@ -7,6 +7,8 @@ envelope that qmail-send had not looked at.
 import fcntl
 import os
 
+from qpy.core import route
+
 
 class Running(Exception):
     """qmail-send has the queue."""
@@ -34,14 +36,14 @@ def hold(queue):
     return file
 
 
-def messages(queue, virtual, complain):
+def messages(queue, controls, complain):
     """Every Message, oldest first; complain(words) for each that cannot be read.
 
-    virtual: [(domain, prefix)] of the virtualdomains of that qmail: what it has put in front of local recipients."""
+    controls: that qmail's route.Controls, by which it has put prefixes in front of local recipients."""
     found = []
     for number, path in sorted(numbered(os.path.join(queue, 'mess'))):
         try:
-            found.append(message(queue, number, path, virtual))
+            found.append(message(queue, number, path, controls))
         except (OSError, ValueError) as problem:
             complain('message %d: %s' % (number, problem))
     return sorted(found, key=lambda message: message.born)
@@ -64,7 +66,7 @@ def beside(queue, kind, number, path):
     return split if part.isdigit() and os.path.exists(split) else os.path.join(queue, kind, str(number))
 
 
-def message(queue, number, path, virtual):
+def message(queue, number, path, controls):
     """The Message of one number; ValueError if what is there is not a message."""
     todo = contents(beside(queue, 'todo', number, path))
     if todo is not None:
@@ -82,7 +84,7 @@ def message(queue, number, path, virtual):
         for kind in ('local', 'remote'):
             left = [value for letter, value in parse(contents(beside(queue, kind, number, path)) or b'')
                     if letter == b'T']
-            recipients += [plain(value, virtual) for value in left] if kind == 'local' else left
+            recipients += [plain(value, controls) for value in left] if kind == 'local' else left
     if len(sender) != 1:
         raise ValueError('no sender')
     return Message(number, path, sender[0], recipients, born, contents(os.path.join(queue, 'bounce', str(number))) or b'')
@@ -104,12 +106,11 @@ def parse(data):
     return [(record[:1], record[1:]) for record in data.split(b'\0')[:-1] if record]
 
 
-def plain(recipient, virtual):
-    """A local recipient without what virtualdomains has put in front of it."""
-    local, at, domain = recipient.rpartition(b'@')
-    domain = domain.lower()
-    for key, prefix in virtual:
-        fits = key in (domain, recipient.lower(), b'') or key[:1] == b'.' and domain.endswith(key)
-        if at and prefix and fits and local.startswith(prefix + b'-'):
-            return local[len(prefix) + 1:] + at + recipient.rpartition(b'@')[2]
+def plain(recipient, controls):
+    """A local recipient as it was before virtualdomains put a prefix in front of it: the address that gets this one."""
+    for prefix, _ in controls.virtualdomains.values():
+        if prefix and recipient.startswith(prefix + b'-'):
+            address = recipient[len(prefix) + 1:]
+            if route.rewrite(address, controls).recipient == recipient:
+                return address
     return recipient

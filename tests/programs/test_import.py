@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from qpy.admin import postfix
-from qpy.core import controls, mess
+from qpy.admin import postfix, qmailqueue
+from qpy.core import controls, mess, route
 from tests.peers.queued import Daemon, make_home
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -103,6 +103,30 @@ def test_only_a_report(home, tmp_path):
     lines = run(home, '-n', 'qmail', tmp_path / 'qmail')[1]
     assert 'would write: control/rcpthosts' in lines
     assert sorted(os.listdir(home / 'control')) == ['locals', 'me', 'tcp.smtp'] and not os.listdir(home / 'alias')
+
+
+@pytest.mark.parametrize('rc, wanted, said', [
+    ('exec env - PATH="/var/qmail/bin:$PATH" \\\nqmail-start \\\n./Mailbox splogger qmail\n', './Mailbox\n', ''),
+    ('exec qmail-start "|dot-forward .forward\n./Mailbox" splogger qmail\n', '|dot-forward .forward\n./Mailbox\n',
+     'control/dotforward'),
+    ('csh -cf "qmail-start ./Mailbox splogger qmail &"\n', './Mailbox\n', ''),
+    ('exec qmail-start "`cat /var/qmail/control/x`"\n', None, 'rc: defaultdelivery is what `cat /var/qmail/control/x` says'),
+    ('exec qmail-start \'not an instruction\'\n', None, 'not written: control/defaultdelivery'),
+    ('exec qmail-send\n', None, "it is ./Maildir/ here, where qmail's is ./Mailbox"),
+    ('exec qmail-start\n', None, "it is ./Maildir/ here, where qmail's is ./Mailbox")])
+def test_the_default_delivery(home, tmp_path, rc, wanted, said):
+    """What rc gives qmail-start is taken whole or not at all: a line less could be a way to lose mail."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', 'rc': rc})
+    text = '\n'.join(run(home, 'qmail', tmp_path / 'qmail')[1])
+    path = home / 'control/defaultdelivery'
+    assert (path.read_text() if path.exists() else None) == wanted and said in text, text
+
+
+def test_a_control_file_that_leads_nowhere(home, tmp_path):
+    """A link to nothing is told as that."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n'})
+    (tmp_path / 'qmail/control/helohost').symlink_to('/nowhere/at/all')
+    assert 'no equal: control/helohost: it is no file, or leads nowhere' in run(home, 'qmail', tmp_path / 'qmail')[1]
 
 
 def test_an_open_relay_is_not_brought_along(home, tmp_path):
@@ -222,6 +246,64 @@ def test_what_postfix_meant_is_what_we_do(home, tmp_path):
     assert 'any@partner.example ... deliverable, remote' in done.stdout, done.stdout
 
 
+STRANGE = {
+    'main.cf': '''myhostname = mail.example.org
+mydestination = $myhostname, /etc/postfix/here, regexp:/etc/postfix/re, !not.example
+mynetworks = !10.0.0.5, 10.0.0.0/8, cidr:/etc/postfix/nets, /etc/postfix/netfile, pcre:/etc/postfix/re, [::1]/128
+virtual_alias_domains = $virtual_alias_maps
+virtual_alias_maps = hash:/etc/postfix/virtual inline:{ {foo@ex.test = bar} }
+transport_maps = hash:/etc/postfix/transport
+relayhost = [never.asked.test]
+mailbox_command = /usr/bin/procmail -a "$EXTENSION" DEFAULT=${HOME}/Maildir/ d=${DOMAIN}
+alias_maps = hash:/etc/aliases, nis:mail.aliases
+luser_relay = catch@example.org
+recipient_delimiter = +
+''', 'here': 'one.test, two.test\n  three.test\n', 're': '/x/ y\n', 'nets': '172.16.0.0/12 OK\n', 'netfile': '172.20.0.1\n',
+    'virtual': 'ex.test x\ninfo@ex.test "a \\"b\\""@x.test, joe\n ann\nroot admin@ex.test\nname@ex.test Joe <joe@x.test>\n',
+    'transport': '* smtp:[star.test]\nbad.test error:5.1.1 no such\n'}
+
+
+def test_strange_postfix(home, tmp_path):
+    """Files and tables in lists, networks that are excepted, quoted and inline things, $names that are not parameters:
+    taken over as they are meant, or told; never something else."""
+    write(tmp_path / 'postfix', STRANGE)
+    code, lines = run(home, 'postfix', tmp_path / 'postfix')
+    assert code == 0, lines
+    for name, wanted in {
+            'locals': 'mail.example.org\none.test\ntwo.test\nthree.test\n', 'virtualdomains': 'ex.test:alias-ex.test\n',
+            'tcp.smtp': '10.0.0.5:allow\n10.0.0.0/8:allow,RELAYCLIENT=""\n172.16.0.0/12:allow,RELAYCLIENT=""\n'
+                        '172.20.0.1:allow,RELAYCLIENT=""\n[::1]/128:allow,RELAYCLIENT=""\n:allow\n',
+            'smtproutes': ':star.test\n',
+            'defaultdelivery': '|preline /usr/bin/procmail -a "$EXT" DEFAULT=${HOME}/Maildir/ d=${HOST}\n'}.items():
+        assert (home / 'control' / name).read_text() == wanted, name
+    assert {path.name: path.read_text() for path in (home / 'alias').iterdir()} == {
+        '.qmail-ex:test-info': '&a "b"@x.test\n&joe\n&ann\n', '.qmail-root': '&admin@ex.test\n',
+        '.qmail-ex:test-name': '&Joe\n'}
+    for wanted in ('mydestination: regexp:/etc/postfix/re', 'mydestination: !not.example', 'mynetworks: pcre:/etc/postfix/re',
+                   'virtual_alias_domains: inline:{ {foo@ex.test = bar} }', 'virtual: name@ex.test: the target <joe@x.test>',
+                   'transport: "bad.test error:5.1.1 no such"', 'luser_relay: &catch@example.org', 'recipient_delimiter +',
+                   'alias_maps: nis:mail.aliases is not read'):
+        assert [line for line in lines if line.startswith('look: ' + wanted)], (wanted, lines)
+    assert 'Postfix looks up MX records' not in '\n'.join(lines)
+
+
+@pytest.mark.parametrize('main, files, said', [
+    ('luser_relay = c@x.test\n', {'alias/.qmail-default': '&c@x.test\n'}, ''),
+    ('luser_relay = $user@x.test\n', {'alias/.qmail-default': None}, 'no equal: luser_relay'),
+    ('default_transport = smtp:[out.test]:26\n', {'control/smtproutes': ':out.test:26\n'}, ''),
+    ('default_transport = uucp:x\n', {'control/smtproutes': None}, 'no equal: default_transport: uucp:x'),
+    ('default_transport = smtp\n', {'control/smtproutes': None}, ''),
+    ('mynetworks_style = subnet\n', {}, 'no equal: mynetworks_style: subnet'),
+    ('mynetworks_style = subnet\nmynetworks = 10.0.0.0/8\n', {}, '')])
+def test_one_parameter(home, tmp_path, main, files, said):
+    """What some parameters become, and what is said of them."""
+    write(tmp_path / 'postfix', {'main.cf': 'myhostname = a.test\n' + main})
+    text = '\n'.join(run(home, 'postfix', tmp_path / 'postfix')[1])
+    for name, wanted in files.items():
+        assert ((home / name).read_text() if (home / name).exists() else None) == wanted
+    assert (said or 'look: ') in text and ('no equal' in text) == ('no equal' in said), text
+
+
 @pytest.mark.parametrize('value, wanted', [
     ('$myhostname', 'h.example.org'), ('${mydomain}x', 'example.orgx'), ('$(a)-$b', 'A $-B'), ('$none', ''),
     ('$loop', '$loop'), ('a$', 'a$'), ('x $myorigin', 'x h.example.org')])
@@ -255,9 +337,9 @@ def queued(tmp_path):
 def old_queue(top, split='7'):
     """A qmail queue: one message half delivered with a failure to tell, one in todo, one that was never finished."""
     write(top, {
-        'control/virtualdomains': 'virt.test:bob\n',
+        'control/virtualdomains': '# ours\nvirt.test:bob\nann@one.test:dan-x \n', 'control/locals': 'new.test\n',
         'queue/lock/sendmutex': '', f'queue/mess/{split}/107': 'Received: (qmail 1 invoked by uid 7); x\nSubject: a\n\nA\n',
-        f'queue/info/{split}/107': 'Fann@x.test\0', f'queue/local/{split}/107': 'Djoe@new.test\0Tbob-info@virt.test\0',
+        f'queue/info/{split}/107': 'Fann@x.test\0', f'queue/local/{split}/107': 'Djoe@new.test\0Tbob-info@virt.test\0Tdan-x-ann@one.test\0',
         f'queue/remote/{split}/107': 'Dgone@far.test\0Tdan@far.test\0',
         'queue/bounce/107': '<gone@far.test>:\nNo such user\n\n',
         f'queue/mess/{split}/108': 'Subject: b\n\nB\n', 'queue/todo/108': 'u7\0p1\0F\0Tann@x.test\0',
@@ -283,7 +365,7 @@ def test_a_qmail_queue(queued, tmp_path):
     assert code == 1 and 'not taken over: message 109: neither todo nor info: never finished being queued' in lines
     (first, one), (second, two), (third, three) = stored(queued)
     assert first.endswith(b'Subject: a\n\nA\n') and b'(qmail 1 invoked by uid 7)' in first
-    assert (one.sender, one.recipients) == (b'ann@x.test', [b'info@virt.test', b'dan@far.test'])
+    assert (one.sender, one.recipients) == (b'ann@x.test', [b'info@virt.test', b'ann@one.test', b'dan@far.test'])
     assert abs(int(one.option(b'a')) - 86400 * 3) < 100
     assert abs(mess.arrival(sorted(os.listdir(queued + '/queue/mess'))[0], one) - (time.time() - 86400 * 3)) < 100
     assert (two.sender, two.recipients) == (b'', [b'ann@x.test'])
@@ -294,11 +376,25 @@ def test_a_qmail_queue(queued, tmp_path):
     assert len(stored(queued)) == 3 and (tmp_path / 'qmail/queue/mess/7/107').exists()
 
 
+@pytest.mark.parametrize('recipient, wanted', [
+    ('bob-info@virt.test', 'info@virt.test'), ('BOB-info@virt.test', 'BOB-info@virt.test'),
+    ('ann-x-sales@one.test', 'sales@one.test'), ('ann-x-other@one.test', 'ann-x-other@one.test'),
+    ('sub-a@x.below.test', 'a@x.below.test'), ('joe-list@new.below.test', 'joe-list@new.below.test'),
+    ('sub-list@new.below.test', 'sub-list@new.below.test'), ('bob-info@elsewhere.test', 'bob-info@elsewhere.test'),
+    ('bob-two-a@two.test', 'a@two.test')])
+def test_prefixes_of_virtual_domains(recipient, wanted):
+    """What virtualdomains has put in front of a local recipient goes, whichever line it was; an extension of a user
+    in locals that looks like it stays."""
+    controls_ = route.Controls({b'new.below.test': 0}, {key.encode(): (value.encode(), 0) for key, value in {
+        'virt.test': 'bob', 'sales@one.test': 'ann-x', '.below.test': 'sub', 'two.test': 'bob-two', 'gone.test': ''}.items()})
+    assert qmailqueue.plain(recipient.encode(), controls_) == wanted.encode()
+
+
 def test_a_queue_report(queued, tmp_path):
     """-n takes nothing over."""
     old_queue(tmp_path / 'qmail')
     lines = run(queued, '-n', 'queue', tmp_path / 'qmail/queue')[1]
-    assert any(line.startswith('would take over: message 107 from <ann@x.test>, 2 recipients left, 72 hours old, and a '
+    assert any(line.startswith('would take over: message 107 from <ann@x.test>, 3 recipients left, 72 hours old, and a '
                                'bounce') for line in lines)
     assert stored(queued) == []
 
