@@ -180,10 +180,10 @@ def listed(words, hosts):
 
 
 def sender_argument(words, hosts):
-    """The envelope sender that -f names: '' and <> are the empty one; <a@b> and Joe <a@b> are understood."""
+    """The envelope sender that -f names: '' and <> are the empty one; <a@b>, Joe <a@b> and "a b"@c are understood."""
     if not words.strip(b' ') or words == b'<>':
         return b''
-    if words.endswith(b'>'):
+    if words.endswith(b'>') or words.startswith(b'"') and b'"@' in words:
         found = listed(words, hosts)
         if len(found) <= 1:
             return found[0] if found else b''

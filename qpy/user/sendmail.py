@@ -8,6 +8,7 @@ from qpy.core import exits, inject, sendmail_args, text
 from qpy.lib import program
 from qpy.user import injection
 
+MBOX_LINE = b'MBOX-Line: '
 VERSION = b'qpy sendmail'
 
 # Who speaks SMTP on descriptors 0 and 1, unless the environment says that already.
@@ -49,8 +50,10 @@ def deliver(home, plan):
     wanted = [each for word in plan.operands for each in inject.listed(word, hosts)]
     if not wanted and not plan.from_header:
         raise sendmail_args.UsageError(b'no recipients; name them, or use -t to take them from the header')
-    message = injection.Message(keep_mbox_line=False, dot_ends=not plan.ignore_dot and unix.isatty(0))
-    composer = compose(plan, hosts, message.read_header())
+    by_uucp = plan.mode == sendmail_args.RMAIL
+    message = injection.Message(keep_mbox_line=by_uucp, dot_ends=not plan.ignore_dot and unix.isatty(0))
+    fields = message.read_header()
+    composer = compose(plan, hosts, without_path(plan, fields) if by_uucp else fields)
     new_header = composer.finish(int(unix.time()), unix.getpid(), unix.urandom(6).hex().encode())
     if plan.from_header:
         wanted += composer.header_recipients()
@@ -97,9 +100,18 @@ def fail(code, answer):
 
 
 def rmail(home, plan):
-    """rmail(8): as sendmail -i; the From_ lines of UUCP are dropped."""
+    """rmail(8): as sendmail -i, with the sender of UUCP's From_ lines."""
     plan.ignore_dot = True
     return deliver(home, plan)
+
+
+def without_path(plan, fields):
+    """The fields after the From_ lines; these name the sender, unless -f did."""
+    from qpy.core import uucp
+    path = [field for field in fields if field.startswith(MBOX_LINE)]
+    if plan.sender is None:
+        plan.sender = uucp.sender([field[len(MBOX_LINE):] for field in path])
+    return [field for field in fields if not field.startswith(MBOX_LINE)]
 
 
 # --- the other modes -----------------------------------------------------------------------------------------
@@ -166,6 +178,8 @@ def aliases(home, plan):
 def verify(home, plan):
     """-bv, -bt: where each operand goes, and why.  0: all can be delivered; 1: one cannot; 75: cannot be said."""
     from qpy.lib import route, users
+    if not plan.operands:
+        raise sendmail_args.UsageError(b'no address; name those to look up')
     unix.signal(unix.SIGPIPE, unix.SIG_DFL)
     hosts, controls, lookup = injection.settings(home), route.load(home), users.Lookup(home)
     verdicts = set()

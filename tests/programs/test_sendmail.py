@@ -181,6 +181,16 @@ def test_null_sender(send, queue, words):
     assert queue.sender == b'' and queue.field(b'From') == b'joe@host.example.com'
 
 
+@pytest.mark.parametrize('args,sender,origin', [
+    (b'a', b'joe@far.example.org', b'joe@far.example.org'), (b'-f x@y.z a', b'x@y.z', b'x@y.z')])
+def test_rmail(send, queue, args, sender, origin):
+    """UUCP's rmail: the From_ lines name the sender and go, lone dots are text; -f counts more."""
+    assert send(args, b'From uucp Mon Nov 30 09:00:00 2026 remote from far.example.org\n>From joe Mon Nov 30 08:00:00 2026\n'
+                b'Subject: s\n\n>From b\n.\nx\n', b'rmail') == 0
+    assert (queue.sender, queue.field(b'From'), queue.recipients) == (sender, origin, [b'a@host.example.com'])
+    assert queue.body == b'>From b\n.\nx\n' and b'MBOX-Line' not in queue.message
+
+
 @pytest.mark.parametrize('args,data', [(b'rcpt', b'hi\n'), (b'-i rcpt', b''),
                                        (b'-oi -t', b'To: rcpt\nAuto-Submitted: x\n\nno end'),
                                        (b'-t rcpt', b'Subject: s\n\n'), (b'-odi rcpt', b'x'), (b'-oi -f S -t',
@@ -313,6 +323,9 @@ def test_header_fields(send, queue):
      b'joe@host.example.com (Other)'),
     ([b'-f', b'Joe <j@k.l>', b'a'], {}, b'j@k.l', b'j@k.l'),
     ([b'-f', b'a b@c.d', b'a'], {}, b'a b@c.d', b'"a b"@c.d'),
+    ([b'-f', b'"a b"@c.d', b'a'], {}, b'a b@c.d', b'"a b"@c.d'),
+    ([b'-f', b'"a\\"@b"@c.d', b'a'], {}, b'a"@b@c.d', b'"a\\"@b"@c.d'),
+    ([b'-f', b'"odd@c.d', b'a'], {}, b'"odd@c.d', b'"\\"odd"@c.d'),
     (b'a', {'QMAILDEFAULTHOST': 'dh.x'}, b'joe@dh.x', b'joe@dh.x')])
 def test_sender(send, queue, monkeypatch, args, environ, sender, origin):
     """7, 8: -f, then qmail's variables, then the account by its uid; USER and LOGNAME only where it has no name."""
@@ -569,6 +582,7 @@ def test_verify(send, home, capfd):
     lines = capfd.readouterr().out.split('\n')
     assert lines[0].startswith('no-such-user-here@host.example.com ... undeliverable, local: control/me')
     assert lines[1].startswith('a: b ... undeliverable: unable to parse') and 'remote' in lines[2]
+    assert send(b'-bv') == 64 and 'no address' in capfd.readouterr().err
 
 
 # --- inject --------------------------------------------------------------------------------------------------
