@@ -191,13 +191,10 @@ def check_reverse(judgement):
     facts, rule = judgement.facts, judgement.settings.reverse
     if rule == b'no' or ip.pack(facts.ip) is None:
         return None
-    need = b'P', facts.ip
-    if need not in judgement.answers:
-        return [need]
-    status, reason, names = judgement.answers[need]
-    if status == b'temp':
-        return judgement.trouble(b'the name of %s: %s' % (facts.ip, reason))
-    if status != b'ok' or not names:
+    names, other = in_dns(judgement, b'P', facts.ip, b'the name of')
+    if names is None:
+        return other
+    if not names:
         return Decision(REFUSE, b'550 5.7.25 your address %s has no name in DNS' % facts.ip, facts.ip + b' has no name')
     if rule == b'exists':
         return None
@@ -205,6 +202,17 @@ def check_reverse(judgement):
     if judgement.missing(needs):
         return judgement.missing(needs)
     return check_forward(judgement, names, [judgement.answers[need] for need in needs])
+
+
+def in_dns(judgement, letter, name, what):
+    """(what DNS has of a name, None), [] if it has nothing; (None, what the check returns) if that is not known."""
+    need = letter, name
+    if need not in judgement.answers:
+        return None, [need]
+    status, reason, found = judgement.answers[need]
+    if status == b'temp':
+        return None, judgement.trouble(b'%s %s: %s' % (what, name, reason))
+    return found if status == b'ok' else [], None
 
 
 def check_forward(judgement, names, answers):
@@ -225,14 +233,9 @@ def check_helo_name(judgement):
     facts = judgement.facts
     if b'resolves' not in judgement.settings.helo or ip.literal(facts.helo) is not None:
         return None
-    need = b'M', facts.helo
-    if need not in judgement.answers:
-        return [need]
-    status, reason, _ = judgement.answers[need]
-    if status == b'temp':
-        return judgement.trouble(b'the HELO name %s: %s' % (facts.helo, reason))
-    if status == b'ok':
-        return None
+    hosts, other = in_dns(judgement, b'M', facts.helo, b'the HELO name')
+    if hosts is None or hosts:
+        return other
     return Decision(REFUSE, b'550 5.7.1 your HELO host name is not in DNS', b'no address of ' + facts.helo)
 
 

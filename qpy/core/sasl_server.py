@@ -44,13 +44,14 @@ class Exchange:
     """One login."""
 
     __slots__ = ('place', 'user', 'next')
+    PROMPT = b''                # said to a client that begins without a message
 
     def __init__(self, place):
         self.place, self.user, self.next = place, b'', self.begin
 
     def step(self, response):
         """The client's next message, None: he has begun without one."""
-        return self.next(response)
+        return (CHALLENGE, self.PROMPT) if response is None else self.next(response)
 
     def fail(self, reason=MALFORMED):
         """No."""
@@ -75,8 +76,6 @@ class Plain(Exchange):
 
     def begin(self, response):
         """RFC 4616, 2; nobody may be somebody else."""
-        if response is None:
-            return CHALLENGE, b''
         fields = response.split(b'\0')
         if len(fields) != 3 or fields[0] not in (b'', fields[1]):
             return self.fail()
@@ -84,18 +83,12 @@ class Plain(Exchange):
 
 
 class Login(Exchange):
-    """The user, then the password, each asked for."""
+    """The user, unless the client has sent him at once, then the password, each asked for."""
 
     __slots__ = ()
+    PROMPT = b'Username:'
 
     def begin(self, response):
-        """Some clients send the user at once."""
-        if response is not None:
-            return self.named(response)
-        self.next = self.named
-        return CHALLENGE, b'Username:'
-
-    def named(self, response):
         self.user, self.next = response, self.answered
         return CHALLENGE, b'Password:'
 
@@ -109,8 +102,6 @@ class XOAuth2(Exchange):
     __slots__ = ()
 
     def begin(self, response):
-        if response is None:
-            return CHALLENGE, b''
         fields = response.split(b'\1')
         user, token = after(b'user=', fields[0]), bearer(fields[1:])
         return self.claim(TOKEN, user, token, TOKEN_MAX)
@@ -130,8 +121,6 @@ class OAuthBearer(XOAuth2):
 
     def begin(self, response):
         """RFC 7628, 3.1"""
-        if response is None:
-            return CHALLENGE, b''
         fields = response.split(b'\1')
         flag, _, rest = fields[0].partition(b',')
         named, comma, more = rest.partition(b',')
@@ -175,8 +164,6 @@ class Scram(Exchange):
 
     def begin(self, response):
         """client-first-message (RFC 5802, 7)."""
-        if response is None:
-            return CHALLENGE, b''
         flag, _, rest = response.partition(b',')
         other, comma, bare = rest.partition(b',')
         fields = bare.split(b',')

@@ -9,11 +9,10 @@ control/.  Writes: DIR/check.  One worker judges, because it counts; a master re
 Exit: 0 when the chain ends, 111 otherwise.
 """
 from qpy import unix
-from qpy.core import channel, checks, exits, greylist, text
+from qpy.core import channel, checks, greylist, text
 from qpy.core.asking import CONNECT
-from qpy.lib import confine, inherit, master, names, packets, program, service
-from qpy.lib.loop import Loop
-from qpy.qpyc import policies, settings
+from qpy.lib import names, packets, program
+from qpy.qpyc import judging, policies, settings
 from qpy.qpyc.journal import Journal
 
 MOST_CASES = 20_000         # being judged at a time
@@ -77,7 +76,7 @@ class Server:
         self.pools, self.cases, self.scheduled, self.wall = {}, 0, False, unix.time
         self.grey, self.accounts = Journal(home, b'greylist', 3), Journal(home, b'accounts', 2)
 
-    def remember(self):
+    def begin(self):
         """Take up what was written down; forget what is of no use; write it anew."""
         self.grey.read(self.memory.grey.load)
         self.accounts.read(self.memory.accounts.load)
@@ -110,7 +109,7 @@ class Server:
                         decision.reason))
         if not self.scheduled and (self.memory.grey.changed or self.memory.accounts.changed):
             self.scheduled = True
-            self.loop.call_soon(self.write_down)
+            self.loop.call_soon(self.end)
         done(decision)
 
     # --- finding out ---
@@ -132,7 +131,7 @@ class Server:
 
     # --- remembering ---
 
-    def write_down(self):
+    def end(self):
         """Append what has changed."""
         self.scheduled = False
         grey, accounts = self.memory.grey, self.memory.accounts
@@ -191,21 +190,4 @@ def values(letter, lines):
 
 def main(home, args):
     """qpy-check"""
-    found = service.begin(b'check', args)
-    settings.load(home)                             # broken controls end us here
-    confine.confine(home, b'check-master')
-    return master.run(found, lambda found: work(home, found))
-
-
-def work(home, found):
-    """The one that judges."""
-    loop = Loop()
-    inherit.life(loop, found)
-    server = Server(loop, home)
-    for sock in inherit.sockets(found, b'check'):
-        packets.serve(loop, sock, server.client)
-    confine.confine(home, b'check')
-    server.remember()
-    loop.run()
-    server.write_down()
-    return exits.OK
+    return judging.run(home, b'check', args, settings.load, Server, {b'check': Server.client})

@@ -14,10 +14,9 @@ from collections import deque
 
 from qpy import unix
 from qpy.core import asking, channel, checks, draft, exits, mess, milter, submit, text
-from qpy.lib import confine, controls, inherit, master, packets, program, service, spool
+from qpy.lib import controls, packets, program, spool
 from qpy.lib import submit as queued
-from qpy.lib.loop import Loop
-from qpy.qpyc import filters
+from qpy.qpyc import filters, judging
 from qpy.qpyc.settings import by_lines
 
 FILES = (b'milters',)
@@ -44,6 +43,11 @@ class Server:
     def __init__(self, loop, home):
         self.loop, self.home, self.sessions, self.kept = loop, home, {}, (home + b'/check',)
         self.places = controls.Watched(home, FILES, load)
+
+    def begin(self):
+        """Nothing is remembered of yesterday."""
+
+    end = begin
 
     def questions(self, sock, _):
         """A worker of qpy-smtpd has connected to ask."""
@@ -339,22 +343,4 @@ def refusal_of(reply):
 
 def main(home, args):
     """qpy-milter"""
-    found = service.begin(b'milter', args, (b'milter', b'filter'))
-    load(home)                                      # a broken control file ends us here
-    confine.confine(home, b'milter-master')
-    return master.run(found, lambda found: work(home, found))
-
-
-def work(home, found):
-    """The one that hears milters."""
-    loop = Loop()
-    inherit.life(loop, found)
-    unix.raise_descriptor_limit()
-    server = Server(loop, home)
-    for sock in inherit.sockets(found, b'milter'):
-        packets.serve(loop, sock, server.questions)
-    for sock in inherit.sockets(found, b'filter'):
-        packets.serve(loop, sock, server.messages)
-    confine.confine(home, b'milter')
-    loop.run()
-    return exits.OK
+    return judging.run(home, b'milter', args, load, Server, {b'milter': Server.questions, b'filter': Server.messages})
