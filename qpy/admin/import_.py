@@ -217,8 +217,9 @@ class Taken:
         if '%d %d' % (message.number, message.born) in self.known:
             return say('taken over before: ' + what) or True
         age = max(0, int(time.time() - message.born))
-        words = '%s, %d recipients left, %d hours old%s' % (what, len(message.recipients), age // 3600,
-                                                            ', and a bounce' if message.failed else '')
+        failed = '' if not message.failed else ', and a bounce' if self.to_whom(message) else \
+            ', and a failure that nobody is to be told'
+        words = '%s, %d recipients left, %d hours old%s' % (what, len(message.recipients), age // 3600, failed)
         if self.only_report:
             return say('would take over: ' + words) or True
         for ident, refusal in self.queued(message, age):
@@ -237,9 +238,13 @@ class Taken:
             with open(message.path, 'rb') as file:
                 yield told(submit.send(self.home, message.sender, message.recipients, file.fileno(),
                                        [(b'a', b'%d' % age)]))
-        to_whom = message.failed and bounce.envelope(message.sender, self.settings)
+        to_whom = message.failed and self.to_whom(message)
         if to_whom:
             yield told(submit.send(self.home, to_whom[0], [to_whom[1]], self.report(message, to_whom[1])))
+
+    def to_whom(self, message):
+        """(sender, recipient) of the bounce of a message; None if that was a double bounce itself."""
+        return bounce.envelope(message.sender, self.settings)
 
     def report(self, message, to):
         """The bounce qmail would have made, in its form."""
@@ -256,4 +261,6 @@ class Taken:
 def told(answer):
     """(ID, '') or ('', why not)."""
     code, text = answer
-    return (text.decode(), '') if not code else ('', text.decode('ascii', 'replace'))
+    if not code:
+        return text.decode(), ''
+    return '', (text if text[:1] in (b'D', b'Z') else exits.queue_text(code))[1:].decode('ascii', 'replace')

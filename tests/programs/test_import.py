@@ -367,13 +367,25 @@ def test_a_qmail_queue(queued, tmp_path):
     assert first.endswith(b'Subject: a\n\nA\n') and b'(qmail 1 invoked by uid 7)' in first
     assert (one.sender, one.recipients) == (b'ann@x.test', [b'info@virt.test', b'ann@one.test', b'dan@far.test'])
     assert abs(int(one.option(b'a')) - 86400 * 3) < 100
-    assert abs(mess.arrival(sorted(os.listdir(queued + '/queue/mess'))[0], one) - (time.time() - 86400 * 3)) < 100
+    assert abs(mess.arrival(sorted(os.listdir(queued + '/queue/mess'))[0], one, time.time()) - (time.time() - 86400 * 3)) < 100
     assert (two.sender, two.recipients) == (b'', [b'ann@x.test'])
     assert b'Hi. This is the qmail-send program at new.test.' in second and b'<gone@far.test>:\nNo such user\n\n--- Below' in second
     assert second.endswith(b'Return-Path: <ann@x.test>\nReceived: (qmail 1 invoked by uid 7); x\nSubject: a\n\nA\n')
     assert (three.sender, three.recipients) == (b'', [b'ann@x.test']) and third.endswith(b'Subject: b\n\nB\n')
     assert sum(line.startswith('taken over before') for line in run(queued, 'queue', tmp_path / 'qmail/queue')[1]) == 2
     assert len(stored(queued)) == 3 and (tmp_path / 'qmail/queue/mess/7/107').exists()
+
+
+def test_what_is_not_taken_over_and_why(queued, tmp_path):
+    """Addresses that no queue of ours holds stay there and are told; a failed double bounce ends, as it would have."""
+    write(tmp_path / 'qmail', {
+        'queue/mess/1/1': 'Subject: a\n\n', 'queue/info/1/1': 'Fa@x.test\0', 'queue/remote/1/1': 'Ta\nb@x.test\0',
+        'queue/mess/2/2': 'Subject: b\n\n', 'queue/info/2/2': 'F#@[]\0', 'queue/local/2/2': 'Dpostmaster@new.test\0',
+        'queue/bounce/2': '<postmaster@new.test>:\nno\n\n'})
+    code, lines = run(queued, 'queue', tmp_path / 'qmail/queue')
+    assert code == 1 and stored(queued) == []
+    assert 'not taken over: message 1 from <a@x.test>: line break in an envelope address (#5.1.3)' in lines
+    assert lines[0 if '2 from' in lines[0] else 1].endswith('0 hours old, and a failure that nobody is to be told')
 
 
 @pytest.mark.parametrize('recipient, wanted', [
