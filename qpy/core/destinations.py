@@ -69,12 +69,16 @@ def host_of(name):
 
 class Pace:
     """What a rate has left.  Credit grows evenly, to what is allowed in one second, and to 1 at least: so that in any
-    period no more start than count and what one second allows.  now: steady seconds."""
+    period no more start than count and what one second allows.  now: steady seconds.
 
-    __slots__ = ('limit', 'credit', 'since')
+    part: how much of the rate is used; half with each trouble of the host, more again with each that goes well."""
+
+    SLOWEST, STEP = 1 / 16, 1 / 16
+
+    __slots__ = ('limit', 'credit', 'since', 'part')
 
     def __init__(self, limit, now):
-        self.limit, self.since = limit, now
+        self.limit, self.since, self.part = limit, now, 1.0
         self.credit = self.full
 
     @property
@@ -84,7 +88,7 @@ class Pace:
 
     def left(self, now):
         """How many may start now."""
-        grown = self.credit + max(0, now - self.since) * self.limit.count / self.limit.seconds
+        grown = self.credit + max(0, now - self.since) * self.part * self.limit.count / self.limit.seconds
         self.credit, self.since = min(self.full, grown), now
         return int(self.credit + 1e-9)
 
@@ -94,5 +98,19 @@ class Pace:
 
     def again(self):
         """Whole seconds from the last look until one may start."""
-        missing = (1 - self.credit) * self.limit.seconds / self.limit.count
+        missing = (1 - self.credit) * self.limit.seconds / self.limit.count / self.part
         return max(1, -int(-missing // 1))
+
+    def slower(self, now):
+        """The host is in trouble, or says 421."""
+        self.left(now)
+        self.part = max(self.SLOWEST, self.part / 2)
+
+    def faster(self, now):
+        """One went well."""
+        self.left(now)
+        self.part = min(1.0, self.part + self.STEP)
+
+    def fresh(self, now):
+        """Is it as it was at the beginning?"""
+        return self.left(now) >= self.full and self.part == 1

@@ -13,7 +13,8 @@ round over its destinations.  So a message to 50,000 people delays another one b
 50,000.  A destination may have no more transactions than its channel has free (`share`), so that hosts which
 never answer, or users whose programs hang, leave room for the others.  One that has its share keeps its Works
 in a queue of its own, out of everybody's way, and wakes the first when one ends; a destination in trouble
-(scope `h`) is left alone for a while, and what was meant for it is deferred without trying.  Each step costs
+(scope `h`) is left alone for a while, and what was meant for it is deferred without trying; one that only turns
+away what is too much at a time, and serves the others, gets less.  Each step costs
 the same however many wait: no list is searched.
 
 What may be forgotten.  Nothing here is on disk.  A done mark or a failure that was not written yet when the
@@ -53,6 +54,7 @@ RECIPIENTS = 100                # in one remote transaction
 REPORT_LIMIT = 10_000           # bytes of one report, as in qmail-send
 STATE_TEXT, LEAST_TEXT = 32 << 20, 200      # bytes kept of all reports on one message; of one, however many there are
 WINDOW = 5                      # transactions a destination may have before one of them has ended
+CROWDED = 300                   # seconds a destination that turned one away beside others gets no more than those
 MOST_DESTINATIONS = 20_000      # remembered without anything to do there
 
 TRIPLE = b'#@[]'                # sender of a double bounce
@@ -128,28 +130,30 @@ class Work:
 
 
 class Flight:
-    """A transaction: `left` of its recipients have no report yet."""
+    """A transaction: `left` of its recipients have no report yet; good: place.good when it started."""
 
-    __slots__ = ('job', 'place', 'left')
+    __slots__ = ('job', 'place', 'left', 'good')
 
     def __init__(self, job, place, left):
-        self.job, self.place, self.left = job, place, left
+        self.job, self.place, self.left, self.good = job, place, left, place.good
 
 
 class Place:
     """A destination: a host, where smtproutes names one a relay, or a local user.  until: steady time before which it is left alone.
 
-    window: transactions it has shown to be good for; one more with each that ends well, half with a deferral.  limit,
-    pace: what control/destinationlimits says, and what is left of the rate; again: when somebody waits for more of it.
+    window: transactions it has shown to be good for; one more with each that ends well, half with a deferral, and for a
+    while (still: until then) as many as it served beside one that it turned away.  good: reports that speak well of it.
+    limit, pace: what control/destinationlimits says, and what is left of the rate; again: when somebody waits for more of it.
     stranded: IDs of the messages that sleep because of its trouble.
     """
 
     __slots__ = ('name', 'channel', 'active', 'works', 'window', 'waiting', 'parked', 'failures', 'until', 'reason',
-                 'limit', 'pace', 'again', 'stranded')
+                 'limit', 'pace', 'again', 'stranded', 'still', 'good')
 
     def __init__(self, name, channel):
         self.name, self.channel = name, channel
         self.active = self.works = self.failures = self.until = 0       # works: those with recipients left
+        self.still = self.good = 0
         self.waiting, self.parked, self.reason = None, None, b''
         self.window, self.again = WINDOW, 0
         self.limit = self.pace = None
@@ -518,11 +522,13 @@ class Dispatch:
             place.active -= 1
             place.channel.active -= 1
         self.status()
-        self._judge(place, known, scope, text)
-        if scope == b'h' and letter == b'Z':
+        self._judge(flight, known, scope, text)
+        if scope == b'h' and letter == b'Z' and place.failures:
             job.stranded.add(place)
-        place.window = max(WINDOW, place.window // 2) if letter == b'Z' else min(place.window + 1,
-                                                                                 self.per_place(place))
+        if letter == b'Z':
+            place.window = min(place.window, max(WINDOW, place.window // 2))
+        else:
+            self._widen(place)
         if letter == b'K':
             self._deliver(job, index, place.channel, scope, text)
         self._settle(job, index, letter if known else b'Z', text)
@@ -530,17 +536,40 @@ class Dispatch:
             self._freed(place, 1 + (place.active + 1 < self.share(place, 1)))   # one more where there is room
         return True
 
-    def _judge(self, place, known, scope, text):
+    def _judge(self, flight, known, scope, text):
         """What a report says about its destination."""
-        if scope == b'h':
-            if place.until <= self.now:
-                place.failures += 1
-                place.until = self.now + schedule.backoff(place.failures, self.chance())
-                place.reason = text
-                self.lines.append(sendlog.left_alone(place.name, place.until - self.now, place.failures, text))
-                self._trouble(place)
-        elif known and place.failures:
-            self._recovered(place)
+        place = flight.place
+        others = place.active - bool(flight.left)
+        if scope != b'h':
+            place.good += known
+            if known and place.failures:
+                self._recovered(place)
+            elif known and place.reason:            # it is alive: it was too much that was turned away
+                self.lines.append(sendlog.crowded(place.name, place.window, CROWDED, place.reason))
+                place.reason = b''
+            return
+        if place.pace is not None:
+            place.pace.slower(self.now)
+        if not place.failures and (others or place.good > flight.good):
+            self._crowded(place, others, text)
+        elif place.until <= self.now:
+            place.failures += 1
+            place.until = self.now + schedule.backoff(place.failures, self.chance())
+            place.reason, place.window, place.still = text, WINDOW, 0
+            self.lines.append(sendlog.left_alone(place.name, place.until - self.now, place.failures, text))
+            self._trouble(place)
+
+    def _crowded(self, place, others, text):
+        """It turned one away and has others: so many may be what it takes.  Should they end as badly, the last one shows."""
+        place.window = max(1, min(place.window, others))
+        place.still, place.reason = self.now + CROWDED, text
+
+    def _widen(self, place):
+        """A delivery, or a refusal for good."""
+        if place.still <= self.now:
+            place.window = min(place.window + 1, self.per_place(place))
+        if place.pace is not None:
+            place.pace.faster(self.now)
 
     def _recovered(self, place):
         self.lines.append(sendlog.recovered(place.name))
@@ -582,7 +611,7 @@ class Dispatch:
                 many -= 1
         if place.parked and len(waiting or ()) < CALM:
             self._unpark(place)
-        spent = place.again or place.pace is not None and place.pace.left(self.now) < place.pace.full
+        spent = place.again or place.still > self.now or place.pace is not None and not place.pace.fresh(self.now)
         if not (place.active or place.works or place.parked or place.failures or spent):
             place.channel.places.pop(place.name, None)
 

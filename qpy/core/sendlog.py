@@ -69,6 +69,12 @@ def left_alone(host, seconds, failures, reason):
         logsafe(host), seconds, failures, logsafe(reason))
 
 
+def crowded(host, count, seconds, reason):
+    """It turns away what is more than so many transactions at a time."""
+    return b'destination %s: %d at a time for %d seconds, others are turned away: %s' % (
+        logsafe(host), count, seconds, logsafe(reason))
+
+
 def untried(host, name, count, given_up):
     """A message's recipients there are deferred, or given up, without being tried."""
     return b'destination %s: msg %s %s untried, recipients %d' % (

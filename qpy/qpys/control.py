@@ -135,7 +135,7 @@ class Desk:
         view = view or state.View(len(envelope.recipients))
         place, due = self.place(id)
         lines = [b'm\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d' % (
-            name, message.size, mess.arrival(id, envelope), text.printable(envelope.sender), place, due, view.attempts,
+            name, message.size, mess.arrival(id, envelope, self.send.clock.latest, view.born), text.printable(envelope.sender), place, due, view.attempts,
             owner or 0)]
         if place == b'held' and hold:
             lines.append(b'h\t' + text.one_line(hold))
@@ -209,10 +209,10 @@ class Desk:
         return iter(())
 
     def destinations(self, uid, rest):
-        """What goes on at each remote destination; waiting: messages; rate: COUNT/SECONDS or -."""
+        """What goes on at each remote destination; waiting: messages; rate: COUNT/SECONDS, as it is used now, or -."""
         d = self.send.dispatch
         for place in d.destinations():
-            rate = b'%d/%d' % (place.limit.count, place.limit.seconds) if place.pace else b'-'
+            rate = b'%g/%d' % (place.limit.count * place.pace.part, place.limit.seconds) if place.pace else b'-'
             waiting = len(place.waiting or ()) + len(place.parked or ())
             yield b'%s\t%d\t%d\t%d\t%d\t%s\t%d\t%d\t%s' % (
                 text.printable(place.name), place.active, d.per_place(place), place.window, waiting, rate, place.failures,

@@ -772,6 +772,76 @@ def test_a_rate_is_kept_and_nothing_is_forgotten():
     assert set(fast) <= set(w.removed[:len(fast) + 2])
 
 
+@pytest.mark.parametrize('takes', [1, 2, 4])
+def test_a_host_that_takes_so_many_at_a_time(takes):
+    """One that answers 421 to whoever comes beside those it serves gets as many as it takes: next to nothing is deferred,
+    nothing is given up untried, and after a while one more is ventured."""
+    w = World(per_host=20)
+    ids = [w.add((R, b'busy')) for _ in range(200)]
+    w.step()
+    for _ in range(300):
+        beyond = sorted(w.open)[takes:]
+        for number in beyond:
+            w.answer(number, b'Z', b'h', b'421 too many connections')
+        w.step()
+        for number in sorted(w.open)[:1]:
+            w.answer(number)
+        w.step()
+        w.wait(1)
+    place = w.d.remote.places.get(b'busy')
+    deferred = [id for id in ids if id in w.mail]
+    assert len(deferred) <= 5 and not w.d.troubled(), len(deferred)
+    assert any(b'%d at a time for 300 seconds, others are turned away: 421_too_many' % takes in line for line in w.log)
+    assert place is None or place.window <= takes
+    for _ in range(2 * takes):
+        w.add((R, b'busy'))
+    w.wait(dispatch.CROWDED)
+    for _ in range(30):
+        w.answer_all()
+        w.add((R, b'busy'))
+        w.step()
+    assert w.d.remote.places[b'busy'].window > takes
+
+
+def test_a_host_that_dies_with_several_under_way():
+    """The first ones to fail could be too many; the last one shows that it is dead, and it is left alone, once."""
+    w = World(per_host=20)
+    for _ in range(60):
+        w.add((R, b'dies'))
+    w.step()
+    for _ in range(30):
+        w.answer(next(iter(w.open)))
+        w.step()
+    assert len(w.open) == 20
+    started = len(w.started)
+    for number in list(w.open):
+        w.answer(number, b'Z', b'h', b'timed out')
+        w.step()
+    assert len(w.started) == started and not w.open
+    assert [p[:2] for p in w.d.troubled()] == [(b'dies', 1)] and sum(b'left alone' in line for line in w.log) == 1
+    assert not any(b'at a time' in line for line in w.log)
+
+
+def test_a_rate_falls_and_recovers():
+    """With each 421 half of the rate is used, a sixteenth at least; with each success more again."""
+    w = World(limits=limits(slow=b'20 60/m'))
+    for _ in range(2000):
+        w.add((R, b'slow'))
+    w.step()
+    place = w.d.remote.places[b'slow']
+    for part in (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16):
+        w.answer_all(b'Z', b'h', b'421')
+        assert place.pace.part == part
+        w.wait(4000)
+    counts = []
+    for _ in range(400):
+        before = len(w.started)
+        w.answer_all(b'K')
+        w.wait(1)
+        counts.append(len(w.started) - before)
+    assert place.pace.part == 1 and 1 <= sum(counts[:30]) <= 6 and 59 <= sum(counts[-60:]) <= 61
+
+
 def test_a_rate_and_a_destination_in_trouble():
     """What waits for its rate where nobody answers is deferred with the others, and comes back."""
     w = World(limits=limits(slow=b'20 1/m'))

@@ -129,6 +129,17 @@ class Postfix:
                 pass
         self.output.close()
         shutil.rmtree(self.work, ignore_errors=True)
+        give_up = time.monotonic() + 10
+        while self._listens() and time.monotonic() < give_up:
+            time.sleep(0.02)        # its daemon is nobody's child here
+
+    def _listens(self):
+        """Does somebody still have the port, whom the next one's start would be taken for?"""
+        try:
+            socket.create_connection(('127.0.0.1', self.port), 1).close()
+            return True
+        except OSError:
+            return False
 
     def _daemon(self):
         """The pid of its master process, which leaves the session it was started in."""

@@ -222,8 +222,8 @@ def next_hop(house):
         os.makedirs(home)
         os.chown(home, UID + 1, UID + 1)
 
-    def start():
-        started.append(postfix.Postfix(NEXT, users=[('sue', UID + 1, home)]))
+    def start(more=''):
+        started.append(postfix.Postfix(NEXT, users=[('sue', UID + 1, home)], more=more))
         started[0].mailbox = Mailbox(home)
         started[0].mailbox.seen = started[0].mailbox.names()
         return started[0]
@@ -243,6 +243,22 @@ def test_many_to_postfix(house, next_hop):
     until(lambda: len(there.mailbox.names() - there.mailbox.seen) >= 100 and not here.waiting(),
           lambda: here.log()[-3000:] + there.log()[-3000:])
     assert len(there.mailbox.names() - there.mailbox.seen) == 100
+
+
+def test_postfix_takes_two_at_a_time(house, next_hop):
+    """smtpd_client_connection_count_limit: those that Postfix turns away with 421 are few, the others wait for their turn,
+    and Postfix is not left alone."""
+    here, _ = house
+    there = next_hop('smtpd_client_connection_count_limit = 2\nsmtpd_client_event_limit_exceptions =\n')
+    before = len(here.log())
+    subprocess.run([*postfix.tool('smtp-source'), '-d', '-s', '20', '-m', '200', '-l', '1000', '-f', 'joe@qpy.test',
+                    '-t', 'sue@postfix.test', '127.0.0.1:%d' % PORT], check=True, timeout=60)
+    until(lambda: len(there.mailbox.names() - there.mailbox.seen) >= 190, lambda: here.log()[before:])
+    log = here.log()[before:]
+    assert 'too_many_connections' in log and 'others are turned away: ' in log and 'left alone' not in log
+    here.command(here.home + '/bin/qpy-ctl', 'run')
+    until(lambda: not here.waiting(), lambda: here.log()[-3000:] + there.log()[-3000:])
+    assert len(there.mailbox.names() - there.mailbox.seen) == 200
 
 
 def test_postfix_was_away(house, next_hop):
