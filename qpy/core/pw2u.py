@@ -33,19 +33,19 @@ class Options:
 
 
 def parse_options(args):
-    """Options of a command line such as [b'-ouc+']; None if there is an unknown one."""
-    options = Options()
-    for arg in args:
-        if arg[:1] != b'-' or len(arg) < 2:
+    """Options of a command line such as [b'-ou', b'-c', b'+']; None if there is an unknown one, or more than options."""
+    options, args = Options(), list(args)
+    while args and args[0] != b'--':
+        mark, letters = args[0][:1], args.pop(0)[1:]
+        if mark != b'-' or not letters:
             return None
-        letters = arg[1:]
         while letters:
             letter, letters = letters[:1], letters[1:]
-            if letter == b'c':
-                options.mark, letters = letters[:1] or b'-', letters[1:]
+            if letter == b'c' and (letters or args):
+                options.mark, letters = (letters or args.pop(0))[:1], b''
             elif not set_option(options, letter):
                 return None
-    return options
+    return None if args[1:] else options
 
 
 def set_option(options, letter):

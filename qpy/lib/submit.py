@@ -39,7 +39,7 @@ def send(home, sender, recipients, message, options=(), recipient_options=None):
 
     message: bytes, a descriptor to be read to its end, or an iterable of bytes; what it raises is passed on, and
     nothing is queued.  $QPYQUEUE or else $QMAILQUEUE, if set, is run in queued's place, or what was put in the place of
-    bin/qmail-queue; then (0, b'') is success.
+    bin/qmail-queue; then (0, its PID) is success.
     ValueError for NUL in an address.
     """
     records = mess.Envelope(sender, recipients, options, recipient_options).build()
@@ -181,7 +181,7 @@ def for_filter(records, name):
 def through_filter(program, home, message, records):
     """Run program as qmail-queue: message on its descriptor 0, envelope on 1, its own words on 6.
 
-    (0, b''), or (code, text) as send().  A relative name counts from home.  What message raises is passed on,
+    (0, its PID), or (code, text) as send().  A relative name counts from home.  What message raises is passed on,
     after the program has seen an envelope without end, which it must not take for success.
     """
     (body_in, body), (envelope_in, envelope), (words, words_out) = (unix.pipe2(unix.O_CLOEXEC) for _ in range(3))
@@ -202,7 +202,7 @@ def through_filter(program, home, message, records):
     unix.signal(unix.SIGPIPE, before)
     if failure is not None:
         raise failure
-    return _judge(unix.waitstatus_to_exitcode(status), custom, unreadable)
+    return _judge(child, unix.waitstatus_to_exitcode(status), custom, unreadable)
 
 
 def _exec_filter(program, home, body, envelope, words):
@@ -257,11 +257,11 @@ def _hear(fd):
         unix.close(fd)
 
 
-def _judge(code, custom, unreadable):
+def _judge(pid, code, custom, unreadable):
     if code < 0:
         return exits.QQ_BUG, exits.QQ_CRASHED
     if code == 0 and not unreadable:
-        return 0, b''
+        return 0, b'%d' % pid
     if code == 0:
         code = exits.QQ_READ
     return code, exits.queue_text(code, custom)

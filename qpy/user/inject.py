@@ -10,6 +10,7 @@ from qpy.user import injection
 USAGE = b'usage: qpy-inject [-nNaAhH] [-f sender] [recipient ...]'
 
 DEFAULT, ARGUMENTS, HEADER, BOTH = b'A', b'a', b'h', b'H'
+PLACES = {ARGUMENTS: b'the arguments', HEADER: b'the header', BOTH: b'the arguments or the header'}
 
 
 class Usage(Exception):
@@ -75,6 +76,8 @@ def inject_message(home, source, to_queue, sender, recipients, first=b''):
         wanted += composer.header_recipients()
     if not to_queue:
         return show(message, composer.sender, new_header)
+    if not wanted:                          # qmail's discards the message
+        raise inject.Refused(b'no recipients in ' + PLACES[source])
     code, answer = injection.queue(home, message, new_header, composer.sender, wanted)
     return exits.OK if code == 0 else fail(code, answer)
 

@@ -62,6 +62,8 @@ def describe(home, job):
     except Failed as end:
         unix.write_all(2, end.text + b'\n')
         return end.code
+    if delivery.mode_of(plan.home_fd) & dotqmail.STICKY:
+        program.warn(b'home directory is sticky: mail waits until its user has edited his .qmail file')
     unix.write_all(1, dotqmail.describe(plan.instructions))
     if plan.instructions and plan.instructions[-1][0] is dotqmail.FAIL:
         unix.write_all(2, plan.instructions[-1][1] + b'\n')

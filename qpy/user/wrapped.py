@@ -1,9 +1,8 @@
 """The program on the command line of preline, condredirect, bouncesaying and except: found by PATH, run, waited for."""
 from qpy import unix
 from qpy.core import exits
-from qpy.lib import program
+from qpy.lib import execute, program
 
-DEFAULT_PATH = b'/usr/local/bin:/usr/bin:/bin'
 PERMANENT = (unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.EPERM, unix.ENOEXEC, unix.EISDIR, unix.ENAMETOOLONG,
              unix.ELOOP, unix.EINVAL)      # errors of exec that trying again will not mend
 
@@ -30,27 +29,9 @@ def become(words, stdin):
     """In the child.  Returns only if the program cannot be run."""
     if stdin != 0:
         unix.dup2(stdin, 0)
-    for number in (unix.SIGPIPE, unix.SIGXFSZ):      # Python ignores them, and exec would keep that
-        unix.signal(number, unix.SIG_DFL)
-    problem = execute(words)
+    problem = execute.along_path(words, unix.environ)
     program.complain(b'fatal: unable to run %s: %s' % (words[0], program.reason(problem)))
     return exits.PERM if problem.errno in PERMANENT else exits.TEMP
-
-
-def execute(words):
-    """exec along PATH; returns the OSError if it fails: the first that is not mere absence."""
-    name, found = words[0], None
-    places = [b''] if b'/' in name else unix.environ.get(b'PATH', DEFAULT_PATH).split(b':')
-    for place in places:
-        try:
-            unix.execve(place + b'/' + name if place else name, words, unix.environ)
-        except FileNotFoundError as problem:
-            found = found or problem
-        except unix.error as problem:
-            if problem.errno not in (unix.ENOTDIR, unix.EACCES):
-                return problem
-            found = problem
-    return found
 
 
 def need(*names):

@@ -30,6 +30,7 @@ def test_default():
 @pytest.mark.parametrize('args, extra', [
     ([b'-u'], b'=Sue:Sue:1002:100:/home/sue:::\n'), ([b'-H'], b'=lost:lost:1003:100:/home/lost:::\n'),
     ([b'-H', b'-u'], b'+Sue-:Sue:1002'), ([b'-c+'], b'+joe+:joe:1001:100:/home/joe:-::\n'),
+    ([b'-c', b'+'], b'+joe+:joe:1001:100:/home/joe:-::\n'), ([b'-uc', b'+x', b'--'], b'+Sue+:Sue:'),
     ([b'-/'], b'+joe-:joe:1001:100:/home/joe:-/::\n'), ([b'-uc+'], b'+Sue+:Sue:')])
 def test_options(args, extra):
     """Each option does what qmail-pw2u's does."""
@@ -48,7 +49,7 @@ def test_missing_home_stops():
     assert convert([b'-ho']) == convert()
 
 
-@pytest.mark.parametrize('args', [[b'-x'], [b'joe'], [b'-'], [b'-o', b'-Z'], [b'']])
+@pytest.mark.parametrize('args', [[b'-x'], [b'joe'], [b'-'], [b'-o', b'-Z'], [b''], [b'-c'], [b'--', b'joe']])
 def test_unknown_options(args):
     """An unknown option is refused."""
     assert pw2u.parse_options(args) is None

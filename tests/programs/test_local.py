@@ -135,6 +135,14 @@ def test_home(deliver, home, mode, text):
     assert (done.returncode, done.stderr) == (111 if text else 0, text)
 
 
+def test_sticky_home_described(deliver, home):
+    """What a sticky home's .qmail asks for can be shown, with a warning."""
+    home.chmod(0o1755)
+    done = deliver(options=['-n'])
+    assert (done.returncode, done.stdout) == (0, b'maildir ./Maildir/\ndid 1+0+0\n')
+    assert done.stderr.startswith(b'qpy-local: warning: home directory is sticky') and done.stderr.count(b'\n') == 1
+
+
 def test_no_home(deliver, home):
     """L-01: a home that is gone, or no directory, is temporary."""
     home.rmdir()

@@ -600,12 +600,12 @@ def test_inject_prints(inject_, capfdbinary, monkeypatch):
 
 
 @pytest.mark.parametrize('args,recipients', [
-    (b'b', [b'b']), (b'-a b', [b'b']), (b'-a', []), (b'', [b't', b'c']), (b'-h b', [b't', b'c']), (b'-H b',
+    (b'b', [b'b']), (b'-a b', [b'b']), (b'', [b't', b'c']), (b'-h b', [b't', b'c']), (b'-H b',
         [b'b', b't', b'c']),
     (b'-A b', [b'b']), (b'-aA', [b't', b'c']), (b'-nN b', [b'b']), (b'b b', [b'b', b'b']), (b'-- -b',
                                                                                             [b'-b'])])
 def test_inject_recipients(inject_, queue, args, recipients):
-    """Where recipients come from; duplicates stay; none at all is no error."""
+    """Where recipients come from; duplicates stay."""
     assert inject_(args, b'To: t\nCc: c\n\n') == 0
     assert queue.recipients == [each + b'@host.example.com' for each in recipients]
 
@@ -668,6 +668,15 @@ def test_closed_descriptors(home, tmp_path, shell):
     assert result.returncode == 0 and out.read_text().endswith('A: 1\n\nbody\n')
     assert launch(home, 'qpy-inject',
                   shell='exec PROGRAM -n a 5</etc/passwd <%s >&- 2>&-' % (tmp_path / 'in')).returncode == 0
+
+
+@pytest.mark.parametrize('words, where', [((), b'the header'), (('-a',), b'the arguments'),
+                                          (('-H', ''), b'the arguments or the header'), (('-h', 'a@b'), b'the header')])
+def test_inject_for_nobody(home, words, where):
+    """S-02: a message without recipients is refused, where qmail-inject lets it vanish; -n shows it all the same."""
+    result = launch(home, 'qpy-inject', *words, input=b'Subject: s\nTo: nobody here: ;\n\nbody\n', env={'QMAILQUEUE': '/bin/true'})
+    assert result.returncode == 100 and result.stderr == b'qpy-inject: fatal: no recipients in ' + where + b'\n'
+    assert launch(home, 'qpy-inject', '-n', *words, input=b'\n').returncode == 0
 
 
 def test_closed_input(home):

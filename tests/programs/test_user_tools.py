@@ -1,5 +1,6 @@
 """forward, preline, condredirect, bouncesaying, except, maildirmake, and the forwards of qpy-local, over a filter."""
 import os
+import re
 import stat
 import subprocess
 
@@ -32,7 +33,7 @@ def tool(tmp_path):
 def test_forward(tool, tmp_path):
     """forward queues DTLINE and the message for all arguments, from NEWSENDER."""
     done = tool('forward', 'a@z', 'b@z')
-    assert done.returncode == 0 and done.stderr.startswith(b'forward: qp ')
+    assert done.returncode == 0 and re.fullmatch(rb'forward: qp [0-9]+\n', done.stderr)
     assert (tmp_path / 'message').read_bytes() == b'Delivered-To: joe@x\nA: b\n\nbody\n'
     assert (tmp_path / 'envelope').read_text() == 'Fnew@y|Ta@z|Tb@z||'
 
@@ -102,6 +103,19 @@ def test_except(tool, script, wanted):
     assert tool('except', 'sh', '-c', script).returncode == wanted
 
 
+@pytest.mark.parametrize('words, wanted', [(('condredirect', 'a@z'), 99), (('except',), 100), (('bouncesaying', 'no'), 100),
+                                           (('preline',), 0), (('predate',), 0), (('tcp-env', '-R'), 0)])
+def test_scripts_without_a_first_line(tool, tmp_path, words, wanted):
+    """A script that does not name its interpreter is the shell's, as with execvp(3): also along PATH, and past a file of
+    that name that may not be run."""
+    for place, mode in (('one', 0o644), ('two', 0o755)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / 'ask').write_text('test "$1" = "a b" && cat > /dev/null\n')
+        (tmp_path / place / 'ask').chmod(mode)
+    assert tool(*words, str(tmp_path / 'two/ask'), 'a b').returncode == wanted
+    assert tool(*words, 'ask', 'a b', PATH='%s:%s:/usr/bin:/bin' % (tmp_path / 'one', tmp_path / 'two')).returncode == wanted
+
+
 def test_programs_get_default_signals(tool):
     """What Python ignores (SIGPIPE, SIGXFSZ) is back at its default in the programs these tools run."""
     done = tool('preline', 'grep', 'SigIgn', '/proc/self/status')
@@ -124,7 +138,7 @@ def test_forward_lines_of_a_qmail_file(tool, tmp_path):
     (home / '.qmail').write_text('# list\n&a@z\n|exit 99\nb@z\n')
     (home / '.qmail-owner').write_text('')
     done = tool('local', '--', 'joe', str(home), 'joe', '', '', 'x.example', 's@y', './Maildir/')
-    assert done.returncode == 0 and done.stdout.startswith(b'did 0+1+1\nqp ')
+    assert done.returncode == 0 and re.fullmatch(rb'did 0\+1\+1\nqp [0-9]+\n', done.stdout)
     assert (tmp_path / 'envelope').read_text() == 'Fjoe-owner@x.example|Ta@z||'
     assert (tmp_path / 'message').read_bytes() == b'Delivered-To: joe@x.example\nA: b\n\nbody\n'
     (home / '.qmail').write_text('a@z\nb@z\n|exit 1\n')
