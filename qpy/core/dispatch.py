@@ -580,6 +580,7 @@ class Dispatch:
 
     def _trouble(self, place):
         """Nobody waits for a destination in trouble: Works end their pass there, parked messages sleep."""
+        place.stranded = {id for id in place.stranded if self.asleep.get(id, DUE) > 0}      # who has gone is forgotten
         waiting, place.waiting = place.waiting, None
         for work in waiting or ():
             self._give_up_for_now(work)

@@ -23,16 +23,17 @@ class World:
         self.mail, self.states = {}, {}         # id: (sender, [(channel, recipient, place)]), id: [entries]
         self.open, self.started, self.bounces, self.removed, self.log = {}, [], [], [], []
         self.notes, self.wishes = [], {}        # reports of success and delay; {id: {index: NOTIFY}}
-        self.times = {}                         # {id: DELIVERBY}
+        self.times, self.priorities = {}, {}    # {id: DELIVERBY}, {id: MT-PRIORITY}
         self.full = self.deaf = False           # the disk; the bouncer
         self.delivered = {}
         self.next_id = START * 1_000_000
 
-    def add(self, *recipients, sender=b's@x', arrived=True):
+    def add(self, *recipients, sender=b's@x', arrived=True, priority=0):
         """A new message; a recipient is (channel, place)."""
         self.next_id += 1
         self.mail[self.next_id] = (sender, [(channel, b'r%d@%s' % (n, place), place)
                                             for n, (channel, place) in enumerate(recipients)])
+        self.priorities[self.next_id] = priority
         (self.d.arrived if arrived else self.d.found)(self.next_id)
         return self.next_id
 
@@ -53,7 +54,7 @@ class World:
                             succeeded=[n for n in status if status[n] == b's'],
                             warned=any(letter == b'w' for letter, *_ in self.states.get(id, ())),
                             wishes={n: [(b'N', notify)] for n, notify in self.wishes.get(id, {}).items()} or None,
-                            by=deliverby.parse(self.times.get(id)))
+                            by=deliverby.parse(self.times.get(id)), priority=self.priorities.get(id, 0))
 
     def step(self):
         """Carry out everything that follows from what has happened."""
@@ -274,6 +275,23 @@ def test_big_message_does_not_starve_others():
     assert (id, b'r0@other') in w.open.values()
 
 
+@pytest.mark.parametrize('limits, place', [({'remote': 1}, b'h%d'), ({'per_host': 1}, b'h'), ({'local': 1}, b'u%d')])
+def test_priorities(limits, place):
+    """RFC 6710: of those that wait, for a channel or for a destination, the highest goes first, and in each who came first."""
+    w = World(**limits)
+    channel = L if b'u' in place else R
+    wanted = [0, -9, 3, 0, 9, 3, -1, 9, 0]
+    name = (lambda n: place % n) if b'%' in place else lambda n: place
+    first = w.add((channel, name(100)))
+    w.step()
+    ids = [w.add((channel, name(n)), priority=priority) for n, priority in enumerate(wanted)]
+    w.step()
+    while w.open:
+        w.answer_all()
+    order = sorted(range(len(wanted)), key=lambda n: (-wanted[n], n))
+    assert [id for id, _ in w.started] == [first] + [ids[n] for n in order]
+
+
 def test_full_destination_does_not_hold_others():
     """What waits for a destination with all its slots taken is out of everybody's way."""
     w = World(per_host=5)
@@ -417,6 +435,20 @@ def test_given_up_untried():
     w.answer_all(b'Z', b'h')
     assert b'destination dead: msg %016d given up untried, recipients 1' % old in w.log
     assert w.removed == [old] and w.bounces == [(old, [0])]
+
+
+def test_a_host_that_is_never_well_again():
+    """Messages that have gone are not remembered for ever with the destination whose trouble they had waited for."""
+    w = World(per_host=1)
+    for _ in range(8):
+        for _ in range(20):
+            w.add((R, b'dead'))
+        for _ in range(40):
+            w.wait(20_000)
+            w.answer_all(b'Z', b'h')
+    w.wait(20_000)
+    w.answer_all(b'Z', b'h')
+    assert len(w.d.remote.places[b'dead'].stranded) <= len(w.mail)
 
 
 def test_parked():
