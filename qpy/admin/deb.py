@@ -92,7 +92,7 @@ if [ "$1" = configure ]; then
     if command -v systemd-sysusers >/dev/null; then
         systemd-sysusers qpy.conf
     fi
-    %(home)s/bin/qpy-install %(home)s --offline --sendmail >&2
+    %(home)s/bin/qpy-install %(home)s --offline --sendmail >&2 || [ $? = 100 ]      # it has said what wants mending
     deb-systemd-helper unmask qpy.service >/dev/null || true
     if deb-systemd-helper --quiet was-enabled qpy.service; then
         deb-systemd-helper enable qpy.service >/dev/null || true

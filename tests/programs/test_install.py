@@ -1,6 +1,9 @@
 """qpy-install: what it makes, what it leaves alone, and what --check finds."""
+import argparse
 import fcntl
+import grp
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -9,7 +12,7 @@ import time
 import pytest
 
 from qpy.admin import install
-from qpy.admin.installing import doing, first_files, other_names, program_files
+from qpy.admin.installing import doing, first_files, other_names, packages, program_files, uninstall
 
 pytestmark = pytest.mark.slow
 
@@ -309,7 +312,6 @@ def test_an_interpreter_under_a_private_home_is_refused(tmp_path):
 def test_as_root_owners_and_modes_are_the_tables(tmp_path):
     """Accounts exist, directories have the table's owners and modes, installing twice changes nothing, and another
     owner is found by --check."""
-    import pwd
     home = str(tmp_path / 'rooted')
 
     def run(*words):
@@ -408,6 +410,40 @@ def test_being_the_machines_sendmail(tmp_path):
                   'no accounts\nno groups\n'):
         assert words in after, (words, after, done.stderr)
     assert '/etc/systemd/system/qpy.service\n' not in after and 'diversion of /usr/sbin' not in after.partition('again:')[2]
+
+
+def test_the_word_before_the_wait(tmp_path, monkeypatch, capsys):
+    """Who has no network is told before pip is started what it does and how long that may take, and pip gives up soon."""
+    calls = []
+
+    def run(*words):
+        calls.append((words, capsys.readouterr().out))
+        if words[1:3] == ('-I', '-c') or 'install' in words:
+            raise doing.Trouble('no network')
+    monkeypatch.setattr(doing, 'run', run)
+    packages.find_packages(str(tmp_path), install.parse([str(tmp_path)]))
+    (venv, said), (pip, after) = calls[-2:]
+    assert 'venv' in venv and said.startswith('fetching dnspython and click with pip: ') and 'half a minute' in said and '--offline' in said
+    assert pip[pip.index('--retries') + 1] == '1' and pip[pip.index('--timeout') + 1] == '5' and not after
+    assert 'without dnspython and click' in capsys.readouterr().out
+    calls.clear()
+    packages.find_packages(str(tmp_path), install.parse([str(tmp_path), '--offline']))
+    assert all(words[1:3] == ('-I', '-c') for words, _ in calls) and capsys.readouterr().out == ''
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('wanted', [True, False])
+def test_uninstall_says_one_thing_of_accounts(tmp_path, monkeypatch, capsys, wanted):
+    """An account of another installation is left, and --accounts is offered only to who has not given it."""
+    for name in ('bin', 'queue'):
+        (tmp_path / 'qpy' / name).mkdir(parents=True)
+    monkeypatch.setattr(uninstall.pwd, 'getpwnam', lambda name: pwd.struct_passwd((name, 'x', 9, 9, '', '/other', '')))
+    monkeypatch.setattr(uninstall.grp, 'getgrnam', lambda name: grp.struct_group((name, 'x', 9, ['somebody'])))
+    monkeypatch.setattr(doing, 'run', lambda *words: pytest.fail(str(words)))
+    uninstall.uninstall(argparse.Namespace(home=str(tmp_path / 'qpy'), rootless=False, accounts=wanted, purge=True))
+    said = capsys.readouterr().out
+    assert ('left: the account qpyq, which is not of this installation' in said) == wanted
+    assert ('--accounts takes them away' in said) != wanted
 
 
 def test_uninstall_leaves_what_people_have_written(place):

@@ -5,6 +5,7 @@ import tempfile
 from qpy.admin.installing import doing, program_files
 
 PACKAGES = (('dns', 'dnspython'), ('click', 'click'))
+TRIES, PATIENCE = 1, 5          # when nobody answers: once more, and so many seconds each time
 
 
 def find_packages(home, options):
@@ -16,6 +17,8 @@ def find_packages(home, options):
     missing = [pair for pair in missing if not link_package(site, pair[0], options)]
     if not missing or options.offline:
         return
+    doing.say('fetching %s with pip: this takes some seconds, and up to half a minute where no network answers; --offline '
+              'does without' % ' and '.join(distribution for _, distribution in missing))
     try:
         fetch(site, [distribution for _, distribution in missing])
     except doing.Trouble as problem:
@@ -40,6 +43,7 @@ def fetch(site, distributions):
     """Let pip of a passing venv put packages into site."""
     with tempfile.TemporaryDirectory() as venv:
         doing.run(program_files.PYTHON, '-m', 'venv', venv)
-        doing.run(os.path.join(venv, 'bin/pip'), 'install', '--quiet', '--disable-pip-version-check', '--target', site,
-                  *distributions)
+        doing.run('env', 'RES_OPTIONS=timeout:%d attempts:1' % PATIENCE, os.path.join(venv, 'bin/pip'), 'install', '--quiet',
+                  '--disable-pip-version-check', '--retries', str(TRIES), '--timeout', str(PATIENCE),
+                  '--target', site, *distributions)
     program_files.tidy(site)

@@ -47,7 +47,7 @@ def uninstall(options):
         doing.say('%s is gone' % home)
     if not options.rootless and options.accounts:
         remove_accounts(home, names)
-    for line in left(home, waiting, names):
+    for line in left(home, waiting, {} if options.accounts else names):
         doing.say(line)
     return doing.OK
 
@@ -119,7 +119,7 @@ def remove(home, names):
 
 
 def left(home, waiting, names):
-    """What is still there, and how to be rid of it."""
+    """What is still there, and how to be rid of it.  names: of the accounts that nobody wanted to be rid of."""
     lines = []
     for name in sorted(os.listdir(home)) if os.path.isdir(home) else ():
         what = '%d messages' % waiting if name == 'queue' else \
