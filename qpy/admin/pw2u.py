@@ -20,7 +20,7 @@ def main(home, args):
     try:
         read_files(home, options)
         lines = unix.read_all(0, LONGEST).split(b'\n')
-        unix.write_all(1, pw2u.convert(lines, options, owner))
+        unix.write_all(1, pw2u.convert(lines, options, owner, home + b'/alias'))
     except pw2u.Stop as stop:
         raise program.Fatal(exits.TEMP, stop.args[0]) from None
     except unix.error as problem:

@@ -106,6 +106,11 @@ class Translation:
             text = self.read('users/' + name)
             if text is not None:
                 self.files['users/' + name] = text
+        old = os.path.join(self.path, 'alias')
+        if any(line.split(':')[4:5] in ([old], ['/var/qmail/alias'])
+               for line in self.files.get('users/assign', '').splitlines()):
+            self.notes.append('users/assign: what is for alias goes to the old %s still; make it anew by qpy-pw2u, or name '
+                              'alias in DIR there' % old)
 
     def alias(self):
         """The .qmail files of the user alias."""
@@ -134,9 +139,6 @@ class Translation:
             self.notes.append('rc: defaultdelivery is what %s says there; write it into control/defaultdelivery' % word)
         else:
             self.files['control/defaultdelivery'] = word + '\n'
-        if 'dot-forward' in self.files.get('control/defaultdelivery', ''):
-            self.notes.append('defaultdelivery runs dot-forward: install it, or take that line away and write yes into '
-                              'control/dotforward, which does the same')
 
 
 def why_not(name):

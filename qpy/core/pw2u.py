@@ -63,13 +63,16 @@ def set_option(options, letter):
     return True
 
 
-def convert(lines, options, owner):
+def convert(lines, options, owner, alias_home):
     """The lines of users/assign, as one bytes object, for lines of passwd. Stop if there can be none.
 
-    owner(home) -> uid of the directory, None if it is missing; it may raise OSError."""
+    owner(home) -> uid of the directory, None if it is missing; it may raise OSError.  alias_home: where alias's .qmail
+    files are, whatever passwd says."""
     found, out = {}, []
     for line in lines:
         account = parse(line)
+        if account and account[0] == b'alias':
+            account = account[:3] + (alias_home,)
         if account and wanted(account, options) and home_fits(account, options, owner):
             found[account[0]] = account
             out += user_lines(account, options)

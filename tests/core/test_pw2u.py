@@ -4,7 +4,7 @@ from hypothesis import given, strategies as st
 
 from qpy.core import assign, pw2u
 
-PASSWD = [b'root:x:0:0:root:/root:/bin/sh', b'daemon:x:1:1::/usr/sbin:/x', b'alias:x:120:121::/var/qpy/alias:/x',
+PASSWD = [b'root:x:0:0:root:/root:/bin/sh', b'daemon:x:1:1::/usr/sbin:/x', b'alias:x:120:121::/var/qmail/alias:/x',
           b'joe:x:1001:100:Joe:/home/joe:/bin/sh', b'Sue:x:1002:100::/home/sue:/bin/sh', b'broken', b'',
           b'lost:x:1003:100::/home/lost:/bin/sh', b'other:x:1004:100::/home/joe:/bin/sh',
           b'nobody:x:65534:65534::/nonexistent:/x', b'box:x:89:89::/home/box:/x']
@@ -19,7 +19,7 @@ def convert(args=(), **files):
     options = pw2u.parse_options(args)
     for name, value in files.items():
         setattr(options, name, value)
-    return pw2u.convert(PASSWD, options, OWNERS.get)
+    return pw2u.convert(PASSWD, options, OWNERS.get, b'/var/qpy/alias')
 
 
 def test_default():
@@ -79,5 +79,5 @@ def test_stops(files):
 def test_output_is_always_a_good_assign_file(lines):
     """Whatever the passwd file holds, what comes out can be compiled."""
     lines = [line for line in lines if b'\n' not in line and b'\r' not in line]
-    result = pw2u.convert(lines + [PASSWD[2]], pw2u.Options(homes=pw2u.IGNORE), OWNERS.get)
+    result = pw2u.convert(lines + [PASSWD[2]], pw2u.Options(homes=pw2u.IGNORE), OWNERS.get, b'/var/qpy/alias')
     assert assign.build(result)

@@ -107,8 +107,7 @@ def test_only_a_report(home, tmp_path):
 
 @pytest.mark.parametrize('rc, wanted, said', [
     ('exec env - PATH="/var/qmail/bin:$PATH" \\\nqmail-start \\\n./Mailbox splogger qmail\n', './Mailbox\n', ''),
-    ('exec qmail-start "|dot-forward .forward\n./Mailbox" splogger qmail\n', '|dot-forward .forward\n./Mailbox\n',
-     'control/dotforward'),
+    ('exec qmail-start "|dot-forward .forward\n./Mailbox" splogger qmail\n', '|dot-forward .forward\n./Mailbox\n', ''),
     ('csh -cf "qmail-start ./Mailbox splogger qmail &"\n', './Mailbox\n', ''),
     ('exec qmail-start "`cat /var/qmail/control/x`"\n', None, 'rc: defaultdelivery is what `cat /var/qmail/control/x` says'),
     ('exec qmail-start \'not an instruction\'\n', None, 'not written: control/defaultdelivery'),
@@ -120,6 +119,13 @@ def test_the_default_delivery(home, tmp_path, rc, wanted, said):
     text = '\n'.join(run(home, 'qmail', tmp_path / 'qmail')[1])
     path = home / 'control/defaultdelivery'
     assert (path.read_text() if path.exists() else None) == wanted and said in text, text
+
+
+@pytest.mark.parametrize('where, told', [('/var/qmail/alias', True), ('/home/bob', False)])
+def test_the_old_alias_directory(home, tmp_path, where, told):
+    """users/assign may send what is for alias to the directory that was left: that is told."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', 'users/assign': '+:alias:7790:2108:%s:-::\n.\n' % where})
+    assert any('goes to the old' in line for line in run(home, 'qmail', tmp_path / 'qmail')[1]) == told
 
 
 def test_a_control_file_that_leads_nowhere(home, tmp_path):

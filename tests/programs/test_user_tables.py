@@ -84,13 +84,15 @@ def test_newvrt(home):
 
 
 def test_pw2u(home):
-    """passwd in, assign out, ready for qpy-newu; the files of DIR/users are read."""
+    """passwd in, assign out, ready for qpy-newu; the files of DIR/users are read.  alias lives
+    in DIR, also where passwd names a home that an earlier mail server gave him."""
     (home / 'users/exclude').write_bytes(b'# not these\nsue\n')
     (home / 'users/append').write_bytes(b'=x:alias:120:120:/:::')
-    passwd = b'alias:x:120:120::/a:/x\njoe:x:1001:1::/h:/x\nsue:x:1002:1::/h:/x\n'
+    passwd = b'alias:x:120:120::/var/qmail/alias:/x\njoe:x:1001:1::/h:/x\nsue:x:1002:1::/h:/x\n'
     code, out, err = run('qpy-pw2u', home, '-H', stdin=passwd)
     assert (code, err) == (0, b'')
-    assert out == (b'+:alias:120:120:/a:-::\n=alias:alias:120:120:/a:::\n+alias-:alias:120:120:/a:-::\n'
+    assert out == (b'+:alias:120:120:%s:-::\n=alias:alias:120:120:%s:::\n+alias-:alias:120:120:%s:-::\n'
+                   % ((os.fsencode(home / 'alias'),) * 3) +
                    b'=joe:joe:1001:1:/h:::\n+joe-:joe:1001:1:/h:-::\n=x:alias:120:120:/:::\n.\n')
     (home / 'users/assign').write_bytes(out)
     assert newu.main(os.fsencode(home), []) == 0
