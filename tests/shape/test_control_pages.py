@@ -1,10 +1,11 @@
 """The table of control files, their samples and their page agree."""
 import os
+import re
 import subprocess
 
 import pytest
 
-from qpy.core import controls, services, tcprules
+from qpy.core import controls, grammars, services, tcprules
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WORDS = {controls.LINE: 'One line', controls.NUMBER: 'A number', controls.LIST: 'A list', controls.MAP: 'A map',
@@ -101,3 +102,22 @@ def test_readers_read():
         word[2:-1] for word in text.split() if word.startswith("b'")}
     missing = [name for name in NAMES if name not in read]
     assert missing == []
+
+
+EXAMPLE = [row for row in controls.TABLE if row[0] in grammars.CHECKS and row[1] != controls.CDB or row[1] == controls.MAP
+           or row[0] in (b'authsenders', b'badhelo')]
+
+
+@pytest.mark.parametrize('row', EXAMPLE, ids=[row[0].decode() for row in EXAMPLE])
+def test_what_has_a_grammar_has_an_example(row):
+    """A file whose lines have more to them than a word has an example in its paragraph, which is a good file of the kind; services
+    has a page."""
+    name, kind = row[:2]
+    lines = '\n'.join(page()[name.decode()])
+    if name == b'services':
+        assert 'qpy-services(5)' in lines
+        return
+    example = re.search(r'^\.Bd -literal -compact\n(.*?)^\.Ed', lines[lines.rindex('.Bd -literal'):] + '\n', re.M | re.S)[1]
+    parse = grammars.CHECKS.get(name) or {controls.MAP: controls.parse_map, controls.LIST: controls.parse_list}[kind]
+    parse(example.encode(), name)
+    assert example.strip()
