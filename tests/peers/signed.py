@@ -1,8 +1,10 @@
-"""A signed zone as the world has it: nsd serves it, unbound validates it, ldns signs it.  All from Debian, unpacked.
+"""Signed zones as the world has them, from a root of our own: nsd serves them, unbound validates them, ldns signs them.
+All from Debian, unpacked.
 
-    zone = Zone(directory, 'dane.test', lines)          lines of a zone file, without SOA and NS
-    nsd = Nsd(directory, zone, host, address, port)
-    unbound = Unbound(directory, zone, host, (address, port), others)
+    zone = Zone(directory, 'dane.test', lines, address)     lines of a zone file, without SOA and NS; its server's address
+    parent = Zone(directory, 'test', zone.cut() + ..., address)         and so on up to Zone(directory, '', ...), the root
+    nsd = Nsd(directory, zones, host, address)
+    unbound = Unbound(directory, root, host)
 """
 import os
 import shutil
@@ -12,10 +14,10 @@ import time
 
 from tests.peers import debian
 
-HEAD = '@ 60 IN SOA ns.%s. root.%s. 1 3600 600 86400 60\n@ 60 IN NS ns.%s.\nns 60 IN A 127.0.0.1\n'
+HEAD = '$ORIGIN {origin}\n$TTL 60\n@ 60 IN SOA {server} root.{server} 1 3600 600 86400 60\n@ 60 IN NS {server}\n{server} 60 IN A {address}\n'
 NSD = """server:
   server-count: 1
-  ip-address: {address}@{port}
+  ip-address: {address}
   username: root
   zonesdir: "{work}"
   database: ""
@@ -25,14 +27,13 @@ NSD = """server:
   xfrdir: "{work}"
 remote-control:
   control-enable: no
-zone:
-  name: "{name}"
-  zonefile: "{file}"
 """
+SERVED = 'zone:\n  name: "%s"\n  zonefile: "%s"\n'
 UNBOUND = """server:
-  interface: 127.0.0.1
-  port: 53
+  interface: {interface}
+  access-control: 0.0.0.0/0 allow
   do-daemonize: no
+  do-ip6: no
   username: ""
   chroot: ""
   directory: "{work}"
@@ -43,15 +44,10 @@ UNBOUND = """server:
   module-config: "validator iterator"
   do-not-query-localhost: no
   trust-anchor: "{anchor}"
+  root-hints: "{hints}"
   local-zone: "test." nodefault
 remote-control:
   control-enable: no
-stub-zone:
-  name: "{name}"
-  stub-addr: {stub}
-forward-zone:
-  name: "."
-  forward-addr: {others}
 """
 
 
@@ -61,20 +57,25 @@ def program(name, *packages):
 
 
 class Zone:
-    """A zone and its keys.  file: the signed zone; anchor: its DS record."""
+    """A zone and its keys.  file: the signed zone; anchor: its DS record.  nsec3: names that are not there are denied by it."""
 
-    def __init__(self, directory, name, lines):
-        self.name, self.work = name, directory
+    def __init__(self, directory, name, lines, address, nsec3=False):
+        self.name, self.address, self.server = name, address, 'ns.' + (name + '.' if name else '')
         tools = ('ldnsutils', 'libldns3', 'libpcap0.8')
-        plain = os.path.join(directory, name)
+        plain = os.path.join(directory, 'zone.' + name)
+        origin = name + '.'
         with open(plain, 'w') as file:
-            file.write('$ORIGIN %s.\n$TTL 60\n' % name + HEAD % (name, name, name) + ''.join(line + '\n' for line in lines))
+            file.write(HEAD.format(origin=origin, server=self.server, address=address) + ''.join(line + '\n' for line in lines))
         run = (lambda *words: subprocess.run(words, cwd=directory, check=True, capture_output=True, text=True).stdout)
-        key = run(program('ldns-keygen', *tools), '-a', 'ECDSAP256SHA256', '-k', name).strip()
-        run(program('ldns-signzone', *tools), '-f', plain + '.signed', plain, key)
+        key = run(program('ldns-keygen', *tools), '-a', 'ECDSAP256SHA256', '-k', origin).strip()
+        run(program('ldns-signzone', *tools), *(('-n',) if nsec3 else ()), '-f', plain + '.signed', plain, key)
         self.file = plain + '.signed'
         with open(os.path.join(directory, key + '.ds')) as file:
             self.anchor = ' '.join(file.read().split())
+
+    def cut(self, signed=True):
+        """The lines by which the zone above leads here; not signed: without DS, as if it were not."""
+        return ['%s. IN NS %s' % (self.name, self.server), '%s IN A %s' % (self.server, self.address)] + [self.anchor] * signed
 
     def spoil(self, old, new):
         """Change a record behind the back of its signature."""
@@ -132,24 +133,29 @@ def answers(address, port):
 
 
 class Nsd(Server):
-    """The zone, for whoever asks."""
+    """The zones, for whoever asks."""
 
-    def __init__(self, directory, zone, host, address, port):
+    def __init__(self, directory, zones, host, address):
         conf = os.path.join(directory, 'nsd.conf')
         with open(conf, 'w') as file:
-            file.write(NSD.format(address=address, port=port, work=directory, name=zone.name, file=zone.file))
-        super().__init__([program('nsd', 'nsd', 'libfstrm0'), '-d', '-c', conf], directory, host, address, port)
+            file.write(NSD.format(address=address, work=directory)
+                       + ''.join(SERVED % (zone.name + '.', zone.file) for zone in zones))
+        super().__init__([program('nsd', 'nsd', 'libfstrm0'), '-d', '-c', conf], directory, host, address, 53)
 
 
 class Unbound(Server):
-    """A validating resolver on 127.0.0.1:53 of host, which trusts the zone's key; others: who answers for the rest."""
+    """A validating resolver on host, which trusts the key of the root that is given, and no other."""
 
-    def __init__(self, directory, zone, host, stub, others):
-        conf = os.path.join(directory, 'unbound.conf')
+    def __init__(self, directory, root, host, interface='127.0.0.1'):
+        directory = os.path.join(directory, 'unbound.' + interface)
+        os.makedirs(directory)
+        conf, hints = os.path.join(directory, 'unbound.conf'), os.path.join(directory, 'hints')
+        with open(hints, 'w') as file:
+            file.write('. 3600 IN NS %s\n%s 3600 IN A %s\n' % (root.server, root.server, root.address))
         with open(conf, 'w') as file:
-            file.write(UNBOUND.format(work=directory, anchor=zone.anchor, name=zone.name, stub='%s@%d' % stub, others=others))
+            file.write(UNBOUND.format(work=directory, anchor=root.anchor, hints=hints, interface=interface))
         super().__init__([program('unbound', 'unbound', 'libnghttp2-14', 'libpython3.11'), '-d', '-p', '-c', conf], directory,
-                         host, '127.0.0.1', 53)
+                         host, interface, 53)
 
 
 def available():
