@@ -150,9 +150,9 @@ def show_destinations(home, as_json):
 def show_trouble(home, as_json):
     """Hosts, how long they are left alone, and why."""
     for record in sendctl.ask(home, b'tcpto'):
-        host, failures, left, reason = record.decode('ascii', 'replace').split('\t')
+        host, failures, since, left, reason = record.decode('ascii', 'replace').split('\t')
         if as_json:
-            print(json.dumps({'host': host, 'failures': int(failures), 'left': int(left), 'reason': reason}))
+            print(json.dumps({'host': host, 'failures': int(failures), 'since': int(since), 'left': int(left), 'reason': reason}))
         else:
-            print('%s  %s failures in a row, left alone for %s more seconds: %s'
-                  % (host, failures, left, reason))
+            print('%s  %s failures in a row, the last %s seconds ago, left alone for %s more seconds: %s'
+                  % (host, failures, since, left, reason))

@@ -139,7 +139,8 @@ class Flight:
 
 
 class Place:
-    """A destination: a host, where smtproutes names one a relay, or a local user.  until: steady time before which it is left alone.
+    """A destination: a host, where smtproutes names one a relay, or a local user.  until: steady time before which it is left
+    alone; failed: when that was decided last.
 
     window: transactions it has shown to be good for; one more with each that ends well, half with a deferral, and for a
     while (still: until then) as many as it served beside one that it turned away.  good: reports that speak well of it.
@@ -147,12 +148,12 @@ class Place:
     stranded: IDs of the messages that sleep because of its trouble.
     """
 
-    __slots__ = ('name', 'channel', 'active', 'works', 'window', 'waiting', 'parked', 'failures', 'until', 'reason',
-                 'limit', 'pace', 'again', 'stranded', 'still', 'good')
+    __slots__ = ('name', 'channel', 'active', 'works', 'window', 'waiting', 'parked', 'failures', 'failed', 'until',
+                 'reason', 'limit', 'pace', 'again', 'stranded', 'still', 'good')
 
     def __init__(self, name, channel):
         self.name, self.channel = name, channel
-        self.active = self.works = self.failures = self.until = 0       # works: those with recipients left
+        self.active = self.works = self.failures = self.failed = self.until = 0     # works: those with recipients left
         self.still = self.good = 0
         self.waiting, self.parked, self.reason = None, None, b''
         self.window, self.again = WINDOW, 0
@@ -553,7 +554,7 @@ class Dispatch:
         if not place.failures and (others or place.good > flight.good):
             self._crowded(place, others, text)
         elif place.until <= self.now:
-            place.failures += 1
+            place.failures, place.failed = place.failures + 1, self.now
             place.until = self.now + schedule.backoff(place.failures, self.chance())
             place.reason, place.window, place.still = text, WINDOW, 0
             self.lines.append(sendlog.left_alone(place.name, place.until - self.now, place.failures, text))
@@ -880,10 +881,10 @@ class Dispatch:
                 self._settle(job, index, letter, text)
 
     def troubled(self):
-        """[(host, failures, steady time until which it is left alone, reason)] of the destinations in
+        """[(host, failures, steady time of the last one and until which it is left alone, reason)] of the destinations in
         trouble.
         """
-        return [(place.name, place.failures, place.until, place.reason)
+        return [(place.name, place.failures, place.failed, place.until, place.reason)
                 for place in self.remote.places.values() if place.failures]
 
     def destinations(self):

@@ -13,7 +13,8 @@ or `!` and the reason.  A connection may ask again.
     bounce ID               give it up now, tell its sender
     destinations            HOST TAB active TAB allowed TAB window TAB waiting TAB rate TAB failures TAB seconds left TAB
                             reason: remote destinations where something is going on
-    tcpto                   HOST TAB failures TAB seconds left TAB reason: destinations that are left alone
+    tcpto                   HOST TAB failures TAB seconds since the last TAB seconds left TAB reason: destinations that
+                            are left alone
     tcpok [HOST]            leave none (or not this one) alone any longer
 
 root and send's own account may all of it.  Others may stat, list what they submitted themselves, and run,
@@ -86,6 +87,10 @@ class Desk:
         if id is None or not self.send.dispatch.knows(id):
             raise Refused(b'no such message')
         return id
+
+    def now(self):
+        """Steady time; the clock's last look may be minutes ago."""
+        return int(unix.monotonic() + self.send.clock.offset)
 
     # --- what everybody may ---
 
@@ -210,19 +215,20 @@ class Desk:
 
     def destinations(self, uid, rest):
         """What goes on at each remote destination; waiting: messages; rate: COUNT/SECONDS, as it is used now, or -."""
-        d = self.send.dispatch
+        d, now = self.send.dispatch, self.now()
         for place in d.destinations():
             rate = b'%g/%d' % (place.limit.count * place.pace.part, place.limit.seconds) if place.pace else b'-'
             waiting = len(place.waiting or ()) + len(place.parked or ())
             yield b'%s\t%d\t%d\t%d\t%d\t%s\t%d\t%d\t%s' % (
                 text.printable(place.name), place.active, d.per_place(place), place.window, waiting, rate, place.failures,
-                max(0, place.until - d.now), text.one_line(place.reason))
+                max(0, place.until - now), text.one_line(place.reason))
 
     def tcpto(self, uid, rest):
         """Destinations in trouble."""
-        now = self.send.clock.now
-        for host, failures, until, reason in self.send.dispatch.troubled():
-            yield b'%s\t%d\t%d\t%s' % (text.printable(host), failures, max(0, until - now), text.one_line(reason))
+        now = self.now()
+        for host, failures, failed, until, reason in self.send.dispatch.troubled():
+            yield b'%s\t%d\t%d\t%d\t%s' % (text.printable(host), failures, now - failed, max(0, until - now),
+                                           text.one_line(reason))
 
     def tcpok(self, uid, rest):
         """Forgive them."""

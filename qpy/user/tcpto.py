@@ -31,7 +31,7 @@ def answers(home, *words):
 
 
 def line(record):
-    """One destination for a person: from HOST TAB failures TAB seconds left TAB reason."""
-    host, failures, left, reason = record.split(b'\t')[:4]
-    words = b'%s timed out, left alone for %s seconds; # recent timeouts: %s (%s)\n'
-    return words % (host, left, failures, reason)
+    """One destination for a person: from HOST TAB failures TAB seconds since TAB seconds left TAB reason."""
+    host, failures, since, left, reason = record.split(b'\t', 4)
+    words = b'%s timed out %s seconds ago; # recent timeouts: %s; left alone for %s more seconds: %s\n'
+    return words % (host, since, failures, left, reason)

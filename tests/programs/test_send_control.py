@@ -161,7 +161,9 @@ def test_tcpto_and_tcpok(rig):
         rig.report(rig.jobs[0], b'Z', b'no route\n', b'h')
         rig.put(b'b@x.example')
         record, end = answer(rig, b'tcpto')
-        assert record.split(b'\t')[:2] == [b'x.example', b'1'] and record.endswith(b'\tno route')
+        assert record.split(b'\t')[:3] == [b'x.example', b'1', b'0'] and record.endswith(b'\tno route')
+        rig.wait(3)
+        assert answer(rig, b'tcpto')[0].split(b'\t')[:3] == [b'x.example', b'1', b'3']
         assert not rig.jobs
         told()
         rig.step()

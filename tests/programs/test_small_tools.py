@@ -221,8 +221,8 @@ class FakeSend:
 
 
 @pytest.mark.parametrize('name, words, asked, answer, code, out', [
-    ('tcpto', (), b'tcpto\0', b'192.0.2.1\t3\t60\ttimed_out\0.\0', 0,
-     b'192.0.2.1 timed out, left alone for 60 seconds; # recent timeouts: 3 (timed_out)\n'),
+    ('tcpto', (), b'tcpto\0', b'192.0.2.1\t3\t9\t60\ttimed_out\0.\0', 0,
+     b'192.0.2.1 timed out 9 seconds ago; # recent timeouts: 3; left alone for 60 more seconds: timed_out\n'),
     ('tcpto', (), b'tcpto\0', b'!not permitted\0', 111, b''), ('tcpok', (), b'tcpok\0', b'.\0', 0, b''),
     ('tcpok', ('mx.x',), b'tcpok mx.x\0', b'.\0', 0, b''), ('tcpok', (), b'tcpok\0', b'', 111, b'')])
 def test_tcpto_and_tcpok(tmp_path, name, words, asked, answer, code, out):
