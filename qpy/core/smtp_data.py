@@ -42,7 +42,8 @@ class Decoder:
             return self.doubtful(data)
         end = lines.find(b'\n.\n')
         if end >= 0:
-            return self.store(lines[:end + 1]), data[end + 5 + lines.count(b'\n', 0, end):]
+            more = end + 3 < len(lines)
+            return self.store(lines[:end + 1]), data[end + 5 + lines.count(b'\n', 0, end):] if more else b''
         keep = 2 if lines.endswith(b'\n.') else int(lines.endswith(b'\n'))     # perhaps END begins here
         self.held = lines[len(lines) - keep:].replace(b'\n', b'\r\n')
         lines = lines[:len(lines) - keep]

@@ -128,13 +128,15 @@ class Conversation:
     def interest(self):
         """Watch what there is to watch for now."""
         session = self.session
+        if self.reading and not (self.out or self.writing or self.eof or self.job or self.front or session.waiting):
+            return None                     # the common case: it is read, and nothing stands against that
         if self.eof and not (session.waiting or self.out or self.closing):
             return self.close()
         reading = not self.eof and not (session.waiting and session.buffered() > AHEAD) \
             and self.front is None and not (self.job is not None and self.job.pending > HIGH)
         writing = bool(self.out)
         if reading == self.reading and writing == self.writing:
-            return
+            return None
         self.reading, self.writing = reading, writing
         loop = self.server.loop
         if self.input == self.output:
@@ -142,6 +144,7 @@ class Conversation:
         else:
             loop.watch(self.input, self.readable if reading else None)
             loop.watch(self.output, None, self.writable if writing else None)
+        return None
 
     # Events of the session.
 

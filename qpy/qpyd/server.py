@@ -16,6 +16,7 @@ ACCEPTS = 8             # clients taken in one pass of the loop: the other worke
 PAUSE = 0.25            # seconds without accepting when descriptors or memory are short
 SWEEP = 5.0             # seconds between looks at the clock, if the time limits are not shorter
 TELL_LOST = 1.0         # seconds until a log that would not take lines is told how many they were
+KNOWN_MOST = 1000       # pairs of addresses of which is remembered what the rules say
 LINE_MAX = 4000         # bytes written to the log at once: a pipe takes that in one piece
 
 
@@ -43,6 +44,7 @@ class Server:
         self.quiet = self.environ.get(b'QPYLOCALBS') == b'1'    # descriptor 2 is the caller's terminal or mail
         self.clients, self.lines, self.timer, self.refusals = set(), [], None, refusals.Refusals()
         self.stamp, self.written, self.telling = 0, b'', False
+        self.known, self.known_by = {}, None    # {(its address, ours): Client}, by which settings
         self.ended = None               # called when the last client has gone (one shot)
         self.now, self.wall = unix.monotonic, unix.time
 
@@ -81,7 +83,7 @@ class Server:
         """A client: serve it, or say why not."""
         try:
             here = settings_.ip_text(sock.getsockname())
-            client = settings_.client_of_peer(settings, self.environ, ip, here)
+            client = self.client_of(settings, ip, here)
         except settings_.Denied:
             return self.refuse(sock, ip, replies.DENIED)
         except cdb.CdbError:
@@ -96,6 +98,15 @@ class Server:
                 return self.refuse(sock, ip, reply)
         self.census.add(ip)
         self.serve(Conversation(self, settings, client, sock, sock.fileno(), sock.fileno()))
+
+    def client_of(self, settings, ip, here):
+        """The Client at this address, who is connected to that one of ours. Raises settings.Denied, CdbError."""
+        if settings is not self.known_by or len(self.known) >= KNOWN_MOST:
+            self.known, self.known_by = {}, settings
+        client = self.known.get((ip, here))
+        if client is None:
+            client = self.known[ip, here] = settings_.client_of_peer(settings, self.environ, ip, here)
+        return client
 
     def too_many(self, client, settings):
         """The reply to a client whose address has too many connections, b'' if it has not."""
