@@ -10,7 +10,7 @@ from them, as tuples whose first item is one of the words below; `lines` collect
 
 Fairness.  A channel goes round over the jobs that have something to start, one transaction each; a job goes
 round over its destinations.  So a message to 50,000 people delays another one by one transaction, not by
-50,000.  A destination may have no more transactions than its channel has free (`share`), so that hosts which
+50,000; of two jobs that wait the one of higher priority goes first (core.priority).  A destination may have no more transactions than its channel has free (`share`), so that hosts which
 never answer, or users whose programs hang, leave room for the others.  One that has its share keeps its Works
 in a queue of its own, out of everybody's way, and wakes the first when one ends; a destination in trouble
 (scope `h`) is left alone for a while, and what was meant for it is deferred without trying; one that only turns
@@ -24,7 +24,7 @@ only when every recipient is delivered or its report is durable in the queue.
 from collections import deque
 from heapq import heappop, heappush
 
-from qpy.core import destinations, notices, route, schedule, sendlog, text
+from qpy.core import destinations, notices, priority, route, schedule, sendlog, text
 
 # --- actions ---
 LOAD = 'load'           # id, forced (also if held): read mess/ID and state/ID, then loaded() or not_loaded()
@@ -86,23 +86,23 @@ class Job:
     indices failed and not yet reported.  succeeded: the same of those whose sender wants to hear that; warned: he was
     told that it takes long; wishes: {index: [(letter, value)]} of the recipients that have any (core.mess); by: a
     deliverby.By or None; stranded: the Places whose trouble made recipients of this pass wait.  body:
-    whatever the program keeps with the job.
+    whatever the program keeps with the job.  priority: see core.priority.
     """
 
     __slots__ = ('id', 'name', 'length', 'sender', 'flags', 'options', 'birth', 'next', 'attempts', 'total',
                  'has_state', 'todo', 'failed', 'body', 'new_lines',
                  'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order',
-                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports', 'by', 'stranded')
+                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports', 'by', 'stranded', 'priority')
 
     def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0,
                  attempts=0, has_state=False, failed=(), new_lines=(), succeeded=(), warned=False, wishes=None,
-                 by=None):
+                 by=None, priority=priority.COMMON):
         self.id, self.name, self.length, self.sender, self.todo = id, name, length, sender, todo
         self.total, self.birth, self.flags, self.options = total, birth, flags, options
         self.next, self.attempts, self.has_state = next, attempts, has_state
         self.failed, self.new_lines = list(failed), new_lines
         self.succeeded, self.warned, self.wishes, self.reports = list(succeeded), warned, wishes, ()
-        self.by = by
+        self.by, self.priority = by, priority
         self.body = self.works = self.order = self.after = None
         self.undone = len(todo)
         self.ready, self.deferred, self.entries = {}, {}, []
@@ -171,7 +171,7 @@ class Channel:
 
     def __init__(self, name, wanted):
         self.name, self.wanted, self.capacity = name, wanted, None
-        self.active, self.ring, self.places = 0, deque(), {}
+        self.active, self.ring, self.places = 0, priority.Turns(), {}
 
     @property
     def limit(self):
@@ -384,9 +384,9 @@ class Dispatch:
         if len(self.jobs) < PARK_FROM or not place.waiting or len(place.waiting) < CROWD:
             return False
         if place.parked is None:
-            place.parked = deque()
+            place.parked = priority.Turns()
         place.works -= 1
-        place.parked.append(job.id)
+        place.parked.append(job.id, job.priority)
         self.asleep[job.id] = PARKED
         return True
 
@@ -399,7 +399,7 @@ class Dispatch:
         if ready is None:
             ready = job.ready[channel] = deque()
         if not ready:
-            channel.ring.append((job, ready))
+            channel.ring.append((job, ready), job.priority)
         ready.append(work)
 
     def _start(self, channel):
@@ -416,7 +416,7 @@ class Dispatch:
                         ready.append(work)
                     break
             if ready:
-                ring.append((job, ready))
+                ring.append((job, ready), job.priority)
 
     def per_place(self, place):
         """Transactions one destination may have: one host its limit, one local user half of the channel."""
@@ -443,8 +443,8 @@ class Dispatch:
         paced = place.pace is not None and not place.pace.left(self.now)
         if paced or place.active >= self.share(place):
             if place.waiting is None:
-                place.waiting = deque()
-            place.waiting.append(work)
+                place.waiting = priority.Turns()
+            place.waiting.append(work, work.job.priority)
             if paced and not place.again:
                 place.again = self.now + place.pace.again()
                 heappush(self.paced, (place.again, place.name))

@@ -4,7 +4,7 @@ A row is the keyword; offered(session) -> its parameters in EHLO's answer, or No
 the parameters that it adds to MAIL and to RCPT, {NAME: test of a value}.  A parameter of an extension that is not offered
 is unknown.
 """
-from qpy.core import deliverby, notices, proxy, smtp_login, text
+from qpy.core import deliverby, notices, priority, proxy, smtp_login, text
 
 FUTURE_MAX = 259200         # seconds a message may wait here for its time: less than half of control/queuelifetime's default
 UNKNOWN = b'555 5.5.4 unknown parameter'
@@ -77,6 +77,11 @@ def by(value):
         return bool(deliverby.from_wire(value, 0))
     except ValueError:
         return False
+
+
+def first(value):
+    """RFC 6710"""
+    return priority.parse(value) is not None
 
 
 def hold_for(value):
@@ -161,6 +166,11 @@ def own(session):
     return b'%d' % FUTURE_MAX if session.login and session.client.whole else None
 
 
+def trusted(session):
+    """RFC 6710: for those whose mail goes anywhere; everybody else's is as urgent as everybody's."""
+    return b'' if session.trusted() and session.client.whole else None
+
+
 EXTENSIONS = (
     (b'PIPELINING', always, {}, {}),                                                            # RFC 2920
     (b'SIZE', sized, {b'SIZE': size}, {}),                                                      # RFC 1870
@@ -170,6 +180,7 @@ EXTENSIONS = (
     (b'DSN', whole, {b'RET': ret, b'ENVID': envid}, {b'NOTIFY': notify, b'ORCPT': orcpt}),      # RFC 3461
     (b'DELIVERBY', whole, {b'BY': by}, {}),                                                     # RFC 2852
     (b'FUTURERELEASE', own, {b'HOLDFOR': hold_for, b'HOLDUNTIL': hold_until}, {}),              # RFC 4865
+    (b'MT-PRIORITY', trusted, {b'MT-PRIORITY': first}, {}),                                     # RFC 6710
     (b'REQUIRETLS', protected, {b'REQUIRETLS': nothing}, {}),                                   # RFC 8689
     (b'LIMITS', limits, {}, {}),                                                                # RFC 9422
     (b'XCLIENT', by_xclient, {}, {}),                                                           # Postfix
@@ -214,6 +225,7 @@ def of_mail(parameters, now):
     options += [(b'R', parameters[b'RET'].upper())] if b'RET' in parameters else []
     options += [(b'E', parameters[b'ENVID'])] if b'ENVID' in parameters else []
     options += [(b'D', deliverby.from_wire(parameters[b'BY'], now))] if b'BY' in parameters else []
+    options += [(priority.LETTER, parameters[b'MT-PRIORITY'])] if parameters.get(b'MT-PRIORITY', b'0') != b'0' else []
     if b'HOLDFOR' in parameters:
         options.append((b'b', b'%d' % (now + 1 + int(parameters[b'HOLDFOR']))))     # not a part of a second early
     elif b'HOLDUNTIL' in parameters:

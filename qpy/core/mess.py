@@ -22,7 +22,7 @@ YEAR_2255 = b'9'                # what sorts behind it is no time of ours: 16 di
 #: next five are believed from the account that hears the network only.
 STAMPED = (b'u', b'p', b't')                        # uid, pid, unix time: from the kernel
 NETWORK = (b'P', b'C', b'c', b'H', b'L')            # protocol, client ip, client name, HELO, login
-WISHES = (b'B', b'U', b'Q', b'R', b'E', b'h', b'b', b'X', b'a', b'D')
+WISHES = (b'B', b'U', b'Q', b'R', b'E', b'h', b'b', b'X', b'a', b'D', b'M')
 PER_RECIPIENT = (b'N', b'O')                        # NOTIFY, ORCPT
 
 

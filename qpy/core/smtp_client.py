@@ -91,7 +91,7 @@ class Transaction:
     required: it needs REQUIRETLS (refused without).
     notices: (parameters of MAIL, [parameters of RCPT]) for a server that knows DSN (RFC 3461), or None.
     noticed: the server has them.
-    by: (deliverby.By, seconds left) or None; timed: the server has that.
+    by: (deliverby.By, seconds left) or None; timed: the server has that.  priority: see core.priority.
     size: bytes, 0 unknown.
     answers: per recipient (r, h or s, text) or None.  report: (K, Z or D, text), None while it lasts.
     trouble: the host as a whole failed before it could have the message, another address may be tried.
@@ -100,13 +100,13 @@ class Transaction:
     """
 
     __slots__ = ('sender', 'recipients', 'eight', 'utf8', 'size', 'required', 'notices', 'answers', 'report', 'trouble',
-                 'critical', 'overflow', 'noticed', 'by', 'timed')
+                 'critical', 'overflow', 'noticed', 'by', 'timed', 'priority')
 
     def __init__(self, sender, recipients, eight=False, utf8=b'', size=0, required=False,
-                 notices=None, by=None):
+                 notices=None, by=None, priority=0):
         self.sender, self.recipients = sender, recipients
         self.eight, self.utf8, self.size, self.required = eight, utf8, size, required
-        self.notices, self.by = notices, by
+        self.notices, self.by, self.priority = notices, by, priority
         self.answers = [None] * len(recipients)
         self.report = None
         self.trouble = self.critical = self.noticed = self.timed = False
@@ -604,6 +604,8 @@ class Session:
         if transaction.by is not None and b'DELIVERBY' in self.extensions:
             transaction.timed = True
             options += deliverby.on_wire(*transaction.by)
+        if transaction.priority and b'MT-PRIORITY' in self.extensions:      # RFC 6710
+            options += b' MT-PRIORITY=%d' % transaction.priority
         if transaction.noticed:
             options += transaction.notices[0]
         return b'MAIL FROM:<%s>%s\r\n' % (address.quote(self._name(transaction.sender)), options)

@@ -9,7 +9,7 @@ Nothing is tried again after the message was sent to its end.
 from binascii import b2a_base64
 
 from qpy import unix, unix_tls
-from qpy.core import dane, deliverby, idna, ip, mta_sts, mx, outgoingip, remote_report, smtproutes, text, tls_policy
+from qpy.core import dane, deliverby, idna, ip, mta_sts, mx, outgoingip, priority, remote_report, smtproutes, text, tls_policy
 from qpy.core import tls_certificate, tlsrpt
 from qpy.core.sasl_client import Credentials
 from qpy.core.smtp_client import OF_MAIL, OF_RCPT, Session, Transaction, can_be_sent, notice_parameters
@@ -25,7 +25,7 @@ SCARCE = (unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM)
 
 
 class Delivery:
-    """A delivery in flight.  worker: qpyr.remote.Remote.  flags: letters 8, u, q, d.
+    """A delivery in flight.  worker: qpyr.remote.Remote.  flags: letters 8, u, q, d, b, m.
 
     on_end(delivery): `results` holds per recipient (answer or None, message report), both as core.smtp_client
     has them; `in_trouble` says that the destination as a whole failed.
@@ -426,7 +426,7 @@ class Delivery:
         recipients = [self.recipients[index] for index in self.left]
         eight, utf8, size = self._needs()
         transaction = Transaction(self.sender, recipients, eight, utf8, size, self.required, self._notices(recipients),
-                                  self._by())
+                                  self._by(), self._priority())
         self.connection.carry(transaction, self.source, lambda _: self._done(transaction))
 
     def _notices(self, recipients):
@@ -450,6 +450,15 @@ class Delivery:
         except (OSError, ValueError):
             return None
         return by and (by, by.deadline - int(unix.time()))
+
+    def _priority(self):
+        """Which messages it goes before (RFC 6710)."""
+        if b'm' not in self.flags:
+            return priority.COMMON
+        try:
+            return priority.of(self.source.envelope())
+        except (OSError, ValueError):
+            return priority.COMMON
 
     def _needs(self):
         """(8BITMIME, SMTPUTF8 (see Transaction), size) of this message; an unreadable one shows when it is sent."""

@@ -227,6 +227,8 @@ def wishes(envelope, recipient, eight_bit):
     if not recipient.isascii():
         options.append((b'U', b''))
     trace = envelope.option(b'X')
+    first = envelope.option(b'M')           # a report is as urgent as what it is about (RFC 6710)
+    options += [(b'M', first)] if first else []
     return options + ([(b'X', trace)] if trace else [])
 
 

@@ -14,7 +14,7 @@ the loop gathers what came, asks for the actions, and leaves one packet per neig
 log.
 """
 from qpy import unix, unix_kernel
-from qpy.core import channel, deliverby, destinations, dispatch, exits, mess, notices, route, schedule, sendlog, smtproutes, \
+from qpy.core import channel, deliverby, destinations, dispatch, exits, mess, notices, priority, route, schedule, sendlog, smtproutes, \
     state, text
 from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
@@ -373,16 +373,17 @@ class Send:
         name, envelope, recipients = message.ident, message.envelope, message.envelope.recipients
         flags, options, lines = described(message)
         wishes, by = personal(envelope), deliverby.parse(envelope.option(b'D')) if envelope.options else None
+        first = priority.of(envelope) if envelope.options else priority.COMMON
         route_of, birth = self.routes_for(route.bounce_recipient(envelope.sender)), mess.arrival(id, envelope)
         if view is None:
             todo = [(index, *route_of(recipient)) for index, recipient in enumerate(recipients)]
             return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
-                                birth, flags, options, new_lines=lines, wishes=wishes, by=by)
+                                birth, flags, options, new_lines=lines, wishes=wishes, by=by, priority=first)
         todo = [(index, *route_of(recipients[index])) for index in view.indices(state.PENDING)]
         return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
                             birth, flags, options,
                             self.clock.steady(view.due) if view.due else 0, view.attempts, True,
-                            view.indices(state.FAILED), (), view.indices(state.SUCCEEDED), view.warned > 0, wishes, by)
+                            view.indices(state.FAILED), (), view.indices(state.SUCCEEDED), view.warned > 0, wishes, by, first)
 
     def routes_for(self, sender):
         """route_of for a message of this sender, whom control/senderroutes may send another way."""
@@ -726,7 +727,9 @@ def described(message):
         flags += b'd'
     if b'D' in known:
         flags += b'b'
-    carried = [letter + known[letter] for letter in (b'X', b'U', b'Q', b'R', b'E', b'D') if letter in known]
+    if priority.LETTER in known:
+        flags += b'm'
+    carried = [letter + known[letter] for letter in (b'X', b'U', b'Q', b'R', b'E', b'D', b'M') if letter in known]
     if carried:
         options = b'\n'.join(carried)
     lines = [sendlog.new(message.ident), sendlog.info(message.ident, message.size, message.envelope.sender,

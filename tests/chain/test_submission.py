@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope='module')
 def next_hop():
     """A server that knows no TLS."""
-    with Server(good()) as server:
+    with Server(good((b'MT-PRIORITY',))) as server:
         yield server
 
 
@@ -102,14 +102,29 @@ def test_a_later_release(one):
     assert time.time() - before >= 3
 
 
+@pytest.mark.parametrize('priority, last', [(b'7', b' MT-PRIORITY=7'), (b'0', b'')])
+def test_a_priority_goes_on(one, next_hop, priority, last):
+    """MT-PRIORITY, RFC 6710: from who has logged in through the queue to a next hop that knows it."""
+    client, _ = one.ready()
+    log_in(client, b'PLAIN')
+    before = len(next_hop.mail)
+    assert client.say(b'MAIL FROM:<user@here.test> MT-PRIORITY=' + priority)[:3] == b'250'
+    assert [client.say(line)[:3] for line in (b'RCPT TO:<p@next.test>', b'DATA', b'Subject: p\r\n\r\nx\r\n.')] == [
+        b'250', b'354', b'250']
+    one.await_that(lambda: len(next_hop.mail) > before, 'the message')
+    line = [line for line in next_hop.log if line.startswith(b'MAIL FROM:<user@here.test>')][-1]
+    assert line.partition(b'>')[2].partition(b' MT-')[1:] == last.partition(b' MT-')[1:]
+
+
 def test_tls_is_required_of_the_next_hop(one, next_hop):
     """REQUIRETLS, RFC 8689: a message that came so is not sent to a server without it, and its sender is told why."""
+    before = len(next_hop.mail)
     client, _ = one.ready()
     log_in(client, b'PLAIN')
     assert send(client, b'user@here.test', b'Subject: in the clear\r\n\r\nx', b'y@next.test')[-1] == b'250'
-    one.await_that(lambda: next_hop.mail, 'the other message')
+    one.await_that(lambda: len(next_hop.mail) > before, 'the other message')
     assert client.say(b'MAIL FROM:<user@here.test> REQUIRETLS')[:3] == b'250'
     assert [client.say(line)[:3] for line in (b'RCPT TO:<x@next.test>', b'DATA', b'Subject: by tls only\r\n\r\nx\r\n.')] == [
         b'250', b'354', b'250']
     one.await_line('REQUIRETLS')
-    assert len(next_hop.mail) == 1
+    assert len(next_hop.mail) == before + 1

@@ -779,6 +779,7 @@ def envelope(line, rcpt=b'', **changes):
 @pytest.mark.parametrize('line, options', [
     (b'RET=hdrs ENVID=QQ+2B1', [(b'R', b'HDRS'), (b'E', b'QQ+2B1')]), (b'SMTPUTF8 BODY=8BITMIME', [(b'B', b'8BITMIME'), (b'U', b'')]),
     (b'REQUIRETLS', [(b'Q', b'')]), (b'BY=100;N', [(b'D', b'1100;N')]), (b'BY=100;rt', [(b'D', b'1100;RT')]),
+    (b'MT-PRIORITY=-9', [(b'M', b'-9')]), (b'MT-PRIORITY=9', [(b'M', b'9')]), (b'MT-PRIORITY=0', []),
     (b'HOLDFOR=60', [(b'b', b'1061')]), (b'HOLDUNTIL=1970-01-01T00:20:00Z', [(b'b', b'1200')]),
     (b'HOLDUNTIL=1970-01-01T02:20:00+02:00', [(b'b', b'1200')]), (b'SIZE=1 AUTH=<>', []), (b'auth=joe+40x', [])])
 def test_parameters_of_mail_reach_the_envelope(line, options):
@@ -796,6 +797,7 @@ def test_parameters_of_rcpt_reach_the_envelope():
 @pytest.mark.parametrize('line, code', [
     (b'RET=ALL', b'501'), (b'RET', b'501'), (b'ENVID=', b'501'), (b'ENVID=a+2', b'501'), (b'ENVID=a=b', b'501'), (b'SMTPUTF8=1', b'501'),
     (b'REQUIRETLS=', b'501'), (b'BY=0;R', b'501'), (b'BY=10', b'501'), (b'BY=10;X', b'501'), (b'HOLDFOR=999999999', b'501'),
+    *((b'MT-PRIORITY=' + value, b'501') for value in (b'', b'10', b'-0', b'+1', b'-', b'x', b'01', b'--1', b'-10')),
     (b'HOLDFOR=-1', b'501'), (b'HOLDUNTIL=tomorrow', b'501'), (b'HOLDUNTIL=2026-13-01T00:00:00Z', b'501'), (b'RET=FULL RET=FULL', b'501'),
     (b'SOMETHING', b'555'), (b'BODY=BINARYMIME', b'501'), (b'ENVID=' + b'x' * 101, b'501'), (b'XDELAY=1', b'555')])
 def test_parameters_that_are_none(line, code):
@@ -813,7 +815,7 @@ def test_parameters_of_rcpt_that_are_none(line, code):
     assert World().feed(BEGUN).say(b'RCPT TO:<ann@example.com> ' + line)[-1][:3] == code
 
 
-@pytest.mark.parametrize('line, changes', [(b'REQUIRETLS', {'tls': None}), (b'HOLDFOR=10', {'login': b''}),
+@pytest.mark.parametrize('line, changes', [(b'REQUIRETLS', {'tls': None}), (b'HOLDFOR=10', {'login': b''}), (b'MT-PRIORITY=5', {'login': b''}),
                                            (b'SMTPUTF8', {'whole': False}), (b'RET=FULL', {'whole': False}), (b'BY=9;N', {'whole': False})])
 def test_what_is_not_offered_is_not_done(line, changes):
     """REQUIRETLS in the clear, a later release for strangers, anything a qmail-queue would drop: not in EHLO, and 555."""
@@ -821,7 +823,7 @@ def test_what_is_not_offered_is_not_done(line, changes):
     session.tls, session.login = changes.get('tls', SECURE), changes.get('login', b'joe')
     session.client.whole = changes.get('whole', True)
     world = World(session=session)
-    keyword = {b'HOLDFOR=10': b'FUTURERELEASE', b'RET=FULL': b'DSN', b'BY=9;N': b'DELIVERBY'}.get(line, line)
+    keyword = {b'HOLDFOR=10': b'FUTURERELEASE', b'RET=FULL': b'DSN', b'BY=9;N': b'DELIVERBY', b'MT-PRIORITY=5': b'MT-PRIORITY'}.get(line, line)
     assert not any(keyword in reply for reply in world.say(b'EHLO x'))
     assert world.say(b'MAIL FROM:<joe@example.org> ' + line)[0][:3] == b'555'
 
