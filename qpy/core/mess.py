@@ -17,6 +17,7 @@ ADDRESS_LIMIT = 1002            # bytes of the longest address (qmail-queue's)
 MESSAGE_LIMIT = 1 << 32         # bytes of a message
 ID_SIZE = 16
 YEAR_2255 = b'9'                # what sorts behind it is no time of ours: 16 digits that somebody made up
+DAY, EARLIEST = 86_400, 1_577_836_800       # seconds; 2020, before which there was no qpy
 
 #: message-wide records, in the order of the manual.  What clients say about the first three is ignored; the
 #: next five are believed from the account that hears the network only.
@@ -49,16 +50,30 @@ def make_id(number):
     return ident
 
 
-def birth(ident):
-    """When the message was queued, in seconds since 1970 (float)."""
-    return int(ident) / 1e6
+def is_likely(when, now):
+    """Can the clock have been right that said `when`, if the one is that says `now`?  Not if it was a day ahead, nor if
+    it had not been set at all."""
+    return when <= now + DAY and (when >= EARLIEST or now < EARLIEST)
 
 
-def arrival(ident, envelope):
-    """When the message came into a queue, in whole seconds since 1970: into this one, or, as the record `a` has it,
-    so many seconds earlier into the one it was taken over from."""
+def is_dated(ident, now):
+    """Does the ID tell when the message was queued, as far as one can see?"""
+    return is_likely(int(ident) // 1_000_000, now)
+
+
+def came(ident, now, born=0):
+    """When the message came into this queue, in whole seconds since 1970: as its ID tells, or, where that comes from a
+    clock that stood wrong, as its state has noted (born), or now."""
+    if is_dated(ident, now):
+        return int(ident) // 1_000_000
+    return born if born and is_likely(born, now) else int(now)
+
+
+def arrival(ident, envelope, now, born=0):
+    """When it came into a queue: into this one, or, as the record `a` has it, so many seconds earlier into the one it
+    was taken over from."""
     age = envelope.option(b'a', b'')
-    return int(ident) // 1_000_000 - (int(age) if age.isdigit() and len(age) < 10 else 0)
+    return came(ident, now, born) - (int(age) if age.isdigit() and len(age) < 10 else 0)
 
 
 # --- the envelope --------------------------------------------------------------------------------------------

@@ -119,6 +119,11 @@ class Clock:
         """Whole seconds from the beginning to the last look."""
         return int(self.mono - self.start)
 
+    @property
+    def latest(self):
+        """What the one of all clocks there have been that stands furthest ahead says at the last look."""
+        return int(self.mono + self.offset + max(self.skews))
+
     def wall(self, steady):
         """The wall clock's name for a steady time: what is written into files and shown to people."""
         return int(steady + self.skew)

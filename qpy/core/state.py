@@ -11,6 +11,7 @@ A payload is a letter and fields separated by NUL (only the last may itself hold
     z index text            deferred, with what was said: for people
     w unix                  the sender has been told, durably, that it takes long
     a unix attempts         a pass has ended: due again at unix, after so many attempts
+    b unix                  its age counts from then: its ID comes from a clock that stood wrong
     h reason                held
     o                       released
 
@@ -34,16 +35,16 @@ class View:
 
     status: bytearray, one of the above for each recipient; texts: {index: last failure or deferral, or success};
     warned: unix seconds, or 0; due: unix seconds of the next attempt (0: at once); attempts: passes so far; held: reason
-    or None;
+    or None; born: unix seconds from which its age counts in place of its ID's, or 0;
     end: how many bytes of the file are whole (what follows is torn: cut it off before appending).
     """
 
-    __slots__ = ('status', 'texts', 'due', 'attempts', 'held', 'end', 'warned')
+    __slots__ = ('status', 'texts', 'due', 'attempts', 'held', 'end', 'warned', 'born')
 
     def __init__(self, recipients):
         self.status = bytearray(recipients)
         self.texts, self.due, self.attempts, self.held, self.end = {}, 0, 0, None, 0
-        self.warned = 0
+        self.warned = self.born = 0
 
     def indices(self, status):
         """The recipients (indices) that are in this status."""
@@ -69,6 +70,8 @@ class View:
                 found.append((b'z', number, words))
         if self.warned:
             found.append((b'w', b'%d' % self.warned))
+        if self.born:
+            found.append((b'b', b'%d' % self.born))
         if self.due or self.attempts:
             found.append((b'a', b'%d' % self.due, b'%d' % self.attempts))
         return found + ([] if self.held is None else [(b'h', self.held)])
@@ -83,6 +86,8 @@ class View:
                 self.due, self.attempts = due, attempts
         elif letter == b'w':
             self.warned = text.parse_uint(fields[0], TIME_LIMIT) or self.warned
+        elif letter == b'b':
+            self.born = text.parse_uint(fields[0], TIME_LIMIT) or self.born
         elif letter == b'h':
             self.held = fields[0]
         elif letter == b'o':

@@ -13,13 +13,12 @@ The kernel says who a client is (SO_PEERCRED); descriptors it sends along are ne
 from collections import deque
 
 from qpy import unix
-from qpy.core import accounts, dates, exits, mess, submit
+from qpy.core import accounts, dates, exits, ids, mess, submit
 from qpy.lib import confine, controls, inherit, loop, packets, program, service
 from qpy.qpyq import store
 
 RECEIVE = 65_536            # bytes taken from one client before the others have their turn; malloc maps what is larger
 SMALL = 256 << 10           # longer messages are written to the disk as they come
-HIGHEST = 8_900_000_000_000_000     # among the IDs at start: three years of room below mess.YEAR_2255
 GROUP_LIMIT = 200           # messages made durable together (each needs a descriptor)
 WAITING_LIMIT = 64 << 20    # bytes of complete messages that wait for the disk; beyond, clients wait
 MEMORY_LIMIT = 64 << 20     # bytes of messages in memory; beyond, also short ones go to the disk as they come
@@ -62,7 +61,7 @@ def main(home, args):
 # --- the queue at start --------------------------------------------------------------------------------------
 
 def open_store(home):
-    """The Store of DIR's queue, locked, swept and with its highest ID known; Fatal if something is wrong with it."""
+    """The Store of DIR's queue, locked, swept and with its IDs known; Fatal if something is wrong with it."""
     listings = []
     for name in (b'mess', b'state', b'damaged'):
         path = home + b'/queue/' + name
@@ -74,11 +73,12 @@ def open_store(home):
     directory = unix.open(home + b'/queue/mess', unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC)
     lock(directory, home + b'/queue/mess')
     store.recover(directory, listings[0])
-    last = max(store.highest(*listings), store.highest(unix.listdir(home + b'/queue/mess')))
-    if last > HIGHEST:
-        raise program.Fatal(exits.TEMP, b'unable to give IDs above %016d, the name of a file in mess, state or damaged of '
-                            b'%s/queue, which no clock gave it; move it elsewhere' % (last, home))
-    return store.Store(directory, own_file_system(home), last, Complaints().say)
+    listings.append(unix.listdir(home + b'/queue/mess'))
+    found = ids.Ids(store.numbers(*listings), int(unix.time() * 1e6))
+    if found.ahead:
+        program.warn(b'the queue has IDs ahead of the clock, up to %016d, %s: the clock stood wrong when they were given, or '
+                     b'does now; new ones follow it; set it right' % (found.ahead, dates.clock_date(found.ahead // 1_000_000)))
+    return store.Store(directory, own_file_system(home), found, Complaints().say)
 
 
 def check_directory(path, there, ours):
@@ -182,6 +182,11 @@ class Committer:
         self.written, self.done = written, False
         self.turn.release()
 
+    def do(self, written):
+        """Sync these entries here and now.  The group before must be done."""
+        self.disk.sync(written)
+        self.done = True
+
     def _work(self):
         try:
             while True:
@@ -229,14 +234,15 @@ class Owner:
 class Queued:
     """The daemon's state: clients, the group being gathered, the group being synced."""
 
-    __slots__ = ('loop', 'disk', 'who', 'most', 'clients', 'owners', 'gathered', 'busy', 'scheduled', 'committer',
+    __slots__ = ('loop', 'disk', 'who', 'most', 'clients', 'owners', 'gathered', 'busy', 'scheduled', 'alone', 'committer',
                  'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date')
 
     def __init__(self, event_loop, disk, who, most):
         self.loop, self.disk, self.who, self.most = event_loop, disk, who, most
         self.clients, self.owners = set(), {}
         self.gathered, self.busy, self.scheduled = [], None, False
-        self.announcer = Announcer(event_loop, disk.last)
+        self.alone = False                      # the last group was a single message
+        self.announcer = Announcer(event_loop, disk.ids.known)
         self.paused, self.waiting, self.memory = [], 0, 0
         self.ending = self.sweeping = False
         self.second, self.date = 0, b''
@@ -299,23 +305,33 @@ class Queued:
             self.loop.call_soon(self.hand_over)
 
     def hand_over(self):
-        """The committer is free: give it what has been gathered."""
+        """The committer is free: give it what has been gathered.
+
+        A short message that comes alone, as the one before did, is synced here: it need not wait until a thread has
+        woken, and the loop again after that."""
         self.scheduled = False
         if self.busy is None and self.gathered:
+            alone, self.alone = self.alone, len(self.gathered) == 1
             self.busy, self.gathered = self.gathered[:GROUP_LIMIT], self.gathered[GROUP_LIMIT:]
             self.disk.name(self.busy)
-            self.committer.give(self.disk.write(self.busy))
+            written = self.disk.write(self.busy)
+            if alone and self.alone and self.busy[0].part is None:
+                self.committer.do(written)
+                self.loop.call_soon(self.group_done)
+            else:
+                self.committer.give(written)
 
     def group_done(self):
         """The committer has finished: hand over the next group, announce, answer."""
         if self.busy is None or not self.committer.done:
             return                              # woken for nothing: nobody is answered
         group, self.busy = self.busy, None
+        self.disk.ids.settled()
         if self.ending:
             self.loop.stop()
         else:
             self.hand_over()
-        self.announcer.announce([message.ident for message in group if message.failure is None], group[-1].ident)
+        self.announcer.announce([message.ident for message in group if message.failure is None])
         for message in group:
             self._settle(message)
         for client in {message.client for message in group}:
@@ -610,18 +626,21 @@ class Client:
 class Announcer:
     """Tells send which messages are durable.
 
-    A listener first hears <N: everything below N is to be found by looking.  Then it hears each ID, after its sync.
-    If it does not read, the rest is forgotten and replaced by another <N.
+    A listener first hears <N: everything below N is to be found by looking; and before it M-N for each span of IDs
+    further ahead of which the same is true.  Then it hears each ID, after its sync.  If it does not read, the rest is
+    forgotten and replaced by another <N.
     """
 
-    __slots__ = ('loop', 'durable', 'listeners')
+    __slots__ = ('loop', 'known', 'listeners')
 
-    def __init__(self, event_loop, durable):
-        self.loop, self.durable, self.listeners = event_loop, durable, set()
+    def __init__(self, event_loop, known):
+        self.loop, self.known, self.listeners = event_loop, known, set()
 
     def scan(self):
-        """<N, such that no message below N is still being written."""
-        return b'<%b\0' % mess.make_id(self.durable + 1)
+        """<N and what stands before it, such that no message there is still being written."""
+        below, beyond = self.known()
+        spans = [b'%b-%b\0' % (mess.make_id(first), mess.make_id(last)) for first, last in beyond]
+        return b''.join(spans) + b'<%b\0' % mess.make_id(below)
 
     def add(self, sock):
         """A new listener."""
@@ -629,9 +648,8 @@ class Announcer:
         self.listeners.add(listener)
         listener.tell(self.scan())
 
-    def announce(self, idents, last):
-        """These are durable; the group ended with the ID last."""
-        self.durable = int(last)
+    def announce(self, idents):
+        """These are durable."""
         if idents:
             data = b'\0'.join(idents) + b'\0'
             for listener in list(self.listeners):

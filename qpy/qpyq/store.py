@@ -12,7 +12,7 @@ files of that group are given up: unlinked, and their clients told to come back.
 from zlib import crc32
 
 from qpy import unix, unix_kernel
-from qpy.core import exits, mess
+from qpy.core import exits, ids, mess
 
 PUSH = 4 << 20              # bytes of a streaming message after which it is pushed to disk
 MODE = 0o640
@@ -61,14 +61,15 @@ class Entry:
 class Store:
     """queue/mess as its only writer sees it.
 
-    mess: descriptor of the directory.  last: the highest ID given or found.  own: True for syncfs.
+    mess: descriptor of the directory.  ids: the core.ids.Ids of the queue.  own: True for syncfs.
     complain(what, problem) is told of every failure; it must be safe to call from the committer's thread.
     """
 
-    __slots__ = ('mess', 'last', 'own', 'parts', 'complain')
+    __slots__ = ('mess', 'ids', 'own', 'parts', 'complain')
 
-    def __init__(self, mess_fd, own, last=0, complain=lambda what, problem: None):
-        self.mess, self.own, self.last, self.parts, self.complain = mess_fd, own, last, 0, complain
+    def __init__(self, mess_fd, own, found=None, complain=lambda what, problem: None):
+        self.mess, self.own, self.parts, self.complain = mess_fd, own, 0, complain
+        self.ids = found or ids.Ids()
 
     def new_part(self):
         """A Part with a name of its own."""
@@ -76,12 +77,10 @@ class Store:
         return Part(self, b'%d.%d.part' % (unix.getpid(), self.parts))
 
     def name(self, group):
-        """Give every Entry of the group its ID: rising, and above all IDs before."""
-        number = max(self.last + 1, int(unix.time() * 1e6))
-        for entry in group:
+        """Give every Entry of the group its ID, one after the other.  The group before must be settled."""
+        first = self.ids.give(len(group), int(unix.time() * 1e6))
+        for number, entry in enumerate(group, first):
             entry.ident = mess.make_id(number)
-            number += 1
-        self.last = number - 1
 
     def commit(self, group):
         """Make the group (named before) durable.  Each Entry's failure says how it went; nothing is raised.
@@ -203,6 +202,6 @@ def recover(mess_fd, names):
             _unlink(mess_fd, name)
 
 
-def highest(*listings):
-    """The highest ID (as a number) among the names of several directories; 0 if there is none."""
-    return max((int(name) for names in listings for name in names if mess.is_id(name)), default=0)
+def numbers(*listings):
+    """The IDs among the names of several directories, as numbers."""
+    return {int(name) for names in listings for name in names if mess.is_id(name)}

@@ -144,11 +144,12 @@ class Bouncer:
         try:
             envelope = message.envelope
             addresses = bounce.envelope(envelope.sender, settings)
-            outcomes = self.outcomes(message, indices, routes, kind)
+            view = self.view(message)
+            outcomes = self.outcomes(message, view, indices, routes, kind)
             if addresses is None or not outcomes or kind != bounce.BOUNCE and not envelope.sender:
                 message.close()
                 return None
-            original = described(message)
+            original = described(message, view.born)
             parts = bounce.compose(original, outcomes, settings, int(unix.time()), token(), kind)
         except BaseException:
             message.close()
@@ -156,13 +157,16 @@ class Bouncer:
         options = wishes(envelope, addresses[1], original.eight_bit or bounce.eight_bit(outcomes))
         return pieces(message, *parts), words.envelope(addresses[0], [addresses[1]], options)
 
-    def outcomes(self, message, indices, routes, kind):
+    def view(self, message):
+        """What its state says."""
+        data = queuefile.read_state(self.state, message.ident) or b''
+        return state.replay(data, message.ident, len(message.envelope.recipients))
+
+    def outcomes(self, message, view, indices, routes, kind):
         """The Outcomes of these recipients that the sender wants to know of."""
         if kind not in STATUS:
             raise NoOutcome('no such kind of report')
         envelope = message.envelope
-        data = queuefile.read_state(self.state, message.ident) or b''
-        view = state.replay(data, message.ident, len(envelope.recipients))
         found, unasked = [], kind != bounce.DELAY or not bounce.is_bulk(header(message))
         try:
             asked = state.unpack_indices(indices, len(view.status))
@@ -194,13 +198,14 @@ def token():
     return unix.urandom(8).hex().encode()
 
 
-def described(message):
-    """The bounce.Original of a Mess."""
+def described(message, born):
+    """The bounce.Original of a Mess; born: as its state has it."""
     envelope = message.envelope
-    arrived = text.parse_uint(envelope.option(b't', b''), 1 << 40)
+    arrived, now = text.parse_uint(envelope.option(b't', b''), 1 << 40), unix.time()
+    as_stamped = arrived is not None and mess.is_likely(arrived, now) and not envelope.option(b'a')
     eight_bit = any(not piece.isascii() for piece in contents(message, message.size))
     return bounce.Original(message.ident, envelope.sender, message.size,
-                           mess.arrival(message.ident, envelope) if arrived is None or envelope.option(b'a') else arrived,
+                           arrived if as_stamped else mess.arrival(message.ident, envelope, now, born),
                            envelope.option(b'R'), envelope.option(b'E'), eight_bit, envelope.option(b'U') is not None,
                            envelope.option(b'Q') is not None)
 

@@ -14,8 +14,8 @@ the loop gathers what came, asks for the actions, and leaves one packet per neig
 log.
 """
 from qpy import unix, unix_kernel
-from qpy.core import channel, deliverby, destinations, dispatch, exits, mess, notices, priority, route, schedule, sendlog, smtproutes, \
-    state, text
+from qpy.core import channel, dates, deliverby, destinations, dispatch, exits, mess, notices, priority, route, schedule, sendlog, \
+    smtproutes, state, text
 from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
 
@@ -23,6 +23,7 @@ SCAN = 400              # names looked at per pass of the loop while the queue i
 STEPS = 4               # steps of the scheduler per pass of the loop
 ROUTES = 20_000         # recipients whose route is remembered
 LATER = 86_400          # seconds until a queue file of a newer version is looked at again
+NAMED = 10              # messages from a clock that stood wrong that are named at start; beyond, they are counted
 HOUSEKEEPING = 600      # seconds
 GOODBYE = 60            # seconds that reports and removals may take after TERM where control/timeoutstop is 0
 TROUBLE = b'Zqpy-send is unable to open the message. (#4.3.0)\n'
@@ -136,7 +137,9 @@ class Send:
         self.code = exits.OK
         self.scheduled = False
         self.timer, self.timer_due = None, None
-        self.below = 0                      # IDs below this one are known by scanning
+        self.below, self.beyond = 0, []     # IDs below this one, and in these spans (first, last), are known by scanning
+        self.spans = []                     # such spans that the next search will have
+        self.undated = 0                    # messages found whose ID comes from a clock that stood wrong
         self.read = {}                      # messages read in this pass, open until its end
         self.routes, self.warned = {}, set()
         self.scan = self.names = None
@@ -201,10 +204,14 @@ class Send:
         self.forget_read()
         self._set_timer()
         if self.dispatch.lines:
-            lines, self.dispatch.lines = self.dispatch.lines, []
-            self.log.write(lines)
+            self.loop.call_soon(self.write_log)     # behind the jobs: nobody's delivery waits for a log
         if self.dispatch.exiting and self.dispatch.quiet():
             self.finish()
+
+    def write_log(self):
+        """Write what this pass has to say."""
+        lines, self.dispatch.lines = self.dispatch.lines, []
+        self.log.write(lines)
 
     def _steps(self):
         """Some steps of the scheduler; False if there may be more to do."""
@@ -242,34 +249,40 @@ class Send:
     # --- what is in the queue ---------------------------------------------------------------------
 
     def announced(self, words):
-        """queued says: `<N`, or IDs."""
+        """queued says: `M-N` and `<N`, or IDs."""
         arrived = self.dispatch.arrived
         for word in words:
             if mess.is_id(word):
                 arrived(int(word))
             elif word[:1] == b'<' and mess.is_id(word[1:]):
                 self.search(int(word[1:]))
+            elif all(map(mess.is_id, ends := word.split(b'-'))) and len(ends) == 2:
+                self.spans.append((int(ends[0]), int(ends[1])))
             else:
                 return self.lost(b'qpy-queued', 'it announced no ID')
         self.wake()
 
     def search(self, below):
-        """Look for messages with IDs below this one, a few names per pass."""
-        first, self.below = self.scan is None, max(below, self.below)
+        """Look for messages with IDs below this one and in the spans told before, a few names per pass."""
+        first, self.below, self.beyond, self.spans = self.scan is None, below, self.spans, []
         self.scan = [self.found_message, self.found_state]
         self.names = unix.scandir(self.store.mess)
         if first:
             self.loop.after(0, self.search_on)
 
+    def searched_for(self, id):
+        """Is this one of those that are found by looking, and not by being told?"""
+        return id < self.below or any(first <= id <= last for first, last in self.beyond)
+
     def search_on(self):
         """Some more names."""
-        look, below, knows = self.scan[0], self.below, self.dispatch.knows
+        look, settled, knows = self.scan[0], self.searched_for, self.dispatch.knows
         for _ in range(SCAN):
             entry = next(self.names, None)
             if entry is None:
                 return self.search_next()
             name = unix.fsencode(entry.name)
-            if mess.is_id(name) and int(name) < below and not knows(int(name)):
+            if mess.is_id(name) and settled(int(name)) and not knows(int(name)):
                 look(name)
         self.loop.after(0, self.search_on)
         self.wake()
@@ -283,6 +296,8 @@ class Send:
         else:
             self.scan = self.names = None
             self.searched, self.hurry = True, False
+            if self.undated > NAMED:
+                self.warn(b'%d messages in all come from a clock that stood wrong' % self.undated)
         self.wake()
 
     def found_message(self, name):
@@ -302,7 +317,17 @@ class Send:
             return self.dispatch.found(int(name), self.clock.now + LATER)
         except (unix.error, MemoryError):
             pass                            # load() will say so, when it is due
+        if not mess.is_dated(name, self.clock.latest):
+            self.found_undated(name)
         self.found_whole(name)
+
+    def found_undated(self, name):
+        """A message from a clock that stood wrong, or the clock does now: say so, and what becomes of it."""
+        self.undated += 1
+        if self.undated <= NAMED:
+            self.warn(b'mess/%s is of %s by its ID, which cannot be: the clock stood wrong then, or does now; if it is right, '
+                      b'nothing is to be done: the message ages from the day it was first found so'
+                      % (name, dates.clock_date(int(name) // 1_000_000)))
 
     def found_whole(self, name):
         """The same, once the footer is known to be good."""
@@ -335,7 +360,7 @@ class Send:
         """Read a message and its state, and begin its pass."""
         name, message = b'%016d' % id, None
         try:
-            message = self.store.load(name, id < self.below)
+            message = self.store.load(name, self.searched_for(id))
             view = self.store.view(name, len(message.envelope.recipients))
         except FileNotFoundError:
             return self.dispatch.not_loaded(id)
@@ -374,16 +399,22 @@ class Send:
         flags, options, lines = described(message)
         wishes, by = personal(envelope), deliverby.parse(envelope.option(b'D')) if envelope.options else None
         first = priority.of(envelope) if envelope.options else priority.COMMON
-        route_of, birth = self.routes_for(route.bounce_recipient(envelope.sender)), mess.arrival(id, envelope)
+        route_of, latest = self.routes_for(route.bounce_recipient(envelope.sender)), self.clock.latest
+        born = view.born if view else 0
+        birth = mess.arrival(id, envelope, latest, born)
         if view is None:
             todo = [(index, *route_of(recipient)) for index, recipient in enumerate(recipients)]
-            return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
-                                birth, flags, options, new_lines=lines, wishes=wishes, by=by, priority=first)
-        todo = [(index, *route_of(recipients[index])) for index in view.indices(state.PENDING)]
-        return dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
-                            birth, flags, options,
-                            self.clock.steady(view.due) if view.due else 0, view.attempts, True,
-                            view.indices(state.FAILED), (), view.indices(state.SUCCEEDED), view.warned > 0, wishes, by, first)
+            job = dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
+                               birth, flags, options, new_lines=lines, wishes=wishes, by=by, priority=first)
+        else:
+            todo = [(index, *route_of(recipients[index])) for index in view.indices(state.PENDING)]
+            job = dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
+                               birth, flags, options,
+                               self.clock.steady(view.due) if view.due else 0, view.attempts, True,
+                               view.indices(state.FAILED), (), view.indices(state.SUCCEEDED), view.warned > 0, wishes, by, first)
+        if not mess.is_dated(id, latest) and mess.came(id, latest, born) != born:
+            job.entries.append((b'b', b'%d' % mess.came(id, latest)))      # written with what this pass has to say
+        return job
 
     def routes_for(self, sender):
         """route_of for a message of this sender, whom control/senderroutes may send another way."""
@@ -657,8 +688,7 @@ class Send:
 
     def leave(self):
         """End the loop with what is to be said."""
-        self.log.write(self.dispatch.lines)
-        self.dispatch.lines = []
+        self.write_log()
         self.loop.stop()
 
     def reread(self):

@@ -1,11 +1,12 @@
 """qpy-bouncer in this process, with the real queued."""
 import os
 import socket
+import time
 
 import pytest
 
 from qpy import unix
-from qpy.core import channel, mess, state
+from qpy.core import channel, dates, mess, state
 from qpy.lib import controls, loop as loops, queuefile
 from qpy.qpys import bouncer
 from tests.peers import queued
@@ -33,7 +34,7 @@ class Office:
     def failed(self, *recipients, sender=b'joe@there.example', body=BODY, text=b'no such user (#5.1.1)\n', ident=ID,
                options=(), recipient_options=None, letter=b'f'):
         """A message in the queue all of whose recipients have failed."""
-        envelope = mess.Envelope(sender, recipients, [(b't', b'1700000000'), *options], recipient_options).build()
+        envelope = mess.Envelope(sender, recipients, [*options, (b't', b'1700000000')], recipient_options).build()
         with open(self.home + b'/queue/mess/' + ident, 'wb') as file:
             file.write(mess.pack(body, envelope, ident))
         with open(self.home + b'/queue/state/' + ident, 'wb') as file:
@@ -214,6 +215,16 @@ def test_delay(office):
     assert b'\nAction: delayed\nStatus: 4.7.1\n' in message and b'\nWill-Retry-Until: 21 Nov 2023 22:13:20 -0000\n' in message
     assert b'\nContent-Type: text/rfc822-headers\n' in message and b'Subject: hi\n' in message and b'body' not in message
     assert office.ask(b'1', kind=b'delay')[1][1] == b''
+
+
+def test_a_message_from_a_clock_that_stood_ahead(office):
+    """A report names the day on which such a message was found, and not the one it claims."""
+    now, ahead = int(time.time()), b'%d' % (2 * time.time())
+    office.failed(b'a@x.example', options=[(b't', ahead)], ident=ahead + b'000000')
+    with open(office.home + b'/queue/state/' + ahead + b'000000', 'ab') as file:
+        file.write(state.entry(ahead + b'000000', b'b', b'%d' % (now - 77)))
+    message, _ = office.report(office.ask(b'0', ident=ahead + b'000000')[1][1])
+    assert b'\nArrival-Date: %b' % dates.header_date(now - 77)[:-6] in message
 
 
 @pytest.mark.parametrize('how, words', [(b'delivered', b'It was delivered.'), (b'relayed', b'will not tell you'),

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from qpy import unix
-from qpy.core import mess, submit as protocol
+from qpy.core import ids, mess, submit as protocol
 from qpy.lib import loop as loops, packets, submit
 from qpy.qpyq import queued
 from tests.peers import queued as rig
@@ -209,16 +209,33 @@ def test_provenance_is_the_kernels(home, daemon):
 def test_start_sweeps_parts_and_goes_on_above_every_id(home):
     """*.part of an earlier run are removed, everything else stays; IDs begin above those in mess, state and damaged.
     A name beyond the year 2255 is no ID."""
-    names = {b'mess': [b'1764036974123456', b'77.1.part', b'notes', b'9999999999999999'], b'state': [b'7764036974123456'], b'damaged': [b'8764036974123456']}
+    near = int(time.time() * 1e6) + 3_600_000_000
+    high = [mess.make_id(near + n) for n in range(3)]
+    names = {b'mess': [b'1764036974123456', b'77.1.part', b'notes', b'9999999999999999'], b'state': high[:1], b'damaged': high[1:2]}
     for directory, files in names.items():
         for name in files:
             open(home + b'/queue/' + directory + b'/' + name, 'wb').close()
     daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
     ears = rig.connect(home, b'new')
-    assert answer(ears) == b'<8764036974123457\0'
-    assert submit.send(home, b'a', [b'b'], MESSAGE)[1] == b'8764036974123457'
-    assert listing(home) == [b'1764036974123456', b'8764036974123457', b'9999999999999999', b'notes']
+    assert answer(ears) == b'<' + high[2] + b'\0'
+    assert submit.send(home, b'a', [b'b'], MESSAGE)[1] == high[2]
+    assert listing(home) == [b'1764036974123456', high[2], b'9999999999999999', b'notes']
     assert daemon.end() == 0
+
+
+def test_ids_of_a_clock_that_stood_ahead(home):
+    """IDs of the year 2049 in mess, state and damaged: new ones are of today, the old ones are told to who looks, and a
+    warning says so; a name of the last year before 2255 stops nothing."""
+    names = {b'mess': b'2500000000000007', b'state': b'2500000000000009', b'damaged': b'8999999999999999'}
+    for directory, name in names.items():
+        open(home + b'/queue/' + directory + b'/' + name, 'wb').close()
+    began = int(time.time() * 1e6)
+    daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
+    ident = submit.send(home, b'a', [b'b'], MESSAGE)[1]
+    assert began < int(ident) < time.time() * 1e6
+    ears = rig.connect(home, b'new')
+    assert b''.join(answer(ears) for _ in range(3)) == b'2500000000000007-2500000000000009\x008999999999999999-8999999999999999\0<%016d\0' % (int(ident) + 1)
+    assert daemon.end() == 0 and b'warning: the queue has IDs ahead of the clock, up to 8999999999999999, 1' in daemon.log()
 
 
 def test_a_second_queued_refuses(home, daemon):
@@ -236,7 +253,6 @@ def test_a_second_queued_refuses(home, daemon):
     (lambda home: os.chmod(home + b'/queue/mess', 0o777), b'queue/mess: mode 0777'),
     (lambda home: os.chmod(home + b'/queue/state', 0o777), b'queue/state: mode 0777'),
     (lambda home: (os.rmdir(home + b'/queue/damaged'), open(home + b'/queue/damaged', 'w').close()), b'queue/damaged: not a directory'),
-    (lambda home: open(home + b'/queue/mess/8999999999999999', 'w').close(), b'8999999999999999, the name of a file in mess'),
 ])
 def test_a_wrong_queue_is_refused_with_its_path(home, spoil, words):
     """Q-27, A: wrong owner, mode or kind: exit 111 and one line that names the path."""
@@ -291,17 +307,17 @@ def test_a_full_disk_is_temporary_and_said_once(home, daemon):
 class NoDisk:
     """A Store whose commit waits for turn.release(), once each; or for nothing, when free."""
 
-    own, last, free = False, 0, False
+    own, free = False, False
 
     def __init__(self):
+        self.ids = ids.Ids()
         self.turn = unix.lock()
         self.turn.acquire()
 
     def name(self, group):
         """IDs one after the other."""
-        for entry in group:
-            self.last += 1
-            entry.ident = mess.make_id(self.last)
+        for number, entry in enumerate(group, self.ids.give(len(group), 0)):
+            entry.ident = mess.make_id(number)
 
     @staticmethod
     def write(group):
@@ -523,9 +539,11 @@ def test_what_send_does_not_hear_it_is_told_to_look_for(inside):
     inside.subscribed(theirs, (1, os.geteuid(), 0))
     announcer, last = inside.announcer, 0
     for _ in range(600):
-        idents = [mess.make_id(last + i) for i in range(1, 101)]
+        first = inside.disk.ids.give(100, 0)
+        idents = [mess.make_id(first + i) for i in range(100)]
+        inside.disk.ids.settled()
         last += 100
-        announcer.announce(idents, idents[-1])
+        announcer.announce(idents)
     [listener] = announcer.listeners
     assert listener.overflow and len(listener.out) <= listener.LIMIT
     heard = b''
@@ -535,7 +553,7 @@ def test_what_send_does_not_hear_it_is_told_to_look_for(inside):
             heard += ours.recv(65536)
         except BlockingIOError:
             pass
-    announcer.announce([mess.make_id(last + 1)], mess.make_id(last + 1))
+    announcer.announce([mess.make_id(last + 1)])
     heard += ours.recv(65536)
     records = heard.split(b'\0')[:-1]
     scans = [i for i, record in enumerate(records) if record[:1] == b'<']

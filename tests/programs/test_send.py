@@ -8,7 +8,7 @@ import pytest
 from qpy import unix
 from qpy.core import channel, mess
 from qpy.lib import program
-from qpy.qpys import send, store
+from qpy.qpys import control, send, store
 from tests.peers import queued
 from tests.peers.send_rig import SUBMITTER, Rig
 
@@ -610,6 +610,67 @@ def test_envelope_wishes(rig):
     assert not rig.jobs
     rig.wait(2)
     assert [job[2] for job in rig.jobs] == [later]
+
+
+def test_a_message_from_a_clock_that_stood_ahead(rig):
+    """A message of 2049 that is found under the right clock is named at start; it has the age of the day it was found, is
+    tried along its curve and expires, also if send is started anew in between; mailq shows that day."""
+    day, right = 86_400, rig.wall
+    rig.last = 2_500_000_000_000_000
+    ident = rig.put(b'a@x.example', announce=False)
+    rig.crash()
+
+    def start():
+        rig.start()
+        rig.ends[b'new'].send(b'%s-%s\0<%016d\0' % (ident, ident, int(right * 1e6)))
+        rig.step(10)
+
+    def arrived():
+        client = control.Desk(rig.send).records(0, b'list')
+        return int(next(iter(client)).split(b'\t')[3])
+    start()
+    assert any(line.startswith(b'warning: mess/%s is of 22 Mar 2049 04:26:40 by its ID, which cannot be' % ident)
+               for line in rig.lines())
+    rig.report(rig.jobs[0], b'Z', b'later\n')
+    assert rig.state(ident).born == right and arrived() == right
+    dues = []
+    for _ in range(3):
+        dues.append(rig.state(ident).due - right)
+        rig.wait(rig.state(ident).due - rig.wall + 1)
+        rig.report(rig.jobs[0], b'Z', b'later\n')
+    assert dues[0] >= 400 and all(later > sooner * 1.9 for sooner, later in zip(dues, dues[1:]))
+    rig.crash()
+    start()
+    rig.wait(6 * day)
+    rig.report(rig.jobs[0], b'Z', b'later\n')
+    assert rig.state(ident).born == right and arrived() == right and not rig.bounce_jobs
+    rig.wait(2 * day)
+    rig.report(rig.jobs[0], b'Z', b'later\n')
+    assert rig.bounce_jobs[0][0] == ident and b'in the queue too long' in rig.state(ident).texts[0]
+
+
+def test_the_messages_of_a_clock_that_stood_ahead_are_counted(rig):
+    """Of very many only some are named at start, and how many there are."""
+    rig.last = 2_500_000_000_000_000
+    idents = [rig.put(b'a@here.example', announce=False) for _ in range(send.NAMED + 5)]
+    rig.ends[b'new'].send(b'%s-%s\0<%016d\0' % (idents[0], idents[-1], int(rig.wall * 1e6)))
+    rig.step(10)
+    told = [line for line in rig.lines() if line.startswith(b'warning: ')]
+    assert len(told) == send.NAMED + 1 and told[-1] == b'warning: %d messages in all come from a clock that stood wrong' % len(idents)
+    assert len(rig.jobs) == 5           # of one user's, at first
+
+
+def test_what_is_still_being_written_is_not_looked_at(rig):
+    """Only IDs below N, and in the spans told before it, are looked for: torn files elsewhere are left to queued."""
+    names = [2_400_000_000_000_000, 2_500_000_000_000_000, 2_500_000_000_000_009, 2_500_000_000_000_010]
+    for name in names:
+        open(rig.home + b'/queue/mess/%016d' % name, 'wb').close()
+    rig.ends[b'new'].send(b'2500000000000000-2500000000000009\0<%016d\0' % (rig.last + 1))
+    rig.step(10)
+    assert rig.cleaned == [b's%016d' % name for name in names[1:3]]
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(10)
+    assert len(rig.cleaned) == 2
 
 
 def test_jump_is_told(rig):
