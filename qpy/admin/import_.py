@@ -35,6 +35,8 @@ def main(home, args):
     place = os.path.abspath(words[1] if len(words) > 1 else PLACES[words[0]])
     if not os.path.isdir(place):
         raise program.Fatal(exits.TEMP, b'unable to read %s: no such directory' % os.fsencode(place))
+    if (os.path.realpath(place) + '/').startswith(os.path.realpath(os.fsdecode(home)) + '/'):
+        raise program.Fatal(exits.TEMP, b'%s leads to qpy itself; name the directory of the old one' % os.fsencode(place))
     try:
         if words[0] == 'queue':
             return import_queue(home, place, only_report)

@@ -156,6 +156,15 @@ def test_nothing_there(home, tmp_path, what):
     assert code == 111 and 'no such directory' in lines[0]
 
 
+@pytest.mark.parametrize('what, below', [('qmail', ''), ('queue', '/queue')])
+def test_qpy_itself(home, tmp_path, what, below):
+    """/var/qmail may lead to qpy by now: it is not what it once was."""
+    (home / 'queue').mkdir()
+    (tmp_path / 'var-qmail').symlink_to(home)
+    code, lines = run(home, what, str(tmp_path / 'var-qmail') + below)
+    assert code == 111 and 'leads to qpy itself' in lines[0]
+
+
 # --- Postfix -------------------------------------------------------------------------------------------------
 
 MAIN = r'''# a comment

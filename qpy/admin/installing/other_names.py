@@ -35,7 +35,8 @@ def be_qmail(home, rootless):
     if rootless or os.path.realpath(QMAIL_HOME) == os.path.realpath(home):
         return
     if os.path.lexists(QMAIL_HOME):
-        doing.say('%s is there already and stays as it is' % QMAIL_HOME)
+        doing.say('%s is there already and stays as it is; when qpy-import has read it, move it away and do this again'
+                  % QMAIL_HOME)
     else:
         doing.link(QMAIL_HOME, home)
 
