@@ -85,9 +85,10 @@ def qualify(address, controls):
         steps = b'control/envnoathost; '
     local, domain = split(address)
     while text.lower(domain) in controls.percenthack and b'%' in local:
-        steps += named(b'percenthack', controls.percenthack[text.lower(domain)]) + b'; '
+        steps += named(b'percenthack', controls.percenthack[text.lower(domain)])
         local, _, domain = local.rpartition(b'%')
         address = local + b'@' + domain
+        steps += b' makes it ' + address + b'; '
         local, domain = split(address)
     return address, steps
 
@@ -191,7 +192,7 @@ def told(user, verdict, file):
     home = user.home + b'/'
     if file is not None:
         return home + file
-    words = {YES: b'default delivery', NO: b'no .qmail file for ' + user.dash + user.ext,
+    words = {YES: b'.qmail, or without one the default delivery', NO: b'no .qmail file for ' + user.dash + user.ext,
              UNKNOWN: b'cannot be looked into'}
     return home + b': ' + words[verdict]
 

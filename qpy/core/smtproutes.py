@@ -23,6 +23,7 @@ SMTP, SMTPS, LMTP = b'smtp', b'smtps', b'lmtp'
 PORTS = {SMTP: PORT, SMTPS: 465, LMTP: 24}
 HOPS = 10           # of one entry
 PATH = 107          # bytes of the name of a Unix socket
+AS_DNS_SAYS = b'as DNS says'
 
 
 class Hop:
@@ -57,6 +58,23 @@ def find_sender(sender, table):
         if key in table:
             return key, table[key]
     return None
+
+
+def explained(sender, domain, senders, routes):
+    """(can it be used, in words: where mail goes on to, and why).  senders, routes: {key: (value, line)} of
+    control/senderroutes and smtproutes."""
+    file, found = b'senderroutes', find_sender(sender, senders)
+    if found is None:
+        file, found = b'smtproutes', find(domain, routes)
+    if found is None:
+        return True, AS_DNS_SAYS
+    key, (value, line) = found
+    entry = b'control/%s line %d, %s' % (file, line, key or b'the empty key')
+    try:
+        hops = parse(value)
+    except ValueError as problem:
+        return False, entry + b' cannot be used: ' + str(problem).encode()
+    return True, entry + (b': by ' + value if hops else b': ' + AS_DNS_SAYS)
 
 
 def parse(value):

@@ -177,17 +177,23 @@ def aliases(home, plan):
 
 def verify(home, plan):
     """-bv, -bt: where each operand goes, and why.  0: all can be delivered; 1: one cannot; 75: cannot be said."""
-    from qpy.lib import route, users
-    if not plan.operands:
-        raise sendmail_args.UsageError(b'no address; name those to look up')
+    from qpy.core import smtproutes
+    from qpy.lib import controls, route, users
     unix.signal(unix.SIGPIPE, unix.SIG_DFL)
-    hosts, controls, lookup = injection.settings(home), route.load(home), users.Lookup(home)
+    hosts, tables, lookup = injection.settings(home), route.load(home), users.Lookup(home)
+    sender = inject.sender_argument(plan.sender, hosts) if plan.sender else b''
+    relays = [controls.mapping_lines(home, name) for name in (b'senderroutes', b'smtproutes')]
     verdicts = set()
     for word in plan.operands:
         for address in operand(word, hosts, verdicts):
-            way = lookup.resolve(address, controls)
+            way = lookup.resolve(address, tables)
+            if way.route.channel == b'remote':
+                good, words = smtproutes.explained(sender, way.route.domain, *relays)
+                way.verdict, way.reason = way.verdict if good else b'temp', way.reason + b'; ' + words
             verdicts.add(way.verdict)
             unix.write_all(1, describe(address, way))
+    if not verdicts:
+        raise sendmail_args.UsageError(b'no address; name those to look up')
     return 1 if b'no' in verdicts else exits.EX_TEMPFAIL if b'temp' in verdicts else exits.OK
 
 

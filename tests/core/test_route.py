@@ -26,10 +26,11 @@ CONTROLS = route.Controls(
     (b'x@wild.example', b'remote', b'x@wild.example', b'neither'),
     (b'x@exempt.wild.example', b'remote', b'x@exempt.wild.example', b'line 4, exempt.wild.example is exempted'),
     (b'x@a.deep.wild.example', b'local', b'deep-x@a.deep.wild.example', b'line 5'),
-    (b'x%virt.example@hack.example', b'local', b'bob-x@virt.example', b'control/percenthack line 2; '),
+    (b'x%virt.example@hack.example', b'local', b'bob-x@virt.example', b'control/percenthack line 2 makes it x@virt.example; '),
     (b'x%y%virt.example@hack.example', b'local', b'bob-x%y@virt.example', b'line 1'),
-    (b'x%far.example%hack.example@HACK.example', b'remote', b'x@far.example', b'line 2; control/percenthack line 2; '),
-    (b'x%far.example@here.example', b'remote', b'x@far.example', b'control/percenthack line 3; '),
+    (b'x%far.example%hack.example@HACK.example', b'remote', b'x@far.example',
+        b'line 2 makes it x%far.example@hack.example; control/percenthack line 2 makes it x@far.example; '),
+    (b'x%far.example@here.example', b'remote', b'x@far.example', b'control/percenthack line 3 makes it x@far.example; '),
     (b'x%y@virt.example', b'local', b'bob-x%y@virt.example', b'line 1'),
     (b'x@hack.example', b'remote', b'x@hack.example', b'neither'),
     (b'x@', b'remote', b'x@', b'neither'), (b'@', b'remote', b'@', b'neither'),
@@ -145,7 +146,7 @@ def test_ways():
     assert b'not ours' in way(b'x@far.example').reason
     found = way(b'joe@here.example')
     assert found.verdict == route.YES
-    assert found.reason == b'control/locals line 1; account joe; /home/joe/: default delivery'
+    assert found.reason == b'control/locals line 1; account joe; /home/joe/: .qmail, or without one the default delivery'
     found = way(b'joe-ext@here.example', EXT, (b'no', None))
     assert found.verdict == route.NO and found.reason.endswith(b'/home/joe/: no .qmail file for -ext')
     assert way(b'joe-ext@here.example', EXT, (b'unknown', None)).verdict == route.UNKNOWN

@@ -577,12 +577,22 @@ def test_verify(send, home, capfd):
     """-bv and -bt print where each operand goes, and why; 0 if each can be delivered, else 1."""
     pathlib.Path(os.fsdecode(home), 'alias').mkdir()
     assert send(b'-bv joe@elsewhere.example') == 0
-    assert 'deliverable, remote: ' in capfd.readouterr().out
+    assert 'deliverable, remote: ' in (out := capfd.readouterr().out) and out.endswith('; as DNS says\n')
+    for name, data in (('smtproutes', '.r.example:relay.example:26\nown.r.example:\nbad.example:a..b\n'),
+                       ('senderroutes', '# by sender\n@s.example:smtps=joe@other.example\n')):
+        pathlib.Path(os.fsdecode(home), 'control', name).write_text(data)
+    for args, code, end in ((b'a@x.R.example', 0, 'line 1, .r.example: by relay.example:26'),
+                            (b'a@own.r.example', 0, 'control/smtproutes line 2, own.r.example: as DNS says'),
+                            (b'a@bad.example', 75, 'line 3, bad.example cannot be used: not a host name'),
+                            (b'-f s@s.example a@x.r.example', 0,
+                             'control/senderroutes line 2, @s.example: by smtps=joe@other.example')):
+        assert send(b'-bv ' + args) == code and capfd.readouterr().out.endswith(end + '\n')
     assert send([b'-bt', b'no-such-user-here', b'a: b', b'x@elsewhere.example']) == 1
     lines = capfd.readouterr().out.split('\n')
     assert lines[0].startswith('no-such-user-here@host.example.com ... undeliverable, local: control/me')
     assert lines[1].startswith('a: b ... undeliverable: unable to parse') and 'remote' in lines[2]
-    assert send(b'-bv') == 64 and 'no address' in capfd.readouterr().err
+    for words in ([b'-bv'], [b'-bv', b''], [b'-bv', b'@']):
+        assert send(words) == 64 and 'no address' in capfd.readouterr().err
 
 
 # --- inject --------------------------------------------------------------------------------------------------
