@@ -39,7 +39,7 @@ from stat import S_ISDIR, S_ISFIFO, S_ISLNK, S_ISREG, S_ISSOCK  # noqa: F401  (b
 # --- files ---------------------------------------------------------------------------------------------------
 from os import (chdir, chmod, chown, close, closerange, copy_file_range, dup, dup2, fchdir, fchmod, fchown,  # noqa: F401
                 fdatasync, fstat, fstatvfs, fsync, ftruncate, get_inheritable, getcwdb, isatty, lchown, link,
-                listdir, lseek, lstat, mkdir, mkfifo, open, pipe2, posix_fadvise, pread, preadv, pwrite, pwritev,
+                listdir, lseek, lstat, major, minor, mkdir, mkfifo, open, pipe2, posix_fadvise, pread, preadv, pwrite, pwritev,
                 read, readlink, readv, rename, rmdir, scandir, sendfile, set_blocking, set_inheritable, stat,
                 statvfs, symlink, umask, unlink, utime, write, writev)
 

@@ -10,6 +10,7 @@ on the loop device writes arrives here as WRITE and FSYNC, in the order in which
 
 Root only.
 """
+import bisect
 import ctypes
 import os
 import random
@@ -175,9 +176,15 @@ def cuts(history, start, wanted, seed=1):
     return [cut_at(history, i, chance, n % 2 == 1) for n, i in enumerate(chosen)]
 
 
+def cuts_at(history, positions, seed=1):
+    """The Cut at each of these positions, with any subset of what was not flushed by then."""
+    chance, places = random.Random(seed), [record[0] for record in history]
+    return [cut_at(history, bisect.bisect_right(places, position) - 1, chance, True) for position in positions]
+
+
 def cut_at(history, i, chance, subset):
     """The Cut just after record i."""
-    safe = i
+    safe = i if history[i][1] == WRITE else i + 1
     while safe > 0 and history[safe - 1][1] != FLUSH:
         safe -= 1
     blocks = []
@@ -197,25 +204,36 @@ class Replay:
     """Images of one history's Cuts, asked for in order."""
 
     def __init__(self, base, history):
-        self.history, self.done = history, 0
-        self.work, self.state = base + '.work', base + '.state'
+        self.history, self.done, self.asked = history, 0, 0
+        self.base, self.work, self.state = base, base + '.work', None
         subprocess.run(['cp', '--sparse=always', base, self.work], check=True)
 
     def image(self, cut):
-        """The path of an image in this state; it may be written to."""
+        """The path of an image in this state; it may be written to.
+
+        Another file each time: mount(8) takes the loop device that has the file already, and while anybody else has that
+        open (losetup and mount look at all there are) the kernel keeps what it has read of the picture before."""
         with open(self.work, 'r+b') as file:
             for record in self.history[self.done:cut.safe]:
                 if record[1] == WRITE:
                     os.pwrite(file.fileno(), record[3], record[2])
         self.done = cut.safe
+        self.forget()
+        self.asked += 1
+        self.state = '%s.state%d' % (self.base, self.asked)
         subprocess.run(['cp', '--sparse=always', self.work, self.state], check=True)
         with open(self.state, 'r+b') as file:
             for offset, data in cut.blocks:
                 os.pwrite(file.fileno(), data, offset)
         return self.state
 
+    def forget(self):
+        """Remove the image asked for last."""
+        if self.state:
+            os.unlink(self.state)
+            self.state = None
+
     def close(self):
         """Remove them."""
-        for path in (self.work, self.state):
-            if os.path.exists(path):
-                os.unlink(path)
+        self.forget()
+        os.unlink(self.work)

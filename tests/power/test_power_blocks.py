@@ -16,6 +16,7 @@ import pytest
 from qpy.core import mess
 from tests.peers import debian
 from tests.power import explorer, recorder
+from tests.power.disks import DISKS, make, mend, mount, workspace
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'chain'))
 import houses  # noqa: E402
@@ -23,62 +24,10 @@ import houses  # noqa: E402
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300),
               pytest.mark.skipif(not (os.path.exists('/dev/fuse') and os.path.exists('/dev/loop-control')),
                                  reason='needs /dev/fuse and loop devices')]
-MEGABYTES = {'xfs': 320, 'btrfs': 128}
 STATES = int(os.environ.get('QPY_POWER_STATES', '40'))      # of each kind of disk
 RECOVERIES = 2              # of them, so many with the programs started again
 CLIENTS, EACH = 4, 3
 END = 'this is the end.\n'
-DISKS = {
-    'ext4': ('ext4', [], ''),
-    'ext4, data=writeback': ('ext4', [], 'data=writeback'),
-    'ext4 without a journal': ('ext4', ['-O', '^has_journal'], ''),
-    'xfs': ('xfs', [], ''),
-    'btrfs': ('btrfs', [], ''),
-}
-
-
-def maker(kind):
-    """The command that makes a file system; skips, and says so, where there is none."""
-    packages = {'xfs': ('xfsprogs', 'libinih1', 'liburcu8'), 'btrfs': ('btrfs-progs', 'liblzo2-2')}
-    if kind in packages:
-        with open('/proc/filesystems') as file:
-            if kind not in file.read().split():
-                subprocess.run(['modprobe', kind], capture_output=True)
-    try:
-        return debian.program('mkfs.' + kind, *packages.get(kind, ('e2fsprogs',)))
-    except RuntimeError as problem:
-        pytest.skip('no mkfs.%s: %s' % (kind, problem))
-
-
-@contextlib.contextmanager
-def workspace():
-    """A directory in memory for images, and a mount point in it."""
-    top = tempfile.mkdtemp(prefix='qpy-power-', dir='/dev/shm')
-    os.chmod(top, 0o755)
-    os.mkdir(top + '/disk')
-    try:
-        yield top
-    finally:
-        subprocess.run(['umount', '-l', top + '/disk'], capture_output=True)
-        shutil.rmtree(top)
-
-
-def make(top, name):
-    """(path of an image with an empty file system, mount options)."""
-    kind, options, mounting = DISKS[name]
-    image = top + '/base'
-    with open(image, 'wb') as file:
-        file.truncate(MEGABYTES.get(kind, 48) << 20)
-    done = subprocess.run([maker(kind), '-q', *options, image], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip('mkfs.%s: %s' % (kind, done.stderr))
-    return image, mounting
-
-
-def mount(device, place, options, loop=False):
-    """Mount it; a CalledProcessError if the file system cannot be mounted."""
-    words = ['-o', ','.join(filter(None, [options, 'loop' if loop else '']))] if options or loop else []
-    subprocess.run(['mount', *words, device, place], check=True, capture_output=True)
 
 
 class Load:
@@ -140,16 +89,28 @@ class Load:
         for i in range(EACH):
             which = number * EACH + i
             to = 'user-box@here.test' if which % 3 == 1 else 'user-list@here.test' if which % 3 == 2 else 'user@here.test'
-            text = 'number %d of many\n%s%s' % (which, 'x' * 70 + '\n' if i < EACH - 1 else ('y' * 70 + '\n') * 6000, END)
-            self.house.smtp(to, text=text.rstrip('\n'))
+            self.house.smtp(to, text=text_of(which).rstrip('\n'))
             with self.lock:
                 self.acknowledged.append((self.disk.position(), which))
 
 
-def whole_in(data):
-    """The number of a whole message, None if it is torn or none."""
+def text_of(which):
+    """The text of message `which`: the last of a client is long."""
+    lines = 'x' * 70 + '\n' if which % EACH < EACH - 1 else ('y' * 70 + '\n') * 6000
+    return 'number %d of many\n%s%s' % (which, lines, END)
+
+
+def whole_in(data, last=True):
+    """The number of a whole message, None if it is torn or none.
+
+    last: nothing comes after it.  In an mbox there may be the beginning of the next one, of which the cut has left any bytes
+    or none at all: NULs."""
     before, mark, rest = data.partition(b'number ')
-    return int(rest.split(b' ', 1)[0]) if mark and data.rstrip(b'\n').endswith(END.encode().rstrip()) else None
+    if not mark:
+        return None
+    which = int(rest.split(b' ', 1)[0])
+    text = text_of(which).encode()
+    return which if text in data and (not last or data.rstrip(b'\n').endswith(text.rstrip())) else None
 
 
 def look(house):
@@ -172,7 +133,7 @@ def look(house):
             torn.append(name)
     with contextlib.suppress(FileNotFoundError), open(house.top + '/user/Mailbox', 'rb') as file:
         for piece in (b'\n' + file.read()).split(b'\nFrom ')[1:]:
-            found.add(whole_in(piece))
+            found.add(whole_in(piece, last=False))
     return found, torn
 
 
@@ -181,8 +142,7 @@ def losses(name, top, load, base, mounting, start, end, history, wanted):
     replay, tried, bad = recorder.Replay(base, [r for r in history if r[0] <= end]), 0, []
     for cut in recorder.cuts(replay.history, start, wanted):
         image = replay.image(cut)
-        if 'without a journal' in name:
-            subprocess.run(['e2fsck', '-fy', image], capture_output=True)
+        mend(name, image)
         try:
             mount(image, load.place, mounting, loop=True)
         except subprocess.CalledProcessError as problem:
