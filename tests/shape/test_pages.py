@@ -126,3 +126,22 @@ def test_the_table_of_extensions():
         with open(ROOT + '/tests/' + path) as file:
             assert 'def %s(' % name in file.read(), test
         assert number.isdigit() or number == 'Postfix'
+
+
+VARIABLE = re.compile(r"environ(?:\.get|\.pop)?[(\[]b'([A-Z][A-Z0-9_]+)'|b'([A-Z][A-Z0-9_]+)' (?:not )?in (?:unix\.)?environ")
+OTHER_NAMES = {'qpy-mailq', 'qpy-newaliases'}       # of qpy-sendmail
+EVERYWHERE = {'PATH', 'QPYHOME'}        # of the kernel's search for programs, and in qpy.7
+
+
+@pytest.mark.parametrize('program', sorted(set(PROGRAMS) - OTHER_NAMES))
+def test_what_is_read_of_the_environment_is_in_the_page(program):
+    """A variable that a program's own module reads stands in its page, or in one that its ENVIRONMENT refers to."""
+    module = re.search(r"'(qpy\.[a-z0-9_.]+)'", pathlib.Path(ROOT, 'bin', program).read_text())[1]
+    source = pathlib.Path(ROOT, module.replace('.', '/') + '.py').read_text()
+    page = next(name for name in PAGES if name[:-2] == program)
+    text = environment = pathlib.Path(ROOT, 'man', page).read_text().partition('.Sh ENVIRONMENT')[2].partition('\n.Sh ')[0]
+    for name in re.findall(r'\.Xr (\S+ \d)', environment):
+        other = pathlib.Path(ROOT, 'man', name.replace(' ', '.'))
+        text += other.read_text() if other.exists() else ''
+    read = {a or b for a, b in VARIABLE.findall(source)}
+    assert [name for name in sorted(read - EVERYWHERE) if name not in text] == []
