@@ -3,6 +3,7 @@
 _LOWER = bytes(c + 32 if 65 <= c <= 90 else c for c in range(256))
 _LOGSAFE = bytes(ord('/') if c == 10 else ord('_') if c < 33 or c > 126 or c == 37 else c for c in range(256))
 _PRINTABLE = bytes(c if 32 <= c < 127 else ord('?') for c in range(256))
+_LISTED = bytes(c if 32 <= c < 127 else ord('_') for c in range(256))
 
 
 def lower(text):
@@ -18,6 +19,11 @@ def logsafe(text):
 def printable(text):
     """text with every byte outside 32..126 shown as `?`."""
     return text.translate(_PRINTABLE)
+
+
+def listed(text):
+    """An address as qmail-qread shows it: every byte outside 32..126 is `_`."""
+    return text.translate(_LISTED)
 
 
 def is_printable(text):

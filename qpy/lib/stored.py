@@ -40,11 +40,11 @@ def described(mess_fd, state_fd, name, controls):
     hold = envelope.option(b'h') if data is None else view.held
     owner = text.parse_uint(envelope.option(b'u', b''), 1 << 32) or 0
     place = b'held' if hold is not None else b'stopped'
-    message = sendctl.Message(name, found.size, mess.arrival(name, envelope, unix.time(), view.born), text.printable(envelope.sender), place,
+    message = sendctl.Message(name, found.size, mess.arrival(name, envelope, unix.time(), view.born), text.listed(envelope.sender), place,
                               view.due or 0, view.attempts, owner)
     message.hold = text.one_line(hold or b'')
     for index, recipient in enumerate(envelope.recipients):
         way = route.rewrite(recipient, controls)
-        message.recipients.append((STATUS[view.status[index]], way.channel, text.printable(way.recipient),
+        message.recipients.append((STATUS[view.status[index]], way.channel, text.listed(way.recipient),
                                    text.one_line(view.texts.get(index, b''))))
     return message

@@ -140,13 +140,13 @@ class Desk:
         view = view or state.View(len(envelope.recipients))
         place, due = self.place(id)
         lines = [b'm\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d' % (
-            name, message.size, mess.arrival(id, envelope, self.send.clock.latest, view.born), text.printable(envelope.sender), place, due, view.attempts,
+            name, message.size, mess.arrival(id, envelope, self.send.clock.latest, view.born), text.listed(envelope.sender), place, due, view.attempts,
             owner or 0)]
         if place == b'held' and hold:
             lines.append(b'h\t' + text.one_line(hold))
         for index, recipient in enumerate(envelope.recipients):
             channel, address, _ = self.send.route_of(recipient)
-            lines.append(b'\t'.join((b't', STATUS[view.status[index]], channel, text.printable(address),
+            lines.append(b'\t'.join((b't', STATUS[view.status[index]], channel, text.listed(address),
                                      text.one_line(view.texts.get(index, b'')))))
         return lines
 

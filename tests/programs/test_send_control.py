@@ -71,14 +71,15 @@ def test_stat(rig):
 
 def test_list(rig):
     """list tells place, time and reason; everybody sees his own, root all."""
-    ident = deferred(rig, b'a b@x.example', b'virt%@here.example')
-    m, one, two, end = answer(rig, b'list', JOE)
+    ident = deferred(rig, b'a b@x.example', b'virt%@here.example', b'\xc3\xa9\x1b@x.example')
+    m, one, two, three, end = answer(rig, b'list', JOE)
     assert m.split(b'\t')[:6] == [b'm', ident, b'18', b'1800000000', b'joe@here.example', b'waiting']
     assert 1_800_000_400 <= int(m.split(b'\t')[6]) < 1_800_000_430 and m.split(b'\t')[7:] == [b'1', b'%d' % JOE]
     assert one == b't\tpending\tremote\ta b@x.example\tnot now' and end == b'.'
     assert two == b't\tpending\tlocal\tvirt%@here.example\tnot now'
+    assert three == b't\tpending\tremote\t___@x.example\tnot now'
     assert answer(rig, b'list', BOB) == [b'.']
-    assert answer(rig, b'list ' + ident) == [m, one, two, b'.']
+    assert answer(rig, b'list ' + ident) == [m, one, two, three, b'.']
     assert answer(rig, b'list ' + ident, BOB) == [b'.']
 
 
