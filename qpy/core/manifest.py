@@ -5,7 +5,7 @@ A program opens and connects what it needs, takes its line on itself for good, a
 
 #  program         account  where  files                             children   signals  sockets   connects  memory
 TABLE = b"""\
-   start           qpys     host   -                                 none       yes      -         -         1000
+   start           qpys     host   control=rl                        none       yes      -         -         1000
    log             qpyl     empty  -                                 none       no       -         -         500
    queued          qpyq     empty  mess=wcd                          threads    no       -         -         4000
    clean           qpyq     empty  mess=rdm,state=r,damaged=lcm      none       no       -         -         500

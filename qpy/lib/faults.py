@@ -70,6 +70,15 @@ def everything(house, code, checks=grammar.CHECKS):
     yield from of_programs(house, [services.LOG, *table])
 
 
+def of_edits(house, table, checks=grammar.CHECKS):
+    """The control files of a running chain that are broken, or closed to a reader.  We are not root any more: what is
+    closed to us, and not to its readers, is theirs to judge."""
+    for fault in of_controls(house.home, checks):
+        if house.rootless or unix.access(fault.path, unix.R_OK) or not unix.access(fault.path, 0):
+            yield fault
+    yield from of_readers(house, table)
+
+
 def of_accounts(house):
     """Accounts that are missing, or root."""
     names = {} if house.rootless else accounts.names(controls.listing(house.home, b'accounts') or [])

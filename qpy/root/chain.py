@@ -15,14 +15,14 @@ LAST_WORDS = 5.0            # seconds more for the log; somebody may hold a pipe
 class Chain:
     """The programs that run: {pid: name}, the life pipe, and the end."""
 
-    __slots__ = ('house', 'loop', 'running', 'life', 'life_read', 'ending', 'listening', 'code', 'network')
+    __slots__ = ('house', 'loop', 'running', 'life', 'life_read', 'ending', 'listening', 'code', 'network', 'table')
 
     def __init__(self, house, event_loop):
         self.house, self.loop = house, event_loop
         self.running = {}
         self.life_read, self.life = unix.pipe2(unix.O_CLOEXEC)
         self.ending, self.listening, self.code = False, False, exits.TEMP
-        self.network = None
+        self.network, self.table = None, ()
 
     def start_logger(self, words):
         """Let descriptor 1 be a pipe to this program, if there is one: the log and we write to it."""
@@ -67,6 +67,7 @@ class Chain:
 
     def start_all(self, table, handed, delivery):
         """Start the log, then every line in order.  Our own lines go into the log from here on."""
+        self.table = table
         logs = [(name, unix.pipe2(unix.O_CLOEXEC)) for name in [b'start'] + [service.name for service in table]]
         self.network = None if self.house.rootless else confine.empty_network()
         self.spawn(services.LOG, [(name, read) for name, (read, _) in logs] + [(b'life', self.life_read)], None, services.LOG.words)
@@ -124,8 +125,8 @@ class Chain:
         """Supervise until the chain has ended; returns the exit code."""
         for number in (unix.SIGTERM, unix.SIGINT):
             self.loop.on_signal(number, self.asked_to_end)
-        for number in (unix.SIGHUP, unix.SIGALRM):
-            self.loop.on_signal(number, lambda number=number: self.tell_send(number))
+        self.loop.on_signal(unix.SIGHUP, self.edited)
+        self.loop.on_signal(unix.SIGALRM, lambda: self.tell_send(unix.SIGALRM))
         self.loop.on_signal(unix.SIGCHLD, self.reap)
         self.loop.call_soon(self.reap)               # who ended before we listened
         self.loop.run()
@@ -138,6 +139,15 @@ class Chain:
             unix.close(1)                            # who reads it has its end now
             unix.close(2)
             self.loop.after(LAST_WORDS, self.loop.stop)
+
+    def edited(self):
+        """HUP: say at once what is wrong with the control files, also with those that are read at a delivery only."""
+        try:
+            for fault in faults.of_edits(self.house, self.table):
+                program.warn(fault.text + (b'; until it is mended, who reads it keeps what it had' if fault.grave else b''))
+        except unix.error as problem:
+            program.warn(b'unable to look at control: ' + program.reason(problem))
+        self.tell_send(unix.SIGHUP)
 
     def tell_send(self, number):
         """Pass a signal on to send."""

@@ -1,5 +1,6 @@
 """The whole chain as root installs it: real accounts, what each process may still do, and whose the mail is."""
 import os
+import signal
 import sys
 
 import pytest
@@ -162,9 +163,31 @@ def test_where_namespaces_are_forbidden():
         house.remove()
 
 
+def test_hup_judges_as_its_readers_would():
+    """After HUP the log names the control file that its readers may no longer read, and a relay that nobody can be; one
+    with passwords, which start may not read, is left to who may; the mail goes on by what was there before."""
+    house = houses.Rooted(users={'ann': (ANN, ANN)})
+    try:
+        house.write('control/smtplogins', 'me@relay.test:secret\n')
+        os.chown(house.home + '/control/smtplogins', 0, account('qpyr'))
+        os.chmod(house.home + '/control/smtplogins', 0o640)
+        house.start()
+        os.chmod(house.home + '/control/locals', 0o600)
+        house.write('control/senderroutes', '@here.test:relay.test:port\n')
+        house.process.send_signal(signal.SIGHUP)
+        house.await_line('control/locals: has mode 0600, qpy-')
+        house.await_line('control/senderroutes, line 1, "relay.test:port": ')
+        house.await_line('alert: unable to reread controls: control/locals: uid')
+        assert not any('smtplogins' in line for line in house.lines)
+        house.smtp('ann@here.test', text='as before')
+        house.await_message('ann/Maildir', 'as before')
+        assert house.stop() == 0
+    finally:
+        house.remove()
+
+
 def test_a_killed_start_takes_everybody_with_it():
     """After SIGKILL of start, which cannot say goodbye, no process of the chain is left, whatever its account."""
-    import signal
     import time
     house = houses.Rooted(users={'ann': (ANN, ANN)})
     try:

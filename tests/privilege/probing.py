@@ -244,7 +244,7 @@ class Probe:
 def run_start(p):
     p.queue('P01')
     p.sockets('P01')
-    p.reads('P01', '/etc/passwd', p.home + '/control/me', p.facts['user_home'] + '/', p.home + '/users/assign')
+    p.reads('P01', '/etc/passwd', p.facts['user_home'] + '/', p.home + '/users/assign')
     p.identity('P02')
     p.execute('P02')
     p.system('P02')

@@ -38,7 +38,7 @@ def test_what_programs_need_goes_on(answers):
 
 
 def test_P01_start_reads_nothing(answers):
-    """start, once the chain runs, reads no network, no queue, no user's and no other file."""
+    """start, once the chain runs, reads no network, no queue, no user's and no other file but control files."""
     assert not possible(answers, 'P01')
 
 

@@ -254,7 +254,7 @@ def test_what_the_kernel_claims_is_tried():
     def probe():
         unix_kernel.seccomp = lambda program: None
         try:
-            confine.confine(b'/nonexistent', b'start')
+            confine.confine(b'/nonexistent', b'log')
         except confine.NotDropped:
             return 'found out'
         return 'believed'

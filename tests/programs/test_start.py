@@ -151,6 +151,30 @@ def test_hup_and_alrm_go_to_send(house):
     assert house.process.wait() == 0
 
 
+def test_hup_says_what_is_broken(house):
+    """At HUP each control file that is broken is named at once with line, value and remedy, whoever reads it and when;
+    send is told all the same, and a mended file is not named again."""
+    house.start()
+    house.read_until('hello', len(DAEMONS))
+    house.write('control/smtproutes', 'a.test:relay.test\nb.test:relay.test:99999\n')
+    house.write('control/bounceformat', 'pretty\n')
+    house.write('control/virtaldomains', 'x.test:joe\n')
+    house.process.send_signal(signal.SIGHUP)
+    told = ''
+    while told.count('warning') < 3 or 'got HUP' not in told:
+        told += ''.join(house.read_until('\n'))
+    assert 'qpy-start: warning: control/bounceformat, line 1, "pretty": write one of: rfc3464 qsbmf; until it is mended, ' \
+        'who reads it keeps what it had\n' in told
+    assert 'warning: control/smtproutes, line 2, "relay.test:99999": ' in told
+    assert 'warning: control/virtaldomains: no program reads a file of this name; did you mean virtualdomains?\n' in told
+    for name in ('smtproutes', 'bounceformat', 'virtaldomains'):
+        os.unlink(os.path.join(house.home, 'control', name))
+    house.process.send_signal(signal.SIGHUP)
+    house.read_until('got HUP')
+    house.process.send_signal(signal.SIGTERM)
+    assert 'warning' not in house.process.stdout.read() and house.process.wait() == 0
+
+
 @pytest.mark.parametrize('name', ['queued', 'users', 'send'])
 def test_the_end_of_one_is_the_end_of_all(house, name):
     """When any program of the chain ends, all end, it is said which, and the code is 111."""
