@@ -75,7 +75,7 @@ TABLE = (
      b'delivery instructions, as in .qmail, for a user without a .qmail file'),
     (b'defaultdomain', LINE, dotted_me_or(b'defaultdomain'), b'qpy-inject',
      b'domain added to a host name without a dot that is not in locals'),
-    (b'defaulthost', LINE, me_or(b'defaulthost'), b'qpy-inject', b'host added to an address without one'),
+    (b'defaulthost', LINE, ME, b'qpy-inject', b'host added to an address without one'),
     (b'delaywarning', NUMBER, 0, b'qpy-send',
      b'seconds after which senders are told that a message has not arrived yet; 0: never'),
     (b'destinationlimits', MAP, None, b'qpy-send',

@@ -14,7 +14,7 @@ import qpy.lib
 import qpy.user
 from qpy import unix
 from qpy.core import exits
-from qpy.lib import spool
+from qpy.lib import program as wrapper, spool
 from qpy.user import inject, sendmail
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -452,6 +452,18 @@ def test_broken_control(send, queue, home, capfd):
     """A broken control file is temporary and named."""
     pathlib.Path(os.fsdecode(home), 'control/defaulthost').write_bytes(b'a\0b\n')
     assert send(b'a') == 75 and 'control/defaulthost' in capfd.readouterr().err and queue.count == 0
+
+
+@pytest.mark.parametrize('program', ['send', 'inject_'])
+def test_a_host_without_a_name(request, home, queue, capfd, monkeypatch, program):
+    """Without control/me nothing is sent in the name of defaulthost.defaultdomain, whose mail comes back to nobody; who
+    names a host goes on."""
+    call = request.getfixturevalue(program)
+    pathlib.Path(os.fsdecode(home), 'control/me').unlink()
+    assert wrapper.guarded(lambda: call(b'a')) == (75 if program == 'send' else 111) and queue.count == 0
+    assert 'control/me: missing; write the full name of this host into it' in capfd.readouterr().err
+    monkeypatch.setenv('QMAILDEFAULTHOST', 'x.example')
+    assert call(b'a') == 0 and queue.sender == b'joe@x.example'
 
 
 def test_header_too_long(send, queue, capfd):
