@@ -1,5 +1,5 @@
 """A real Dovecot, as Debian ships it, in a mount namespace of its own, serving IMAP on loopback from
-Maildirs, LMTP on the Unix socket `work`/lmtp, and logins on `work`/auth.
+Maildirs, LMTP on the Unix socket `work`/lmtp and on a port, and logins on `work`/auth.
 
 Needs root, overlayfs, and the packages (tests.peers.debian).
 """
@@ -47,6 +47,17 @@ service lmtp {{
   unix_listener {work}/lmtp {{
     mode = 0666
   }}
+  inet_listener lmtp {{
+    address = 127.0.0.1
+    port = {lmtp}
+  }}
+}}
+protocol lmtp {{
+  mail_plugins = quota
+}}
+plugin {{
+  quota = count:all
+  quota_vsizes = yes
 }}
 service auth {{
   unix_listener {work}/auth {{
@@ -60,6 +71,10 @@ passdb {{
   args = password={password}
 }}
 userdb {{
+  driver = passwd-file
+  args = {work}/users
+}}
+userdb {{
   driver = static
   args = uid={uid} gid={uid} home={home}
 }}
@@ -68,11 +83,11 @@ userdb {{
 
 class Dovecot:
     """IMAP on 127.0.0.1:port; every name logs in with PASSWORD and sees the Maildir of home, which is
-    uid's."""
+    uid's; but `full`, who has no room for mail.  lmtp: a port, 0 for none."""
 
     CONF, PACKAGES, GREETING = CONF, PACKAGES, b'* OK'
 
-    def __init__(self, port, uid, home, **more):
+    def __init__(self, port, uid, home, lmtp=0, **more):
         self.port, self.root = port, debian.unpack(*self.PACKAGES)
         self.work = tempfile.mkdtemp(prefix='qpy-dovecot-', dir='/var/tmp')
         os.chmod(self.work, 0o755)
@@ -80,7 +95,9 @@ class Dovecot:
             os.makedirs(os.path.join(self.work, name))
         self.conf = os.path.join(self.work, 'dovecot.conf')
         with open(self.conf, 'w') as file:
-            file.write(self.CONF.format(work=self.work, port=port, password=PASSWORD, uid=uid, home=home, **more))
+            file.write(self.CONF.format(work=self.work, port=port, password=PASSWORD, uid=uid, home=home, lmtp=lmtp, **more))
+        with open(os.path.join(self.work, 'users'), 'w') as file:
+            file.write('full::{0}:{0}::{1}/full::userdb_quota_rule=*:bytes=1\n'.format(uid, home))
         self._accounts()
         self.process = self._start()
         try:

@@ -208,20 +208,25 @@ def test_dovecot_takes_our_token(tmp_path, submission, mechanism):
     assert rspawn.end() == (0, b'') and keeper.end()[0] == 0
 
 
-def test_dovecot_by_lmtp(tmp_path, user_home):
-    """Dovecot's LMTP on a Unix socket takes a message for two, into the user's Maildir."""
+@pytest.mark.parametrize('way', ['unix', 'tcp'])
+def test_dovecot_by_lmtp(tmp_path, user_home, way):
+    """Dovecot's LMTP takes a message for two of three, into the user's Maildir; the third, who has no room, is refused after
+    the message, alone, and once."""
+    port = free_port()
     try:
-        server = dovecot.Dovecot(free_port(), USER, str(user_home))
+        server = dovecot.Dovecot(free_port(), USER, str(user_home), lmtp=port)
     except (RuntimeError, subprocess.CalledProcessError) as problem:
         pytest.skip('no Dovecot: %s' % problem)
     try:
-        rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':lmtp=%s/lmtp\n' % server.work)
+        rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':lmtp=%s\n' % (
+            server.work + '/lmtp' if way == 'unix' else '127.0.0.1:%d' % port))
         body = b'Subject: x\n\n.dot\n..two\n' + bytes(range(128, 256)) + b'\nno end'
-        results = send(rspawn, 1, b'joe@postfix.test', b'ann@postfix.test', message=body)
-        assert [result[0] for result in results] == [b'K', b'K'], (results, server.log())
+        results = send(rspawn, 1, b'joe@postfix.test', b'full@postfix.test', b'ann@postfix.test', message=body)
+        assert [result[0] for result in results] == [b'K', b'D', b'K'], (results, server.log())
+        assert b'5.2.2' in results[1][2] and b'full@postfix.test' in results[1][2] and b'saved' in results[0][2].lower()
         assert all(file.partition(b'\n\n')[2] == body.partition(b'\n\n')[2] + b'\n'
                    for file in arrived(rspawn, user_home, 2))
-        assert send(rspawn, 3, b'joe@postfix.test')[0][0] == b'K'      # the connection is used again
+        assert send(rspawn, 4, b'joe@postfix.test')[0][0] == b'K'      # the connection is used again
         assert rspawn.end() == (0, b'')
     finally:
         server.stop()
