@@ -254,12 +254,12 @@ def sendmail(home, tmp_path):
     return script
 
 
-@needs('procmail')
 def test_procmail(home, queue, sendmail, tmp_path):
     """procmail's `!address` forwards: the sender stays that of the message, broken fields go on."""
     (tmp_path / 'rc').write_text('SENDMAIL=%s\nSENDMAILFLAGS=-oi\n:0\n! joe@example.org\n' % sendmail)
     mail = b'Return-Path: <orig@x.y>\nFrom: broken: (mail\nTo: me\nSubject: s\n\nbody\n.\nend\n'
-    result = subprocess.run(['procmail', '-m', str(tmp_path / 'rc')], input=mail, capture_output=True,
+    program = debians(debian.program, 'procmail', 'procmail')
+    result = subprocess.run([program, '-m', str(tmp_path / 'rc')], input=mail, capture_output=True,
                             timeout=30)
     assert result.returncode == 0, result
     lines, envelope = the_one(queue)
@@ -267,11 +267,11 @@ def test_procmail(home, queue, sendmail, tmp_path):
     assert lines[-5:-1] == [b'body', b'.', b'end', b''] and b'From: broken: (mail' in lines
 
 
-@needs('mail')
 def test_bsd_mailx(home, queue, sendmail, tmp_path):
     """bsd-mailx with -b: the hidden recipient gets it, the header does not show him."""
     (tmp_path / 'mailrc').write_text('set sendmail=%s\n' % sendmail)
-    result = subprocess.run(['mail', '-s', 'subject', '-b', 'hidden@x.org', '-c', 'copy@x.org',
+    program = debians(debian.program, 'bsd-mailx', 'bsd-mailx', 'liblockfile1', 'libbsd0', 'libmd0')
+    result = subprocess.run([program, '-n', '-s', 'subject', '-b', 'hidden@x.org', '-c', 'copy@x.org',
                              'joe@example.org'], input=b'text\n',
                             env={**os.environ, 'MAILRC': str(tmp_path / 'mailrc')}, capture_output=True,
                             timeout=30)
