@@ -178,6 +178,11 @@ class Committer:
         self.written, self.done = written, False
         self.wake.__self__.call_soon(self.work)
 
+    def do(self, written):
+        """Sync these here and now, as without a thread."""
+        self.disk.sync(written)
+        self.done = True
+
     def work(self):
         """What the thread does."""
         self.disk.sync(self.written)
