@@ -9,6 +9,7 @@ PATTERNS = 100              # mx lines of a policy
 AGE_MOST = 31557600         # seconds: a year (RFC 8461, 3.2)
 PATH = b'/.well-known/mta-sts.txt'
 BLANKS = b' \t'
+UNAVAILABLE = b'its policy cannot be had: '         # how a reason begins where there is a record, and no policy
 
 
 class Policy:

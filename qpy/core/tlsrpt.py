@@ -8,7 +8,7 @@ A day is {key: sessions}; a key is (domain, kind, policy, server, result, ours, 
 
 In a file, one line each: the number, then the key, separated by tabs.
 """
-from qpy.core import text
+from qpy.core import mta_sts, text
 
 FIELDS = 8
 NONE, TLSA, STS = b'no-policy-found', b'tlsa', b'sts'
@@ -18,7 +18,8 @@ MOST = 50_000               # keys of a day
 COUNT_LIMIT = 1 << 40
 
 NO_STARTTLS, VALIDATION = b'starttls-not-supported', b'validation-failure'
-DNSSEC, DANE_REQUIRED, FETCH = b'dnssec-invalid', b'dane-required', b'sts-policy-fetch-error'
+DNSSEC, DANE_REQUIRED = b'dnssec-invalid', b'dane-required'
+FETCH, INVALID, WEBPKI = b'sts-policy-fetch-error', b'sts-policy-invalid', b'sts-webpki-invalid'
 # RFC 8460, 4.3, by what is said of a failure; the first that fits counts
 RESULTS = ((b'offer STARTTLS', NO_STARTTLS), (b'refused STARTTLS', NO_STARTTLS),
            (b'mismatch', b'certificate-host-mismatch'), (b'expired', b'certificate-expired'),
@@ -27,10 +28,14 @@ RESULTS = ((b'offer STARTTLS', NO_STARTTLS), (b'refused STARTTLS', NO_STARTTLS),
            (b'unable to get', b'certificate-not-trusted'), (b'TLSA records could not', DNSSEC),
            (b'no TLSA records', DANE_REQUIRED), (b'MTA-STS: the policy', VALIDATION), (b'MTA-STS', FETCH))
 
+POLICY = b'MTA-STS: ' + mta_sts.UNAVAILABLE
+POLICY_RESULTS = ((b'certificate', WEBPKI), (b'no version', INVALID), (b'no mx', INVALID), (b'', FETCH))
+
 
 def result_of(reason):
     """The result type of a failure that was described in these words."""
-    return next((result for words, result in RESULTS if words in reason), VALIDATION)
+    table = POLICY_RESULTS if reason.startswith(POLICY) else RESULTS
+    return next((result for words, result in table if words in reason), VALIDATION)
 
 
 def key(fields):

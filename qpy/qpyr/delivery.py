@@ -164,6 +164,8 @@ class Delivery:
         if mode not in mta_sts.MODES:
             self._log(b'', b'MTA-STS: ' + reason)
             return self._trouble(remote_report.no_lookup(self.host, b'MTA-STS: ' + reason))
+        if reason.startswith(mta_sts.UNAVAILABLE):
+            self._log(b'', b'MTA-STS: ' + reason)
         self.patterns, self.testing = patterns if mode != mta_sts.NONE else None, mode == mta_sts.TESTING
         return self._named(answers)
 
@@ -526,7 +528,9 @@ class Delivery:
         """For qpy-tlslog: a session by TLS with this server, or why there was none (RFC 8460)."""
         if self.hop.relay:
             return                              # an administrator's word, and nobody else's policy
-        if self.policy is not None and self.policy.records:
+        if reason.startswith(tlsrpt.POLICY):
+            kind, words = tlsrpt.STS, []
+        elif self.policy is not None and self.policy.records:
             kind, words = tlsrpt.TLSA, [b'%d %d %d %s' % (*record[:3], record[3].hex().encode())
                                         for record in self.policy.records]
         elif self.patterns is not None:

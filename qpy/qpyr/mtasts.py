@@ -18,6 +18,7 @@ from qpy.qpyr.names import Names
 PORT = 443
 PATIENCE = 60           # seconds for one policy (RFC 8461, 3.3)
 ADDRESSES = 3           # of a web server, tried in turn
+CONNECT = 15            # seconds for one that is not the last
 KEPT = 20000            # policies
 AGAIN = 300             # seconds before a domain whose policy could not be had is asked again (RFC 8461, 3.3)
 CHECKED = 600           # seconds between two looks whether a policy has changed
@@ -129,7 +130,7 @@ class Policies:
     def _fetched(self, domain, identity, policy, why):
         if policy is None:
             program.warn(b'the MTA-STS policy of %s cannot be had: %s' % (text.printable(domain), why))
-            return self._failed(domain, why)
+            return self._failed(domain, mta_sts.UNAVAILABLE + why)
         now = unix.monotonic()
         self._later()
         return self._known(domain, Known(policy, identity, now + policy.age, now + CHECKED, b''))
@@ -152,12 +153,12 @@ class Policies:
 class Fetch:
     """One policy on its way.  done(Policy or None, why not)."""
 
-    __slots__ = ('policies', 'domain', 'host', 'done', 'addresses', 'timer', 'sock', 'stream', 'shaking', 'data', 'why')
+    __slots__ = ('policies', 'domain', 'host', 'done', 'addresses', 'timer', 'hurry', 'sock', 'stream', 'shaking', 'data', 'why')
 
     def __init__(self, policies, domain, done):
         self.policies, self.domain, self.host, self.done = policies, domain, b'mta-sts.' + domain, done
         self.addresses, self.data, self.why = [], b'', b'its web server has no address'
-        self.sock = self.stream = None
+        self.sock = self.stream = self.hurry = None
         self.timer = policies.loop.after(PATIENCE, lambda: self._end(None, b'it took too long'))
 
     def start(self):
@@ -189,6 +190,8 @@ class Fetch:
             return self._failed(problem)
         self.stream, self.shaking, self.data = unix_tls.Stream(self.policies.context, self.host), True, b''
         self.policies.loop.watch(self.sock.fileno(), None, self._connected)
+        if self.addresses:
+            self.hurry = self.policies.loop.after(CONNECT, lambda: self._failed(OSError(unix.ETIMEDOUT, 'timed out')))
         return None
 
     def _failed(self, problem):
@@ -200,6 +203,7 @@ class Fetch:
         errno = self.sock.getsockopt(unix.SOL_SOCKET, unix.SO_ERROR)
         if errno:
             return self._failed(OSError(errno, unix.strerror(errno)))
+        self._hurry_no_more()
         self.policies.loop.watch(self.sock.fileno(), self._readable)
         return self._go_on(lambda: None)
 
@@ -243,7 +247,13 @@ class Fetch:
         if done is not None:
             done(policy, why)
 
+    def _hurry_no_more(self):
+        if self.hurry is not None:
+            self.hurry.cancel()
+            self.hurry = None
+
     def _close(self):
+        self._hurry_no_more()
         if self.sock is not None:
             self.policies.loop.forget(self.sock.fileno())
             self.sock.close()

@@ -20,7 +20,12 @@ BAD = GOOD[:4] + (b'certificate-expired', b'192.0.2.1', b'192.0.2.2', b'certific
     (b'it has no TLSA records that can be used', b'dane-required'),
     (b'its certificate does not match its TLSA records', b'validation-failure'),
     (b'MTA-STS: the policy of x does not name y', b'validation-failure'), (b'MTA-STS: gone', b'sts-policy-fetch-error'),
-    (b'the handshake took too long', b'validation-failure')])
+    (b'the handshake took too long', b'validation-failure'),
+    *((b'MTA-STS: its policy cannot be had: ' + why, result) for why, result in (
+        (b"its web server: Hostname mismatch, certificate is not valid for 'x'.", b'sts-webpki-invalid'),
+        (b'its web server: certificate has expired', b'sts-webpki-invalid'), (b'it answered 301 Moved', b'sts-policy-fetch-error'),
+        (b'no version, mode or max_age', b'sts-policy-invalid'), (b'no mx, or too many', b'sts-policy-invalid'),
+        (b'it took too long', b'sts-policy-fetch-error')))])
 def test_result_types(words, result):
     """Each failure has a type of section 4.3."""
     assert tlsrpt.result_of(words) == result

@@ -51,7 +51,9 @@ class Web:
 
 
 class Asker:
-    """Policies in a loop; records: of TXT, asked: what DNS was asked for."""
+    """Policies in a loop; records: of TXT, asked: what DNS was asked for; addresses: of the web server."""
+
+    addresses = [b'127.0.0.1']
 
     def __init__(self, port, records=(b'v=STSv1; id=1;',), status=b'ok', directory=-1):
         self.loop, self.records, self.status, self.asked = Loop(), list(records), status, []
@@ -60,7 +62,8 @@ class Asker:
 
     def ask(self, letter, name, callback):
         self.asked.append((letter, name))
-        lines = b'\n'.join(record.hex().encode() for record in self.records) if letter == b'X' else b'0 h 127.0.0.1'
+        lines = b'\n'.join([record.hex().encode() for record in self.records] if letter == b'X' else
+                           [b'0 h ' + address for address in self.addresses])
         self.loop.call_soon(lambda: callback(self.status if letter == b'X' else b'ok', False, b'because', lines))
 
     def one(self, domain=b'x.example'):
@@ -146,7 +149,23 @@ def test_policies_that_cannot_be_had(certificate, answer):
     """Wrong certificate, redirection, another type, cut short, another version, too long, no HTTP: none."""
     with Web(*certificate, answer=answer) as web:
         mode, _, reason = Asker(web.port).one()
-    assert mode == b'none' and reason
+    assert mode == b'none' and reason.startswith(mta_sts.UNAVAILABLE)
+
+
+def test_a_web_server_whose_first_address_is_a_hole(monkeypatch):
+    """An address that swallows everything takes a part of the time only: the next one has the policy."""
+    monkeypatch.setattr(mtasts, 'CONNECT', 0.2)
+    with Web('mta-sts.x.example') as web:
+        hole = socket.create_server(('127.0.0.2', web.port), backlog=0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:                            # its queue is full: who comes now is not answered
+            each.setblocking(False)
+            each.connect_ex(('127.0.0.2', web.port))
+        asker = Asker(web.port)
+        monkeypatch.setattr(asker, 'addresses', [b'127.0.0.2', b'127.0.0.1'])
+        assert asker.one()[0] == b'enforce' and len(web.requests) == 1
+        for each in (hole, *waiting):
+            each.close()
 
 
 @pytest.mark.parametrize('records, status', [
@@ -181,8 +200,8 @@ def test_a_program(tmp_path):
 class Sts:
     """In place of qpy-mtasts."""
 
-    def __init__(self, sender, mode, patterns=()):
-        self.loop, self.answer, self.asked = sender.loop, (mode, list(patterns), b'because'), []
+    def __init__(self, sender, mode, patterns=(), reason=b'because'):
+        self.loop, self.answer, self.asked = sender.loop, (mode, list(patterns), reason), []
         sender.remote.policies = self
 
     def there(self):
@@ -236,6 +255,19 @@ def test_policies_for_tests(script, patterns, result):
     assert results.count(result) >= 1 and len(server.mail) == 3
     if result.startswith(b'certificate'):
         assert results.count(result) == 1 and results.count(b'') == 3
+
+
+def test_a_policy_that_cannot_be_had_is_reported():
+    """RFC 8460, 4.3.2.2; the mail goes as without one.  That there is no record is no failure."""
+    for reason, results in ((mta_sts.UNAVAILABLE + b'it answered 404', [b'sts-policy-fetch-error', b'']), (b'no record in DNS', [b''])):
+        with Server(secure('x')) as server:
+            sender = by_dns(server, None)
+            Sts(sender, b'none', (), reason)
+            sender.remote.notes = Ear()
+            assert sender.send()[0][0][0] == b'K'
+        said = sender.remote.notes.said
+        assert [fields[4] for fields in said] == results and said[-1][1] == b'no-policy-found'
+        assert len(said) == 1 or said[0][:4] == (b'x.example', b'sts', b'', b'')
 
 
 def test_requiretls_by_mta_sts():
