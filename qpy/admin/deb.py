@@ -38,6 +38,7 @@ Maintainer: %(maintainer)s
 Installed-Size: %(size)d
 Depends: python3 (>= 3.11), python3-dnspython, python3-click, passwd, init-system-helpers (>= 1.54), \
 debconf (>= 0.5) | debconf-2.0
+Recommends: libargon2-1
 Provides: mail-transport-agent
 Conflicts: mail-transport-agent
 Replaces: mail-transport-agent

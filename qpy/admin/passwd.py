@@ -9,6 +9,7 @@ import grp
 import os
 import sys
 
+from qpy import unix_argon2
 from qpy.core import passwords
 from qpy.core.getpw import Trouble
 from qpy.lib import cdb, packets, users
@@ -29,7 +30,7 @@ def main(home, args):
         return complain(USAGE, WRONG)
     name, path = words[0], home + b'/users/passwd'
     try:
-        line = None if remove else passwords.entry(name, ask(), os.urandom(passwords.SALT), os.urandom(passwords.SALT))
+        line = None if remove else entry(name, ask())
         warn_of_strangers(home, name)
         replace(path, name, line)
     except passwords.BadFile as problem:
@@ -55,6 +56,14 @@ def ask():
     if getpass.getpass('Again: ') != first:
         raise Refused('the two are not the same')
     return os.fsencode(first)
+
+
+def entry(name, password):
+    """The line, by the best hash there is."""
+    if unix_argon2.argon2id is None:
+        print('qpy-passwd: warning: libargon2 is not installed (apt install libargon2-1): the hash is by scrypt',
+              file=sys.stderr)
+    return passwords.entry(name, password, os.urandom(passwords.SALT), os.urandom(passwords.SALT), unix_argon2.argon2id)
 
 
 def warn_of_strangers(home, name):

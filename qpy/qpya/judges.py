@@ -8,12 +8,12 @@ else: later.
 """
 from collections import deque
 
-from qpy import unix
-from qpy.core import passwords, sasl_server as sasl
+from qpy import unix, unix_argon2
+from qpy.core import exits, passwords, sasl_server as sasl
 from qpy.lib import execute, program, service
 
 GOOD, BAD, LATER = 'good', 'bad', 'later'
-MOST = 8                    # children at a time: each takes 32 MB and a processor for a tenth of a second
+MOST = 8                    # children at a time: each takes 32 or 46 MB and a processor for a tenth of a second
 WAITING = 200               # claims that wait for their turn
 PATIENCE = 30.0             # seconds for one judge
 FILE = b'/users/passwd'
@@ -122,7 +122,11 @@ class Judges:
 
     def ours(self, job):
         """In the child: is this the password in users/passwd?"""
-        return 0 if passwords.verify(self.file.entries, job.claim.user, job.claim.secret) else 1
+        try:
+            good = passwords.verify(self.file.entries, job.claim.user, job.claim.secret, unix_argon2.argon2id)
+        except passwords.NoLibrary:
+            raise program.Fatal(exits.TEMP, passwords.NO_LIBRARY) from None
+        return 0 if good else 1
 
     def reap(self):
         """Who has judged."""

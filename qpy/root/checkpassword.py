@@ -8,7 +8,7 @@ serves him.
 
 Started without root it serves the account it runs as.
 """
-from qpy import unix
+from qpy import unix, unix_argon2
 from qpy.core import exits, passwords
 from qpy.core.getpw import Trouble
 from qpy.lib import confine, execute, program, users
@@ -28,7 +28,11 @@ def main(home, args):
     name, password = read_credentials()
     if not args:
         raise program.Fatal(MISUSED, b'usage: qpy-checkpassword program [argument ...]')
-    if not passwords.verify(entries(home), name, password):
+    try:
+        good = passwords.verify(entries(home), name, password, unix_argon2.argon2id)
+    except passwords.NoLibrary:
+        raise program.Fatal(exits.TEMP, passwords.NO_LIBRARY) from None
+    if not good:
         return REFUSED
     user = account(home, name)
     become(user)

@@ -1,10 +1,15 @@
 """POP3 before and after the login, and the file of passwords."""
 import hashlib
+import os
 
 import pytest
 from hypothesis import given, strategies as st
 
-from qpy.core import passwords, pop3, popup
+from qpy import unix_argon2
+from qpy.admin import passwd
+from qpy.core import exits, passwords, pop3, popup, sasl_server
+from qpy.lib import loop, program
+from qpy.qpya import judges
 
 BOX = [(100, b'1.M1P1.host'), (20, b'2.M2P2.host:2,S'), (3, b'x' * 80)]
 
@@ -217,10 +222,80 @@ def test_a_known_vector():
     assert full[:32] == digest and passwords.verify(passwords.parse(line), b'joe', b'pleaseletmein')
 
 
+ARGON2ID = pytest.mark.skipif(unix_argon2.argon2id is None, reason='libargon2 is not installed')
+
+
+@ARGON2ID
+@pytest.mark.parametrize('passes, memory, lanes, digest', [
+    (2, 1 << 16, 1, '09316115d5cf24ed5a15a31a3ba326e5cf32edc24702987c02b6566f61913cf7'),
+    (2, 1 << 8, 2, '6d093c501fd5999645e0ea3bf620d7b8be7fd2db59c20d9fff9539da2bf57037')])
+def test_what_others_wrote_by_argon2id(passes, memory, lanes, digest):
+    """The vectors of the reference implementation, several lanes in one thread among them."""
+    line = b'joe:$argon2id$v=19$m=%d,t=%d,p=%d$%b$%b' % (
+        memory, passes, lanes, passwords.base64(b'somesalt'), passwords.base64(bytes.fromhex(digest)))
+    entries = passwords.parse(line + b'\n')
+    assert passwords.verify(entries, b'joe', b'password', unix_argon2.argon2id)
+    assert not passwords.verify(entries, b'joe', b'passwort', unix_argon2.argon2id)
+    assert entries[b'joe'].written() == line[4:]
+
+
+@ARGON2ID
+def test_argon2id_is_written_where_it_can_be():
+    """Both kinds in one file are verified; without the library nobody can tell, and that is not a no."""
+    both = (passwords.entry(b'joe', b'one', b's' * 16, None, unix_argon2.argon2id) + b'\n'
+            + passwords.entry(b'ann', b'two', b't' * 16) + b'\n')
+    assert both.startswith(b'joe:$argon2id$v=19$m=47104,t=1,p=1$') and b'\nann:$scrypt$' in both
+    entries = passwords.parse(both)
+    for name, password, good in ((b'joe', b'one', True), (b'ann', b'two', True), (b'joe', b'two', False), (b'x', b'one', False)):
+        assert passwords.verify(entries, name, password, unix_argon2.argon2id) == good
+    assert passwords.verify(entries, b'ann', b'two')
+    with pytest.raises(passwords.NoLibrary):
+        passwords.verify(entries, b'joe', b'one')
+
+
+@ARGON2ID
+def test_without_the_library_it_is_said(monkeypatch, capsys, tmp_path):
+    """qpy-passwd writes scrypt and warns; who judges says later, not no, and why."""
+    line = passwords.entry(b'joe', b'one', b's' * 16, None, unix_argon2.argon2id)
+    monkeypatch.setattr(unix_argon2, 'argon2id', None)
+    assert passwd.entry(b'joe', b'one').startswith(b'joe:$scrypt$') and 'libargon2-1' in capsys.readouterr().err
+    (tmp_path / 'users').mkdir()
+    (tmp_path / 'users/passwd').write_bytes(line + b'\n')
+    judge = judges.Judges(loop.Loop(), os.fsencode(tmp_path), {})
+    judge.file.look()
+    with pytest.raises(program.Fatal) as caught:
+        judge.ours(judges.Job(sasl_server.Claim(sasl_server.PASSWORD, b'joe', b'one'), {}, None, ()))
+    assert caught.value.args == (exits.TEMP, passwords.NO_LIBRARY)
+
+
+def test_a_name_that_nobody_has_takes_somebodys_time():
+    """By the same kind and numbers as one of those who are there, always the same; never good, even with his password."""
+    entries = passwords.parse(passwords.entry(b'joe', b'one', b's' * 16) + b'\n')
+    assert passwords.stand_in(entries, b'x') is entries[b'joe'] and not passwords.verify(entries, b'x', b'one')
+    many = {b'%d' % n: n for n in range(9)}
+    assert len({passwords.stand_in(many, b'n%d' % n) for n in range(200)}) == 9
+    assert passwords.stand_in(many, b'x') == passwords.stand_in(many, b'x')
+
+
+def test_a_library_that_is_not_there(monkeypatch):
+    """None is found; one that has another function is none either."""
+    assert unix_argon2._load(('libnosuch.so.9',)) is None and unix_argon2._load(('libc.so.6',)) is None
+    if unix_argon2.argon2id is not None:
+        with pytest.raises(OSError):
+            unix_argon2.argon2id(b'x', b'short', 1024, 1, 1, 32)
+
+
 @pytest.mark.parametrize('line', [b'joe', b'joe:', b':$scrypt$ln=15,r=8,p=1$c2FsdA$', b'joe:$6$x$y',
                                   b'joe:$scrypt$ln=99,r=8,p=1$c2FsdA$c2FsdA',
                                   b'joe:$scrypt$ln=0,r=8,p=1$c2FsdA$c2FsdA',
-                                  b'joe:$scrypt$r=8$c2FsdA$c2FsdA'])
+                                  b'joe:$scrypt$r=8$c2FsdA$c2FsdA',
+                                  *(b'joe:$argon2id$' + head + b'$' + passwords.base64(salt) + b'$' + passwords.base64(b'd' * size)
+                                    for head, salt, size in [
+                                        (b'm=1024,t=1,p=1', b's' * 16, 32), (b'v=16$m=1024,t=1,p=1', b's' * 16, 32),
+                                        (b'v=19$m=1024,t=1,p=1', b's' * 7, 32), (b'v=19$m=1024,t=1,p=1', b's' * 16, 31),
+                                        (b'v=19$m=15,t=1,p=2', b's' * 16, 32), (b'v=19$m=9999999,t=1,p=1', b's' * 16, 32),
+                                        (b'v=19$m=1024,t=0,p=1', b's' * 16, 32), (b'v=19$t=1,m=1024,p=1', b's' * 16, 32),
+                                        (b'v=19$m=x,t=1,p=1', b's' * 16, 32), (b'v=19$m=1024,t=1,p=x', b's' * 16, 32)])])
 def test_broken_lines(line):
     """A line that is no entry is an error with its number: never a user without a password."""
     with pytest.raises(passwords.BadFile) as caught:

@@ -313,7 +313,9 @@ def passwd(house, *words, stdin=b''):
 def test_passwd(house):
     """Sets, changes and removes an entry, in a file that only its owner and group can read; a strange name gets a
     warning."""
-    assert passwd(house, 'joe', stdin=b'new one\n').returncode == 0
+    done = passwd(house, 'joe', stdin=b'new one\n')
+    with open(house.home + '/users/passwd', 'rb') as file:
+        assert done.returncode == 0 and (b'\njoe:$scrypt$' if b'libargon2' in done.stderr else b'\njoe:$argon2id$') in file.read()
     assert check(house, b'joe\0new one\0x\0', 'true').returncode == 0
     assert check(house, GOOD, 'true').returncode == 1
     assert os.stat(house.home + '/users/passwd').st_mode & 0o777 == 0o640       # its group is qpy-auth's

@@ -4,7 +4,7 @@ import functools
 import os
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SEAM = ('unix', 'unix_kernel', 'unix_tls', 'unix_passwd')
+SEAM = ('unix', 'unix_kernel', 'unix_tls', 'unix_passwd', 'unix_argon2')
 
 
 @functools.cache
