@@ -10,12 +10,12 @@ from them, as tuples whose first item is one of the words below; `lines` collect
 
 Fairness.  A channel goes round over the jobs that have something to start, one transaction each; a job goes
 round over its destinations.  So a message to 50,000 people delays another one by one transaction, not by
-50,000; of two jobs that wait the one of higher priority goes first (core.priority).  A destination may have no more transactions than its channel has free (`share`), so that hosts which
-never answer, or users whose programs hang, leave room for the others.  One that has its share keeps its Works
-in a queue of its own, out of everybody's way, and wakes the first when one ends; a destination in trouble
-(scope `h`) is left alone for a while, and what was meant for it is deferred without trying; one that only turns
-away what is too much at a time, and serves the others, gets less.  Each step costs
-the same however many wait: no list is searched.
+50,000; of two jobs that wait the one of higher priority goes first (core.priority).  A destination may have no more
+transactions than its channel has free (`share`), so that hosts which never answer, or users whose programs hang, leave
+room for the others.  One that has its share keeps its Works in a queue of its own, out of everybody's way, and wakes
+the first when one ends; a destination in trouble (scope `h`) is left alone for a while, and what was meant for it is
+deferred without trying; one that only turns away what is too much at a time, and serves the others, gets less.  Each
+step costs the same however many wait: no list is searched.
 
 What may be forgotten.  Nothing here is on disk.  A done mark or a failure that was not written yet when the
 machine stops is found out again by delivering again: a duplicate, never a loss.  A message leaves (`remove`)
