@@ -1,13 +1,17 @@
 """Those who read qmail's output, from Debian's packages, on ours: parsers of the log, and monitors of the queue."""
 import os
+import pwd
 import re
 import smtplib
+import socket
 import subprocess
 
 import pytest
 
 from qpy.core import syslines
-from tests.real.conftest import unpacked
+from tests.peers.qpy import free_port
+from tests.real.conftest import needs, unpacked
+from tests.real.test_ways_in import Started
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -90,6 +94,29 @@ def test_logwatch_of_multilog(log, tmp_path):
     """logwatch's `qmail-send` service on what multilog keeps: everything is understood."""
     text = logwatch('qmail-send', multilog(tmp_path, log)[0])
     assert re.search(r'joe@qpy\.test - \d+ Time', text) and 'joe-later@qpy.test' in text
+    unmatched = text.partition('Unmatched')[2].splitlines()[1:]
+    assert not [line for line in unmatched if line.strip()], text
+
+
+@needs('tcpserver')
+@pytest.mark.parametrize('service, usual, words, greeting', [
+    ('qmail-smtpd', 25, ['bin/qpy-smtpd'], b'220'),
+    ('qmail-pop3d', 110, ['bin/qpy-popup', 'pop.test', 'bin/qpy-checkpassword', 'bin/qpy-pop3d', 'Maildir'], b'+OK')])
+def test_logwatch_of_tcpserver(server, service, usual, words, greeting):
+    """logwatch's `qmail-smtpd` and `qmail-pop3d` services on what tcpserver and our programs under it say: who came and how
+    often; nothing is left over."""
+    account, port = pwd.getpwnam('qpyd'), free_port()
+    command = [server.home + '/' + word if '/' in word else word for word in words]
+    started = Started('tcpserver', '-vRHl0', '-u', str(account.pw_uid), '-g', str(account.pw_gid),
+                      '127.0.0.1', str(port), *command, port=port, greeting=greeting)
+    with started:
+        with socket.create_connection(('127.0.0.1', port)) as client, client.makefile('rb') as answers:
+            assert answers.readline().startswith(greeting)
+            client.sendall(b'QUIT\r\n')
+            assert answers.read().count(b'\r\n') == 1
+        said = started.end().decode()
+    text = logwatch(service, said.replace(':%d ' % port, ':%d ' % usual).encode())
+    assert '127.0.0.1 - 2 Time' in text, (said, text)      # Started looked, too
     unmatched = text.partition('Unmatched')[2].splitlines()[1:]
     assert not [line for line in unmatched if line.strip()], text
 
