@@ -61,6 +61,8 @@ TABLE = (
      b'recipients whose mail is not checked: an address, or @domain'),
     (b'checkfailure', LINE, b'defer', b'qpy-smtpd qpy-check',
      b'what becomes of mail that cannot be checked now: defer or accept'),
+    (b'checkfrom', LINE, b'no', b'qpy-smtpd',
+     b'whether From and Sender must belong to who has logged in (yes, no)'),
     (b'checkrecipients', LINE, b'yes', b'qpy-smtpd qpy-qmtpd',
      b'yes: recipients that do not exist are refused at once; no: all of an accepted domain are taken, as by qmail'),
     (b'concurrencyaddress', NUMBER, 100, b'qpy-smtpd',
@@ -73,7 +75,7 @@ TABLE = (
      b'longest message accepted from the network, in bytes; 0: no limit'),
     (b'defaultdelivery', TEXT, b'./Maildir/', b'qpy-start qpy-lspawn',
      b'delivery instructions, as in .qmail, for a user without a .qmail file'),
-    (b'defaultdomain', LINE, dotted_me_or(b'defaultdomain'), b'qpy-inject',
+    (b'defaultdomain', LINE, dotted_me_or(b'defaultdomain'), b'qpy-inject qpy-local',
      b'domain added to a host name without a dot that is not in locals'),
     (b'defaulthost', LINE, ME, b'qpy-inject', b'host added to an address without one'),
     (b'delaywarning', NUMBER, 0, b'qpy-send',
@@ -101,7 +103,7 @@ TABLE = (
      b'what a name in HELO must be: valid, notours, resolves'),
     (b'idhost', LINE, me_or(b'idhost'), b'qpy-inject', b'right side of the Message-ID of new messages'),
     (b'localiphost', LINE, ME, b'qpy-smtpd', b'name that stands for user@[address of this host]'),
-    (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd qpy-inject',
+    (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd qpy-inject qpy-local',
      b'domains delivered here, to users of this machine'),
     (b'maxrcpt', NUMBER, 1000, b'qpy-smtpd', b'recipients that one SMTP message may have'),
     (b'milters', LIST, None, b'qpy-smtpd qpy-milter',
@@ -116,7 +118,7 @@ TABLE = (
      b'addresses of this host that mail leaves from, each ADDRESS, domain:ADDRESS or @sender.domain:ADDRESS'),
     (b'percenthack', LIST, None, b'qpy-send qpy-users qpy-smtpd qpy-qmtpd',
      b'domains where user%host@domain means user@host'),
-    (b'plusdomain', LINE, me_or(b'plusdomain'), b'qpy-inject',
+    (b'plusdomain', LINE, me_or(b'plusdomain'), b'qpy-inject qpy-local',
      b'domain that replaces a + at the end of a host'),
     (b'policyservers', LIST, None, b'qpy-smtpd qpy-check',
      b'servers of Postfix\'s policy delegation protocol: ADDRESS:PORT or /PATH, with stages, default and timeout'),
@@ -187,7 +189,7 @@ LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000)
           b'queuelifetime': (0, 10 ** 9), b'timeoutconnect': (1, 86400), b'timeoutlocal': (1, 86400),
           b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
-CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkrecipients': (b'yes', b'no'), b'reversedns': (b'no', b'exists', b'confirmed'),
+CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkfrom': (b'yes', b'no'), b'checkrecipients': (b'yes', b'no'), b'reversedns': (b'no', b'exists', b'confirmed'),
            b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end'), b'dotforward': (b'no', b'yes')}
 
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',

@@ -11,7 +11,7 @@
 from qpy import unix
 from qpy.core import dotforward, dotqmail, exits
 from qpy.lib import program
-from qpy.user import forward, wrapped
+from qpy.user import forward, whole, wrapped
 
 USAGE = b'usage: dot-forward [-nN] file ...'
 SHELL = b'/bin/sh'
@@ -27,10 +27,13 @@ def main(home, args):
     found = dotforward.parse(data, user, local, host) if data else None
     if found is None:
         return exits.OK
+    found = whole.completed(home, found)
     if show:
-        return describe(found)
+        describe(found)
     check(found)
-    return obey(home, found, sender, line)
+    if not show:
+        obey(home, found, sender, line)
+    return exits.OK if any(kind is dotforward.SELF for kind, _ in found) else dotqmail.STOP
 
 
 def options(args):
@@ -67,7 +70,6 @@ def describe(found):
     """Say what would be done (-n)."""
     for kind, word in found:
         unix.write_all(1, (kind + b' ' + word).rstrip() + b'\n')
-    return exits.OK
 
 
 def check(found):
@@ -88,8 +90,6 @@ def obey(home, found, sender, line):
     if addresses:
         unix.lseek(0, 0, unix.SEEK_SET)
         forward.queue(home, sender, addresses, line)
-    own = any(kind is dotforward.SELF for kind, _ in found)
-    return exits.OK if own else dotqmail.STOP
 
 
 def run(command):

@@ -7,8 +7,9 @@ The alias account reads what newaliases has made, and the files that :include: n
 at each delivery: a list that its owner edits needs no newaliases, and what alias cannot read is not a list.
 """
 from qpy import unix
-from qpy.core import aliases as language, dotforward, dotqmail, exits
+from qpy.core import aliases as language, dotforward, dotqmail, exits, text
 from qpy.lib import cdb, controls
+from qpy.user import whole
 from qpy.user.mailbox import Failed, why
 
 ACCOUNT, DASH = b'alias', b'-'
@@ -22,7 +23,7 @@ def aliases(home, job):
         return None
     database = cdb.Database(home + b'/users/aliases.cdb')
     try:
-        value = database.ask(lambda db: db.get(dotqmail.text.lower(job.ext)))
+        value = database.ask(lambda db: db.get(text.lower(job.ext)))
     except cdb.CdbError as problem:
         reason = str(problem).encode()
         raise Failed(exits.TEMP, b'Unable to read aliases.cdb: %s. (#4.3.0)' % reason) from None
@@ -31,7 +32,7 @@ def aliases(home, job):
     if value is None:
         return None
     owner, items = language.parse_value(value)
-    return owner, [each for kind, word in items for each in instructions(kind, word)]
+    return owner, completed(home, [each for kind, word in items for each in instructions(kind, word)])
 
 
 def instructions(kind, word):
@@ -86,7 +87,7 @@ def dot_forward(home, job, home_fd):
     finally:
         unix.close(fd)
     found = dotforward.parse(data, job.user, job.local, job.host)
-    return found if found is None else with_default(found, job.default)
+    return found if found is None else with_default(completed(home, found), job.default)
 
 
 def with_default(found, default):
@@ -100,9 +101,19 @@ def with_default(found, default):
     return done
 
 
+def completed(home, found):
+    """The instructions with whole addresses."""
+    return setting(lambda: whole.completed(home, found))
+
+
 def wanted(home):
     """Does the site have .forward files?"""
+    return setting(lambda: controls.line(home, b'dotforward')) == b'yes'
+
+
+def setting(read):
+    """What read() makes of control files; Failed if they must be mended first."""
     try:
-        return controls.line(home, b'dotforward') == b'yes'
+        return read()
     except controls.Broken as problem:
-        raise Failed(exits.TEMP, b'Unable to use control/dotforward: %s. (#4.3.0)' % problem.why) from None
+        raise Failed(exits.TEMP, b'Unable to use %s. (#4.3.0)' % problem.why) from None

@@ -55,12 +55,11 @@ class House:
         return self.run('local', *options, '--', 'alias', self.home + '/alias', name, '-', name, 'x.example',
                         's@y', './Maildir/')
 
-    def joe(self, *options, ext=''):
+    def joe(self, *options, ext='', default='./Maildir/'):
         """qpy-local for joe."""
         dash = '-' if ext else ''
         return self.run('local', *options, '--', 'joe', self.home + '/joe', 'joe' + dash + ext, dash, ext,
-                        'x.example',
-                        's@y', './Maildir/')
+                        'x.example', 's@y', default)
 
     def envelope(self):
         """What was queued; '' if nothing."""
@@ -80,21 +79,21 @@ def house(tmp_path):
 
 def test_forwards_and_owner(house):
     """One submission to all, nested names expanded; in the name of owner-LIST where there is one."""
-    done = house.aliases('root: ann@far, staff2\nstaff2: bob\nlist: carl@far\nowner-list: ann\n')
+    done = house.aliases('root: ann@far.example, staff2\nstaff2: bob\nlist: carl@far.example\nowner-list: ann\n')
     assert (done.returncode, done.stderr) == (0, b'') and done.stdout.endswith(b'4 aliases\n')
-    assert house.alias('Root').returncode == 0 and house.envelope() == 'Fs@y|Tann@far|Tbob||'
+    assert house.alias('Root').returncode == 0 and house.envelope() == 'Fs@y|Tann@far.example|Tbob||'
     assert (house.path / 'message').read_bytes() == b'Delivered-To: Root@x.example\n' + MESSAGE
-    assert house.alias('list').returncode == 0 and house.envelope() == 'Fowner-list@x.example|Tcarl@far||'
+    assert house.alias('list').returncode == 0 and house.envelope() == 'Fowner-list@x.example|Tcarl@far.example||'
 
 
 def test_who_comes_first(house):
     """.qmail-NAME before the alias before .qmail-default; newaliases says which aliases are not used."""
-    (house.path / 'alias/.qmail-root').write_text('file@far\n')
-    (house.path / 'alias/.qmail-default').write_text('catchall@far\n')
-    done = house.aliases('root: alias@far\nweb: alias@far\n')
+    (house.path / 'alias/.qmail-root').write_text('file@far.example\n')
+    (house.path / 'alias/.qmail-default').write_text('catchall@far.example\n')
+    done = house.aliases('root: alias@far.example\nweb: alias@far.example\n')
     assert done.returncode == 0 and b'root is not used: ' in done.stderr and b'web' not in done.stderr
     for name, wanted in (('root', 'file'), ('web', 'alias'), ('other', 'catchall')):
-        assert house.alias(name).returncode == 0 and house.envelope() == 'Fs@y|T%s@far||' % wanted
+        assert house.alias(name).returncode == 0 and house.envelope() == 'Fs@y|T%s@far.example||' % wanted
 
 
 def test_programs_and_nothing(house):
@@ -115,20 +114,51 @@ def test_lists_in_files(house):
     path = house.path / 'list'
     house.aliases('news: :include:%s\n' % path)
     assert house.alias('news').returncode == 111
-    path.write_text('# readers\nann@far, bob@far\n')
+    path.write_text('# readers\nann@far.example, bob@far.example\n')
     path.chmod(0o644)
-    assert house.alias('news').returncode == 0 and house.envelope() == 'Fs@y|Tann@far|Tbob@far||'
-    path.write_text('ann@far\n|touch /tmp/owned\n')
+    assert house.alias('news').returncode == 0 and house.envelope() == 'Fs@y|Tann@far.example|Tbob@far.example||'
+    path.write_text('ann@far.example\n|touch /tmp/owned\n')
     done = house.alias('news')
     assert done.returncode == 111 and b'only addresses' in done.stderr
-    path.write_text('ann@far\n')
+    path.write_text('ann@far.example\n')
     path.chmod(0o666)
     assert house.alias('news').returncode == 111
 
 
+COMPLETED = [('ann@Lab', 'ann@Lab.dom.example'), ('ann@lab.', 'ann@lab.'), ('ann@a.b', 'ann@a.b'), ('ann@lab+', 'ann@lab.plus.example'),
+             ('ann@HERE', 'ann@HERE'), ('ann@localhost', 'ann@localhost'), ('ann@[192.0.2.1]', 'ann@[192.0.2.1]'), ('ann', 'ann')]
+
+
+@pytest.mark.parametrize('written, meant', COMPLETED)
+def test_hosts_are_completed(house, written, meant):
+    """A host without a dot gets its domain as in qpy-inject, in aliases, lists, .forward and dot-forward alike; what the
+    default delivery and .qmail say is sent to as it stands."""
+    for name, data in (('defaultdomain', 'dom.example'), ('plusdomain', 'plus.example'), ('locals', 'x.example\nhere\n')):
+        (house.path / 'control' / name).write_text(data)
+    (house.path / 'list').write_text(written + '\n')
+    house.aliases('one: %s\nmany: :include:%s\n' % (written, house.path / 'list'))
+    shown = b'forward %s\n' % meant.encode()
+    for name in ('one', 'many'):
+        assert house.alias(name, '-n').stdout == shown + b'did 0+1+0\n'
+    assert dot_forward(house, written + '\n', '-n').stdout == shown
+    switch_on(house)
+    (house.path / 'joe/.forward').write_text(written + ', joe\n')
+    assert house.joe('-n', default='&raw@lab\n').stdout == shown + b'forward raw@lab\ndid 0+2+0\n'
+
+
+def test_a_domain_that_cannot_be_used(house):
+    """A broken control file makes the mail wait, with the file's name; nobody is sent half an address."""
+    (house.path / 'control/defaultdomain').write_text('two words\n')
+    house.aliases('one: ann@lab\n')
+    done = house.alias('one')
+    assert done.returncode == 111 and b'control/defaultdomain' in done.stderr and house.envelope() == ''
+    done = dot_forward(house, 'ann@lab\n')
+    assert done.returncode == 111 and b'control/defaultdomain' in done.stderr and house.envelope() == ''
+
+
 def test_senseless_aliases(house):
     """What cannot be done is said with its line, exit 65; mail for it waits, the other aliases work."""
-    done = house.aliases('good: ann@far\nbad: /var/mail/x\n')
+    done = house.aliases('good: ann@far.example\nbad: /var/mail/x\n')
     assert done.returncode == 65 and b'users/aliases, line 2: bad: ' in done.stderr
     assert house.alias('good').returncode == 0
     done = house.alias('bad')
@@ -138,7 +168,7 @@ def test_senseless_aliases(house):
 def test_unknown_names_and_damage(house):
     """No alias: no mailbox, for good. A damaged cdb: later. Extensions of an alias are not it."""
     assert house.alias('nobody').returncode == 100
-    house.aliases('root: ann@far\n')
+    house.aliases('root: ann@far.example\n')
     assert house.alias('nobody').returncode == house.alias('root-x').returncode == 100
     (house.path / 'users/aliases.cdb').write_bytes(b'junk')
     done = house.alias('root')
@@ -147,7 +177,7 @@ def test_unknown_names_and_damage(house):
 
 def test_newaliases_that_cannot_write(house):
     """No directory for the cdb: 73, one line."""
-    (house.path / 'users/aliases').write_text('root: ann@far\n')
+    (house.path / 'users/aliases').write_text('root: ann@far.example\n')
     (house.path / 'users/aliases.cdb').mkdir()
     done = house.run('newaliases')
     assert done.returncode == 73 and done.stderr.count(b'\n') == 1
@@ -156,7 +186,7 @@ def test_newaliases_that_cannot_write(house):
 def test_rcpt_knows_aliases(house, monkeypatch):
     """An address that only /etc/aliases knows exists; the reason names the file."""
     monkeypatch.setattr(unix_passwd, 'getpwnam', lambda name: None)
-    house.aliases('root: ann@far\n')
+    house.aliases('root: ann@far.example\n')
     lookup, controls = users.Lookup(os.fsencode(house.home)), routes.load(os.fsencode(house.home))
     way = lookup.resolve(b'ROOT@x.example', controls)
     assert way.verdict == route.YES and way.file.endswith(b'users/aliases.cdb') and b'aliases.cdb' in way.reason
@@ -173,20 +203,20 @@ def switch_on(house, text='yes\n'):
 
 def test_dot_forward_switch(house):
     """Only with control/dotforward at yes, only without .qmail, only without extension."""
-    (house.path / 'joe/.forward').write_text('ann@far\n')
+    (house.path / 'joe/.forward').write_text('ann@far.example\n')
     assert house.joe('-n').stdout.startswith(b'maildir ./Maildir/')
     switch_on(house)
-    assert house.joe().returncode == 0 and house.envelope() == 'Fs@y|Tann@far||'
+    assert house.joe().returncode == 0 and house.envelope() == 'Fs@y|Tann@far.example||'
     assert house.joe(ext='x').returncode == 100
-    (house.path / 'joe/.qmail').write_text('bob@far\n')
-    assert house.joe('-n').stdout == b'forward bob@far\ndid 0+1+0\n'
+    (house.path / 'joe/.qmail').write_text('bob@far.example\n')
+    assert house.joe('-n').stdout == b'forward bob@far.example\ndid 0+1+0\n'
     (house.path / 'joe/.qmail').unlink()
     switch_on(house, 'perhaps\n')
     assert house.joe().returncode == 111
 
 
 @pytest.mark.parametrize('text, wanted', [
-    ('\\joe, ann@far\n', b'maildir ./Maildir/\nforward ann@far\ndid 1+1+0\n'),
+    ('\\joe, ann@far.example\n', b'maildir ./Maildir/\nforward ann@far.example\ndid 1+1+0\n'),
     ('joe\njoe@X.example\n', b'maildir ./Maildir/\ndid 1+0+0\n'),
     ('# nothing\n', b'maildir ./Maildir/\ndid 1+0+0\n'),
     ('/dev/null\n', b'did 0+0+0\n'), ('/a/mbox\n', b'mbox /a/mbox\ndid 1+0+0\n'),
@@ -201,8 +231,8 @@ def test_dot_forward_lines(house, text, wanted):
 def test_dot_forward_to_oneself(house):
     """\\joe makes the Maildir if need be, and the copy is forwarded too."""
     switch_on(house)
-    (house.path / 'joe/.forward').write_text('\\joe, ann@far')
-    assert house.joe().returncode == 0 and house.envelope() == 'Fs@y|Tann@far||'
+    (house.path / 'joe/.forward').write_text('\\joe, ann@far.example')
+    assert house.joe().returncode == 0 and house.envelope() == 'Fs@y|Tann@far.example||'
     assert len(os.listdir(house.path / 'joe/Maildir/new')) == 1
 
 
@@ -210,9 +240,9 @@ def test_dot_forward_that_is_not_obeyed(house):
     """Writable by all, senseless, unreadable: later, and nothing is done."""
     switch_on(house)
     path = house.path / 'joe/.forward'
-    path.write_text('ann@far\n"x\n')
+    path.write_text('ann@far.example\n"x\n')
     assert house.joe().returncode == 111
-    path.write_text('ann@far\n')
+    path.write_text('ann@far.example\n')
     path.chmod(0o666)
     assert house.joe().returncode == 111 and house.envelope() == ''
     path.unlink()
@@ -230,12 +260,12 @@ def dot_forward(house, text, *options, without=(), **env):
 
 def test_dot_forward_program(house):
     """Forwards go out from NEWSENDER with DTLINE; 99 ends the .qmail file."""
-    assert dot_forward(house, 'ann@far, bob@far\n').returncode == 99
-    assert house.envelope() == 'Fnew@y|Tann@far|Tbob@far||'
+    assert dot_forward(house, 'ann@far.example, bob@far.example\n').returncode == 99
+    assert house.envelope() == 'Fnew@y|Tann@far.example|Tbob@far.example||'
     assert (house.path / 'message').read_bytes() == b'Delivered-To: joe@x\n' + MESSAGE
 
 
-@pytest.mark.parametrize('text, code', [('', 0), ('# x\n', 0), ('\\joe, ann@far\n', 0), ('/dev/null\n', 99),
+@pytest.mark.parametrize('text, code', [('', 0), ('# x\n', 0), ('\\joe, ann@far.example\n', 0), ('/dev/null\n', 99),
                                         ('/a/mbox\n', 111),
                                         (':include:/x\n', 111), ('"x\n', 111), ('|exit 0\n', 99),
                                         ('|exit 68\n', 111),
@@ -248,10 +278,12 @@ def test_dot_forward_program_codes(house, text, code):
 
 def test_dot_forward_program_refuses(house):
     """Wrong use and missing variables are 100; the queue's answer decides; -n only describes."""
-    assert dot_forward(house, 'ann@far', '-x').returncode == house.run('dot-forward', **LINES).returncode == 100
-    assert dot_forward(house, 'ann@far', without=['DTLINE']).returncode == 100
-    assert dot_forward(house, 'ann@far', CODE='31').returncode == 100
-    assert dot_forward(house, 'ann@far', CODE='53').returncode == 111
+    assert dot_forward(house, 'ann@far.example', '-x').returncode == house.run('dot-forward', **LINES).returncode == 100
+    assert dot_forward(house, 'ann@far.example', without=['DTLINE']).returncode == 100
+    assert dot_forward(house, 'ann@far.example', CODE='31').returncode == 100
+    assert dot_forward(house, 'ann@far.example', CODE='53').returncode == 111
     os.unlink(house.path / 'envelope')
-    done = dot_forward(house, 'ann@far, \\joe', '-n')
-    assert (done.returncode, done.stdout, house.envelope()) == (0, b'forward ann@far\nself\n', '')
+    done = dot_forward(house, 'ann@far.example, \\joe', '-n')
+    assert (done.returncode, done.stdout, house.envelope()) == (0, b'forward ann@far.example\nself\n', '')
+    for text, code in (('ann@far.example', 99), ('/a/mbox', 111), ('# x', 0)):
+        assert dot_forward(house, text, '-n').returncode == code and house.envelope() == ''
