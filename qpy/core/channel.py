@@ -26,6 +26,7 @@ WORKER_REPORT = {b'R': (3, False)}                                       # n, ex
 BOUNCE_JOB = {b'B': (3, False)}                                          # ID, recipients (state.pack_indices), kind
 BOUNCE_REPORT = {b'K': (3, False), b'Z': (2, False)}                # ID, new ID or empty, pid | ID, reason
 USERS_ASK = {b'W': (2, False), b'Q': (2, False)}                         # n, local part | n, address
+EXISTS_ASK = {b'Q': (2, False)}                                          # the same for everybody
 USERS_ANSWER = {b'w': (9, False), b'q': (3, False)}  # n, verdict, user, uid, gid, home, dash, ext, reason
 RESOLVE_ASK = {b'M': (2, False), b'A': (2, False), b'T': (2, False), b'X': (2, False), b'I': (2, False),
                b'P': (2, False)}                                              # n, name; of P an address

@@ -22,7 +22,7 @@ DEFAULT = b"""\
 queued   qpyq  unix:submit:0666,unix:new:0600:qpys   qpy-queued
 clean    qpyq  unix:clean:0600:qpys                  qpy-clean
 resolve  qpyr  seq:resolve:0660:qpyr:qpyd,seq:names:0600:qpyc qpy-resolve
-users    qpyp  seq:users:0660:qpyu:qpyd              qpy-users
+users    qpyp  seq:users:0660:qpyu:qpyd,seq:exists:0666 qpy-users
 seed     root  pair:seed                             qpy-seed
 lspawn   qpyu  seq:lspawn:0600:qpys,pair:seed        qpy-lspawn DEFAULTDELIVERY
 rspawn   qpyr  seq:rspawn:0600:qpys                  qpy-rspawn

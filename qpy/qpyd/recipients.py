@@ -1,11 +1,12 @@
-"""Asking DIR/run/users whether a recipient exists, without ever waiting for it.
+"""Asking DIR/run/users, or DIR/run/exists where that is closed to us, whether a recipient exists, without ever waiting
+for it.
 
-Nobody there, or no answer in time: `unknown`, and the recipient is accepted; delivery will tell. A positive
-answer is remembered for some seconds.
+Nobody there, or no answer in time: `unknown`, and the recipient is accepted; delivery will tell. That is said once in
+the log. A positive answer is remembered for some seconds.
 """
 from qpy import unix
 from qpy.core import channel
-from qpy.lib import packets
+from qpy.lib import packets, program
 
 REMEMBER = 10.0         # seconds a `yes` or `unknown` holds
 MOST = 5000             # answers remembered
@@ -16,13 +17,13 @@ RETRY = 1.0             # seconds before a missing qpy-users is looked for again
 class Recipients:
     """One per process."""
 
-    __slots__ = ('loop', 'home', 'uid', 'channel', 'known', 'waiting', 'number', 'retry', 'timer')
+    __slots__ = ('loop', 'home', 'uid', 'channel', 'known', 'waiting', 'number', 'retry', 'timer', 'said')
 
     def __init__(self, loop, home):
         self.loop, self.home = loop, home
         self.uid = users_uid(home)
         self.channel, self.known, self.waiting = None, {}, {}
-        self.number, self.retry, self.timer = 0, 0.0, None
+        self.number, self.retry, self.timer, self.said = 0, 0.0, None, False
         self.connect()
 
     def ask(self, address, answered):
@@ -31,6 +32,7 @@ class Recipients:
         if known and known[1] > unix.monotonic():
             return known[0]
         if self.channel is None and not self.connect():
+            self.complain(b'unable to connect to run/users or run/exists')
             return b'unknown'
         self.number += 1
         self.waiting[b'%d' % self.number] = address, answered, unix.monotonic() + PATIENCE
@@ -44,15 +46,29 @@ class Recipients:
         if self.uid is None or unix.monotonic() < self.retry:
             return False
         try:
-            sock = packets.connect(self.home, b'users', self.uid)
+            sock = self.reach()
         except unix.error:
             self.retry = unix.monotonic() + RETRY
             return False
         self.channel = packets.Channel(self.loop, sock, channel.USERS_ANSWER, self.answers, self.gone)
         return True
 
+    def reach(self):
+        """A socket connected to qpy-users: by the door of our account, or by the one that is open to all."""
+        try:
+            return packets.connect(self.home, b'users', self.uid)
+        except PermissionError:
+            return packets.connect(self.home, b'exists', self.uid)
+
+    def complain(self, why):
+        """Say once, until there are answers again, that recipients are taken unseen."""
+        if not self.said:
+            self.said = True
+            program.warn(b'recipients are not looked up: %s; all of our domains are taken, and delivery will tell' % why)
+
     def answers(self, records):
         """Verdicts came."""
+        self.said = False
         for letter, fields, _ in records:
             found = self.waiting.pop(fields[0], None)
             if letter != b'q' or found is None:
@@ -73,6 +89,8 @@ class Recipients:
         """The connection ended: everybody who waits is told `unknown`."""
         self.channel, self.retry = None, unix.monotonic() + RETRY
         waiting, self.waiting = self.waiting, {}
+        if waiting:
+            self.complain(b'qpy-users gave no answer (%s)' % str(reason).encode('ascii', 'replace'))
         for _, answered, _ in waiting.values():
             answered(b'unknown')
 

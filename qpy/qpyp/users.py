@@ -3,6 +3,7 @@
 Asked over DIR/run/users (SOCK_SEQPACKET, inherited as `users`), records of core.channel:
     W n, local part  ->  w n, yes|temp, user, uid, gid, home, dash, ext, reason     qpy-lspawn: as whom?
     Q n, address     ->  q n, yes|no|unknown|temp, reason                           qpy-smtpd: is there one?
+Q alone, over DIR/run/exists, from anybody: a qpy-smtpd that somebody has started under his own account asks there.
 
 Reads control/, users/cdb, passwd; looks into home directories by stat(2) as far as qpyp may. Writes
 nothing, starts nothing but its own workers. Exit: 0 when the chain ends, 111 otherwise.
@@ -16,6 +17,7 @@ from qpy.lib import users
 
 WORKERS = 2                 # so that one directory that hangs does not stop every answer
 MOST_CLIENTS = 500          # connections of one worker
+STRANGERS, OF_ONE = 64, 8   # connections over `exists` of one worker; of one uid, who is not root
 MOST_WAITING = 10000        # answers a client may leave unread
 
 
@@ -27,20 +29,34 @@ class Server:
         self.lookup = users.Lookup(home)
         self.controls = routes.watched(home)
         self.clients = set()
+        self.strangers = {}                 # {a client of `exists`: its uid}
 
     def accept(self, sock, peer):
         """A new client; one too many is sent away."""
-        if len(self.clients) >= MOST_CLIENTS:
+        if len(self.clients) - len(self.strangers) >= MOST_CLIENTS:
             sock.close()
             return
-        client = packets.Channel(self.loop, sock, channel.USERS_ASK,
-                                 lambda records: self.answer(client, records),
+        self.serve(sock, peer, channel.USERS_ASK)
+
+    def accept_anybody(self, sock, peer):
+        """The same over `exists`, where nobody has so many that the others have none."""
+        mine = sum(uid == peer[1] for uid in self.strangers.values())
+        if len(self.strangers) >= STRANGERS or mine >= OF_ONE and peer[1]:
+            sock.close()
+            return
+        self.strangers[self.serve(sock, peer, channel.EXISTS_ASK)] = peer[1]
+
+    def serve(self, sock, peer, asks):
+        """The Channel of a new client."""
+        client = packets.Channel(self.loop, sock, asks, lambda records: self.answer(client, records),
                                  lambda reason: self.gone(client, peer, reason))
         self.clients.add(client)
+        return client
 
     def gone(self, client, peer, reason):
         """A client went, or was sent away for what it said."""
         self.clients.discard(client)
+        self.strangers.pop(client, None)
         if reason != 'closed':
             program.warn(b'client uid %d: %s' % (peer[1], reason.encode('ascii', 'replace')))
 
@@ -50,10 +66,12 @@ class Server:
             if letter == b'W':
                 client.send(b'w', number, *self.whose(subject))
             else:
-                client.send(b'q', number, *self.exists(subject))
+                verdict, reason = self.exists(subject)
+                client.send(b'q', number, verdict, b'' if client in self.strangers else reason)
         if client.backlog() > MOST_WAITING:
             client.close()
             self.clients.discard(client)
+            self.strangers.pop(client, None)
 
     def whose(self, local):
         """The fields of a `w` record after its number."""
@@ -81,6 +99,8 @@ def worker(home, found):
     inherit.life(server.loop, found)
     for sock in inherit.sockets(found, b'users'):
         packets.serve(server.loop, sock, server.accept)
+    for sock in inherit.sockets(found, b'exists'):
+        packets.serve(server.loop, sock, server.accept_anybody)
     confine.confine(home, b'users')
     server.loop.run()
     return exits.OK

@@ -43,7 +43,7 @@ def test_every_line_of_the_table_has_its_unit():
     """A service for each, a socket unit for each that listens, a target for all."""
     assert {name for name in FOUND if name.endswith(b'.service')} == {b'qpy-%s.service' % s.name for s in TABLE}
     assert {name for name in FOUND if name.endswith(b'.socket')} == {b'qpy-%s.socket' % name for name in (
-        b'queued-submit', b'queued-new', b'clean', b'resolve', b'resolve-names', b'users', b'seed', b'lspawn', b'rspawn',
+        b'queued-submit', b'queued-new', b'clean', b'resolve', b'resolve-names', b'users', b'users-exists', b'seed', b'lspawn', b'rspawn',
         b'bouncer-bounce', b'send-control', b'smtpd', b'tls', b'auth', b'check', b'milter', b'milter-filter', b'mtasts',
         b'tlslog', b'token', b'qmtpd', b'qmqpd')}
     assert all(name in FOUND[b'qpy.target'] for name in FOUND if name != b'qpy.target')
