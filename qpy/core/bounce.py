@@ -249,12 +249,12 @@ def line_safe(value):
 # --- for machines (RFC 3464) ----------------------------------------------------------------------
 
 def status(original, outcomes, settings, kind=BOUNCE):
-    """The body of message/delivery-status: fields for the message, then a group of them for each recipient.
+    """The body of message/delivery-status: fields for the message, then a group of them for each recipient, in the order
+    of RFC 3464, 2.2 and 2.3.
     """
-    groups = [b'Reporting-MTA: dns; %s\n' % settings.host]
-    if original.envid:
-        groups[0] += b'Original-Envelope-Id: %s\n' % line_safe(from_xtext(original.envid))
-    groups[0] += b'X-Qpy-Queue-ID: %s\nArrival-Date: %s\n' % (original.name, mail_date(original.arrived))
+    groups = [b'Original-Envelope-Id: %s\n' % line_safe(from_xtext(original.envid)) if original.envid else b'']
+    groups[0] += b'Reporting-MTA: dns; %s\nArrival-Date: %s\nX-Qpy-Queue-ID: %s\n' % (
+        settings.host, mail_date(original.arrived), original.name)
     until = original.arrived + settings.lifetime if kind == DELAY and settings.lifetime else None
     return b'\n'.join(groups + [_recipient_fields(outcome, kind, until) for outcome in outcomes])
 

@@ -1,6 +1,7 @@
 """Bounces: qmail's text for people, RFC 3464 for machines, and nothing a report or an address could break."""
 import email
 import email.policy
+import re
 
 import pytest
 from hypothesis import given, strategies as st
@@ -165,6 +166,70 @@ def test_notify():
     """NOTIFY=NEVER, or one without FAILURE, wants no report."""
     assert bounce.wanted(None) and bounce.wanted(b'success,failure')
     assert not bounce.wanted(b'NEVER') and not bounce.wanted(b'DELAY')
+
+
+# --- field by field ------------------------------------------------------------------------------------------------
+
+DATE = r'\w{3}, \d\d? \w{3} \d{4} \d\d:\d\d:\d\d [-+]\d{4}|\d\d? \w{3} \d{4} \d\d:\d\d:\d\d [-+]\d{4}'
+ADDRESS = r'(rfc822; [\x20-\x7e]+|utf-8; ([\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]|\\x\{[0-9A-F]{2,6}\})+)'
+# RFC 3464, 2.2 and 2.3: the fields of the message and of a recipient, in the order that they have there: (name, value, needed)
+MESSAGE_FIELDS = (('Original-Envelope-Id', r'[\x20-\x7e]+', False), ('Reporting-MTA', r'dns; [a-z.]+', True),
+                  ('Arrival-Date', DATE, True), ('X-Qpy-Queue-ID', r'\d{16}', True))
+RECIPIENT_FIELDS = (('Original-Recipient', r'(rfc822; .+|utf-8; [\x21-\x7e]+|x-odd; .+)', False), ('Final-Recipient', ADDRESS, True),
+                    ('Action', 'failed|delayed|delivered|relayed|expanded', True), ('Status', r'[245]\.\d{1,3}\.\d{1,3}', True),
+                    ('Remote-MTA', r'dns; \[(IPv6:)?[0-9a-f.:]+\]', False),
+                    ('Diagnostic-Code', r'(smtp|x-qpy); [\x20-\x7e]+', False), ('Last-Attempt-Date', DATE, False),
+                    ('Will-Retry-Until', DATE, False))
+SAID = (b'Connected to 192.0.2.1 but recipient was rejected.\nRemote host said: 550 5.1.1 no such user\n',
+        b'2001:db8::1 accepted message.\nRemote host said: 250 2.0.0 ok\nTLSv1.3 X.\n', b'did 1+0+0\n', b'', b'\n\n\n',
+        b'x' * 3000 + b'\n', 'größer (#4.4.1)\n'.encode(), b'\xff\xfe\n', b'Connected to 192.0.2.1.\nRemote host said: 421 4.7.0 no\n')
+
+
+def fields(group, rules):
+    """{name: value}; each is one that is known, once, in order, and is what it must be."""
+    names, known = group.keys(), [name for name, _, _ in rules]
+    assert names == sorted(set(names), key=known.index) and {name for name, _, needed in rules if needed} <= set(names), names
+    for name, grammar, _ in rules:
+        assert name not in names or re.fullmatch(grammar, re.sub(r'\n\s', ' ', group[name])), (name, group[name])
+    return {name: group[name] for name in names}
+
+
+@given(st.lists(st.tuples(st.sampled_from([b'bob@elsewhere.example', b'two words@x', 'jos\u00e9+x@example.com'.encode(), b'a"b\\c@x']),
+                          st.sampled_from(SAID), st.sampled_from([None, b'rfc822;Bob+2Bx@x', b'utf-8;jos\\x{E9}@x', b'x-odd;+20y', b'rfc822']),
+                          st.sampled_from([None, NOW]), st.sampled_from([b'delivered', b'relayed', b'expanded'])), min_size=1, max_size=3),
+       st.sampled_from([bounce.BOUNCE, bounce.DELAY, bounce.SUCCESS]), st.sampled_from([None, b'QQ+3D1', b'+0Ax']),
+       st.sampled_from([None, b'HDRS', b'FULL']), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 500))
+def test_every_report_field_by_field(recipients, kind, envid, ret, eight, utf8, required, lifetime):
+    """RFC 3461, 6; 3464; 6533: whatever happened, three parts of the right types, fields that follow their grammar, statuses that
+    fit the action, the whole message with failures only, and nothing that answers itself (RFC 3834)."""
+    mail = MAIL.replace(b'hi', 'hé'.encode()) if utf8 else MAIL
+    outcomes = [bounce.Outcome(address, text, orcpt, last, how if kind == bounce.SUCCESS else b'')
+                for address, text, orcpt, last, how in recipients]
+    about = original(envid=envid, ret=ret, eight_bit=eight or utf8, utf8=utf8, required=required)
+    settings = bounce.Settings(host=b'mail.example.com', double_host=b'mail.example.com', lifetime=lifetime * 86400)
+    head, much, tail = bounce.compose(about, outcomes, settings, NOW, b'0123456789abcdef', kind)
+    data = head + (bounce.header_of(mail) if much == bounce.HEADER else mail) + tail
+    parsed = email.message_from_bytes(data, policy=email.policy.compat32)
+    assert not parsed.defects and parsed['Auto-Submitted'] == 'auto-replied' and parsed['To'] == 'joe@example.com'
+    assert parsed.get_content_type() == 'multipart/report' and parsed.get_param('report-type') == 'delivery-status'
+    words, status, copy = parsed.get_payload()
+    assert words.get_content_type() == 'text/plain' and status.get_content_type() == 'message/delivery-status'
+    whole = kind == bounce.BOUNCE and ret != b'HDRS' and not required
+    assert copy.get_content_type() == {(False, False): 'text/rfc822-headers', (False, True): 'message/rfc822',
+                                       (True, False): 'message/global-headers', (True, True): 'message/global'}[utf8, whole]
+    assert (b'\nbody\n' in data) == whole
+    first, *groups = status.get_payload()
+    found = fields(first, MESSAGE_FIELDS)
+    assert ('Original-Envelope-Id' in found) == (envid is not None) and len(groups) == len(recipients)
+    for group, outcome in zip(groups, outcomes):
+        found = fields(group, RECIPIENT_FIELDS)
+        assert found['Action'] == {bounce.BOUNCE: 'failed', bounce.DELAY: 'delayed', bounce.SUCCESS: outcome.action.decode()}[kind]
+        assert found['Status'][0] in {bounce.BOUNCE: '54', bounce.DELAY: '4', bounce.SUCCESS: '2'}[kind]
+        assert ('Will-Retry-Until' in found) == (kind == bounce.DELAY and lifetime > 0)
+        assert ('Original-Recipient' in found) == bool(outcome.orcpt and b';' in outcome.orcpt)
+    if not data.isascii():
+        assert b'\nContent-Transfer-Encoding: 8bit\n' in head.partition(b'\n\n')[0] + b'\n'
+    assert all(len(line) <= 998 for line in data.split(b'\n')) and b'\r' not in data
 
 
 def test_header_only():
