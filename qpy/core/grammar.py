@@ -25,7 +25,7 @@ def check_accounts(data, name):
 
 def check_routes(data, name):
     """Places to send to."""
-    check_values(data, name, smtproutes.faults, b'; write host, host:port or [IPv6]:port')
+    check_values(data, name, smtproutes.faults, smtproutes.REMEDY)
 
 
 def check_tls(data, name):

@@ -123,6 +123,9 @@ def parse_place(place, usual):
     return relay, number
 
 
+REMEDY = b'; write host, host:port or [IPv6]:port'
+
+
 def faults(table):
     """[(key, reason)] of the entries that nobody could use: for the check at start."""
     found = []

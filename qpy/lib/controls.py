@@ -133,6 +133,16 @@ def mapping_lines(home: bytes, name: bytes) -> dict:
     return parsed(tables.parse_map_lines, home, name) or {}
 
 
+def checked_mapping(home: bytes, name: bytes, faults, remedy: bytes = b'') -> dict:
+    """The same as mapping(); Broken if one of its values cannot be used: faults(mapping) -> [(key, reason)]."""
+    lines = mapping_lines(home, name)
+    values = {key: value for key, (value, _) in lines.items()}
+    for key, reason in faults(values):
+        value, line = lines[key]
+        raise Broken(name, line, value, reason + remedy)
+    return values
+
+
 def text(home: bytes, name: bytes) -> bytes | None:
     """The whole of a text file, or its default."""
     value = parsed(tables.parse_text, home, name)

@@ -21,7 +21,6 @@ CAP = 3600              # seconds for a whole delivery, above timeoutconnect and
 OWN_FOR = 60            # seconds our own addresses are believed
 REMEMBERED_FOR = 3600   # seconds a server that died of PIPELINING, or of TLS, is spoken to without
 REMEMBERED_MOST = 1000  # such servers
-PLACE = b'; write host, host:port or [IPv6]:port'
 CONTROLS = (b'me', b'helohost', b'outgoingip', b'senderroutes', b'smtplogins', b'smtproutes', b'smtptokens',
             b'timeoutconnect', b'timeoutremote',
             b'tlscas', b'tlsdestinations')
@@ -75,9 +74,9 @@ class Settings:
 
 def read_settings(home):
     """The Settings of DIR; Broken or OSError."""
-    routes = checked(home, b'smtproutes', smtproutes.faults, PLACE)
-    senders = checked(home, b'senderroutes', smtproutes.faults, PLACE)
-    tls = checked(home, b'tlsdestinations', tls_policy.faults)
+    routes = controls.checked_mapping(home, b'smtproutes', smtproutes.faults, smtproutes.REMEDY)
+    senders = controls.checked_mapping(home, b'senderroutes', smtproutes.faults, smtproutes.REMEDY)
+    tls = controls.checked_mapping(home, b'tlsdestinations', tls_policy.faults)
     cas = home + b'/control/tlscas' if controls.text(home, b'tlscas') is not None else None
     settings = Settings(controls.line(home, b'helohost'), routes, controls.number(home, b'timeoutconnect'),
                         controls.number(home, b'timeoutremote'), senders=senders, tls=tls, cas=cas,
@@ -109,16 +108,6 @@ def read_sources(home):
             raise controls.Broken(b'outgoingip', number, line, b'%s; %s' % (str(problem).encode(), outgoingip.REMEDY)) \
                 from None
     return outgoingip.table([line for _, line in lines])
-
-
-def checked(home, name, faults, remedy=b''):
-    """{key: value} of a map file; Broken if an entry cannot be used."""
-    lines = controls.mapping_lines(home, name)
-    values = {key: value for key, (value, _) in lines.items()}
-    for key, reason in faults(values):
-        value, line = lines[key]
-        raise controls.Broken(name, line, value, reason + remedy)
-    return values
 
 
 class Remote:

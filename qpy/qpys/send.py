@@ -83,7 +83,8 @@ class Controls:
                                      controls.line(home, b'bouncewhen') == b'end',
                                      controls.number(home, b'concurrencydestination'),
                                      controls.number(home, b'delaywarning'), read_limits(home))
-        relays, sender_relays = controls.mapping(home, b'smtproutes'), controls.mapping(home, b'senderroutes')
+        relays, sender_relays = (controls.checked_mapping(home, name, smtproutes.faults, smtproutes.REMEDY)
+                                 for name in (b'smtproutes', b'senderroutes'))
         self.routes, self.local, self.remote, self.settings = routes, local, remote, settings
         self.relays, self.sender_relays, self.stop = relays, sender_relays, stop
 

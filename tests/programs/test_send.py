@@ -549,6 +549,13 @@ def test_reread(rig):
     rig.send.reread()
     rig.step()
     assert any(line.startswith(b'alert: unable to reread controls: control/concurrencylocal') for line in rig.lines())
+    rig.write('concurrencylocal', '4')
+    rig.write('smtproutes', ':relay.example:port')
+    rig.send.reread()
+    rig.step()
+    assert any(line.startswith(b'alert: unable to reread controls: control/smtproutes, line 1, "relay.example:port": ')
+               for line in rig.lines())
+    assert rig.send.controls.relays == {} and rig.send.dispatch.local.wanted == 3
     rig.report(rig.jobs[0])
     rig.put(b'y@virt.example')
     assert rig.jobs[0][4] == b'bob-y@virt.example'
