@@ -212,6 +212,17 @@ def test_exchangers_below_a_domain():
     assert outcomes[0][0] == b'Z' and b'control/tlsdestinations does not trust mx.bad.example' in outcomes[0][1]
 
 
+@pytest.mark.parametrize('level, name', [
+    (None, 'mx.good.example'), (b'encrypt', 'mx.good.example'), (b'verify', 'mx.good.example'), (b'verify x.example', 'x.example')])
+def test_the_name_that_is_asked_for(level, name):
+    """RFC 6066, section 3: the server's name, or the one that its certificate must be for; never a literal address."""
+    context, asked = authority().context('mx.good.example', 'x.example'), []
+    context.sni_callback = lambda sock, found, _: asked.append(found)
+    with Server(good(EXTENSIONS, {b'STAR': begin(context)})) as server:
+        assert by_dns(server, level).send()[0][0][0] == b'K' and asked == [name]
+        assert to(server).send()[0][0][0] == b'K' and asked == [name, None]
+
+
 # --- the remembered level -----------------------------------------------------------------------------------
 
 def test_no_silent_downgrade(monkeypatch):
