@@ -76,9 +76,11 @@ class Lookup:
         try:
             return unix.stat(home).st_uid
         except unix.error as problem:
-            if problem.errno in GONE:
-                return None
-            raise Trouble(getpw.QLX_NFS, home + b': ' + reason(problem)) from problem
+            if problem.errno not in GONE:
+                raise Trouble(getpw.QLX_NFS, home + b': ' + reason(problem)) from problem
+        if unmounted(home):
+            raise Trouble(getpw.QLX_NFS, home + b' is missing, and no other is beside it: is it not mounted?')
+        return None
 
     # --- users ---
 
@@ -137,6 +139,21 @@ class Lookup:
     def resolve(self, address, controls):
         """The Way of an address."""
         return route.resolve(address, controls, self.find, self.look)
+
+
+def unmounted(path):
+    """Is what is missing below a directory without directories, as the places of file systems are?  Two links say so,
+    or one and no bytes (btrfs), and no right to list it is needed.  False where that cannot be seen."""
+    while path.rpartition(b'/')[0]:
+        path = path.rpartition(b'/')[0]
+        try:
+            place = unix.stat(path)
+            return place.st_nlink == 2 or place.st_nlink == 1 and not place.st_size
+        except FileNotFoundError:
+            pass
+        except unix.error:
+            return False
+    return False
 
 
 def kind(path):

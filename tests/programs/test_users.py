@@ -115,6 +115,17 @@ def test_missing_home_is_temporary(home):
     assert verdict(home, b'box-x@here.example') == b'temp'
 
 
+@pytest.mark.parametrize('place, expected', [('mnt/joe', b'temp'), ('mnt/a/b/joe', b'temp'), ('joe/no/joe', b'no'), ('full/joe', b'no')])
+def test_homes_that_are_not_mounted(home, monkeypatch, place, expected):
+    """A home in passwd that is missing where nothing is at all is one that is not mounted: temporary, never `no such
+    user`.  Beside others it is that of an account without mail."""
+    for name in (b'/mnt', b'/full', b'/full/sue', b'/joe/cur'):
+        os.mkdir(home + name)
+    monkeypatch.setattr(unix_passwd, 'getpwnam', lambda name: (name, 4242, 1, home + b'/' + place.encode()) if name == b'moe' else None)
+    way = users.Lookup(home).resolve(b'moe@here.example', routes.load(home))
+    assert way.verdict == expected and (b'is it not mounted?' in way.reason) == (expected == b'temp')
+
+
 def test_damaged_cdb_is_temporary(home):
     """A truncated users/cdb defers every local address, and says so (A-04)."""
     with open(home + b'/users/cdb', 'wb'):
