@@ -5,7 +5,7 @@ shown all the same).
 """
 from qpy import unix
 from qpy.core import controls as tables
-from qpy.core import exits, services
+from qpy.core import exits, grammars, services
 from qpy.lib import controls, program
 
 MOST_SHOWN = 100            # entries of a list that are printed
@@ -33,6 +33,8 @@ def paragraph(home, row, there):
     name, meaning = row[0], row[4]
     try:
         values, origin = READ[row[1]](home, name, there)
+        if there and name in grammars.CHECKS:
+            controls.parsed(grammars.CHECKS[name], home, name)
     except (controls.Broken, unix.error) as problem:
         why = problem.why if isinstance(problem, controls.Broken) else program.reason(problem)
         return [name + b': Oops! Trouble reading this file. ' + why, b''], True
@@ -74,9 +76,8 @@ def several(home, name, there):
 
 def pairs(home, name, there):
     """A map file; of passwords only whose they are."""
-    if name == b'smtplogins':
-        return [key + b':...' for key in controls.mapping(home, name)], origin_of(name, there)
-    return [key + b':' + value for key, value in controls.mapping(home, name).items()], origin_of(name, there)
+    found = [key + b':' + value for key, value in controls.mapping(home, name).items()]
+    return [tables.hidden(pair) for pair in found] if name in tables.SECRETS else found, origin_of(name, there)
 
 
 def whole(home, name, there):

@@ -198,6 +198,8 @@ LOCAL_PARTS = (b'bouncefrom', b'doublebounceto')    # line files that hold what 
 EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery', b'smtplogins', b'authsenders', b'tlscas', b'tlsclients',
              b'validrcptto')                # UTF-8 occurs here
 
+SECRETS = (b'smtplogins',)                # what stands behind the colon is nobody's business
+BARRED = (b'smtproutes', b'senderroutes', b'authsenders')       # nor what stands behind a bar
 BOM = b'\xef\xbb\xbf'
 BLANKS = b' \t'
 HOST_NAME = b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.'
@@ -215,11 +217,25 @@ class ControlError(Exception):
     def text(self) -> bytes:
         """One line for a person, safe to print."""
         where = b'control/' + self.file + (b', line %d' % self.line if self.line else b'')
-        value = b', "' + show(self.value) + b'"' if self.value else b''
-        return where + value + b': ' + self.remedy
+        value = hidden(self.value) if self.file in SECRETS else self.value
+        value = unbarred(value) if self.file in BARRED else value
+        shown = b', "' + show(value) + b'"' if value else b''
+        return where + shown + b': ' + self.remedy
 
     def __str__(self) -> str:
         return self.text.decode('ascii', 'replace')
+
+
+def hidden(value: bytes) -> bytes:
+    """What may be said of KEY:PASSWORD."""
+    key, colon, _ = value.partition(b':')
+    return key + b':...' if colon else b''
+
+
+def unbarred(value: bytes) -> bytes:
+    """What may be said of relay|USER|PASSWORD, which patches of qmail know and we do not."""
+    relay, bar, _ = value.partition(b'|')
+    return relay + bar + b'...' if bar else value
 
 
 def show(value: bytes) -> bytes:

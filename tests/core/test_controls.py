@@ -2,7 +2,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from qpy.core import controls, grammar
+from qpy.core import controls, grammar, grammars
 
 
 @pytest.mark.parametrize('data, value', [
@@ -130,6 +130,20 @@ SILENT = [          # file, bytes, line, a word of the remedy: what could never 
     (b'services', b'smtpd qpyd tcp:25 qpy-smtpd\n', 1, 'tcp:ADDRESS:PORT'),
     (b'morercpthosts.cdb', b'short', 0, 'cdb'),
 ]
+
+
+@pytest.mark.parametrize('name, data', [
+    ('smtplogins', b'joe@relay.test:sEcReT\r\n'), ('smtplogins', b'joe@relay.test:a\0sEcReT\n'), ('smtplogins', b'joe@relay.test sEcReT\n'),
+    ('smtplogins', b'joe:sEcReT\n'), ('smtplogins', b'joe@a..b:sEcReT\n'), ('smtplogins', b'\xef\xbb\xbfjoe@relay.test:sEcReT\n'),
+    ('smtproutes', b':relay.test:587|joe|sEcReT\n'), ('smtproutes', b':relay.test|joe|sEcReT\r\n'),
+    ('senderroutes', b'@a.test:relay.test|joe|sEcReT\n'), ('authsenders', b'@a.test,relay.test|joe|sEcReT\n')])
+def test_no_password_is_said(name, data):
+    """Whatever is wrong with a file that holds passwords, what is said of it holds none: it goes to the log."""
+    name = name.encode()
+    with pytest.raises(controls.ControlError) as caught:
+        controls.parse_map(data, name)
+        grammars.CHECKS.get(name, controls.parse_list)(data, name)
+    assert name in caught.value.text and b'line 1' in caught.value.text and b'sEcReT' not in caught.value.text
 
 
 @pytest.mark.parametrize('name, data, line, words', SILENT)

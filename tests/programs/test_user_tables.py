@@ -132,6 +132,17 @@ def test_showctl_unknown_names(home):
     assert b'control/morercpthosts is newer than' in out
 
 
+@pytest.mark.parametrize('name, data', [
+    ('smtproutes', b':a..b\n'), ('auth', b'nobody\n'), ('greylist', b'delay:soon\n'), ('destinationlimits', b'a.example:many\n'),
+    ('dnsbl', b'bl.example 1 =x\n'), ('outgoingip', b'mx.example\n'), ('tcp.smtp', b'10.:maybe\n'), ('helorules', b'sane\n'),
+    ('tlsdestinations', b'a.example:much\n'), ('ratelimits', b'messages:often\n'), ('morercpthosts.cdb', b'short')])
+def test_showctl_judges_each_grammar(home, name, data):
+    """What the readers of a file could not use is no setting, and showctl says so, and ends with 111."""
+    (home / 'control' / name).write_bytes(data)
+    code, out, _ = run('qpy-showctl', home)
+    assert code == 111 and b'%s: Oops! Trouble reading this file. control/%s' % (name.encode(), name.encode()) in out
+
+
 def test_showctl_broken(home):
     """A broken file is shown as such, the others all the same, and the exit code says so."""
     (home / 'control/databytes').write_bytes(b'10M\n')
