@@ -48,7 +48,8 @@ def complaint(path, want, have):
         owner = b'%d:%d' % (have[0] if uid is None else uid, have[1] if gid is None else gid)
         return b'%s: belongs to %d:%d, must belong to %s; chown %s %s' % (path, have[0], have[1], owner, owner, path)
     if mode is not None and have[2] & 0o7777 != mode:
-        return b'%s: has mode %04o, must have %04o; chmod %04o %s' % (path, have[2] & 0o7777, mode, mode, path)
+        typed = b'%05o' if have[2] & 0o6000 else b'%04o'        # chmod keeps these of a directory but for five digits
+        return b'%s: has mode %04o, must have %04o; chmod %s %s' % (path, have[2] & 0o7777, mode, typed % mode, path)
     return b''
 
 

@@ -13,6 +13,7 @@ STARTED_BY = {b'all': ANYBODY, b'qpy-local': ANYBODY, b'qpy-inject': ANYBODY, b'
               b'qpy-remote': b'qpyr'}               # readers that are no line of control/services
 CODE_SUFFIX, PROGRAM = b'.py', b'qpy-'
 WRITTEN = (b'control', b'bin', b'users', b'lib/site')    # what only root (or DIR's owner) may change, besides the code
+LINKED = (b'control', b'bin', b'users')     # where a link is as good as the file, and the way to that as good as ours
 SECRETS = (b'smtplogins',)      # control files that not everybody may read
 
 
@@ -94,9 +95,14 @@ def of_layout(house):
     if not unix.access(b'/proc/self/fd', 0):
         yield Fault(b'/proc', b'/proc is not mounted, by which deliveries open the message anew; '
                     b'mount -t proc proc /proc')
+    safe = {uid for uid, _ in house.identity.values()} | {0}        # alias, mess and others belong to one of ours
     for name, owner, group, mode in layout.rows(house.rootless):
         path = house.home + b'/' + name if name else house.home
         if owner not in house.identity or group not in house.identity:
+            continue
+        elsewhere = [*of_link(path, safe)] if name and is_link(path) else []
+        if elsewhere:
+            yield from elsewhere
             continue
         want = (house.of(owner)[0], None if house.rootless else house.of(group)[1], mode)
         try:
@@ -115,15 +121,29 @@ def of_code(house, code):
     """Code, controls and users that others can change: they would be us; and code that an account cannot use."""
     safe = {0, house.of(b'root')[0]}
     tops = [top for top in (code, *(house.home + b'/' + name for name in WRITTEN)) if unix.access(top, 0)]
-    for path in dict.fromkeys(way for top in tops for way in (*ways_to(top), *ways_to(real(top)))):
+    for path in dict.fromkeys(way for top in tops for way in (*ways_to(top), *([] if is_link(top) else ways_to(real(top))))):
         yield from of_writers(path, safe)
+    for path in (path for name in LINKED for path in entries(house.home + b'/' + name)):
+        if is_link(path) and b'/' in unix.readlink(path):        # a name beside it is looked at itself
+            yield from of_link(path, safe)
     yield from of_ways(house, code)
     for path in files_below(code):
         yield from of_writers(path, safe)
         yield from of_users(house, path)
     for name in (b'control', b'users'):
         for path in entries(house.home + b'/' + name):
-            yield from of_writers(path, safe)
+            if not is_link(path):                    # of_link has looked there
+                yield from of_writers(path, safe)
+
+
+def of_link(path, safe):
+    """A link of ours to what others can change, or to where they can put another.  What is there is theirs: it is the link that
+    has to go."""
+    end = real(path)
+    if any(fault for way in ways_to(end) for fault in of_writers(way, safe)):
+        instead = b'let it lead to a place of root' if unix.S_ISDIR(unix.stat(path).st_mode) \
+            else b'cp --remove-destination %s %s' % (end, path)
+        yield Fault(path, b'%s: is a link to %s, and others could change what is there; %s' % (path, end, instead))
 
 
 def of_ways(house, code):
@@ -175,6 +195,11 @@ def ways_to(path):
     while path and path != b'/':
         yield path
         path = path.rpartition(b'/')[0]
+
+
+def is_link(path):
+    """Is there a symbolic link that leads somewhere?"""
+    return unix.access(path, 0) and unix.S_ISLNK(unix.lstat(path).st_mode)
 
 
 def real(path):

@@ -115,6 +115,8 @@ def spoilers(name, directory):
         found.append(lambda path: os.chown(path, PLAIN, -1))
     if row is None or row[2]:
         found.append(lambda path: os.chown(path, -1, PLAIN))
+    if directory:
+        found.append(lambda path: os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | random.choice((0o4000, 0o2000))))
     if row:
         found += [lambda path: os.setxattr(path, 'security.capability', CAPABILITY),
                   lambda path: os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | random.choice((0o4000, 0o2000)))]
@@ -211,6 +213,54 @@ def test_what_has_no_business_in_the_queue(rooted):
         assert line.startswith(site + '/core.py: has mode 0666')
     finally:
         os.unlink(site)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('name', ['bin/qpy-queue', 'control/defaulthost', 'users/cdb'])
+def test_a_link_to_what_others_can_change(rooted, tmp_path, name):
+    """Where a link of ours leads is looked at as the file would be: it is the link that is to go, if another owns a
+    directory on the way, and qpy-start refuses it as well."""
+    path, aside = os.path.join(rooted, name), os.path.join(rooted, 'aside')
+    (tmp_path / 'joe').mkdir()
+    if os.path.exists(path):
+        os.rename(path, aside)
+        shutil.copy(aside, tmp_path / 'joe/file')
+    else:
+        (tmp_path / 'joe/file').write_text('x.test\n')
+    os.chmod(tmp_path / 'joe/file', 0o755)
+    os.symlink(tmp_path / 'joe/file', path)
+    os.chown(tmp_path / 'joe', PLAIN, PLAIN)
+    lines = check.complaints(rooted, False)
+    started = subprocess.run([rooted + '/bin/qpy-start'], capture_output=True, text=True, cwd='/')
+    os.unlink(path)
+    if os.path.exists(aside):
+        os.rename(aside, path)
+    end = '%s/joe/file' % tmp_path
+    assert lines == ['%s: is a link to %s, and others could change what is there; cp --remove-destination %s %s'
+                     % (path, end, end, path)]
+    assert started.returncode == 111 and lines[0] in started.stderr
+
+
+@pytest.mark.root
+def test_code_that_is_none_of_ours(rooted):
+    """A module that could be loaded in place of another, and a compiled one that was changed, are named."""
+    code, strange = rooted + '/lib/qpy', [rooted + '/lib/os.py', rooted + '/lib/qpy/core/json/__init__.py']
+    os.mkdir(os.path.dirname(strange[1]))
+    for path in strange:
+        with open(path, 'w'):
+            os.chmod(path, 0o644)
+    (compiled,) = [code + '/core/__pycache__/' + name for name in os.listdir(code + '/core/__pycache__') if name.startswith('mess.')]
+    with open(compiled, 'rb') as file:
+        before = file.read()
+    with open(compiled, 'ab') as file:
+        file.write(b'x')
+    lines = check.complaints(rooted, False)
+    os.unlink(strange[0])
+    shutil.rmtree(os.path.dirname(strange[1]))
+    with open(compiled, 'wb') as file:
+        file.write(before)
+    assert sorted(line.partition(': ')[0] for line in lines) == sorted([*strange, compiled])
+    assert check.complaints(rooted, False) == []
 
 
 @pytest.mark.root

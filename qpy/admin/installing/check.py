@@ -191,8 +191,8 @@ def other_than_installed(home):
             lines = file.read().splitlines()
     except FileNotFoundError:                   # of an older version, or code that is kept elsewhere
         return []
-    wrong = []
-    for digest, _, name in (line.partition('  ') for line in lines):
+    wrong, listed = [], {line.partition('  ')[2]: line.partition('  ')[0] for line in lines}
+    for name, digest in listed.items():
         path = os.fsencode(os.path.join(home, name))
         if name.startswith('bin/') and os.path.islink(os.path.join(home, 'bin')):
             continue
@@ -201,10 +201,23 @@ def other_than_installed(home):
                 if hashlib.sha256(file.read()).hexdigest() != digest:
                     wrong.append((path, b'%s: not as qpy-install put it there; install qpy again' % path))
         except (FileNotFoundError, NotADirectoryError):
-            wrong.append((path, b'%s: missing; install qpy again' % path))
+            if not name.endswith('.pyc'):       # without it the code is compiled each time
+                wrong.append((path, b'%s: missing; install qpy again' % path))
         except PermissionError:
             pass                                # of_start() names it
-    return wrong
+    return wrong + strangers(os.fsencode(home), {os.fsencode(name) for name in listed})
+
+
+LOADED = (b'.py', b'.so', b'.pth')
+OF_LIB = (b'qpy', b'site', b'bin')
+
+
+def strangers(home, listed):
+    """[(path, complaint)] on modules and packages that could be loaded in place of others, and are none of ours."""
+    names = [b'lib/' + name for name in sorted(os.listdir(home + b'/lib')) if name not in OF_LIB]
+    names += [name for name, _, there in walk(home, b'lib/qpy') if name.endswith(LOADED) and name not in listed]
+    return [(home + b'/' + name, b'%s/%s: not of qpy\'s making, and could be loaded; move it elsewhere' % (home, name))
+            for name in names if not name.startswith(b'lib/qpy.')]      # what an upgrade that was cut off has left
 
 
 # --- people ----------------------------------------------------------------------------------------------------
@@ -250,7 +263,10 @@ def of_group(name, roles, everybody):
 
 def homes(home):
     """[note] on a home of alias that leads people elsewhere: its mail is in DIR/alias."""
-    name = owners.account_names(home)['alias']
+    try:
+        name = owners.account_names(home)['alias']
+    except doing.Trouble:                       # the complaints have named it
+        return []
     place = os.path.join(home, 'alias')
     if not doing.exists(pwd.getpwnam, name) or pwd.getpwnam(name).pw_dir == place:
         return []

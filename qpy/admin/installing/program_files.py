@@ -55,9 +55,10 @@ def copy_code(place, home, python):
         shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(os.path.join(CODE, 'qpy'), new, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'),
                     copy_function=copy_file)
-    with open(os.path.join(new, os.path.basename(FILES)), 'w') as file:
-        file.write(list_of_files(new, home, python))
     doing.run(python, '-IS', '-m', 'compileall', '-q', '-s', new, '-p', os.path.join(home, 'lib/qpy'), new)
+    kinds = ('.py', '.pyc') if place == home else ('.py',)          # a package may compile where it is unpacked
+    with open(os.path.join(new, os.path.basename(FILES)), 'w') as file:
+        file.write(list_of_files(new, home, python, kinds))
     tidy(new)
     renewed = sources(new) != sources(target)
     exchange(new, target)
@@ -65,20 +66,20 @@ def copy_code(place, home, python):
     return renewed
 
 
-def sources(top):
-    """{path below top: content} of the modules there."""
+def sources(top, kinds=('.py',)):
+    """{path below top: content} of the modules there; kinds: with these endings."""
     found = {}
     for directory, _, files in os.walk(top):
         for name in files:
-            if name.endswith('.py'):
+            if name.endswith(kinds):
                 with open(os.path.join(directory, name), 'rb') as file:
                     found[os.path.relpath(file.name, top)] = file.read()
     return found
 
 
-def list_of_files(code, home, python):
+def list_of_files(code, home, python, kinds):
     """What --check compares modules and launchers with later: the text of FILES."""
-    found = {'lib/qpy/' + name: content for name, content in sources(code).items()}
+    found = {'lib/qpy/' + name: content for name, content in sources(code, kinds).items()}
     found.update(('bin/' + name, launcher(name, module, home, python).encode()) for name, module in launchers())
     return ''.join('%s  %s\n' % (hashlib.sha256(found[name]).hexdigest(), name) for name in sorted(found))
 
