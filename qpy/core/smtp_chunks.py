@@ -43,14 +43,14 @@ def read(session):
         stored += chunks.finish()
     if chunks.fault:
         return session.smuggled(chunks.fault)
+    stored = session.completion.feed(stored) + (session.completion.finish() if over else b'')
     refusal = session.verdict or session.bad_text(chunks)
     if refusal:
         return refuse(session, refusal)
-    stored = session.completion.feed(stored)
     if over:
         session.decoder = session.chunks = None
         session.waiting = True
-        return SUBMIT, stored + session.completion.finish()
+        return SUBMIT, stored
     if not session.left:
         session.decoder = None
         session.reply(b'250 2.0.0 ok')
@@ -62,6 +62,6 @@ def refuse(session, refusal):
     session.decoder, session.skip, session.left = None, session.left, 0
     if session.skip > DRAIN_MAX:
         return session.leave(refusal)
-    session.refuse(b'message', refusal)
+    session.refuse(b'message', refusal, b'', text.logsafe(session.completion.foreign))
     session.reset()
     return DROP, None

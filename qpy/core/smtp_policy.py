@@ -25,6 +25,13 @@ class Policy:
         self.bad_helos, self.valid = bad_helos, valid       # names as in core.badhelo; ValidRecipients, None: all
 
 
+    def his(self, login):
+        """mine(address) of core.submission.Completion for who has logged in so."""
+        senders = self.senders
+        if not login or senders is None or not senders.header:
+            return None
+        return lambda address: senders.allow(login, address)
+
 
 class Client:
     """Who is on the other end, as far as is known, and what the rules of control/tcp.smtp or the caller give

@@ -61,6 +61,7 @@ AUTH_WRONG = b'535 5.7.8 authentication failed'
 AUTH_LATER = b'454 4.7.0 authentication is not possible now; try again later'
 AUTH_FIRST = b'530 5.7.0 authentication required'
 NOT_YOURS = b'553 5.7.1 sorry, this sender address is not yours'
+FROM_NOT_YOURS = b'550 5.7.1 sorry, the address in From or Sender is not yours'
 TROUBLE = b'421 4.3.0 unable to read controls'
 ENDING = b'421 4.3.2 shutting down'
 

@@ -450,7 +450,8 @@ class Session:
         client = self.client
         tls = b'%s %s' % (self.tls.version, self.tls.cipher) if self.tls else b''
         tls += b', certificate of ' + received.safe(self.tls.name) if self.tls and self.tls.name else b''
-        self.completion = submission.Completion(submission.wanted(date, ident, self.sender) if self.login else None)
+        self.completion = submission.Completion(submission.wanted(date, ident, self.sender) if self.login else None,
+                                                self.policy.his(self.login))
         top = b''.join(line + b'\n' for line in self.fields)
         if self.login and client.hidden:
             return top + received.hidden(client.local, self.spoken(), date, tls)
@@ -481,18 +482,20 @@ class Session:
         stored, rest = decoder.feed(data)
         if decoder.fault:
             return self.smuggled(decoder.fault)
+        stored = self.completion.feed(stored) + (b'' if rest is None else self.completion.finish())
         if self.verdict or self.bad_text(decoder):
             return self.spoilt(rest)
-        stored = self.completion.feed(stored)
         if rest is None:
             return (BODY, stored) if stored else None
         self.input, self.decoder, self.waiting = rest, None, True
-        return SUBMIT, stored + self.completion.finish()
+        return SUBMIT, stored
 
     def bad_text(self, decoder):
         """The reply that refuses a text, by what came of it; b'' if none."""
         if decoder.hops >= HOPS_MAX:
             return replies.LOOPING
+        if self.completion.foreign:
+            return replies.FROM_NOT_YOURS
         return replies.TOO_BIG if decoder.size > self.limit else b''
 
     def spoil(self, report: bytes) -> None:
@@ -506,7 +509,7 @@ class Session:
         self.verdict = self.verdict or self.bad_text(decoder)
         if rest is not None:
             self.input, self.decoder = rest, None
-            self.refuse(b'message', self.verdict)
+            self.refuse(b'message', self.verdict, b'', text.logsafe(self.completion.foreign))
             self.reset()
         elif decoder.size > self.limit + smtp_chunks.DRAIN_MAX:
             self.decoder = None

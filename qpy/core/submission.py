@@ -6,7 +6,7 @@
     control/authsenders joe:ADDRESS, joe:@DOMAIN, joe:* beyond that
     <>                  everybody's: reports and receipts
 """
-from qpy.core import address as addresses, text
+from qpy.core import address as addresses, header, idna, text, token822
 
 SEPARATORS = b'-+'
 ANY = b'*'
@@ -14,12 +14,13 @@ HEADER_MAX = 256 << 10      # bytes of a header that is held until it is complet
 
 
 class Senders:
-    """locals: lower-case domains; virtual: {domain, .domain or address: user}; given: [login:sender]."""
+    """locals: lower-case domains; virtual: {domain, .domain or address: user}; given: [login:sender]; header: From and
+    Sender must be theirs, too."""
 
-    __slots__ = ('locals', 'virtual', 'given')
+    __slots__ = ('locals', 'virtual', 'given', 'header')
 
-    def __init__(self, local=(), virtual=None, given=()):
-        self.locals, self.virtual, self.given = local, virtual or {}, {}
+    def __init__(self, local=(), virtual=None, given=(), header=False):
+        self.locals, self.virtual, self.given, self.header = local, virtual or {}, {}, header
         for line in given:
             login, _, sender = text.lower(line).partition(b':')
             self.given.setdefault(login, set()).add(sender)
@@ -59,12 +60,13 @@ def belongs(local, name):
 
 class Completion:
     """A message on its way: the fields of `wanted`, {lower-case name: field with its line end}, are put on top if its
-    header has none of that name.  feed(bytes) -> bytes; finish() -> what is left."""
+    header has none of that name.  feed(bytes) -> bytes; finish() -> what is left.  mine(address): may he write that into
+    From and Sender?  None: nobody looks.  foreign: the first one there that he may not."""
 
-    __slots__ = ('wanted', 'held')
+    __slots__ = ('wanted', 'held', 'mine', 'foreign')
 
-    def __init__(self, wanted):
-        self.wanted, self.held = wanted, b''
+    def __init__(self, wanted, mine=None):
+        self.wanted, self.held, self.mine, self.foreign = wanted, b'', mine, b''
 
     def feed(self, data):
         """What may leave of it."""
@@ -78,11 +80,43 @@ class Completion:
     def finish(self):
         """The header is there, or the message has ended."""
         held, wanted, self.held, self.wanted = self.held, self.wanted, b'', None
-        if wanted is None or len(held) > HEADER_MAX and b'\n\n' not in held:
+        if wanted is None:
+            return held
+        if self.mine is not None:
+            self.foreign = foreign(held, self.mine)
+        if len(held) > HEADER_MAX and b'\n\n' not in held:
             return held
         found, body = names(held)
         missing = b''.join(field for name, field in wanted.items() if name not in found)
         return missing + (b'\n' if body else b'') + held
+
+
+def foreign(message, mine):
+    """The first address in From or Sender that is not his, b'?' if there is none to be read; b'' if all are his."""
+    splitter = header.Splitter(keep_mbox_line=False)
+    if not splitter.feed(message):
+        if len(message) > HEADER_MAX:
+            return UNREADABLE
+        splitter.end()
+    for field in splitter.fields:
+        if header.name(field) in (b'from', b'sender'):
+            for address in authors(header.value(field)) or [UNREADABLE]:
+                if address in (b'', UNREADABLE) or not mine(address):
+                    return address or UNREADABLE
+    return b''
+
+
+def authors(value):
+    """The addresses in a field's value, with their domains as DNS has them; [] if it cannot be read."""
+    try:
+        found = token822.address_list(token822.parse(value, spaced=True), lambda tokens: tokens)[1]
+    except token822.Unparsable:
+        return []
+    written = [token822.unquote(tokens) for tokens in reversed(found)]
+    return [idna.address(address) or address for address in written]
+
+
+UNREADABLE = b'?'
 
 
 def names(message):

@@ -57,6 +57,19 @@ def test_senders(one):
     client.close()
 
 
+def test_from(one):
+    """control/checkfrom: the address in From must be his, too; without it anybody's may stand there."""
+    def said(text):
+        client, _ = one.ready()
+        log_in(client, b'PLAIN')
+        return send(client, b'user@here.test', text)[-1]
+    assert said(b'From: boss@bank.test\r\n\r\nx') == b'250'
+    one.write('control/checkfrom', 'yes\n')
+    assert said(b'From: boss@bank.test\r\n\r\nx') == b'550' and said(b'From: U <x@else.test>\r\n\r\nx') == b'250'
+    one.await_line('sorry, the address in From or Sender is not yours (boss@bank.test)')
+    one.write('control/checkfrom', 'no\n')
+
+
 def test_what_is_missing_is_added(one):
     """Date, Message-ID and From, once each, below Received; the client is not told of."""
     client, _ = one.ready()

@@ -579,6 +579,35 @@ Commands.TestCase.settings = settings(max_examples=40, stateful_step_count=14)
 TestCommands = Commands.TestCase
 
 
+# --- From and who has logged in -----------------------------------------------------------------------------------
+
+class Mine:
+    """joe alone; his From too."""
+
+    header = True
+
+    @staticmethod
+    def allow(login, address):
+        return address in (b'', login + b'@example.com')
+
+
+@pytest.mark.parametrize('sent', [b'DATA\r\n%s.\r\n', b'BDAT %d LAST\r\n%s', b'BDAT 3\r\n%sBDAT %d LAST\r\n%s'])
+@pytest.mark.parametrize('header, good', [(b'From: joe@example.com\r\n', True), (b'Subject: x\r\n', True), (b'From: boss@bank.example\r\n', False)])
+def test_from_must_be_his(sent, header, good):
+    """Whole and byte by byte: 550 at the end of the text, the address in the log, and the session goes on."""
+    text = header + b'\r\nbody\r\n'
+    data = sent % {1: (text,), 2: (len(text), text), 3: (text[:3], len(text) - 3, text[3:])}[sent.count(b'%')]
+    said = b'MAIL FROM:<joe@example.com>\r\nRCPT TO:<x@far.example>\r\n' + data + b'NOOP\r\n'
+    for pieces in ([said], [said[n:n + 1] for n in range(len(said))]):
+        world = World()
+        world.session.policy.senders, world.session.login, world.session.protocol = Mine, b'joe', b'ESMTP'
+        for piece in pieces:
+            world.feed(piece)
+        replies_ = world.replies()
+        assert replies_[-1] == b'250 2.0.0 ok' and not world.closed and len(world.messages) == good
+        assert good or replies_[-2] == replies.FROM_NOT_YOURS and b'(boss@bank.example)' in world.session.notes[-1][1]
+
+
 # --- TLS -------------------------------------------------------------------------------------------------------
 
 SECURE = Tls(b'TLSv1.3', b'TLS_AES_256_GCM_SHA384')

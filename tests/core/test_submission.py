@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from qpy.core import submission
-from qpy.core.submission import Completion, Senders
+from qpy.core.submission import HEADER_MAX, UNREADABLE, Completion, Senders, foreign
 
 SENDERS = Senders({b'example.com': 1, b'example.net': 2},
                   {b'joes.example': b'joe', b'.wild.example': b'joe-wild', b'x@shared.example': b'ann', b'other.example': b'joey'},
@@ -76,3 +76,43 @@ def test_any_message_in_any_pieces(message, cuts):
     assert out == expected and expected.endswith(message)
     top = expected[:len(expected) - len(message)]
     assert top.rstrip(b'\n') + b'\n' in (DATE + IDENT + FROM, DATE + IDENT, DATE + FROM, IDENT + FROM, DATE, IDENT, FROM, b'\n')
+
+
+# --- From and Sender ----------------------------------------------------------------------------------------------
+
+HIS = {b'joe@here.test', b'joe@xn--bcher-kva.test'}
+
+
+@pytest.mark.parametrize('header, wrong', [
+    (b'From: joe@here.test\n', b''), (b'FROM : "Joe Q. Public" <joe@here.test>\n', b''), (b'From: John Q. Public <joe@here.test>\n', b''),
+    (b'From: joe@here.test\nSender: joe@here.test\n', b''), (b'Subject: none\n', b''), (b'', b''),
+    (b'Reply-To: boss@bank.test\nResent-From: boss@bank.test\nFrom: joe@here.test\n', b''),
+    ('From: Jo\u00eb <joe@b\u00fccher.test>\n'.encode(), b''),
+    (b'From: boss@bank.test\n', b'boss@bank.test'), (b'from: "joe@here.test" <boss@bank.test>\n', b'boss@bank.test'),
+    (b'From: joe@here.test (boss) , <boss@bank.test>\n', b'boss@bank.test'), (b'From:\n boss@bank.test\n', b'boss@bank.test'),
+    (b'From: joe@here.test\nFrom: boss@bank.test\n', b'boss@bank.test'), (b'From: joe@here.test\nSender: boss@bank.test\n', b'boss@bank.test'),
+    (b'From: staff: joe@here.test, boss@bank.test;\n', b'boss@bank.test'), (b'From: joe@here\n', b'joe@here'), (b'From: joe\n', b'joe'),
+    (b'From: <boss@bank.test> joe@here.test\n', UNREADABLE), (b'From: "joe@here.test\n', UNREADABLE), (b'From:\n', UNREADABLE),
+    (b'From: nobody:;\n', UNREADABLE), (b'From: <>\n', UNREADABLE)])
+def test_from_and_sender(header, wrong):
+    """Each address in each From and Sender must be his; names, comments, quotes and folding change nothing, and what cannot
+    be read is nobody's."""
+    found = foreign(header + b'\nbody\nFrom: boss@bank.test\n', lambda address: address in HIS)
+    assert found == wrong or wrong == UNREADABLE and found and found not in HIS
+    assert bool(foreign(header, lambda address: address in HIS)) == bool(wrong)
+
+
+def test_an_endless_header_is_nobodys():
+    """Where From must be his, a header that is too long to be held is refused; where nobody looks it passes."""
+    for mine, wrong in ((None, b''), (lambda address: True, UNREADABLE)):
+        completion = Completion(dict(WANTED), mine)
+        completion.feed(b'X: ' + b'y' * HEADER_MAX)
+        assert completion.foreign == wrong
+
+
+@given(st.binary(max_size=60))
+def test_any_from(value):
+    """Whatever stands there, there is an answer; it is good only if some address was looked at and was his."""
+    seen = []
+    found = foreign(b'From: ' + value.replace(b'\n', b' ') + b'\n\n', lambda address: seen.append(address) or True)
+    assert found in (b'', UNREADABLE) and (found or seen)
