@@ -63,8 +63,6 @@ TABLE = (
      b'what becomes of mail that cannot be checked now: defer or accept'),
     (b'checkfrom', LINE, b'no', b'qpy-smtpd',
      b'whether From and Sender must belong to who has logged in (yes, no)'),
-    (b'checkfrom', LINE, b'no', b'qpy-smtpd',
-     b'whether From and Sender must belong to who has logged in (yes, no)'),
     (b'checkrecipients', LINE, b'yes', b'qpy-smtpd qpy-qmtpd',
      b'yes: recipients that do not exist are refused at once; no: all of an accepted domain are taken, as by qmail'),
     (b'concurrencyaddress', NUMBER, 100, b'qpy-smtpd',
@@ -191,8 +189,8 @@ LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000)
           b'queuelifetime': (0, 10 ** 9), b'timeoutconnect': (1, 86400), b'timeoutlocal': (1, 86400),
           b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
-CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkfrom': (b'yes', b'no'), b'checkfrom': (b'yes', b'no'), b'checkrecipients': (b'yes', b'no'), b'reversedns': (b'no', b'exists', b'confirmed'),
-           b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end'), b'dotforward': (b'no', b'yes')}
+CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkfrom': (b'yes', b'no'), b'checkrecipients': (b'yes', b'no'),
+           b'reversedns': (b'no', b'exists', b'confirmed'), b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end'), b'dotforward': (b'no', b'yes')}
 
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
