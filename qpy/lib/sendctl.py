@@ -90,4 +90,6 @@ def trouble(problem):
     """Why send could not be asked, for a person."""
     if isinstance(problem, (FileNotFoundError, ConnectionRefusedError)):
         return b'qpy-send is not running'
+    if isinstance(problem, TimeoutError):
+        return b'qpy-send runs, and does not answer'
     return b'unable to ask qpy-send: ' + program.reason(problem)

@@ -24,12 +24,20 @@ def main(home, args):
         raise program.Fatal(exits.PERM, USAGE)
     try:
         for message in sendctl.listed(home, *args):
-            unix.write_all(1, show(message))
+            put(show(message))
     except sendctl.Refused as refused:
         raise program.Fatal(exits.TEMP, refused.args[0]) from None
     except unix.error as problem:
         raise program.Fatal(exits.TEMP, sendctl.trouble(problem)) from None
     return exits.OK
+
+
+def put(words):
+    """Write a part of the list; a trouble here is none of send's."""
+    try:
+        unix.write_all(1, words)
+    except unix.error as problem:
+        raise program.Fatal(exits.TEMP, b'unable to write the list: ' + program.reason(problem)) from None
 
 
 def as_text(message):

@@ -64,8 +64,16 @@ def deliver(home, plan):
     if code:
         return fail(code, answer)
     if plan.verbose:
-        unix.write_all(1, b'queued as %s\n' % answer if answer else b'queued\n')    # a filter has no ID to tell
+        tell(b'queued as %s\n' % answer if answer else b'queued\n')    # a filter has no ID to tell
     return exits.OK
+
+
+def tell(words):
+    """Say what has happened; that nobody can hear it undoes nothing, and a caller who is told of a failure sends again."""
+    try:
+        unix.write_all(1, words)
+    except unix.error as problem:
+        program.warn(b'queued, and unable to say so: ' + program.reason(problem))
 
 
 def compose(plan, hosts, fields):

@@ -7,7 +7,7 @@ import threading
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from qpy.lib import program
+from qpy.lib import program, sendctl
 from qpy.qpys import control
 from qpy.user import qread, qstat, sendmail
 from tests.peers import queued
@@ -338,6 +338,25 @@ def test_qread(rig, capfd, monkeypatch):
     assert fields['id'] == ident.decode() and fields['attempts'] == 1
     assert fields['recipients'][0] == {'status': 'pending', 'channel': 'remote', 'address': 'a@x.example',
                                        'reason': 'later'}
+
+
+def test_a_list_that_cannot_be_written(rig, monkeypatch):
+    """A full disk behind descriptor 1 is not laid at send's door."""
+    monkeypatch.setattr(qread.unix, 'signal', lambda *_: None)
+    deferred(rig, b'a@x.example')
+
+    def full(fd, data):
+        raise OSError(28, 'full')
+    monkeypatch.setattr(qread.unix, 'write_all', full)
+    with Served(rig), pytest.raises(program.Fatal) as caught:
+        qread.main(rig.home, [])
+    assert b'unable to write the list: full' in caught.value.text
+
+
+def test_send_that_does_not_answer():
+    """Running and silent is told from not running."""
+    assert sendctl.trouble(TimeoutError('timed out')) == b'qpy-send runs, and does not answer'
+    assert sendctl.trouble(FileNotFoundError()) == b'qpy-send is not running'
 
 
 def test_qread_without_send(rig, capfd, monkeypatch):

@@ -351,6 +351,19 @@ def test_silent(send, queue, capfd):
     assert send(b'-v a') == 0 and capfd.readouterr() == ('queued as 1234567890123456\n', '')
 
 
+def test_what_cannot_be_said_is_done_all_the_same(send, queue, capfd, monkeypatch):
+    """-v into a full file: the message is in the queue, so the caller must not be told to send it again."""
+    real = unix.write_all
+
+    def full(fd, data):
+        if fd == 1:
+            raise OSError(unix.ENOSPC, 'full')
+        real(fd, data)
+    monkeypatch.setattr(unix, 'write_all', full)
+    assert send(b'-v a') == 0 and queue.count == 1
+    assert capfd.readouterr().err == 'sendmail: warning: queued, and unable to say so: full\n'
+
+
 @pytest.mark.parametrize('answer,code', [((11, b''), 65), ((31, b''), 69), ((51, b''), 75), ((53, b''), 75),
                                          ((54, b''), 75),
                                          ((71, b''), 75), ((82, b'Dno thanks (#5.7.1)'), 69),
