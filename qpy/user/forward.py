@@ -5,7 +5,6 @@
     descriptors   0 the message, from where it stands
     exit          0 queued, 100 never, 111 later
 """
-from qpy import unix
 from qpy.core import exits
 from qpy.lib import program, submit
 from qpy.user import wrapped
@@ -26,4 +25,4 @@ def queue(home, sender, recipients, line):
     code, text = submit.send(home, sender, recipients, wrapped.after(line, wrapped.rest_of(0)))
     if code:
         raise program.Fatal(exits.PERM if text[:1] == b'D' else exits.TEMP, text[1:])
-    unix.write_all(2, b'%s: qp %s\n' % (program.name, text))
+    program.log(b'%s: qp %s' % (program.name, text))     # it is queued, whether that can be said or not

@@ -20,12 +20,13 @@ def tool(tmp_path):
                      % (tmp_path, tmp_path))
     queue.chmod(0o755)
 
-    def run(name, *words, message=b'A: b\n\nbody\n', without=(), **more):
+    def run(name, *words, message=b'A: b\n\nbody\n', without=(), errors=subprocess.PIPE, **more):
         path = tmp_path / 'input'
         path.write_bytes(message)
         env = {'PATH': '/usr/bin:/bin', 'QMAILQUEUE': str(queue), 'QPYHOME': str(tmp_path), **LINES, **more}
         with open(path, 'rb') as stdin:
-            return subprocess.run([SOURCE + '/bin/qpy-' + name, *words], stdin=stdin, capture_output=True, timeout=30,
+            return subprocess.run([SOURCE + '/bin/qpy-' + name, *words], stdin=stdin, stdout=subprocess.PIPE, stderr=errors,
+                                  timeout=30,
                                   env={key: value for key, value in env.items() if key not in without})
     return run
 
@@ -36,6 +37,14 @@ def test_forward(tool, tmp_path):
     assert done.returncode == 0 and re.fullmatch(rb'forward: qp [0-9]+\n', done.stderr)
     assert (tmp_path / 'message').read_bytes() == b'Delivered-To: joe@x\nA: b\n\nbody\n'
     assert (tmp_path / 'envelope').read_text() == 'Fnew@y|Ta@z|Tb@z||'
+
+
+def test_a_forward_that_cannot_say_so(tool, tmp_path):
+    """What is queued is not sent again because descriptor 2 is full."""
+    with open('/dev/full', 'wb') as full:
+        assert tool('forward', 'a@z', errors=full).returncode == 0
+        assert tool('condredirect', 'a@z', 'true', errors=full).returncode == 99
+    assert (tmp_path / 'envelope').read_text().endswith('Ta@z||')
 
 
 @pytest.mark.parametrize('code, wanted', [(31, 100), (11, 100), (53, 111), (99, 111), (91, 111)])
