@@ -106,11 +106,11 @@ class Import:
             replaced = True
         except FileNotFoundError:
             replaced = False
-        say('%s: %s%s' % ('would write' if self.only_report else 'written', path, ', the old one is %s~' % path if
-                          replaced and not self.only_report else ''))
+        if self.only_report:
+            return say('would write: ' + path)
+        self.write(target, data, path, replaced)
         self.changed.add(path)
-        if not self.only_report:
-            self.write(target, data, path, replaced)
+        say('written: %s%s' % (path, ', the old one is %s~' % path if replaced else ''))
 
     def checked(self, name, data):
         """The data of a control file without the lines that would be refused, which become comments; None if that

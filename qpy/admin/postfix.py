@@ -216,6 +216,8 @@ class Translation:
         """What is delivered here, and what is passed on."""
         self.local = self.domains_of('mydestination')
         self.write('locals', self.local)
+        if not self.local:
+            self.say('mydestination is empty, nothing was delivered on that host; control/locals is left as it is')
         relayed = self.domains_of('relay_domains')
         below = 'relay_domains' in self.value('parent_domain_matches_subdomains', 'relay_domains')
         self.accepted = self.local + [entry for domain in relayed for entry in

@@ -309,6 +309,7 @@ def test_strange_postfix(home, tmp_path):
     ('default_transport = uucp:x\n', {'control/smtproutes': None}, 'no equal: default_transport: uucp:x'),
     ('default_transport = smtp\n', {'control/smtproutes': None}, ''),
     ('mynetworks_style = subnet\n', {}, 'no equal: mynetworks_style: subnet'),
+    ('mydestination =\n', {'control/locals': 'new.test\nlocalhost\n'}, 'look: mydestination is empty'),
     ('mynetworks_style = subnet\nmynetworks = 10.0.0.0/8\n', {}, '')])
 def test_one_parameter(home, tmp_path, main, files, said):
     """What some parameters become, and what is said of them."""
@@ -317,6 +318,16 @@ def test_one_parameter(home, tmp_path, main, files, said):
     for name, wanted in files.items():
         assert ((home / name).read_text() if (home / name).exists() else None) == wanted
     assert (said or 'look: ') in text and ('no equal' in text) == ('no equal' in said), text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='needs root: the caller may not write')
+def test_what_is_written_is_said_when_it_is(home, tmp_path):
+    """Who may not write into DIR is told so, and of nothing else."""
+    write(tmp_path / 'postfix', {'main.cf': 'myhostname = a.test\n'})
+    tmp_path.chmod(0o755)
+    done = subprocess.run([ROOT + '/bin/qpy-import', 'postfix', str(tmp_path / 'postfix')], capture_output=True, text=True,
+                          env={'QPYHOME': str(home)}, user=64111, group=64111, extra_groups=[])
+    assert done.returncode == 111 and done.stdout == '' and 'Permission denied' in done.stderr
 
 
 @pytest.mark.parametrize('value, wanted', [
