@@ -508,6 +508,9 @@ def check_delivery(data: bytes, name: bytes) -> None:
         if line.rstrip(BLANKS) and not line.startswith((b'./', b'/', b'|', b'&', b'#')):
             raise ControlError(name, n, line, b'write ./Maildir/ for a Maildir, ./Mailbox for an mbox, |command or '
                                b'&address')
+    if all(line[:1] == b'#' or not line.rstrip(BLANKS) for line in lines):
+        raise ControlError(name, 1, lines[0], b'only comments, so that mail would be thrown away; write ./Maildir/, or '
+                           b'|exit 99 if that is meant')
 
 
 # --- names --------------------------------------------------------------------------------------------------

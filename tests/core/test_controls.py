@@ -125,6 +125,7 @@ SILENT = [          # file, bytes, line, a word of the remedy: what could never 
     (b'defaultdelivery', b'|preline procmail\njoe@a.test\n', 2, '&address'),
     (b'defaultdelivery', b'\n', 1, 'empty'),
     (b'defaultdelivery', b'', 1, 'empty'),
+    (b'defaultdelivery', b'#./Maildir/\n\n', 1, 'thrown away'),
     (b'tcp.smtp', b'127.:allow\n10.:maybe\n', 2, 'allow or deny'),
     (b'tcp.smtp', b'\0not a cdb', 0, 'cdb'),
     (b'services', b'smtpd qpyd tcp:25 qpy-smtpd\n', 1, 'tcp:ADDRESS:PORT'),
