@@ -39,13 +39,14 @@ begin transports
 onward:
   driver = smtp
   allow_localhost
-  hosts_avoid_tls = *
+{way}
 box:
   driver = appendfile
   directory = {work}/box
   maildir_format
   user = nobody
   group = nogroup
+{login}
 """
 ONWARD = """onward:
   driver = manualroute
@@ -53,16 +54,22 @@ ONWARD = """onward:
   transport = onward
   route_list = * 127.0.0.1::%d
   self = send"""
+LOGIN = """begin authenticators
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  client_send = ^%s^%s"""
+CLEAR, PROTECTED = '  hosts_avoid_tls = *', '  hosts_require_tls = *\n  hosts_require_auth = *\n  tls_verify_hosts =\n  tls_try_verify_hosts ='
 TLS = ' *\ntls_certificate = {work}/tls.pem\ntls_privatekey = {work}/tls.key'
 
 
 class Exim:
     """Listens on 127.0.0.1:port for domain exim.test; its box is a Maildir.  relay: a port on 127.0.0.1 that takes all
-    other mail."""
+    other mail; login: (user, password) for it, by TLS."""
 
     domain = 'exim.test'
 
-    def __init__(self, port, certificate=None, relay=None):
+    def __init__(self, port, certificate=None, relay=None, login=None):
         """certificate: (file, key) in PEM for STARTTLS."""
         root = debian.unpack(*PACKAGES)
         self.work = tempfile.mkdtemp(prefix='qpy-exim-')
@@ -78,7 +85,8 @@ class Exim:
             shutil.copy(source, os.path.join(self.work, name))
             os.chown(os.path.join(self.work, name), UID, UID)
         self.host.etc(self.work, {'exim4/exim4.conf': CONF.format(
-            work=self.work, port=port, tls=tls, taken='*' if relay else '+ours', onward=ONWARD % relay if relay else '')})
+            work=self.work, port=port, tls=tls, taken='*' if relay else '+ours', onward=ONWARD % relay if relay else '',
+            way=PROTECTED if login else CLEAR, login=LOGIN % login if login else '')})
         os.chown(self.work, UID, UID)
         self.output = open(os.path.join(self.work, 'output'), 'wb')
         self.process = subprocess.Popen([*self.host.prefix, '/usr/sbin/exim4', '-bdf', '-q1m'], stdin=subprocess.DEVNULL,

@@ -10,23 +10,26 @@ from tests.peers import debian, exim, net
 UID = 64021
 PACKAGES = ('opensmtpd', 'libevent-2.1-7')
 CONF = """
+{login}
 listen on 127.0.0.1 port {port} hostname opensmtpd.test
 action "box" maildir "{work}/box" user joe
 match from any for domain "opensmtpd.test" action "box"
 {onward}
 """
-ONWARD = """action "onward" relay host smtp://127.0.0.1:%d
+ONWARD = """action "onward" relay host %s127.0.0.1:%d%s
 match from any for any action "onward"
 """
+LOGIN = 'table secrets { onward = "%s:%s" }'
 
 
 class OpenSmtpd:
     """Listens on 127.0.0.1:port for domain opensmtpd.test, where joe is known; his box is a Maildir.
-    relay: a port on 127.0.0.1 that takes all other mail."""
+    relay: a port on 127.0.0.1 that takes all other mail; scheme: how it is spoken to (smtp://, smtp+tls://, smtps://); login:
+    (user, password) for it."""
 
     domain = 'opensmtpd.test'
 
-    def __init__(self, port, relay=None):
+    def __init__(self, port, relay=None, scheme='smtp://', login=None):
         root = debian.unpack(*PACKAGES)
         self.work = tempfile.mkdtemp(prefix='qpy-opensmtpd-')
         os.chmod(self.work, 0o755)
@@ -41,7 +44,9 @@ class OpenSmtpd:
         self.host.run('mkdir', '-p', '/var/lib/opensmtpd/empty')
         conf = os.path.join(self.work, 'conf')
         with open(conf, 'w') as file:
-            file.write(CONF.format(work=self.work, port=port, onward=ONWARD % relay if relay else ''))
+            where = scheme + ('onward@' if login else ''), relay, ' auth <secrets> tls no-verify' if login else ''
+            file.write(CONF.format(work=self.work, port=port, login=LOGIN % login if login else '',
+                                   onward=ONWARD % where if relay else ''))
         os.chmod(conf, 0o600)
         self.output = open(os.path.join(self.work, 'output'), 'wb')
         self.process = subprocess.Popen([*self.host.prefix, '/usr/sbin/smtpd', '-F', '-v', '-f', conf], stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 import houses  # noqa: E402
 import test_auth  # noqa: E402
 import test_tls_in as tls  # noqa: E402
-from tests.peers import debian  # noqa: E402
+from tests.peers import debian, exim, opensmtpd  # noqa: E402
 from tests.peers.certificates import authority  # noqa: E402
 from tests.peers.smtp_rig import Client  # noqa: E402
 
@@ -53,6 +53,31 @@ def test_postfix_as_previous_hop(house, protocols):
             assert b'with ESMTPS (' + protocols.encode() in found
     finally:
         peer.stop()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('kind, scheme', [(exim.Exim, ''), (opensmtpd.OpenSmtpd, 'smtp+tls://'),
+                                          (opensmtpd.OpenSmtpd, 'smtps://')])
+def test_a_previous_hop_that_logs_in(house, kind, scheme):
+    """Exim (GnuTLS) and OpenSMTPD (LibreSSL's tls) relay by STARTTLS, OpenSMTPD by port 465 too, after AUTH; a wrong password
+    gets nothing through."""
+    relay = house.smtps if scheme == 'smtps://' else house.port
+    stranger = '%s.%d' % (kind.domain, relay)
+    for login, words in (('user', test_auth.SECRET.decode()), 'by %s %s' % (kind.domain, scheme)), ((stranger, 'wrong'), None):
+        port, more = houses.free_port(), {'scheme': scheme} if scheme else {}
+        try:
+            peer = kind(port, relay=relay, login=login, **more)
+        except RuntimeError as problem:
+            pytest.skip(str(problem))
+        try:
+            with smtplib.SMTP('127.0.0.1', port, timeout=30) as client:
+                client.sendmail('user@here.test', ['user@here.test'], 'Subject: %s\r\n\r\n' % words + 'x' * 70 + '\r\n')
+            if words is None:
+                house.await_line('535 5.7.8 authentication failed (%s: wrong)' % stranger)
+            else:
+                assert b' with ESMTPSA (TLSv1.3 ' in house.await_message('user/Maildir', words)
+        finally:
+            exim.stop(peer)
 
 
 @pytest.mark.parametrize('port, words', [('port', ['-starttls', 'smtp']), ('smtps', [])])
