@@ -98,6 +98,8 @@ class Channel:
             except channel.ChannelError as problem:
                 return self._gone(str(problem))
             self.on_records(records)
+            if len(records) == 1:           # little is going on: epoll will say if there is more
+                return
 
     def _parse(self, data, fds):
         try:

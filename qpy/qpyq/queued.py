@@ -251,7 +251,7 @@ class Queued:
         self.loop, self.disk, self.who, self.most = event_loop, disk, who, most
         self.clients, self.owners = set(), {}
         self.gathered, self.busy, self.scheduled = [], None, False
-        self.alone = False                      # the last group was a single message
+        self.alone = False                      # the last group was a single message that found nothing under way
         self.announcer = Announcer(event_loop, disk.ids.known)
         self.paused, self.waiting, self.memory = [], 0, 0
         self.ending = self.sweeping = False
@@ -319,9 +319,9 @@ class Queued:
 
         A short message that comes alone, as the one before did, is synced here: it need not wait until a thread has
         woken, and the loop again after that."""
-        self.scheduled = False
+        idle, self.scheduled = self.scheduled, False
         if self.busy is None and self.gathered:
-            alone, self.alone = self.alone, len(self.gathered) == 1
+            alone, self.alone = self.alone, idle and len(self.gathered) == 1
             self.busy, self.gathered = self.gathered[:GROUP_LIMIT], self.gathered[GROUP_LIMIT:]
             self.disk.name(self.busy)
             written = self.disk.write(self.busy)

@@ -6,6 +6,8 @@ checksum (core.mess).  Two ways to make a group safe:
     portable    write all, then fsync each file and the directory (the kernel does them together)
     syncfs      write all, then one syncfs: where the queue has a file system of its own
 
+A single message is sooner safe by fsync of its file and then of the directory, wherever it is.
+
 A sync that failed is final: nobody knows what is on disk, and asking again returns success over lost data.  The
 files of that group are given up: unlinked, and their clients told to come back.
 """
@@ -65,11 +67,12 @@ class Store:
     complain(what, problem) is told of every failure; it must be safe to call from the committer's thread.
     """
 
-    __slots__ = ('mess', 'ids', 'own', 'parts', 'complain')
+    __slots__ = ('mess', 'ids', 'own', 'parts', 'complain', 'together')
 
     def __init__(self, mess_fd, own, found=None, complain=lambda what, problem: None):
         self.mess, self.own, self.parts, self.complain = mess_fd, own, 0, complain
         self.ids = found or ids.Ids()
+        self.together = own             # how the group being written will be synced
 
     def new_part(self):
         """A Part with a name of its own."""
@@ -91,13 +94,14 @@ class Store:
 
     def write(self, group):
         """The first half of commit, which seldom waits for the disk: names and bytes.  Returns what is to be synced."""
+        self.together = self.own and len(group) > 1
         return [entry for entry in group if self._attempt(entry, _write)]
 
     def sync(self, written):
         """The second half, which does nothing but wait."""
         if not written:
             return
-        if self.own:
+        if self.together:
             names = self._syncfs()
         else:
             *problems, names = self._fsync([entry.fd for entry in written] + [self.mess])
@@ -120,7 +124,7 @@ class Store:
     def _fsync(self, fds):
         """[None or the problem] of each; the last one is the directory, whose names may come before or after the bytes."""
         try:
-            return unix_kernel.fsync_together(fds)
+            return unix_kernel.fsync_together(fds) if len(fds) > 2 else unix.fsync_in_turn(fds)
         except (OSError, MemoryError) as problem:
             return [problem] * len(fds)
 
@@ -167,7 +171,7 @@ def _write(store, entry):
         entry.fd = unix.open(entry.ident, CREATE, MODE, dir_fd=store.mess)
         entry.named = True
         unix.write_all(entry.fd, data + tail)
-    if store.own:
+    if store.together:
         _close(store, entry)
 
 

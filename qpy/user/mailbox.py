@@ -66,12 +66,23 @@ class Box:
 
     def open(self, home_fd, path, create):
         """Open what is there; create: make what is missing."""
-        if create:
+        try:
+            self.look(home_fd, path, create)
+        except FileNotFoundError:
+            if not create:
+                raise
+            self.close()
             make(path, home_fd)
+            self.look(home_fd, path)
+
+    def look(self, home_fd, path, whole=False):
+        """Open it; whole: FileNotFoundError also if only its tmp/ is missing."""
         self.fd = unix.open(path, unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, dir_fd=home_fd)
         self.new = unix.open(b'new', unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, dir_fd=self.fd)
         if not unix.S_ISDIR(unix.stat(b'cur', dir_fd=self.fd).st_mode):
             raise NotADirectoryError(unix.ENOTDIR, 'cur is not a directory')
+        if whole:
+            unix.stat(b'tmp', dir_fd=self.fd)
 
     def close(self):
         """Let go of it."""

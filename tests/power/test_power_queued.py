@@ -213,7 +213,7 @@ def test_control_asking_fsync_again_loses_mail(monkeypatch):
     def stubborn(place, fds):
         return [problem and fsync(place, [fd])[0] for fd, problem in zip(fds, fsync(place, fds))]
     monkeypatch.setattr(store.Store, '_fsync', stubborn)
-    run = Run(monkeypatch, 'bare', False, (5, errno.EIO))
+    run = Run(monkeypatch, 'bare', False, (3, errno.EIO))
     with pytest.raises(Loss):
         play(run, 'one')
 

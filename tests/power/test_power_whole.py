@@ -133,7 +133,7 @@ def test_control_no_directory_sync(monkeypatch, kind, own):
     fsync = queue_store.Store._fsync
     monkeypatch.setattr(queue_store.Store, '_fsync', lambda self, fds: fsync(self, fds[:-1]) + [None])
     monkeypatch.setattr(queue_store.Store, '_syncfs', lambda self: None)
-    loses(monkeypatch, 'Maildir', own, kind)
+    loses(monkeypatch, 'two at once' if own else 'Maildir', own, kind)
 
 
 @pytest.mark.parametrize('scene', ['Maildir', 'first Maildir', 'Maildir and mbox'])
