@@ -1,6 +1,7 @@
 """Two qpy hosts, a.test and b.test, and a DNS server, on a network of their own with real ports."""
 import contextlib
 import os
+import pathlib
 import shutil
 import tempfile
 import time
@@ -33,6 +34,25 @@ class Site:
         self.host.run(self.qpy.home + '/bin/qpy-sendmail', '-i', '-f',
                       self.address if sender is None else sender, '--',
                       *recipients, data=text)
+
+    @contextlib.contextmanager
+    def with_service(self, line, *controls):
+        """Stopped, with one more line in control/services; afterwards it runs as before, without these control files and
+        without what waits."""
+        services = pathlib.Path(self.qpy.home, 'control/services')
+        before = services.read_text()
+        self.qpy.stop(remove=False)
+        services.write_text(before + line)
+        try:
+            yield
+        finally:
+            self.qpy.stop(remove=False)
+            services.write_text(before)
+            for name in controls:
+                pathlib.Path(self.qpy.home, 'control', name).unlink(missing_ok=True)
+            for name in self.qpy.waiting():
+                pathlib.Path(self.qpy.home, 'queue/mess', name).unlink()
+            self.qpy.start()
 
     def next(self):
         """The next message in the mailbox."""

@@ -14,6 +14,7 @@ from tests.programs.test_remote_dane import chained, record
 from tests.programs.test_remote_tls import EXTENSIONS, begin, good, secure
 
 LINE = 'tlslog   qpyr  seq:tlslog:0600:qpyr                  qpy-tlslog\n'
+pytestmark = pytest.mark.timeout(300)                  # four starts of a qpy, two of a resolver
 SERVED = ('mx.dane.test', 'ta.dane.test')          # the names in the certificate of whoever serves
 
 # domains below dane.test: TLSA records of their exchanger mx.DOMAIN as (usage, selector, type, whose), what becomes of
@@ -67,17 +68,8 @@ def tree(world, tmp_path_factory):
 def site(sites):
     """Site a, with qpy-tlslog; afterwards as it was before."""
     a, _ = sites
-    services = pathlib.Path(a.qpy.home, 'control/services')
-    before = services.read_text()
-    a.qpy.stop(remove=False)
-    services.write_text(before + LINE)
-    yield a
-    a.qpy.stop(remove=False)
-    services.write_text(before)
-    pathlib.Path(a.qpy.home, 'control/resolvers').unlink(missing_ok=True)
-    for name in a.qpy.waiting():
-        pathlib.Path(a.qpy.home, 'queue/mess', name).unlink()
-    a.qpy.start()
+    with a.with_service(LINE, 'resolvers'):
+        yield a
 
 
 def outcomes(site, resolver, names):

@@ -15,8 +15,6 @@ def test_mta_sts(world, sites):
     """The server that the policy names gets the mail, by TLS; the one that DNS names beside it, and the policy does not,
     gets none."""
     a, _ = sites
-    services = pathlib.Path(a.qpy.home, 'control/services')
-    before = services.read_text()
     world.zone['sts.test', 'MX'] = ['10 mx.evil.test', '20 mx.sts.test']
     world.zone['only.sts.test', 'MX'] = ['10 mx.evil.test']
     for name in ('mx.evil.test', 'mx.sts.test', 'mta-sts.sts.test', 'mta-sts.only.sts.test'):
@@ -26,9 +24,7 @@ def test_mta_sts(world, sites):
     world.start(world.net.hub, lambda: Web('mta-sts.sts.test', 'mta-sts.only.sts.test', answer=HEAD + b'\r\n' + POLICY,
                                            at=(net.HUB, 443)))
     mail = world.start(world.net.hub, lambda: Server(secure('mx.sts.test'), net.HUB, 25))
-    try:
-        a.qpy.stop(remove=False)
-        services.write_text(before + LINE)
+    with a.with_service(LINE, 'tlscas'):
         a.qpy.write('control/tlscas', pathlib.Path(authority().ca).read_text())
         a.qpy.start()
         for name in ('sts', 'only.sts'):
@@ -42,10 +38,3 @@ def test_mta_sts(world, sites):
         a.qpy.stop(remove=False)
         kept = pathlib.Path(a.qpy.home, 'tls/policies').read_text().splitlines()
         assert sorted(line.split('\t')[0] for line in kept) == ['only.sts.test', 'sts.test']
-    finally:
-        a.qpy.stop(remove=False)
-        services.write_text(before)
-        pathlib.Path(a.qpy.home, 'control/tlscas').unlink(missing_ok=True)
-        for name in a.qpy.waiting():
-            pathlib.Path(a.qpy.home, 'queue/mess', name).unlink()
-        a.qpy.start()
