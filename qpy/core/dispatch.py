@@ -894,8 +894,11 @@ class Dispatch:
 
     def forgive(self, name=None):
         """Leave no destination (or not this one) alone any longer; how many that were."""
-        found = [place for place in self.remote.places.values()
-                 if place.failures and name in (None, place.name, destinations.host_of(place.name))]
+        named = [place for place in self.remote.places.values()
+                 if name in (None, place.name, destinations.host_of(place.name))]
+        found = [place for place in named if place.failures]
+        for place in named:
+            place.still = 0                     # more may be ventured, too
         for place in found:
             stranded = sorted(place.stranded)
             self._recovered(place)
