@@ -3,6 +3,8 @@
 Where nothing is configured nothing is asked, and nothing is paid.  core.checks holds the checks themselves; it is not
 loaded by who only asks.
 """
+from qpy.core import text
+
 CONNECT, HELO, MAIL, RCPT, DATA = b'connect', b'helo', b'mail', b'rcpt', b'data'
 STAGES = (CONNECT, HELO, MAIL, RCPT, DATA)
 
@@ -33,6 +35,22 @@ def is_field(line):
         and not line.translate(None, _PRINTABLE)
 
 
+def spf(fields):
+    """The result of SPF (RFC 7208) that lines which a policy server has put on top of a message tell of: in Received-SPF (9.1),
+    or in Authentication-Results (RFC 8601); b'' if none does."""
+    for line in fields:
+        name, _, value = line.partition(b':')
+        words = [word for word in text.lower(value).replace(b'\t', b' ').split(b' ') if word]
+        if text.lower(name) == b'authentication-results':
+            words = [word[4:].rstrip(b';') for word in words if word.startswith(b'spf=')]
+        elif text.lower(name) != b'received-spf':
+            continue
+        if words and words[0] in RESULTS:
+            return words[0]
+    return b''
+
+
+RESULTS = (b'pass', b'fail', b'softfail', b'neutral', b'none', b'temperror', b'permerror')
 _PRINTABLE = bytes((9, *range(32, 127)))
 _NAME = bytes(c for c in range(33, 127) if c != 58)
 

@@ -48,6 +48,17 @@ def test_who_asks_knows_each_check(name, stages, whom, check):
     assert set(stages) <= asking.stages(names)
 
 
+@pytest.mark.parametrize('lines, result', [
+    ([], b''), ([b'X-A: pass'], b''), ([b'Received-SPF: pass (mx.example.com: domain of ann@example.org)'], b'pass'),
+    ([b'RECEIVED-SPF:\tSoftFail;x'], b''), ([b'RECEIVED-SPF:  SoftFail x'], b'softfail'), ([b'Received-SPF: nonsense', b'Received-SPF: fail x'], b'fail'),
+    ([b'Authentication-Results: mx.example.com; spf=pass smtp.mailfrom=example.org'], b'pass'),
+    ([b'Authentication-Results: mx.example.com; dkim=pass; spf=none; x'], b'none'),
+    ([b'Authentication-Results: mx.example.com; dkim=pass'], b''), ([b'Received-SPF:'], b'')])
+def test_spf_is_taken_from_what_a_policy_server_adds(lines, result):
+    """RFC 7208, 9; what nobody knows as a result is none."""
+    assert asking.spf(lines) == result
+
+
 def test_cheap_checks_come_first():
     """Counting, then names, then DNS, then greylisting, then other people's programs: what refuses early saves the rest."""
     order = [name for name, _, _, _ in checks.TABLE]

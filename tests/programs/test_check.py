@@ -197,6 +197,18 @@ def test_lines_on_top_of_a_message(make):
     assert first.startswith(b'X-Mail: 1\nX-Rcpt: a\nX-Data: z\nReceived: from ') and second.startswith(b'Received: from ')
 
 
+def test_spf_of_a_policy_server_counts_from_then_on(make):
+    """A Received-SPF that came at mail is told with every recipient, and is not told of the next message."""
+    house = make(check=False, policyservers='/run/x stages=mail,rcpt\n')
+    line = b'Received-SPF: Pass (mx.example.com: domain of ann@example.org designates 127.0.0.1)'
+    ear = Ear(house.home, lambda fields: (b'ok', b'', b'', line if fields[2] == b'mail' and fields[9] == b'ann@example.org' else b''))
+    client = house.client()
+    for words in (MAIL, RCPT, RCPT, b'RSET', b'MAIL FROM:<bob@example.org>', RCPT):
+        assert client.say(words)[:3] == b'250'
+    assert [(fields[2], fields[13]) for fields in ear.asked] == [
+        (b'mail', b''), (b'rcpt', b'pass'), (b'rcpt', b'pass'), (b'mail', b''), (b'rcpt', b'')]
+
+
 # --- no answer -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('said', [(b'no', b'250 ok', b''), (b'no', b'', b''), (b'perhaps', b'', b''), (b'no', b'5xx no', b''),
