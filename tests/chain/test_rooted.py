@@ -215,7 +215,7 @@ def test_a_control_file_its_readers_may_not_read(name, mode):
         refused = house.as_owner(house.home + '/bin/qpy-start', check=False)
         path = os.fsencode(house.home) + b'/control/' + name.encode()
         assert refused.returncode == 111 and refused.stderr.count(b'\n') == 1
-        assert path + b' has mode %04o, ' % mode in refused.stderr and b'chmod 0644 ' + path in refused.stderr
+        assert path + b': has mode %04o, ' % mode in refused.stderr and b'chmod 0644 ' + path in refused.stderr
     finally:
         house.remove()
 
