@@ -3,7 +3,7 @@
     parse(b'-4') -> -4              of MAIL's parameter and of the envelope's record `M`; None if it is none
     Turns                           who waits: the highest priority first, in each the longest waiting
 """
-from collections import deque
+from _collections import deque
 
 LEAST, MOST, COMMON = -9, 9, 0
 LETTER = b'M'               # of the envelope
