@@ -15,7 +15,7 @@ from qpy.lib.loop import Loop
 from qpy.qpya.dovecot import Dovecot
 from qpy.qpya.judges import GOOD, LATER, Judges
 
-PAUSE = 2.0             # seconds before a failure is said
+PAUSE = 2.0             # seconds after the client's last word at which a failure is said, or a multiple of them
 LOGINS = 500            # exchanges of one server at a time
 BACKLOG = 1000          # answers that a server has not taken
 AT_ONCE = b'-'          # in the field of the first response: there is none
@@ -59,10 +59,11 @@ ORDER = (b'SCRAM-SHA-256-PLUS', b'SCRAM-SHA-256', b'PLAIN', b'LOGIN', b'OAUTHBEA
 
 
 class Attempt:
-    """What the two kinds of login share."""
+    """What the two kinds of login share.  since: when the client's last word came."""
 
     def __init__(self, office, server, number, ip):
         self.office, self.server, self.number, self.ip = office, server, number, ip
+        self.since = unix.monotonic()
 
     def say(self, letter, *fields):
         """Answer the server, if it is still there."""
@@ -85,11 +86,16 @@ class Attempt:
         if user:
             self.office.brakes.failed(text.lower(user), self.ip, unix.monotonic())
         words = text.logsafe(user) + b': ' + reason if user else reason
-        self.office.loop.after(PAUSE, lambda: self.over(b'n', NO, words))
+        self.after_pause(NO, words)
 
     def later(self, reason):
         """Nobody can say now."""
-        self.office.loop.after(PAUSE, lambda: self.over(b'n', AGAIN, reason))
+        self.after_pause(AGAIN, reason)
+
+    def after_pause(self, what, reason):
+        """Say it at a time that does not tell how long judging took, and so nothing of how it was judged."""
+        wait = PAUSE - (unix.monotonic() - self.since) % PAUSE
+        self.office.loop.after(wait, lambda: self.over(b'n', what, reason))
 
     def braked(self, user):
         """Has there been too much of this?"""
@@ -209,6 +215,7 @@ class Server:
             elif letter == b'A':
                 self.channel.send(b'n', number, AGAIN, b'too many logins at a time')
             elif login is not None and letter == b'R':
+                login.since = unix.monotonic()
                 login.heard(fields[0])
             elif login is not None:
                 del self.logins[number]

@@ -1,11 +1,13 @@
 """Logins as the server sees them: each mechanism as a table, and against our own client."""
 import base64
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, strategies as st
 
 from qpy.core import authbackends, brakes, dovecot_auth, passwords, sasl_client, sasl_server as sasl
 from qpy.core.sasl_server import CHALLENGE, DONE, FAILED, JUDGE, Place
+from qpy.qpya import auth
 
 SALT, NONCE = b's' * 16, b'servernonce'
 LINE = passwords.entry(b'Joe', b'secret', SALT, b't' * 16)
@@ -241,3 +243,16 @@ def test_the_words_of_dovecot():
     for wrong in (b'VERSION\t2\t0\n', b'x' * 20000):
         with pytest.raises(ValueError):
             dovecot_auth.Session(1).receive(wrong)
+
+
+@pytest.mark.parametrize('took, wait', [(0.0, 2.0), (0.25, 1.75), (1.5, 0.5), (2.5, 1.5), (31.0, 1.0)])
+@pytest.mark.parametrize('end', ['bad', 'later'])
+def test_time_does_not_tell_how_somebody_was_judged(monkeypatch, took, wait, end):
+    """A failure is said two seconds after the client's last word, or four ..., however long judging took."""
+    waits, now = [], [100.0]
+    monkeypatch.setattr(auth.unix, 'monotonic', lambda: now[0])
+    office = SimpleNamespace(brakes=brakes.Brakes(), loop=SimpleNamespace(after=lambda seconds, call: waits.append(seconds)))
+    attempt = auth.Attempt(office, SimpleNamespace(logins={}), b'1', b'192.0.2.7')
+    now[0] += took
+    attempt.bad(b'joe', b'wrong') if end == 'bad' else attempt.later(b'nobody can judge now')
+    assert waits == [wait]
