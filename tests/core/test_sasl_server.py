@@ -115,6 +115,14 @@ def test_first_messages_that_are_none(first):
     assert sasl.Scram(place()).step(first)[0] == FAILED
 
 
+@pytest.mark.parametrize('flag', [b'p=tls-exporter', b'p=tls-unique', b'n', b'y'])
+def test_bindings_that_cannot_be_had(flag):
+    """RFC 9266 and 5929: -PLUS goes by our certificate only; another binding, or none, is refused and not taken for it."""
+    exchange = sasl.ScramPlus(Place(NONCE, b'binding', True, SCRAM.keys))
+    assert exchange.step(flag + b',,n=joe,r=x')[0] == FAILED
+    assert sasl.ScramPlus(Place(NONCE, b'binding', True, SCRAM.keys)).step(b'p=tls-server-end-point,,n=joe,r=x')[0] == CHALLENGE
+
+
 @pytest.mark.parametrize('final', [
     b'', b'c=biws', b'c=biws,r=xservernonce', b'c=biws,r=xservernonce,p=', b'c=biws,r=other,p=' + b'A' * 43 + b'=',
     b'c=eSws,r=xservernonce,p=' + b'A' * 43 + b'=', b'r=xservernonce,c=biws,p=' + b'A' * 43 + b'=', b'c=b!ws,r=xservernonce,p=x'])

@@ -115,17 +115,18 @@ def test_every_knob_of_the_tests_is_known():
 
 
 def test_the_table_of_extensions():
-    """qpy-smtpd.8 lists what EHLO can offer, in its order, each with a test that is there."""
+    """qpy-smtpd.8 lists what EHLO can offer, in its order, and what it does not tell of, each with a test that is there."""
     from qpy.core import esmtp
     with open(ROOT + '/man/qpy-smtpd.8') as file:
-        table = re.search(r'^\.Sh EXTENSIONS\n(.*?)^\.El', file.read(), re.M | re.S)[1]
-    rows = [line[4:].split(' Ta ') for line in table.split('\n') if line.startswith('.It ') and '.py::' in line]
-    assert [row[0].encode() for row in rows] == [row[0] for row in esmtp.EXTENSIONS]
-    for _, number, _, test in rows:
+        section = re.search(r'^\.Sh EXTENSIONS\n(.*?)^\.Sh', file.read(), re.M | re.S)[1]
+    offered, others = ([line[4:].split(' Ta ') for line in table.split('\n') if line.startswith('.It ') and '.py::' in line]
+                       for table in section.split('\n.El\n')[:2])
+    assert [row[0].encode() for row in offered] == [row[0] for row in esmtp.EXTENSIONS] and len(others) > 15
+    for _, number, _, test in offered + others:
         path, _, name = test.partition('::')
         with open(ROOT + '/tests/' + path) as file:
             assert 'def %s(' % name in file.read(), test
-        assert number.isdigit() or number == 'Postfix'
+        assert re.fullmatch(r'\d{4}(, [\d.]+)*|Postfix|HAProxy', number), number
 
 
 VARIABLE = re.compile(r"environ(?:\.get|\.pop)?[(\[]b'([A-Z][A-Z0-9_]+)'|b'([A-Z][A-Z0-9_]+)' (?:not )?in (?:unix\.)?environ")
