@@ -148,8 +148,16 @@ class Loop:
 
     def step(self, longest=MAX_SLEEP):
         """One pass; waits at most `longest` seconds for something to happen."""
+        self._hear(self.epoll.poll(self._patience(longest)))
+        if self.timers:
+            self._run_due()
+        while self.soon:
+            callbacks, self.soon = self.soon, []
+            for callback in callbacks:
+                callback()
+
+    def _hear(self, ready):
         readers, writers, fresh = self.readers, self.writers, self.fresh
-        ready = self.epoll.poll(self._patience(longest))
         fresh.clear()
         for fd, events in ready:
             if events & (READ | _ENDS):
@@ -160,12 +168,6 @@ class Loop:
                 callback = writers.get(fd)
                 if callback and fd not in fresh:
                     callback()
-        if self.timers:
-            self._run_due()
-        while self.soon:
-            callbacks, self.soon = self.soon, []
-            for callback in callbacks:
-                callback()
 
     def _patience(self, longest):
         if self.soon:
@@ -178,8 +180,9 @@ class Loop:
         return min(longest, max(0.0, self.timers[0][0] - unix.monotonic()))
 
     def _run_due(self):
-        now = unix.monotonic()
-        timers = self.timers
+        now, timers = unix.monotonic(), self.timers
+        if timers and timers[0][0] <= now:          # what came meanwhile is heard before anybody gives up waiting for it
+            self._hear(self.epoll.poll(0))
         while timers and timers[0][0] <= now:
             timer = heappop(timers)[2]
             callback, timer.callback = timer.callback, None

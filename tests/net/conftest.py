@@ -13,7 +13,7 @@ from tests.real.conftest import UID, Mailbox
 
 dns_script = pytest.importorskip('tests.peers.dns_script')
 
-PATIENCE = 30                       # seconds until what should have happened has not
+PATIENCE = 60                       # seconds until what should have happened has not
 
 
 class Site:
@@ -27,7 +27,7 @@ class Site:
         self.mailbox = Mailbox(home)
         self.qpy = peer.Qpy(os.path.join(base, host.name), 25, users=[(user, UID, UID, home)],
                             me=host.name + '.test',
-                            host=host, controls={'timeoutconnect': '2\n', 'timeoutremote': '5\n'})
+                            host=host, controls={'timeoutconnect': '2\n', 'timeoutremote': '30\n'})
 
     def send(self, recipients, text, sender=None):
         """Hand a message to this host's sendmail; text is the whole message as bytes."""

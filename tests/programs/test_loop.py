@@ -40,6 +40,31 @@ def test_timers_fire_in_order_and_cancelled_ones_never(loop):
     assert seen == [1, 2]
 
 
+def test_an_answer_that_has_come_is_heard_before_its_timer(loop, monkeypatch):
+    """Who gets no processor for long (here: somebody else's callback takes ten seconds) finds the answer when he has one
+    again, and does not give up on it."""
+    now, seen = [0.0], []
+    monkeypatch.setattr(unix, 'monotonic', lambda: now[0])
+    (mine, theirs), (other, waker) = socket.socketpair(), socket.socketpair()
+    with mine, theirs, other, waker:
+        timer = loop.after(5, lambda: seen.append('gave up'))
+
+        def slow():
+            loop.forget(other.fileno())
+            now[0] += 10
+            theirs.send(b'an answer')
+
+        def heard():
+            seen.append(mine.recv(100))
+            timer.cancel()
+        loop.watch(other.fileno(), slow)
+        loop.watch(mine.fileno(), heard)
+        waker.send(b'x')
+        loop.step(0)
+        loop.step(0)
+    assert seen == [b'an answer']
+
+
 def test_a_signal_is_a_callback_in_the_loop(loop):
     """P-05: a signal's work is done by the loop, not by the handler."""
     seen = []
