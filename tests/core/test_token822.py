@@ -79,12 +79,12 @@ def test_any_bytes(text):
                                    b'(a', b'<a', b':;', b'a:', b';', b'\x80'])
 def test_linear(shape):
     """H-04: a hundred thousand of anything take well under seconds and no recursion."""
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         listed(shape * 100_000)
     except token822.Unparsable:
         pass
-    assert time.perf_counter() - began < 4
+    assert time.process_time() - began < 4
 
 
 def test_folding():
