@@ -98,7 +98,7 @@ def install(options):
     trouble = first_files.admin_trouble(home, options.admin) if options.admin else ''
     if trouble:
         doing.say('warning: ' + trouble)
-    supervisors.write_units(home, home)
+    supervisors.write_units(home, home, options.rootless)
     if options.sendmail:
         other_names.be_sendmail(home, options.rootless)
         first_files.new_aliases(home)
@@ -122,7 +122,7 @@ def stage(options):
             os.chmod(os.path.join(place, name.decode()), mode)
     options.offline = True
     put_code(place, home, options)
-    supervisors.write_units(place, home)
+    supervisors.write_units(place, home, rootless=False)
     doing.say('%s holds what belongs to a package; on the machine where it is unpacked run %s/bin/qpy-install %s, which makes '
               'accounts, directories and the first control files' % (place, home, home))
     return doing.OK

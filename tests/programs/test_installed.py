@@ -75,6 +75,7 @@ def rooted(tmp_path_factory):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(os.path.join(home, name))
         give(os.path.join(home, name), *what)
+    give(os.path.join(home, 'service/qpy/log/main'), 'qpyl', 'qpyl', 0o755)
     return home
 
 

@@ -323,10 +323,12 @@ def test_a_process_for_each_connection(each):
     ids=['runit', 'daemontools'])
 def test_other_supervisors(start, up, stop):
     """runit's runsvdir and daemontools' svscan run DIR/service/qpy as it is: the chain is up, mail is delivered, the log is
-    written by their own logger, who is killed is started anew, and down is down."""
+    written by their own logger, as qpyl, also where root has written it before; who is killed is started anew, and down is
+    down."""
     there = installed()
     try:
         there.run('mkdir', '/service')
+        there.run('sh', '-c', 'echo before > %s/service/qpy/log/main/current' % DIR)
         there.run('ln', '-s', DIR + '/service/qpy', '/service/qpy')
         there.start(*start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -338,6 +340,8 @@ def test_other_supervisors(start, up, stop):
         def said(words, count=1):
             return os.path.exists(log) and there.read(DIR + '/service/qpy/log/main/current').count(words) >= count
         there.await_that(lambda: said('status: local 0/'), 'log')
+        loggers = there.run('sh', '-c', 'for i in /proc/[0-9]*; do case $(readlink $i/exe) in */svlogd|*/multilog) stat -c %U $i; esac; done')
+        assert loggers.split() == ['qpyl'] and there.run(DIR + '/bin/qpy-install', '--check').startswith(DIR + ' is in order\n')
         smtp(there, 'by smtp')
         mail(there, 'by smtp')
         there.run('sh', '-c', 'kill -9 $(%s | grep -o "pid [0-9]*" | grep -o "[0-9]*" | head -1)' % ' '.join(up)

@@ -30,16 +30,23 @@ RUN_LOG = """\
 if command -v svlogd >/dev/null; then exec svlogd -tt ./main; fi
 exec multilog t ./main
 """
+# What strangers say is in the log, and root reads none of it.  While main is root's, nobody else has put anything there.
+RUN_LOG_AS = """\
+#!/bin/sh
+if [ -O main/ ]; then chown -R %(logger)s: main/; fi
+if command -v svlogd >/dev/null; then exec chpst -u %(logger)s svlogd -tt ./main; fi
+exec setuidgid %(logger)s multilog t ./main
+"""
 
 
-def write_units(place, home):
+def write_units(place, home, rootless):
     """service in `place`: for systemd, and for runit, daemontools and their kin."""
-    words = {'home': home, 'fence': units.START.decode()}
+    words = {'home': home, 'fence': units.START.decode(), 'logger': owners.account_names(place)['qpyl']}
     service = os.path.join(place, 'service')
     os.makedirs(os.path.join(service, 'qpy/log/main'), exist_ok=True)
     doing.write(os.path.join(service, 'qpy.service'), SYSTEMD % words)
     doing.write(os.path.join(service, 'qpy/run'), RUN % words, 0o755)
-    doing.write(os.path.join(service, 'qpy/log/run'), RUN_LOG % words, 0o755)
+    doing.write(os.path.join(service, 'qpy/log/run'), (RUN_LOG if rootless else RUN_LOG_AS) % words, 0o755)
     write_each_unit(place, home, service)
 
 
