@@ -25,9 +25,10 @@ from tests.power import explorer
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'chain'))
 import houses  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 MOST = int(os.environ.get('QPY_FAULTS_MOST', '8'))         # faults tried on each program's way; 0: all there are
 STARTS = int(os.environ.get('QPY_FAULTS_STARTS', '3'))      # and on the start of each; 0: all
+TRACED = int(os.environ.get('QPY_STRACE_MOST', '6'))       # injections by strace for each program; 0: all
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 + 30 * max(MOST, STARTS, TRACED))]
 #: (program, whose calls count)
 WAYS = [('queued', shim.ALL), ('send', shim.ALL), ('bouncer', shim.ALL), ('clean', shim.ALL), ('lspawn', shim.ALL),
         ('seed', shim.FIRST), ('seed', shim.FORKED), ('rspawn', shim.FIRST), ('rspawn', shim.FORKED),
@@ -44,37 +45,53 @@ PUSH = 0.4                  # seconds between two ALRMs: try everything now
 USER = 54001
 
 
-class Chain:
-    """A House with a program under watch, a host it sends to, and a ledger."""
+def hurry(house):
+    """What could not be written is tried again after a second, not after two minutes, and who keeps dying is forked
+    again after a second, too."""
+    for name, before, after in HURRY:
+        path = house.home + '/lib/qpy/' + name
+        with open(path) as file:
+            text = file.read()
+        assert before in text, (name, before)
+        with open(path, 'w') as file:
+            file.write(text.replace(before, after))
+    house.as_owner('/usr/bin/python3', '-IS', '-m', 'compileall', '-q', house.home + '/lib/qpy')
 
-    def __init__(self, program, next_hop):
-        self.program, self.next_hop, self.number, self.promised = program, next_hop, 0, {}
-        rooted = os.geteuid() == 0
-        self.house = (houses.Rooted if rooted else houses.House)(
-            routes='far.test:127.0.0.1:%d\n' % next_hop.port,
-            users={'ann': (USER, USER) if rooted else (os.getuid(), os.getgid())})
+
+@pytest.fixture(scope='module')
+def house():
+    """One installation for all: to make one takes longer than to break it ten times."""
+    rooted = os.geteuid() == 0
+    made = (houses.Rooted if rooted else houses.House)(users={'ann': (USER, USER) if rooted else (os.getuid(), os.getgid())})
+    try:
         for name, text in (('.qmail-default', './Maildir/\n'), ('.qmail-fwd', '&ann-list@here.test\n'),
                            ('.qmail-box', './Mailbox\n'),
                            ('.qmail-prog', '|f=$(mktemp got.XXXXXXXX) && cat > "$f" && mv "$f" "$f.done"\n')):
-            self.house.recipe('ann', name, text)
-        self.hurry()
-        self.path = self.house.home + '/fault.map'
+            made.recipe('ann', name, text)
+        hurry(made)
+        with open(shim.__file__) as source, open(made.home + '/lib/shim.py', 'w') as copy:
+            copy.write(source.read())
+        yield made
+    finally:
+        made.remove()
+
+
+class Chain:
+    """The House with a program under watch, a host it sends to, and a ledger; nothing is left of who had it before."""
+
+    def __init__(self, house, program, next_hop):
+        self.house, self.program, self.next_hop, self.number, self.promised = house, program, next_hop, 0, {}
+        house.write('control/smtproutes', 'far.test:127.0.0.1:%d\n' % next_hop.port)
+        for name in ('mess', 'state', 'damaged'):
+            for left in os.listdir(house.home + '/queue/' + name):
+                os.unlink(house.home + '/queue/%s/%s' % (name, left))
+        self.forget()
+        self.path = house.home + '/fault.map'
         with open(self.path, 'wb') as file:
             file.truncate(shim.SIZE)
         os.chmod(self.path, 0o666)
         self.shared = shim.Shared(self.path)
         self.watch()
-
-    def hurry(self):
-        """What could not be written is tried again after a second, not after two minutes, and who keeps dying is forked
-        again after a second, too."""
-        for name, before, after in HURRY:
-            path = self.house.home + '/lib/qpy/' + name
-            with open(path) as file:
-                text = file.read()
-            assert before in text, (name, before)
-            with open(path, 'w') as file:
-                file.write(text.replace(before, after))
 
     def dismiss(self):
         """The users' processes go, so that new ones are born."""
@@ -85,13 +102,11 @@ class Chain:
 
     def watch(self):
         """Have the program take its place under the shim."""
-        with open(shim.__file__) as source, open(self.house.home + '/lib/shim.py', 'w') as copy:
-            copy.write(source.read())
-        path = self.house.home + '/bin/qpy-' + self.program
-        with open(path) as file:
-            text = file.read()
-        before, call, after = text.partition('program.run(')
-        with open(path, 'w') as file:
+        self.launcher = self.house.home + '/bin/qpy-' + self.program
+        with open(self.launcher) as file:
+            self.launches = file.read()
+        before, call, after = self.launches.partition('program.run(')
+        with open(self.launcher, 'w') as file:
             file.write(before + 'space = {"__name__": "shim"}\nexec(open(%r).read(), space)\nspace["install"](%r)\n'
                        % (self.house.home + '/lib/shim.py', self.path) + call + after)
 
@@ -242,9 +257,14 @@ class Chain:
         return [os.path.join(home, name) for name in os.listdir(home) if name.startswith('got.') and name.endswith(end)]
 
     def remove(self):
-        """Nothing is left."""
+        """The house is as before."""
         self.shared.off()
-        self.house.remove()
+        if self.house.process and self.running():
+            self.house.process.kill()
+            self.house.wait_end()
+        assert not left(self), left(self)
+        with open(self.launcher, 'w') as file:
+            file.write(self.launches)
 
 
 @pytest.fixture
@@ -272,9 +292,9 @@ def words(fault):
 
 
 @pytest.mark.parametrize('program, whose', WAYS, ids=[NAMES.get(way, way[0]) for way in WAYS])
-def test_a_call_fails_on_the_way(program, whose, next_hop):
+def test_a_call_fails_on_the_way(house, program, whose, next_hop):
     """While mail is on its way through a running chain."""
-    chain = Chain(program, next_hop)
+    chain = Chain(house, program, next_hop)
     try:
         chain.start()
         chain.scenario()
@@ -307,10 +327,10 @@ def test_a_call_fails_on_the_way(program, whose, next_hop):
 
 
 @pytest.mark.parametrize('program', PROGRAMS)
-def test_a_call_fails_at_the_start(program, next_hop):
+def test_a_call_fails_at_the_start(house, program, next_hop):
     """While the chain starts: it does not come up, and leaves nothing that runs; or it comes up and delivers.  The next
     start works in any case."""
-    chain = Chain(program, next_hop)
+    chain = Chain(house, program, next_hop)
     try:
         chain.shared.arm()
         chain.start()
@@ -379,9 +399,9 @@ CLIENTS = {'inject': '"$0/bin/qpy-inject" ann-list@here.test < "$1"',
 
 
 @pytest.mark.parametrize('program', CLIENTS)
-def test_a_call_fails_in_a_client(program, next_hop):
+def test_a_call_fails_in_a_client(house, program, next_hop):
     """Exit 0 is true, whichever call failed; anything else may be true or not; and undisturbed it works again."""
-    chain, tried = Chain(program, next_hop), 0
+    chain, tried = Chain(house, program, next_hop), 0
     path = chain.house.top + '/text'
 
     def hand_in():
@@ -415,7 +435,6 @@ def test_a_call_fails_in_a_client(program, next_hop):
 
 # --- the kernel's own calls -----------------------------------------------------------------------------------------
 
-TRACED = int(os.environ.get('QPY_STRACE_MOST', '6'))       # injections for each program; 0: all
 #: what each call of the programs that write is told by strace
 TOLD = {'openat': ('EIO', 'EMFILE', 'EACCES'), 'write': ('EIO', 'ENOSPC', 'EDQUOT'), 'writev': ('EIO', 'ENOSPC'),
         'fsync': ('EIO', 'ENOSPC'),
@@ -448,9 +467,9 @@ class Strace:
 @pytest.mark.root
 @pytest.mark.skipif(not shutil.which('strace'), reason='needs strace')
 @pytest.mark.parametrize('program', ['queued', 'send', 'clean', 'bouncer'])
-def test_a_kernel_call_fails_or_is_the_last(program, next_hop):
+def test_a_kernel_call_fails_or_is_the_last(house, program, next_hop):
     """The daemons that write, as they run, confined: strace has their n-th call of a kind fail, or kills them in it."""
-    chain, tried = Chain(program, next_hop), 0
+    chain, tried = Chain(house, program, next_hop), 0
     try:
         chain.start()
         chain.scenario()

@@ -16,9 +16,9 @@ from qpy.core import mess
 from tests.peers import queued as rig
 from tests.power import explorer
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300),
-              pytest.mark.skipif(not shutil.which('strace'), reason='needs strace')]
 MOST = int(os.environ.get('QPY_STRACE_MOST', '30'))         # injections for each program; 0: all there are
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300 + 5 * (MOST or 400)),
+              pytest.mark.skipif(not shutil.which('strace'), reason='needs strace')]
 TAIL = 15                   # of the files opened, the last so many: before them the interpreter loads its modules
 TEXT = b'Subject: one\n\n' + b'x' * 70 + b'\nthe end of it\n'
 #: what each call is told; not EPIPE for sendto, which while queued lives and waits cannot be

@@ -20,10 +20,12 @@ class Explorer:
     depth: how many times the power is cut again while the programs recover.
     most: of the choices at each point, try so many at random (None: all).  share: of the points, look at this part.
     before(): what is done on the disk before the programs start again.
+    known: states that others have recovered from, in the same way, and need not be again; those of this one are added.
     """
 
-    def __init__(self, seam, depth=0, most=None, seed=0, share=1.0, before=None):
+    def __init__(self, seam, depth=0, most=None, seed=0, share=1.0, before=None, known=None):
         self.before, self.seam, self.depth, self.most, self.share, self.seen = before, seam, depth, most, share, set()
+        self.known = set() if known is None else known
         self.chance, self.failed = random.Random(seed), False
 
     def watch(self, disk):
@@ -48,6 +50,8 @@ class Explorer:
             if state not in self.seen:
                 self.seen.add(state)
                 STATES.add(picture.key)
+                if state in self.known:
+                    continue
                 try:
                     self.recover(picture)
                 except whole.Loss:
@@ -56,6 +60,7 @@ class Explorer:
                 except Exception as wrong:          # which those who called the disk might take for its failure
                     self.failed = True
                     raise whole.Loss('the recovery failed') from wrong
+                self.known.add(state)
 
     def recover(self, picture):
         """Start again on what is left; everything that was promised must come true."""

@@ -147,6 +147,9 @@ class Soak:
             return not any(site.waiting() for site in self.sites)
         if not self.wait_until(empty, DRAIN):
             self.fail('the queues are not empty: %s' % {site.name: site.waiting() for site in self.sites})
+            for site in self.sites:
+                self.say('%s: %s' % (site.name, site.processes()))
+                self.say(site.last_lines())
         self.drained = self.world.now() - began
 
     def judge(self):

@@ -201,6 +201,11 @@ class Site:
         with open(self.log_path, 'a') as file:
             file.write('%.2f %s\n' % (self.world.now(), text))
 
+    def last_lines(self, count=30):
+        """Of the log."""
+        with open(self.log_path, errors='replace') as file:
+            return ''.join(file.readlines()[-count:])
+
     def start(self):
         """Begin to supervise."""
         self.wanted.set()
