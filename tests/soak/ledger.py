@@ -219,8 +219,9 @@ class History:
 
     def hidden(self, ident, attempts):
         """Attempts at this message that may stand in no log: it was in the queue when the log was cut."""
-        tried = {attempt.run for attempt in attempts}
-        return sum(run in self.cut and run not in tried for run in range(self.first[ident] - 1, attempts[-1].run))
+        last = {attempt.run: attempt for attempt in attempts}
+        return sum(run in self.cut and (run not in last or last[run].end == 'deferral')
+                   for run in range(self.first[ident] - 1, attempts[-1].run + 1))
 
     def feed(self, line):
         """One line."""

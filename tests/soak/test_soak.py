@@ -108,6 +108,8 @@ TWICE = [
                                                        'delivery 1: deferral: Unable_to_switch_to_home_directory/',
                                                        AGAIN]),
     ('an attempt that the killed log has taken with it', True, [INFO, '!', INFO, START, DONE]),
+    ('deferred, and the attempt after that taken by the killed log', True,
+     [INFO, START, 'delivery 1: deferral: Unable_to_switch_to_home_directory/', '!', INFO, AGAIN, DONE]),
     ('all of it taken by the killed log', True, ['!', INFO, START, DONE]),
     ('killed before the message was there', False, ['!', 'status: exiting', '=', INFO, START, DONE]),
     ('one attempt, and killed long after', False, [INFO, START, DONE, '!', 'status: local']),
