@@ -103,7 +103,8 @@ class Front:
     # --- how things are ---
 
     def watch(self, watcher):
-        """A server wants to know whether there is TLS."""
+        """A server wants to know whether there is TLS: one with a single client, as qpy-popup, asks this alone."""
+        self.look()
         self.watchers.add(watcher)
         watcher.tell(self.available, self.certificates.reason)
 

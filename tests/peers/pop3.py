@@ -76,15 +76,15 @@ class House:
         self.processes.append(process)
         return process
 
-    def tls(self, certificate, key):
-        """A qpy-tls with this certificate beside them."""
-        for name in ('/run', '/keys'):
-            os.mkdir(self.home + name, 0o755 if name == '/run' else 0o750)
-        with open(self.home + '/keys/default.pem', 'wb') as out:
+    def tls(self, certificate, key, name='default.pem'):
+        """A qpy-tls beside them, with this certificate in a file of this name."""
+        for directory in ('/run', '/keys'):
+            os.mkdir(self.home + directory, 0o755 if directory == '/run' else 0o750)
+        with open(self.home + '/keys/' + name, 'wb') as out:
             for path in (key, certificate):
                 with open(path, 'rb') as file:
                     out.write(file.read())
-        os.chmod(self.home + '/keys/default.pem', 0o600)
+        os.chmod(self.home + '/keys/' + name, 0o600)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(self.home + '/run/tls')
         self.own()
@@ -94,7 +94,7 @@ class House:
         account = {'user': OWNER, 'group': OWNER, 'extra_groups': []} if os.geteuid() == 0 else {}
         if self.rooted:
             account = {'user': 'daemon', 'group': 'daemon', 'extra_groups': []}
-            for path in ('/keys', '/keys/default.pem'):
+            for path in ('/keys', '/keys/' + name):
                 shutil.chown(self.home + path, 'root', 'daemon')
                 os.chmod(self.home + path, 0o750 if path == '/keys' else 0o640)
         self.processes.append(subprocess.Popen(

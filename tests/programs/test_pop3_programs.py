@@ -121,6 +121,17 @@ def test_stls(house, tmp_path, env):
     assert '1.a.host:2,S' not in house.names('cur')
 
 
+def test_a_certificate_that_comes_later(house, tmp_path):
+    """The first certificate counts without a restart, too, where nobody asks qpy-tls but clients of POP3."""
+    house.tls(*authority().certificate('localhost', '127.0.0.1'), name='later')
+    with open(tmp_path / 'log', 'wb') as log:
+        assert 'STLS' not in poplib.POP3('127.0.0.1', house.serve(log), timeout=30).capa()
+        os.rename(house.home + '/keys/later', house.home + '/keys/default.pem')
+        ends = time.monotonic() + 30
+        while 'STLS' not in poplib.POP3('127.0.0.1', house.serve(log), timeout=30).capa():
+            assert time.monotonic() < ends, 'qpy-tls does not look'
+
+
 def test_pop3s(house, tmp_path):
     """POP3S: TLS from the first byte; who speaks in the clear gets nothing but an alert."""
     house.tls(*authority().certificate('localhost', '127.0.0.1'))
