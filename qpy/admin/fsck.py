@@ -190,19 +190,27 @@ class Check:
             self.move(where, name)
 
     def move(self, where, name):
-        """Into queue/damaged, under a name that nothing has there; durable."""
+        """Into queue/damaged, durable; what cannot go there stays, and the others have their turn."""
+        try:
+            new = self.renamed(where, name)
+            self.moved.add(new)
+            unix.fsync(self.place[b'damaged'])
+            unix.fsync(self.place[where])
+        except unix.error as problem:
+            self.worst = queuecheck.WRONG
+            return say(b'queue/%b/%b: unable to set it aside: %b' % (where, text.printable(name), program.reason(problem)))
+        say(b'queue/%b/%b: set aside as queue/damaged/%b' % (where, text.printable(name), text.printable(new)))
+
+    def renamed(self, where, name):
+        """Its new name in queue/damaged, which nothing had there."""
         new, number = name, 0
         while True:
             try:
                 unix_kernel.rename_noreplace(self.place[where], name, self.place[b'damaged'], new)
-                break
+                return new
             except FileExistsError:
                 number += 1
                 new = b'%b.%d' % (name, number)
-        unix.fsync(self.place[b'damaged'])
-        unix.fsync(self.place[where])
-        self.moved.add(new)
-        say(b'queue/%b/%b: set aside as queue/damaged/%b' % (where, text.printable(name), text.printable(new)))
 
     def end(self):
         """The figures, and the exit code."""

@@ -144,6 +144,22 @@ def test_what_is_no_file(home):
     assert len(os.listdir(home + b'/queue/damaged')) == 3 and not os.listdir(home + b'/queue/mess')
 
 
+def test_what_cannot_be_set_aside_stays_and_the_rest_goes(home, monkeypatch):
+    """One that the system will not move (a directory of somebody else) is told, and is no reason to leave the others."""
+    for ident in IDS[:3]:
+        put(home, ident, message(ident)[:-9])
+    real = fsck.unix_kernel.rename_noreplace
+
+    def rename(there, name, *more):
+        if name == IDS[1]:
+            raise PermissionError(13, 'Permission denied')
+        return real(there, name, *more)
+    monkeypatch.setattr(fsck.unix_kernel, 'rename_noreplace', rename)
+    code, lines = run(home, b'--set-aside')
+    assert code == 1 and b'queue/mess/%b: unable to set it aside: Permission denied' % IDS[1] in lines
+    assert os.listdir(home + b'/queue/mess') == [IDS[1]] and set(os.listdir(home + b'/queue/damaged')) == {IDS[0], IDS[2]}
+
+
 def test_every_combination(home):
     """Q-18: each pair of what mess/ID and state/ID may be is looked at without an error, and nothing is lost."""
     of_mess = [None, message(IDS[0]), torn(IDS[0]), b'', message(IDS[1])]
