@@ -204,10 +204,10 @@ def test_control_a_marked_recipient_without_a_report(monkeypatch, scene, how):
 
 def lenient(real):
     """The bouncer's look at the state, which also takes what is marked as reported."""
-    def outcomes(self, message, indices, routes, kind):
+    def outcomes(self, message, view, indices, routes, kind):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(bouncer.STATUS, kind, state.REPORTED if kind == b'bounce' else state.DELIVERED)
-            return real(self, message, indices, routes, kind)
+            return real(self, message, view, indices, routes, kind)
     return outcomes
 
 
