@@ -11,7 +11,7 @@ MAIL on everything is deferred, or it is as if it were not there.
 from qpy import unix
 from qpy.core import asking, draft as drafts, milter, policyd
 from qpy.lib import program, spool
-from qpy.qpyc.policies import connect
+from qpy.qpyc import talk
 
 READ = 32768                # bytes of stored text for one body packet: its lines grow by one byte each
 HIGH = 256 << 10            # bytes that a milter has not taken, at which we wait for it
@@ -69,7 +69,7 @@ class Filter:
     def open(self, done):
         """Connect and negotiate; done()."""
         try:
-            self.sock = connect(self.place.where)
+            self.sock = talk.connect(self.place.where)
         except unix.error as problem:
             self.broken(program.reason(problem))
             return done()
@@ -115,32 +115,30 @@ class Filter:
     def writable(self):
         """It takes something."""
         try:
-            self.out = self.out[self.sock.send(self.out, unix.MSG_NOSIGNAL):]
-        except BlockingIOError:
-            return
+            self.out = talk.say(self.sock, self.out)
         except unix.error as problem:
             return self.broken(program.reason(problem))
         self.watch()
         drained, self.drained = (self.drained, None) if len(self.out) < HIGH // 2 else (None, self.drained)
         if drained is not None:
             drained()
+        return None
 
     def readable(self):
         """Packets."""
         try:
-            data = self.sock.recv(65536)
-        except BlockingIOError:
-            return
+            data = talk.hear(self.sock)
         except unix.error as problem:
             return self.broken(program.reason(problem))
         if not data:
-            return self.broken(b'it closed the connection')
+            return None if data is None else self.broken(b'it closed the connection')
         try:
             packets = self.dialogue.feed(data)
         except milter.MilterError as problem:
             return self.broken(str(problem).encode())
         for letter, words in packets:
             self.heard(letter, words)
+        return None
 
     def heard(self, letter, words):
         """One packet."""

@@ -8,6 +8,7 @@ from collections import deque
 from qpy import unix
 from qpy.core import policyd
 from qpy.lib import program
+from qpy.qpyc import talk
 
 MOST = 50               # connections to one server; further questions wait
 MOST_WAITING = 5000
@@ -77,7 +78,7 @@ class Question:
         self.kept = self.sock is not None
         if self.sock is None:
             try:
-                self.sock = connect(self.pool.server.place)
+                self.sock = talk.connect(self.pool.server.place)
             except unix.error as problem:
                 reason = program.reason(problem)
                 return self.pool.loop.call_soon(lambda: self.end(None, reason))
@@ -90,30 +91,25 @@ class Question:
     def writable(self):
         """Connected, and taking."""
         try:
-            self.out = self.out[self.sock.send(self.out, unix.MSG_NOSIGNAL):]
-        except BlockingIOError:
-            return
+            self.out = talk.say(self.sock, self.out)
         except unix.error as problem:
             return self.failed(problem)
-        self.watch()
+        return self.watch()
 
     def readable(self):
         """A part of the answer."""
         try:
-            data = self.sock.recv(4096)
-        except BlockingIOError:
-            return
+            data = talk.hear(self.sock)
         except unix.error as problem:
             return self.failed(problem)
         if not data:
-            return self.failed(None)
+            return None if data is None else self.failed(None)
         self.heard += data
         try:
             answer = policyd.parse_answer(self.heard)
         except ValueError as problem:
             return self.end(None, str(problem).encode())
-        if answer is not None:
-            self.end(answer[0], answer[1], not answer[2])
+        return None if answer is None else self.end(answer[0], answer[1], not answer[2])
 
     def failed(self, problem):
         """The connection is gone: if it was an old one, try a new one."""
@@ -143,24 +139,3 @@ class Question:
             self.pool.loop.forget(self.sock.fileno())
             self.sock.close()
             self.sock = None
-
-
-def connect(place):
-    """A non-blocking socket that connects to (address, port) or to a path."""
-    if isinstance(place, bytes):
-        sock = unix.socket_unix()
-        where = unix.fsdecode(place)
-    else:
-        family = unix.AF_INET6 if b':' in place[0] else unix.AF_INET
-        sock = unix.socket(family, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0)
-        sock.setblocking(False)
-        sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)      # words that have no answer follow each other
-        where = place[0].decode('ascii'), place[1]
-    try:
-        sock.connect(where)
-    except BlockingIOError:
-        pass
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -10,7 +10,7 @@ from qpy import unix
 from qpy.core import draft, mess, milter, policyd, submit
 from qpy.lib import program, spool
 from qpy.lib.loop import Loop
-from qpy.qpyc import filters, journal, policies
+from qpy.qpyc import filters, journal, policies, talk
 from qpy.qpyc import milter as milters
 
 
@@ -181,7 +181,7 @@ def test_nobody_there():
 def test_small_words_do_not_wait_for_each_other():
     """Connections to policy servers and milters have TCP_NODELAY."""
     with socket.create_server(('127.0.0.1', 0)) as server:
-        sock = policies.connect((b'127.0.0.1', server.getsockname()[1]))
+        sock = talk.connect((b'127.0.0.1', server.getsockname()[1]))
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         sock.close()
 
