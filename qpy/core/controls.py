@@ -190,7 +190,8 @@ LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000)
           b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
 CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkfrom': (b'yes', b'no'), b'checkrecipients': (b'yes', b'no'),
-           b'reversedns': (b'no', b'exists', b'confirmed'), b'bounceformat': (b'rfc3464', b'qsbmf'), b'bouncewhen': (b'pass', b'end'), b'dotforward': (b'no', b'yes')}
+           b'reversedns': (b'no', b'exists', b'confirmed'), b'bounceformat': (b'rfc3464', b'qsbmf'),
+           b'bouncewhen': (b'pass', b'end'), b'dotforward': (b'no', b'yes')}
 
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
