@@ -80,7 +80,7 @@ def by(value):
 
 
 def first(value):
-    """RFC 6710"""
+    """RFC 6710: from -9 to 9."""
     return priority.parse(value) is not None
 
 

@@ -253,7 +253,7 @@ def test_environment_of_tcpserver(make):
         RELAYCLIENT='.relay', DATABYTES='100')
     client.reply()
     client.send(b'EHLO x\r\n')
-    assert [client.line() for _ in range(10)][2] == b'250-SIZE 100'
+    assert [client.line() for _ in range(11)][2] == b'250-SIZE 100'
     client.send(b'MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n0123456789\r\n.\r\n')
     assert [client.reply()[:3] for _ in range(4)][3] == b'250'
     body, envelope = rig.queued.messages[0]
