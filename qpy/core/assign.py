@@ -36,7 +36,7 @@ def parse(data):
             return records, warnings
         key, fields = parse_line(line, n)
         records.append((key, b'\0'.join(fields)))
-        warnings += [(n, word) for word in doubts(fields)]
+        warnings += [(n, word) for word in doubts(line, fields)]
         if len(key) > 1 and key[-1:] != b'\0' and key[-1:] not in wildcards:
             wildcards += key[-1:]
     raise AssignError(0, b'no line with a dot at the end')
@@ -55,9 +55,11 @@ def parse_line(line, n):
     return (name if line[:1] == b'+' else name + b'\0'), parts[1:7]
 
 
-def doubts(fields):
-    """What qmail-newu accepts, but no delivery will: words for warnings."""
+def doubts(line, fields):
+    """What qmail-newu accepts, but nobody means, or no delivery will accept: words for warnings."""
     user, uid, gid, home, _, _ = fields
+    if line[:1] not in (b'=', b'+'):
+        yield b'neither = nor + in front: it counts as = in place of its first character, and there are no comments'
     if number(uid) is None or number(gid) is None:
         yield b'uid or gid is not a number: mail will be deferred'
     elif number(uid) == 0:

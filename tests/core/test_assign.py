@@ -73,6 +73,14 @@ def test_warnings(line, word):
             asked(data, b'j')
 
 
+@pytest.mark.parametrize('line, key', [(b'joe:j:1:1:/:::', b'oe'), (b'#=joe:j:1:1:/:::', b'=joe')])
+def test_what_is_no_line_of_either_kind(line, key):
+    """A forgotten = and a line that was to be a comment mean to qmail-newu what nobody means: so here, with a warning."""
+    data, ((number, warning),) = assign.build(line + b'\n.\n')
+    assert number == 1 and b'in front' in warning
+    assert cdb.over(data).get(b'!' + key + b'\0')
+
+
 def test_trouble():
     """A cdb without its wildcard record, or with a value of another shape, is temporary trouble."""
     for records in ([], [(b'', b''), (b'!j\0', b'too\0few')], [(b'', b''), (b'!j\0', b'1\x002\x003\0/4\x005\x006\x007')]):
