@@ -92,7 +92,7 @@ TABLE = (
      b'host that double bounces go to'),
     (b'doublebounceto', LINE, b'postmaster', b'qpy-bouncer',
      b'user at doublebouncehost that double bounces go to; an empty first line drops them'),
-    (b'envnoathost', LINE, me_or(b'envnoathost'), b'qpy-send qpy-users',
+    (b'envnoathost', LINE, me_or(b'envnoathost'), b'qpy-send qpy-users qpy-smtpd qpy-qmtpd',
      b'host added to a recipient without @'),
     (b'greetdelay', NUMBER, 0, b'qpy-smtpd',
      b'seconds a client waits for the greeting; who speaks before it is refused'),

@@ -13,13 +13,13 @@ class Policy:
     """What the control files say: one for all sessions."""
 
     __slots__ = ('greeting', 'databytes', 'rcpthosts', 'bad_senders', 'bad_recipients', 'localiphost',
-                 'max_recipients', 'bad_helos', 'valid', 'stages', 'senders')
+                 'max_recipients', 'bad_helos', 'valid', 'stages', 'senders', 'no_host')
 
     def __init__(self, greeting, databytes=0, hosts=None, bad_senders=(), bad_recipients=(), localiphost=b'',
-                 max_recipients=1000, bad_helos=(), valid=None, stages=frozenset()):
+                 max_recipients=1000, bad_helos=(), valid=None, stages=frozenset(), no_host=b''):
         self.greeting, self.databytes, self.rcpthosts = greeting, databytes, hosts
         self.bad_senders, self.bad_recipients = bad_senders, bad_recipients     # lower-case: address or @host
-        self.localiphost, self.max_recipients = localiphost, max_recipients
+        self.localiphost, self.no_host, self.max_recipients = localiphost, no_host, max_recipients
         self.senders = None                                 # core.submission.Senders: who has logged in may send as these
         self.stages = stages                                # of core.asking: those at which somebody is asked
         self.bad_helos, self.valid = bad_helos, valid       # names as in core.badhelo; ValidRecipients, None: all
@@ -72,7 +72,7 @@ def recipient_refusal(session, address):
     policy = session.policy
     if listed(session.sender, policy.bad_senders):
         return replies.BAD_SENDER
-    if listed(address, policy.bad_recipients):
+    if bad_recipient(policy, address):
         return replies.BAD_RECIPIENT
     if len(session.recipients) >= policy.max_recipients:
         return replies.TOO_MANY_RECIPIENTS
@@ -91,10 +91,19 @@ def stranger_refusal(policy, address):
     except cdb.CdbError:
         return replies.HOSTS_TROUBLE
     try:
-        return b'' if policy.valid is None or policy.valid.permits(address) else replies.NOT_VALID
+        return b'' if policy.valid is None or policy.valid.permits(with_host(policy, address)) else replies.NOT_VALID
     except cdb.CdbError:
         return replies.VALID_TROUBLE
 
+
+def bad_recipient(policy, address):
+    """Is the address in badrcptto?"""
+    return listed(with_host(policy, address), policy.bad_recipients)
+
+
+def with_host(policy, address):
+    """The address, with envnoathost if it has no host, as qpy-send will complete it."""
+    return address if b'@' in address else address + b'@' + policy.no_host
 
 
 def listed(address, table):

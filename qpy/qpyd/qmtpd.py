@@ -46,7 +46,7 @@ def refusal(policy, client, verdict, address):
     """Why this recipient is refused; b'' if it is not."""
     if not address:
         return qmtp.BAD_RECIPIENT
-    if smtp_policy.listed(address, policy.bad_recipients):
+    if smtp_policy.bad_recipient(policy, address):
         return qmtp.DENIED
     refused = client.relay is None and smtp_policy.stranger_refusal(policy, address)
     return STRANGERS[refused] if refused else {b'no': qmtp.NO_MAILBOX, b'temp': qmtp.LOOKUP_TROUBLE}.get(verdict(address), b'')

@@ -330,6 +330,14 @@ def test_validrcptto(compiled):
     assert talk(HELLO[1], b'RCPT TO:<bob@example.com>', policy=given, relay=b'')[0] == [b'250', b'250']
 
 
+def test_recipients_without_a_host():
+    """RFC 5321, 4.5.1: <Postmaster> alone, where the list has it with our host; and no way around badrcptto."""
+    given = {'valid': ValidRecipients({b'postmaster@mx.example.com': 1}), 'bad_recipients': {b'trap@mx.example.com': 1},
+             'no_host': b'mx.example.com'}
+    assert talk(HELLO[1], b'RCPT TO:<Postmaster>', b'RCPT TO:<trap>', b'RCPT TO:<ann>', policy=given)[0] == [
+        b'250', b'250', b'553', b'550']
+
+
 def test_validrcptto_that_cannot_be_read():
     """Trouble with the cdb refuses for now, never for good."""
     class Torn:
