@@ -32,7 +32,8 @@ def aliases(home, job):
     if value is None:
         return None
     owner, items = language.parse_value(value)
-    return owner, completed(home, [each for kind, word in items for each in instructions(kind, word)])
+    found = completed(home, [each for kind, word in items for each in instructions(kind, word)])
+    return owner, list(dict.fromkeys(found))        # who is in a file and beside it gets one copy
 
 
 def instructions(kind, word):

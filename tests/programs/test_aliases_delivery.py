@@ -117,6 +117,9 @@ def test_lists_in_files(house):
     path.write_text('# readers\nann@far.example, bob@far.example\n')
     path.chmod(0o644)
     assert house.alias('news').returncode == 0 and house.envelope() == 'Fs@y|Tann@far.example|Tbob@far.example||'
+    house.aliases('news: bob@far.example, :include:%s, Bob@far.example, bob@far.example\n' % path)
+    assert house.alias('news').returncode == 0
+    assert house.envelope() == 'Fs@y|Tbob@far.example|Tann@far.example|TBob@far.example||'
     path.write_text('ann@far.example\n|touch /tmp/owned\n')
     done = house.alias('news')
     assert done.returncode == 111 and b'only addresses' in done.stderr
