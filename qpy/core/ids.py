@@ -7,8 +7,9 @@
 
 A clock that is set back by less than AHEAD changes nothing: IDs go on rising until it has caught up.  One that stood
 further ahead was wrong, then or now, and IDs follow it again at once.  What it had named stays taken: the numbers given or
-found are kept as spans (first, last), and a new one never lies in them.  Within a span, and from one to the next
-unless the clock was set back, IDs rise.  All numbers are microseconds since 1970.
+found are kept as spans (first, last), and a new one never lies in them, nor in the one that grows now: a clock that is
+set back into it lets IDs rise from its end.  Within a span, and from one to the next unless the clock was set back, IDs
+rise.  All numbers are microseconds since 1970.
 """
 AHEAD = 86_400_000_000      # a day
 MOST = 50                   # spans kept apart; of more, those that lie nearest to each other become one
@@ -36,7 +37,8 @@ class Ids:
     def give(self, count, now):
         """The first of `count` numbers in a row that were never given or found."""
         number = max(self.last + 1, now) if now > self.last - AHEAD else max(1, now)
-        for first, last in self.spans:
+        taken = self.spans if number > self.last else sorted([*self.spans, (self.first, self.last)])
+        for first, last in taken:
             if first < number + count and number <= last:
                 number = last + 1
         if not self.last < number <= self.last + AHEAD or any(self.last < first < number for first, _ in self.spans):

@@ -49,6 +49,17 @@ def test_set_back_by_less_than_a_day():
     assert found.give(1, NOW - ids.AHEAD + 1) == NOW + 1 and not found.ahead
 
 
+def test_set_back_into_what_grows_now():
+    """After days of one run a clock that goes back by two of them stands in what was given: that is not given again."""
+    found = ids.Ids((), NOW)
+    for half_days in range(1, 9):
+        found.give(1, NOW + half_days * ids.AHEAD // 2)
+    found.settled()
+    last = NOW + 4 * ids.AHEAD
+    assert found.give(3, NOW + 2 * ids.AHEAD) == last + 1 and found.known() == (last + 1, [])
+    assert found.give(1, NOW - ids.AHEAD) == NOW - ids.AHEAD and found.known()[1] == [(NOW + ids.AHEAD // 2, last + 3)]
+
+
 def test_a_group_does_not_run_into_what_is_taken():
     """Numbers in a row are free, all of them."""
     found = ids.Ids([NOW + 2 * ids.AHEAD], NOW)
@@ -60,18 +71,23 @@ TIMES = st.one_of(st.sampled_from([NOW, FUTURE, 0, NOW - 2 * YEAR]).flatmap(
     lambda t: st.integers(max(0, t - 3 * ids.AHEAD), t + 3 * ids.AHEAD)), st.integers(0, 8 * 10 ** 15))
 
 
-@given(st.sets(TIMES, max_size=80), TIMES, st.lists(st.tuples(TIMES, st.integers(1, 20)), max_size=120))
+STEPS = st.one_of(st.sampled_from([0, 1, ids.AHEAD, -ids.AHEAD]), st.integers(-2 * ids.AHEAD, ids.AHEAD))
+CLOCKS = st.one_of(st.tuples(st.just(True), STEPS), st.tuples(st.just(False), TIMES))   # walks, or jumps
+
+
+@given(st.sets(TIMES, max_size=80), TIMES, st.lists(st.tuples(CLOCKS, st.integers(1, 20)), max_size=120))
 def test_no_number_twice_and_what_is_known_is_settled(found, begin, groups):
     """Whatever the clock says: no number is given that was given or found; what is told as known holds every settled
     number and none that is on its way; a clock that did not stand in what is taken, nor just before, is followed."""
-    keeper, taken = ids.Ids(found, begin), set(found)
+    keeper, taken, now = ids.Ids(found, begin), set(found), begin
 
     def known(number):
         below, beyond = keeper.known()
         return number < below or any(first <= number <= last for first, last in beyond)
     assert all(map(known, taken))
-    for now, count in groups:
-        spans, last = list(keeper.spans), keeper.last
+    for (walks, value), count in groups:
+        now = max(0, now + value if walks else value)
+        spans, last = [*keeper.spans, (keeper.first, keeper.last)], keeper.last
         number = keeper.give(count, now)
         group = set(range(number, number + count))
         assert not group & taken and all(map(known, taken)) and not any(map(known, group))
