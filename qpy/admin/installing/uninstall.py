@@ -24,11 +24,11 @@ SUPERVISED = ('/etc/systemd/system/*', '/etc/systemd/system/*.wants/*', '/etc/sy
 def uninstall(options):
     """Every step; each leaves alone what is not ours."""
     home = options.home
-    if not os.path.isdir(os.path.join(home, 'bin')) or not os.path.isdir(os.path.join(home, 'queue')):
-        raise doing.Trouble('%s is no installation of qpy: it has no bin and queue' % home)
+    if not is_ours(home, options.rootless):
+        raise doing.Trouble('%s is no installation of qpy: it has no lib/qpy' % home)
     if os.path.islink(os.path.join(home, 'lib')):
         raise doing.Trouble('the code of %s belongs to a package; remove that: apt remove qpy' % home)
-    if not os.access(home, os.W_OK) or os.stat(home).st_uid != os.geteuid():
+    if os.path.isdir(home) and (not os.access(home, os.W_OK) or os.stat(home).st_uid != os.geteuid()):
         raise doing.Trouble('%s is not yours to take away; run it as uid %d' % (home, os.stat(home).st_uid))
     lock = not_running(home)
     if not options.rootless:
@@ -41,8 +41,9 @@ def uninstall(options):
         remove(home, THEIRS)
     elif not waiting:
         remove(home, ('queue',))
-    os.close(lock)
-    if not os.listdir(home):
+    if lock is not None:
+        os.close(lock)
+    if os.path.isdir(home) and not os.listdir(home):
         os.rmdir(home)
         doing.say('%s is gone' % home)
     if not options.rootless and options.accounts:
@@ -52,8 +53,23 @@ def uninstall(options):
     return doing.OK
 
 
+def is_ours(home, rootless):
+    """Whether this is an installation, or what is left of one where the same was asked for before.  A qmail is none."""
+    if os.path.isdir(os.path.join(home, 'lib/qpy')):
+        return True
+    left_over = not os.path.lexists(os.path.join(home, 'bin')) and os.path.isfile(os.path.join(home, 'control/me'))
+    return left_over or not rootless and lives_in(owners.account_names(home)['qpyq'], home)
+
+
+def lives_in(account, home):
+    """Whether there is this account, made for that directory."""
+    return doing.exists(pwd.getpwnam, account) and pwd.getpwnam(account).pw_dir == home
+
+
 def not_running(home):
-    """A descriptor that holds the lock of qpy-start; Trouble if somebody runs there."""
+    """A descriptor that holds the lock of qpy-start, None if there is no queue; Trouble if somebody runs there."""
+    if not os.path.isdir(os.path.join(home, 'queue')):
+        return None
     lock = os.open(os.path.join(home, 'queue/lock'), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
