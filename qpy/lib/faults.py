@@ -216,11 +216,10 @@ def real(path):
 def files_below(directory):
     """This directory of code, and every directory and module below it; each before what is in it."""
     yield directory
-    for name in sorted(unix.listdir(directory)):
-        path = directory + b'/' + name
+    for path in entries(directory):
         if unix.S_ISDIR(unix.stat(path).st_mode):
             yield from files_below(path)
-        elif name.endswith(CODE_SUFFIX):
+        elif path.endswith(CODE_SUFFIX):
             yield path
 
 

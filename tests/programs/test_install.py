@@ -32,6 +32,11 @@ class Place:
             os.chown(top, PLAIN, PLAIN)
 
     def run(self, *words, code=0, program=SOURCE + '/bin/qpy-install'):
+        """What it said, but for packages that this machine does not have."""
+        said = self.all_said(*words, code=code, program=program)
+        return ''.join(line for line in said.splitlines(True) if not line.startswith(('warning: without ', 'note: without ')))
+
+    def all_said(self, *words, code=0, program=SOURCE + '/bin/qpy-install'):
         done = subprocess.run([program, self.home, *words], capture_output=True, text=True, cwd='/',
                               env={'PATH': '/usr/bin:/bin:/usr/sbin:/sbin'}, **self.user)
         assert done.returncode == code, done.stdout + done.stderr
@@ -377,13 +382,19 @@ echo "old: $(/usr/sbin/sendmail.dist)"
 ln -s %(top)s/qpy/service/qpy.service /etc/systemd/system/qpy.service
 printf 'Subject: x\\n\\nwaits\\n' >%(top)s/qpy/queue/mess/1234567890123456
 echo 'to uninstall:'
-%(top)s/qpy/bin/qpy-install %(top)s/qpy --uninstall --accounts
+%(top)s/qpy/bin/qpy-install %(top)s/qpy --uninstall
+%(source)s/bin/qpy-install %(top)s/qpy --uninstall --accounts
 ls %(top)s/qpy %(top)s/qpy/control
 for path in /usr/sbin/sendmail /usr/lib/sendmail /usr/bin/mailq /etc/systemd/system/qpy.service; do ls -d $path || true; done
 echo "again: $(/usr/sbin/sendmail)"
 ! command -v dpkg-divert || dpkg-divert --list /usr/sbin/sendmail
 getent passwd qpyq qpys alias || echo 'no accounts'
 getent group qpyq alias || echo 'no groups'
+rm %(top)s/qpy/queue/mess/*
+%(source)s/bin/qpy-install %(top)s/qpy --offline --me vm
+%(source)s/bin/qpy-install %(top)s/qpy --uninstall --purge
+%(source)s/bin/qpy-install %(top)s/qpy --uninstall --accounts
+! getent passwd qpyq || echo 'still there'
 '''
 
 
@@ -409,7 +420,7 @@ def test_being_the_machines_sendmail(tmp_path):
                   'left: the mailboxes of users', 'qpy:\nalias\ncontrol\nqueue\nusers\n', '\nme\n', '\nagain: old\n',
                   'no accounts\nno groups\n'):
         assert words in after, (words, after, done.stderr)
-    assert '/etc/systemd/system/qpy.service\n' not in after and 'diversion of /usr/sbin' not in after.partition('again:')[2]
+    assert 'still there' not in after and '/etc/systemd/system/qpy.service\n' not in after and 'diversion of /usr/sbin' not in after.partition('again:')[2]
 
 
 def test_the_word_before_the_wait(tmp_path, monkeypatch, capsys):
@@ -421,21 +432,54 @@ def test_the_word_before_the_wait(tmp_path, monkeypatch, capsys):
         if words[1:3] == ('-I', '-c') or 'install' in words:
             raise doing.Trouble('no network')
     monkeypatch.setattr(doing, 'run', run)
+    monkeypatch.setattr(packages, 'DISTRIBUTIONS', '/nowhere')
     packages.find_packages(str(tmp_path), install.parse([str(tmp_path)]))
     (venv, said), (pip, after) = calls[-2:]
     assert 'venv' in venv and said.startswith('fetching dnspython and click with pip: ') and 'half a minute' in said and '--offline' in said
     assert pip[pip.index('--retries') + 1] == '1' and pip[pip.index('--timeout') + 1] == '5' and not after
-    assert 'without dnspython and click' in capsys.readouterr().out
+    assert said_without(capsys.readouterr().out) == ['no network'] * 2
     calls.clear()
     packages.find_packages(str(tmp_path), install.parse([str(tmp_path), '--offline']))
-    assert all(words[1:3] == ('-I', '-c') for words, _ in calls) and capsys.readouterr().out == ''
+    assert all(words[1:3] == ('-I', '-c') for words, _ in calls) and said_without(capsys.readouterr().out) == ['', '']
+    packages.find_packages(str(tmp_path), install.parse([str(tmp_path), '--offline', '--destdir', str(tmp_path)]))
+    assert capsys.readouterr().out == ''
+
+
+def said_without(said):
+    """Why each package is not there, by its warning."""
+    first, second = said.splitlines()
+    assert first.startswith('warning: without dnspython mail for other hosts waits') and 'apt install python3-dnspython' in first
+    assert second.startswith('warning: without click ') and 'qpy-ctl' in second and 'apt install python3-click' in second
+    return [line.partition('run qpy-install again')[2].lstrip(': ') for line in (first, second)]
+
+
+def test_check_names_packages_that_are_missing(installed, monkeypatch):
+    """A link to a package that has been removed, and one that never was there, are noted: mail for other hosts would wait.
+    That is no reason not to start."""
+    site = installed.home + '/lib/site'
+    monkeypatch.setattr(packages, 'DISTRIBUTIONS', '/nowhere')
+    for name in ('dns', 'click'):
+        if os.path.lexists(os.path.join(site, name)):
+            os.rename(os.path.join(site, name), os.path.join(site, name + '.away'))
+    os.symlink('/nowhere/dns', site + '/dns')
+    try:
+        assert [line.split()[1] for line in packages.lacking(installed.home)] == ['dnspython', 'click']
+        said = installed.all_said('--check')
+        assert 'is in order' in said
+        if not os.path.isdir('/usr/lib/python3/dist-packages/dns'):
+            assert 'note: without dnspython mail for other hosts waits' in said
+    finally:
+        os.unlink(site + '/dns')
+        for name in ('dns', 'click'):
+            if os.path.lexists(os.path.join(site, name + '.away')):
+                os.rename(os.path.join(site, name + '.away'), os.path.join(site, name))
 
 
 @pytest.mark.root
 @pytest.mark.parametrize('wanted', [True, False])
 def test_uninstall_says_one_thing_of_accounts(tmp_path, monkeypatch, capsys, wanted):
     """An account of another installation is left, and --accounts is offered only to who has not given it."""
-    for name in ('bin', 'queue'):
+    for name in ('lib/qpy', 'queue'):
         (tmp_path / 'qpy' / name).mkdir(parents=True)
     monkeypatch.setattr(uninstall.pwd, 'getpwnam', lambda name: pwd.struct_passwd((name, 'x', 9, 9, '', '/other', '')))
     monkeypatch.setattr(uninstall.grp, 'getgrnam', lambda name: grp.struct_group((name, 'x', 9, ['somebody'])))
@@ -453,11 +497,31 @@ def test_uninstall_leaves_what_people_have_written(place):
     assert sorted(os.listdir(place.home)) == ['alias', 'control', 'users'] and place.read('control/me') == 'x.test\n'
     assert all('left: %s/%s (what --purge takes away too)' % (place.home, name) in said
                for name in ('alias', 'control', 'users'))
-    assert 'no installation of qpy' in place.run('--uninstall', code=111)
+    assert place.run('--uninstall') == said
     place.run('--offline')
     assert place.read('control/me') == 'x.test\n'
     said = place.run('--uninstall', '--purge', program=place.home + '/bin/qpy-install')
     assert not os.path.exists(place.home) and '%s is gone' % place.home in said
+    assert 'no installation of qpy' in place.run('--uninstall', '--purge', code=111)
+
+
+def test_what_was_left_can_be_taken_away_later(place):
+    """--purge after an --uninstall without it takes what that had left, as it had said."""
+    place.run('--offline', '--me', 'x.test')
+    place.run('--uninstall')
+    assert '%s is gone' % place.home in place.run('--uninstall', '--purge') and not os.path.exists(place.home)
+
+
+def test_uninstall_leaves_a_qmail_alone(place):
+    """qmail's directories have the same names; they are none of ours."""
+    for name in ('bin', 'control', 'alias', 'users', 'queue/mess'):
+        os.makedirs(os.path.join(place.home, name))
+        os.chmod(os.path.join(place.home, name), 0o777)
+    with open(place.home + '/control/me', 'w') as file:
+        file.write('x.test\n')
+    os.chmod(place.home, 0o777)
+    assert 'no installation of qpy' in place.run('--uninstall', '--purge', code=111)
+    assert sorted(os.listdir(place.home)) == ['alias', 'bin', 'control', 'queue', 'users']
 
 
 def test_uninstall_keeps_mail(place):

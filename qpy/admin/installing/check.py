@@ -10,7 +10,7 @@ import pwd
 import re
 import stat
 
-from qpy.admin.installing import doing, kernel, owners, program_files, supervisors
+from qpy.admin.installing import doing, kernel, owners, packages, program_files, supervisors
 from qpy.core import accounts, grammars, installed, layout
 from qpy.lib import controls, faults
 
@@ -28,7 +28,7 @@ def check(options):
         doing.say(line)
     if not wrong:
         doing.say('%s is in order' % home)
-    for line in [] if rootless else [*homes(home), *kernel.shortcomings()]:
+    for line in packages.lacking(home) + ([] if rootless else [*homes(home), *kernel.shortcomings()]):
         doing.say('note: ' + line)
     return doing.WRONG if wrong else doing.OK
 
