@@ -175,6 +175,7 @@ def become_worker(sock, work):
     unix.closerange(3, sock.fileno())
     unix.closerange(sock.fileno() + 1, 1 << 30)
     program.name = b'qpy-remote'
+    unix_kernel.show_name(program.name)
     unix._exit(program.guarded(lambda: work(sock)))
 
 

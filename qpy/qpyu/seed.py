@@ -112,6 +112,7 @@ class Seed:
         if self.ids.uids is not None:
             confine.become_user(uid, gid)
         program.name = b'qpy-local'
+        unix_kernel.show_name(program.name)
         return local.serve(unix.socket_of(SOCKET), self.home, self.host, self.limit_now(), unix_kernel.fsync_together)
 
     def limit_now(self):

@@ -80,6 +80,13 @@ def lines(house):
 
 # --- /proc against the manifest ----------------------------------------------------------------------------------
 
+def test_ps_shows_what_a_process_is(running):
+    """What the seed and qpy-rspawn have forked has the name of its own program for ps -e, top and pgrep."""
+    for name, pid in processes(running):
+        with open('/proc/%d/comm' % pid) as file:
+            assert name not in ('local', 'remote', 'seed', 'rspawn') or file.read() == 'qpy-%s\n' % name
+
+
 def test_every_line_is_a_process(running):
     """Each line of the manifest whose program is in the table of services is seen in the chain."""
     with open(running.home + '/control/services', 'rb') as file:
