@@ -205,6 +205,15 @@ def test_only_one_chain_for_a_directory(house):
     house.process = first
 
 
+def test_a_queue_that_cannot_be_written(house):
+    """A lock that does not open, as on a file system that is mounted read-only: the file, why, and what is wanted of it."""
+    os.mkdir(house.home + '/queue/lock')
+    out, _ = house.start().communicate()
+    assert house.process.returncode == 111
+    assert ('unable to start: Is a directory: %s/queue/lock; qpy writes to this file and to all of %s/queue: let it'
+            % (house.home, house.home)) in out
+
+
 def test_sockets_are_closed_to_others_and_paths_may_be_long(tmp_path, house):
     """Rootless sockets have mode 0600, stale ones are replaced, and DIR may be deeper than a socket's name can be."""
     deep = house.home + '/' + 'd' * 100
