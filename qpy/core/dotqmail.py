@@ -14,6 +14,7 @@ MAILDIR, MBOX, FORWARD, PROGRAM, FAIL = b'maildir', b'mbox', b'forward', b'progr
 BLANK_FIRST = b'Uh-oh: first line of .qmail file is blank. (#4.2.1)'
 HAS_CR = b'Uh-oh: .qmail line ends in a carriage return. (#4.2.1)'     # qmail would use it, and never get far
 HAS_NUL = b'Uh-oh: .qmail file has a NUL in it. (#4.2.1)'
+TO_NOBODY = b'Uh-oh: .qmail has a forward to nobody. (#4.2.1)'          # qmail would send it there, and it would be gone
 FORWARD_ONLY_FILE = b'Uh-oh: .qmail has file delivery but has x bit set. (#4.7.0)'
 FORWARD_ONLY_PROGRAM = b'Uh-oh: .qmail has prog delivery but has x bit set. (#4.7.0)'
 LOOPING = b'This message is looping: it already has my Delivered-To line. (#5.4.6)'

@@ -236,6 +236,8 @@ class Course:
 
     def follow(self):
         """Carry out all lines; what ends the report of a success."""
+        if any(kind is dotqmail.FORWARD and argument[:1] in (b'', b'@') for kind, argument in self.plan.instructions):
+            raise Failed(exits.TEMP, dotqmail.TO_NOBODY)
         for kind, argument in self.plan.instructions:
             if self.line(kind, argument):
                 break

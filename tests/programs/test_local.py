@@ -154,6 +154,8 @@ def test_no_home(deliver, home):
 @pytest.mark.parametrize('lines, mode, text', [
     (b'x\n', 0o646, b'Uh-oh: .qmail file is writable. (#4.7.0)\n'),
     (b'\nx\n', 0o644, b'Uh-oh: first line of .qmail file is blank. (#4.2.1)\n'),
+    (b'|touch done\n&\n', 0o644, b'Uh-oh: .qmail has a forward to nobody. (#4.2.1)\n'),
+    (b'& @x.example\n&@x.example\n', 0o644, b'Uh-oh: .qmail has a forward to nobody. (#4.2.1)\n'),
     (b'|true\n', 0o744, b'Uh-oh: .qmail has prog delivery but has x bit set. (#4.7.0)\n'),
     (b'./x\n', 0o744, b'Uh-oh: .qmail has file delivery but has x bit set. (#4.7.0)\n'),
     (b'a\0b\n', 0o644, b'Uh-oh: .qmail file has a NUL in it. (#4.2.1)\n')])
