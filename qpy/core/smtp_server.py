@@ -550,7 +550,9 @@ class Session:
 
 
 def after(word, argument):
-    """What follows `FROM:` or `TO:`; AddressError if that is not there."""
+    """What follows `FROM:` or `TO:`, which `<` may stand without, as for qmail; AddressError if that is not there."""
+    if argument[:1] == b'<':
+        return argument
     if argument[:len(word)].upper() != word:
         raise addresses.AddressError(addresses.SYNTAX)
     return argument[len(word):].lstrip(b' ')

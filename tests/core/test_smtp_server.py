@@ -169,7 +169,7 @@ ONE_LINERS = [
     (b'MAIL\tFROM:<a@b>', b'500'),
     (b'MAIL FROM:\t<a@b>', b'500'), (b'MAIL FROM <a@b>', b'501'), (b'MAIL FOO<a@b>', b'501'),
     (b'MAILFROM:<a@b>', b'502'),
-    (b' MAIL FROM:<a@b>', b'502'), (b'MAIL', b'501'),
+    (b' MAIL FROM:<a@b>', b'502'), (b'MAIL', b'501'), (b'mail <a@b>', b'250'), (b'MAIL a@b', b'501'), (b'MAIL <a@b', b'501'),
     # G-21
     (b'MAIL FROM:<>', b'250'), (b'MAIL FROM:< >', b'501'), (b'MAIL FROM:', b'501'),
     (b'MAIL FROM:<a@[]>', b'501'),
@@ -220,7 +220,7 @@ RCPTS = [
     (b'RCPT TO:<"a@example.com"@evil.example>', b'553'), (b'RCPT TO:<a@[192.0.2.2]>', b'553'),
     (b'RCPT TO:<a@example.com> NOTIFY=NEVER', b'250'),
     (b'RCPT TO:<a@1.2.3.4>', b'501'), (b'RCPT TO:<a@example.com.>', b'501'),
-    (b'RCPT FROM:<a@example.com>', b'501'),
+    (b'RCPT FROM:<a@example.com>', b'501'), (b'rcpt <ann@example.com>', b'250'), (b'RCPT <a@evil.example>', b'553'),
     (b'RCPT TO:<\xe2\x84\xaa@example.com>', b'553'),
 ]
 
