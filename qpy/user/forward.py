@@ -22,6 +22,8 @@ def main(home, args):
 
 def queue(home, sender, recipients, line):
     """Queue line and the rest of descriptor 0, and say what it is called now; Fatal if that fails."""
+    if any(address[:1] in (b'', b'@') for address in recipients):
+        raise program.Fatal(exits.TEMP, b'an address is empty, and mail sent there would be gone; is a variable not set?')
     code, text = submit.send(home, sender, recipients, wrapped.after(line, wrapped.rest_of(0)))
     if code:
         raise program.Fatal(exits.PERM if text[:1] == b'D' else exits.TEMP, text[1:])

@@ -39,6 +39,13 @@ def test_forward(tool, tmp_path):
     assert (tmp_path / 'envelope').read_text() == 'Fnew@y|Ta@z|Tb@z||'
 
 
+@pytest.mark.parametrize('name, words', [('forward', ('a@z', '')), ('forward', ('@z',)), ('condredirect', ('', 'true'))])
+def test_a_forward_to_nobody(tool, tmp_path, name, words):
+    """A variable that is not set makes the mail wait: queued for the empty address it would be gone."""
+    done = tool(name, *words)
+    assert done.returncode == 111 and b'an address is empty' in done.stderr and not (tmp_path / 'envelope').exists()
+
+
 def test_a_forward_that_cannot_say_so(tool, tmp_path):
     """What is queued is not sent again because descriptor 2 is full."""
     with open('/dev/full', 'wb') as full:
