@@ -12,6 +12,7 @@ import time
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PLAIN = 54321               # the account of rootless installations when the tests run as root
 PATIENCE = 20.0             # seconds until something is given up
+MASTERS = ('resolve', 'users', 'rspawn', 'smtpd', 'tls', 'check', 'milter')        # who have workers
 
 
 def free_port():
@@ -128,6 +129,17 @@ class House:
         """Wait for the count-th line that holds these words; returns it."""
         return self.await_that(lambda: ([line for line in self.lines if words in line] + [''] * count)[count - 1],
                                'line with %r' % words)
+
+    def await_confined(self, names):
+        """Wait until each of these daemons is confined, with its workers: a chain that has started may have some that are
+        still on their way there, and that read control files before.  The status of each process."""
+        def confined():
+            daemons = self.daemons()
+            pids = {name: [daemons[name], *descendants(daemons[name])] for name in names if name in daemons}
+            found = [status(pid) for each in pids.values() for pid in each]
+            whole = [name for name in names if len(pids.get(name, ())) > (name in MASTERS)]
+            return found if whole == list(names) and all(said['Seccomp'] == '2' for said in found) else None
+        return self.await_that(confined, 'confined ' + ' and '.join(names))
 
     def stop(self):
         """TERM, and the exit code."""

@@ -97,16 +97,6 @@ def test_a_message_is_judged_by_both(house):
         assert any('(greylist: ' in line for line in house.lines)
 
 
-def confined(house, names):
-    """The status of each of these daemons and its worker, once each has one and all are confined: a chain that has started
-    may have some that are still on their way there."""
-    daemons = house.daemons()
-    pids = {name: [daemons[name], *houses.descendants(daemons[name])] for name in names if name in daemons}
-    found = [houses.status(pid) for name in pids for pid in pids[name]]
-    whole = [name for name in names if len(pids.get(name, ())) > 1]
-    return found if whole == list(names) and all(said['Seccomp'] == '2' for said in found) else None
-
-
 @pytest.mark.root
 def test_their_account():
     """Both run as qpyc, without a capability, a group or a way back; what they keep in DIR/check nobody else can read."""
@@ -115,7 +105,7 @@ def test_their_account():
     try:
         house.start()
         uid = str(pwd.getpwnam('qpyc').pw_uid)
-        for said in house.await_that(lambda: confined(house, ('check', 'milter')), 'confined check and milter'):
+        for said in house.await_confined(('check', 'milter')):
             assert said['Uid'].split() == [uid] * 4 and said['CapEff'] == said['CapBnd'] == '0' * 16
             assert said['NoNewPrivs'] == '1' and said['Groups'].split() in ([], [said['Gid'].split()[0]])
         there = os.stat(house.home + '/check')

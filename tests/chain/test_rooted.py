@@ -172,6 +172,7 @@ def test_hup_judges_as_its_readers_would():
         os.chown(house.home + '/control/smtplogins', 0, account('qpyr'))
         os.chmod(house.home + '/control/smtplogins', 0o640)
         house.start()
+        house.await_confined(('users', 'rspawn', 'bouncer', 'smtpd'))
         os.chmod(house.home + '/control/locals', 0o600)
         house.write('control/senderroutes', '@here.test:relay.test:port\n')
         house.process.send_signal(signal.SIGHUP)
