@@ -3,11 +3,19 @@ from qpy import unix
 from qpy.core import controls as tables, exits
 from qpy.lib import faults, program
 
+LEAST_DESCRIPTORS = 1024
+
 
 def refuse(wrong, text):
     """End with 111 and this line if something is wrong."""
     if wrong:
         raise program.Fatal(exits.TEMP, text)
+
+
+def check_descriptors(most):
+    """Refuse a limit that the programs of the chain cannot work under."""
+    refuse(most < LEAST_DESCRIPTORS, b'unable to start: at most %d descriptors may be open (RLIMIT_NOFILE, hard); '
+           b'%d are the least: raise ulimit -Hn, LimitNOFILE= or --ulimit nofile=' % (most, LEAST_DESCRIPTORS))
 
 
 def house_at(home):

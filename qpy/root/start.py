@@ -26,7 +26,7 @@ def main(home, args):
     look.check_delivery(delivery)
     lock = bind.only_one(home)
     supervisor = notify.supervisor()
-    unix.raise_descriptor_limit()
+    look.check_descriptors(unix.raise_descriptor_limit())
     unix.chdir(home + b'/run')
     handed = bind.everything(house, table)
     unix.chdir(b'/')

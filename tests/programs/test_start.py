@@ -46,7 +46,7 @@ class House:
             self.write('bin/qpy-' + name, STAND_IN, 0o755)
         self.write('bin/qpy-log', '#!/bin/sh\nexec %s/bin/qpy-log\n' % SOURCE, 0o755)
         self.write('control/me', 'me.test\n')
-        self.process, self.path = None, '/bin'
+        self.process, self.path, self.before = None, '/bin', []
 
     def write(self, name, text, mode=0o644):
         path = os.path.join(self.home, name)
@@ -61,7 +61,7 @@ class House:
             for directory, directories, files in os.walk(self.home):
                 for name in ['.'] + directories + files:
                     os.chown(os.path.join(directory, name), 54321, 54321)
-        self.process = subprocess.Popen([SOURCE + '/bin/qpy-start', *arguments], stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen([*self.before, SOURCE + '/bin/qpy-start', *arguments], stdin=subprocess.DEVNULL,
                                         stdout=open(log, 'w') if log else subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/',
                                         env={'QPYHOME': self.home, 'SECRET': 'x', 'PATH': self.path}, **user)
         return self.process
@@ -212,6 +212,15 @@ def test_a_queue_that_cannot_be_written(house):
     assert house.process.returncode == 111
     assert ('unable to start: Is a directory: %s/queue/lock; qpy writes to this file and to all of %s/queue: let it'
             % (house.home, house.home)) in out
+
+
+@pytest.mark.parametrize('most', [40, 256, 512])
+def test_too_few_descriptors(house, most):
+    """A hard limit that the chain cannot work under is named before any program runs, with what raises it."""
+    house.before = ['/bin/sh', '-c', 'ulimit -n %d; exec "$@"' % most, 'sh']
+    out, _ = house.start().communicate()
+    assert house.process.returncode == 111
+    assert 'unable to start: at most %d descriptors may be open (RLIMIT_NOFILE, hard); 1024 are the least: ' % most in out
 
 
 def test_sockets_are_closed_to_others_and_paths_may_be_long(tmp_path, house):
