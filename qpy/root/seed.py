@@ -8,7 +8,7 @@ Local deliveries get control groups of their own where there can be some (lib.gr
 It enters a user namespace in which no id exists but qpyu's, alias's, those of ordinary users, and those that
 users/assign names: not root, not shadow, not a service.  It keeps the capabilities to change uid and gid there, and
 nothing else.  Where namespaces are forbidden it keeps the same two outside, behind a filter on their arguments, and
-says so.  Nothing foreign is read before that: the files read here belong to root.
+says so; where there is neither it ends.  Nothing foreign is read before that: the files read here belong to root.
 """
 from qpy import unix
 from qpy.core import accounts, assign, exits, idmap, text
@@ -66,8 +66,10 @@ def step_down(home, identity):
         confine.keep_two_capabilities(uid, gid)
         try:
             confine.seed_filter(ids.uids, ids.gids)
-        except unix.error as missing:
-            program.warn(b'no filter either: ' + program.reason(missing))
+        except (unix.error, ValueError) as missing:
+            raise program.Fatal(exits.TEMP, b'no filter either (%s): local deliveries could become root; let user namespaces'
+                                b' be made here (sysctl user.max_user_namespaces), or run qpy under one account, without root'
+                                % str(missing).encode()) from None
     return ids
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from qpy import unix, unix_kernel
 from qpy.core import idmap
-from qpy.lib import confine
+from qpy.lib import confine, program
+from qpy.root import seed
 
 
 def in_child(work):
@@ -153,6 +154,22 @@ def test_where_namespaces_are_forbidden_a_filter_takes_their_place():
     impossible, user, worker = in_child(probe)
     assert all(impossible) and all(user)
     assert worker == ((2000,) * 3, [], (0, 0, 0), True)
+
+
+@pytest.mark.parametrize('problem', [OSError(errno.EINVAL, 'Invalid argument'), ValueError('riscv64')])
+def test_without_namespaces_and_without_a_filter_nobody_delivers(problem, monkeypatch):
+    """The seed would keep what makes root of it: it ends, and says what to do."""
+    def forbidden(*_):
+        raise OSError(errno.EPERM, 'Operation not permitted')
+
+    def missing(*_):
+        raise problem
+    monkeypatch.setattr(confine, 'enter_mail_namespace', forbidden)
+    monkeypatch.setattr(confine, 'keep_two_capabilities', lambda *_: None)
+    monkeypatch.setattr(confine, 'seed_filter', missing)
+    monkeypatch.setattr(seed, 'mail_ids', lambda *_: ([(1000, 9)], [(1000, 9)]))
+    with pytest.raises(program.Fatal, match='max_user_namespaces'):
+        seed.step_down(b'/nonexistent', {b'qpyu': (700, 700)})
 
 
 @pytest.mark.root
