@@ -8,8 +8,10 @@ from qpy import unix, unix_kernel
 from qpy.core import exits
 from qpy.lib import inherit, program
 
-#: what reaches a whole group (^C, a supervisor's TERM) cuts no work short: the life pipe ends us, in order
-CALM = (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM, unix.SIGPIPE)
+#: what is said to one that is no qpy-send, and what reaches a whole group (^C, a supervisor's TERM), cuts no work
+#: short: control files are looked at anyway, and the life pipe ends us, in order
+REREAD = (unix.SIGHUP, unix.SIGALRM, unix.SIGPIPE)
+CALM = (unix.SIGINT, unix.SIGTERM, *REREAD)
 
 
 def begin(name, args, sockets=(), mask=0o077):
@@ -29,10 +31,15 @@ def begin(name, args, sockets=(), mask=0o077):
     return found
 
 
-def calm():
+def calm(numbers=CALM):
     """Ignore what reaches a whole group."""
-    for number in CALM:
+    for number in numbers:
         unix.signal(number, unix.SIG_IGN)
+
+
+def calm_server(found):
+    """The same for one that anybody may start on a socket: where nobody closes a life pipe, INT and TERM end it."""
+    calm(CALM if b'life' in found else REREAD)
 
 
 def uncalm():

@@ -10,7 +10,7 @@ that serves one may wait for it.
 """
 from qpy import unix
 from qpy.core import cdb, dates, exits, netstring, qmtp, received, text
-from qpy.lib import confine, controls, inherit, loop, master, program, spool, submit
+from qpy.lib import confine, controls, inherit, loop, master, program, service, spool, submit
 from qpy.qpyd import settings as settings_, smtpd
 
 PATIENCE = 3600             # seconds for a whole connection, as in qmail
@@ -122,6 +122,7 @@ def main(home, args, found, protocol, talk, needs_relay):
     if client is None and set(found) - {b'life'}:
         watched = settings_.watched(home)
         words = protocol, talk, needs_relay
+        service.calm_server(found)
         confine.confine(home, b'smtpd-master')
         return master.run(found, lambda found: Acceptor(home, watched, found, *words).run(), 1)
     if client is not None:

@@ -11,7 +11,7 @@ filter must see that and fail (54). The runner executes nothing but what `allowe
 from qpy import unix
 from qpy.core import exits, text
 from qpy.lib import loop as loops
-from qpy.lib import program
+from qpy.lib import program, service
 
 REQUEST_MAX = 100_000       # bytes of program and environment
 PATIENCE = 900.0            # seconds a filter may run
@@ -122,9 +122,8 @@ def become(name, env, fds, home):
     """In the child: be the filter."""
     try:
         unix.setsid()
-        unix.set_wakeup_fd(-1)
-        for number in (unix.SIGPIPE, unix.SIGXFSZ, unix.SIGCHLD):
-            unix.signal(number, unix.SIG_DFL)
+        service.uncalm()
+        unix.signal(unix.SIGCHLD, unix.SIG_DFL)
         high = [unix.duplicate_above(fd, 10) for fd in fds]
         for fd, target in zip(high, (0, 1, 6)):
             unix.dup2(fd, target)

@@ -11,7 +11,7 @@ Exit: one shot 0 after QUIT, else 1; 111 if it cannot work (said as 421). Warm 0
 from qpy import unix
 from qpy.core import cdb, exits, text
 from qpy.core import smtp_replies as replies
-from qpy.lib import confine, controls, inherit, loop, master, program, submit
+from qpy.lib import confine, controls, inherit, loop, master, program, service, submit
 from qpy.qpyd import census, runner, server, settings
 from qpy.qpyd.conversation import Conversation, FileConversation
 
@@ -97,6 +97,7 @@ class Workers(master.Master):
 
 def serve(home, found, count):
     """Keep `count` workers until the chain ends."""
+    service.calm_server(found)
     confine.confine(home, b'smtpd-master')
     Workers(home, found, count).run()
     return exits.OK

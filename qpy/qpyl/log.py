@@ -149,7 +149,7 @@ def main(home, args):
         raise program.Fatal(exits.TEMP, b'no pipes in LISTEN_FDS; this program is started by qpy-start')
     unix_kernel.set_dumpable(0)
     unix.set_blocking(1, True)
-    for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP):
+    for number in (unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGALRM):
         unix.signal(number, unix.SIG_IGN)            # the last lines are the most wanted
     event_loop = loop.Loop()
     life = found.pop(b'life', [])

@@ -8,10 +8,9 @@ Q alone, over DIR/run/exists, from anybody: a qpy-smtpd that somebody has starte
 Reads control/, users/cdb, passwd; looks into home directories by stat(2) as far as qpyp may. Writes
 nothing, starts nothing but its own workers. Exit: 0 when the chain ends, 111 otherwise.
 """
-from qpy import unix, unix_kernel
 from qpy.core import channel, exits, localstatus, route
 from qpy.core.getpw import Trouble
-from qpy.lib import confine, inherit, loop, master, packets, program
+from qpy.lib import confine, inherit, loop, master, packets, program, service
 from qpy.lib import route as routes
 from qpy.lib import users
 
@@ -108,11 +107,7 @@ def worker(home, found):
 
 def main(home, args):
     """qpy-users"""
-    unix_kernel.set_dumpable(0)
-    unix.umask(0o077)
-    found = inherit.listeners()
-    if b'users' not in found:
-        raise program.Fatal(exits.TEMP, b'unable to serve run/users: no socket called users was inherited')
+    found = service.begin(b'users', args)
     routes.load(home)                               # broken controls end us here
     users.Lookup(home).account(b'root')             # NSS loads its modules
     confine.confine(home, b'users-master')

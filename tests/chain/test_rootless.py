@@ -133,6 +133,18 @@ def test_a_host_without_a_dot():
         house.remove()
 
 
+def test_hup_to_everybody(running):
+    """What people send to programs that they have changed a control file of ends none of them, workers included."""
+    everybody = houses.descendants(running.process.pid)
+    assert len(everybody) > 10
+    for pid in everybody:
+        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGALRM)
+    running.smtp('user@here.test', text='after all those signals')
+    running.await_message('user/Maildir', 'after all those signals')
+    assert set(everybody) <= set(houses.descendants(running.process.pid))
+
+
 def test_hup_and_alrm(running):
     """HUP and ALRM to start reach send and end nothing."""
     running.process.send_signal(signal.SIGHUP)
