@@ -150,6 +150,14 @@ def _is_whole(tokens, hosts):
     return host == b'localhost' or hosts.is_local(host)
 
 
+def whole(tokens, hosts):
+    """The address, rewritten.  Refused if no local part is left: that would drop it in silence, or name nobody."""
+    found = rewrite(tokens, hosts)
+    if tokens and not address.split(token822.unquote(found))[0]:
+        raise Refused(b'address without a local part: ' + text.printable(token822.written(tokens)))
+    return found
+
+
 def envelope_address(tokens):
     """An address for the envelope.  Refused if it holds what no envelope may (RFC 5321 section 4.1.2)."""
     found = token822.unquote(tokens)
@@ -159,21 +167,21 @@ def envelope_address(tokens):
 
 
 def envelope_form(raw, hosts):
-    """The envelope form of an unquoted address, as inject's arguments are: Refused if the host is nonsense."""
+    """The envelope form of an unquoted address, as inject's arguments are: Refused if it is nonsense."""
     if not raw:
         return raw
     try:
         tokens = token822.parse(address.quote(raw if b'@' in raw else raw + b'@' + hosts.defaulthost))
     except token822.Unparsable:
         raise Refused(b'unable to parse address: ' + text.printable(raw)) from None
-    return envelope_address(rewrite(tokens, hosts))
+    return envelope_address(whole(tokens, hosts))
 
 
 def listed(words, hosts):
     """The envelope addresses in an address list (RFC 5322 section 3.4), left to right, empty ones dropped."""
     try:
         tokens = token822.parse(words)
-        found = token822.address_list(tokens, lambda each: rewrite(each, hosts))[1]
+        found = token822.address_list(tokens, lambda each: whole(each, hosts))[1]
     except token822.Unparsable:
         raise Refused(b'unable to parse address: ' + text.printable(words)) from None
     return [each for each in map(envelope_address, reversed(found)) if each]
@@ -227,17 +235,19 @@ class Composer:
     def _with_addresses(self, field, use):
         """The field with its addresses rewritten, after these have gone where `use` says."""
         try:
-            tokens, found = token822.address_list(token822.parse(header.value(field), spaced=True), self._rewritten)
+            tokens, found = token822.address_list(token822.parse(header.value(field), spaced=True), self._whole)
         except token822.Unparsable:
-            return self._kept(field, use)
+            return self._kept(field, use, Refused(b'unable to parse this line:', field))
+        except Refused as refused:
+            return self._kept(field, use, refused)
         if use == RETURN:
             self._return_path(found)
         elif use != PLAIN:
             self._collect(map(envelope_address, found), use)
         return token822.unparse(header.written_name(field), tokens, LINE_WIDTH)
 
-    def _rewritten(self, tokens):
-        return rewrite(tokens, self.settings)
+    def _whole(self, tokens):
+        return whole(tokens, self.settings)
 
     def _return_path(self, found):
         """A Return-Path field names the sender unless the caller did."""
@@ -255,15 +265,15 @@ class Composer:
         if use == LIST_RECIPIENT:
             self.list_recipients += found
 
-    def _kept(self, field, use):
-        """An address field that has no meaning: Refused now, or later, or left as it is."""
+    def _kept(self, field, use, refused):
+        """An address field that has no meaning: refused now, or later, or left as it is."""
         if use in (RETURN, PLAIN):
             if self.strict:
-                raise Refused(b'unable to parse this line:', field)
+                raise refused
         elif use == RESENT_RECIPIENT:
-            self.broken_resent = self.broken_resent or field
+            self.broken_resent = self.broken_resent or refused
         else:
-            self.broken = self.broken or field
+            self.broken = self.broken or refused
         return field
 
     # --- afterwards ---
@@ -281,7 +291,7 @@ class Composer:
         resent = self.is_resent()
         broken = self.broken_resent if resent else self.broken
         if broken and self.wants_recipients:
-            raise Refused(b'unable to parse this line:', broken)
+            raise broken
         if self.sender is None:
             self.sender = self._default_sender(now, pid)
         prefix, low = (b'Resent-', b'resent-') if resent else (b'', b'')
@@ -303,11 +313,11 @@ class Composer:
 
     def _own_address(self, user, host):
         """The rewritten tokens of user@host."""
-        whole = user + b'@' + (self.settings.defaulthost if host is None else host)
+        own = user + b'@' + (self.settings.defaulthost if host is None else host)
         try:
-            return self._rewritten(token822.parse(address.quote(whole)))
+            return rewrite(token822.parse(address.quote(own)), self.settings)
         except token822.Unparsable:
-            raise Refused(b'unable to parse address: ' + text.printable(whole)) from None
+            raise Refused(b'unable to parse address: ' + text.printable(own)) from None
 
     def _default_from(self):
         """`From: "Name" <user@host>`, or with QMAILINJECT=c `From: user@host (Name)`."""

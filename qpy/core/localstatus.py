@@ -1,7 +1,8 @@
 """What the end of a local delivery means to qpy-send: the one table, qmail-lspawn's.
 
-The same codes come from qpy-local (0, 100, 111) and from what a site may put in its place.  One difference from
-qmail: a code that is not listed is temporary, because an interpreter's own 1, 2 or 120 proves nothing about mail.
+The same codes come from qpy-local (0, 100, 111) and from what a site may put in its place.  Differences from
+qmail: a code that is not listed is temporary, because an interpreter's own 1, 2 or 120 proves nothing about mail; and
+mail for an address without a local part is returned, where qmail-lspawn says K and it is gone.
 """
 from qpy.core import exits
 
@@ -16,6 +17,7 @@ OVERDUE = b'ZDelivery did not end in time and was given up. (#4.3.0)\n'
 IN_USE = b'ZInternal error: delnum in use. (#4.3.5)\n'
 AS_ROOT = b'ZNot allowed to perform deliveries as root.\n'
 NO_HOST = b'DSorry, address must include host name. (#5.1.3)\n'
+NO_LOCAL = b'DSorry, address must include a name in front of the @. (#5.1.3)\n'
 TROUBLE = b'ZTemporary failure in qmail-lspawn.\n'
 UNABLE_TO_RUN = b'ZUnable to run qmail-local.\n'
 NO_LOOKUP = b'ZUnable to run qmail-getpw.\n'

@@ -177,9 +177,11 @@ def resolve(address, controls, find_user, look):
     route = rewrite(address, controls)
     if route.channel == REMOTE:
         return Way(YES, route, None, None, b'not ours to say: ' + route.reason)
-    user = None
+    user, local = None, split(route.recipient)[0]
+    if not local:
+        return Way(NO, route, None, None, route.reason + b'; nothing in front of the @')
     try:
-        user = find_user(split(route.recipient)[0])
+        user = find_user(local)
         verdict, file = look(user)
     except Trouble as trouble:
         return Way(TEMP, route, user, None, route.reason + b'; ' + trouble.text)

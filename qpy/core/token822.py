@@ -106,6 +106,11 @@ def unquote(address):
                     for kind, value in address if kind != COMMENT)
 
 
+def written(address):
+    """An address as a field holds it, with quotes, for a message to a person."""
+    return b''.join(_written(kind, value) for kind, value in address)
+
+
 def unparse(name, tokens, width=80):
     """The field `name: tokens` in qmail's form, ending in a newline; lines are broken after commas only."""
     lines, line = [], None

@@ -74,12 +74,12 @@ class Lspawn:
     # --- one delivery ---
 
     def deliver(self, sender, recipient, options, fd, done):
-        """Find out whose it is; no local part is nobody's, and done."""
+        """Find out whose it is; what has no host or no local part is nobody's."""
         local, host = address.split(recipient)
         if b'@' not in recipient:
             return end(fd, done, localstatus.NO_HOST)
         if not local:
-            return end(fd, done, localstatus.SUCCESS)
+            return end(fd, done, localstatus.NO_LOCAL)
         self.users.ask(local, lambda answer: self.found(answer, local, host, sender, options, fd, done))
 
     def found(self, answer, local, host, sender, options, fd, done):

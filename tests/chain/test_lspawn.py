@@ -259,8 +259,8 @@ def test_many_at_once(chain):
 
 
 def test_what_needs_no_user(chain):
-    """No local part is a success without any work; no host is permanent; a look-up that fails is temporary."""
-    assert chain.deliver(b'@x.example') == (b'K', b'')
+    """No local part and no host are permanent, and said so; a look-up that fails is temporary."""
+    assert chain.deliver(b'@x.example') == (b'D', b'Sorry, address must include a name in front of the @. (#5.1.3)\n')
     assert chain.deliver(b'') == (b'D', b'Sorry, address must include host name. (#5.1.3)\n')
     assert chain.deliver(b'nobody') == (b'Z', b'no such test user\n')
     wait_for(lambda: not chain.workers())           # the seed may still be making its namespace

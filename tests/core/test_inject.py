@@ -173,6 +173,29 @@ def test_unparsable_recipients(field):
     assert composer.header_recipients() == [b'y@host.example.com']
 
 
+NO_LOCAL_PARTS = [b'@broken', b'""@here.example', b'@a.example,@b.example:', b'@', b'.', b'""', b'@[]']
+
+
+@pytest.mark.parametrize('broken', NO_LOCAL_PARTS)
+def test_no_local_part(broken):
+    """An address that rewriting makes empty, or without a local part, is refused by its name, never dropped in silence; a
+    field with it that names no recipient here stays as it is."""
+    for field in (b'To: joe@x.example, <%s>\n', b'Cc: <%s>\n', b'From: <%s>\n', b'Bcc: x: joe@x.example, <%s>;\n'):
+        with pytest.raises(inject.Refused) as caught:
+            compose(b'Subject: x\n' + field % broken)
+        assert caught.value.why == b'address without a local part: ' + broken
+    assert b'\nTo: joe, <%s>\n' % broken in compose(b'To: joe, <%s>\n' % broken, wants_recipients=False)[0]
+    with pytest.raises(inject.Refused) as caught:
+        inject.listed(b'joe, <%s>' % broken, HOSTS)
+    assert caught.value.why.endswith(b': ' + broken)
+    assert compose(b'Cc: <>, x:;\nTo: <@a,@b:joe@c.d>\n')[1].header_recipients() == [b'joe@c.d']
+
+
+def test_empty_user():
+    """An empty user in the environment is no reason to refuse a message."""
+    assert compose(b'To: joe\n', {b'USER': b''})[1].sender == b'@host.example.com'
+
+
 @pytest.mark.parametrize('field', [b'From: a: b\n', b'Reply-To: "x\n', b'Return-Path: (\n',
                                    b'Resent-From: (\n'])
 def test_unparsable_others(field):
@@ -224,7 +247,7 @@ def test_envelope_form(raw, form):
     assert inject.envelope_form(raw, HOSTS) == form
 
 
-@pytest.mark.parametrize('raw', [b'a@(b', b'a@"b', b'a\n@b', b'a@b ]'])
+@pytest.mark.parametrize('raw', [b'a@(b', b'a@"b', b'a\n@b', b'a@b ]', b'@b.example', b'@'])
 def test_envelope_form_nonsense(raw):
     """An argument whose host is nonsense is refused, and so is a line break anywhere."""
     with pytest.raises(inject.Refused):

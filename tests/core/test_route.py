@@ -151,6 +151,10 @@ def test_ways():
     assert found.verdict == route.NO and found.reason.endswith(b'/home/joe/: no .qmail file for -ext')
     assert way(b'joe-ext@here.example', EXT, (b'unknown', None)).verdict == route.UNKNOWN
     assert way(b'joe-ext@here.example', EXT, (b'yes', b'.qmail-ext')).file == b'.qmail-ext'
+    found = way(b'x%@here.example'), way(b'@here.example', getpw.Trouble(118, b'not to be asked'))
+    assert [(each.verdict, each.route.channel) for each in found] == [(route.YES, b'remote'), (route.NO, b'local')]
+    assert found[1].reason == b'control/locals line 1; nothing in front of the @'
+    assert way(b'@virt.example').verdict == route.YES           # for the local part bob-
     for user, answer in ((getpw.Trouble(118, b'passwd is down'), None), (JOE, getpw.Trouble(115, b'NFS'))):
         found = way(b'joe@here.example', user, answer)
         assert found.verdict == route.TEMP and found.reason.startswith(b'control/locals line 1; ')

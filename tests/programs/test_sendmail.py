@@ -247,6 +247,8 @@ def test_default_domain_of_a_host_without_a_dot(send, home, queue):
     (b'-t', b'Subject: s\n\n', 65, '-t'), (b'-t', b'', 65, '-t'), (b'-t', b'To: list:;\n\n', 65, '-t'),
     (b'-t', b'To: alice, @r.x:carl@x.com\n\n', 65, 'To: alice'), (b'-t', b'To: a\nBcc: "x\n\n', 65,
                                                                   'Bcc: "x'),
+    (b'-t', b'To: joe, @broken\n\n', 65, 'part: @broken'), (b'-t', b'To: joe\nCc: @broken\n\n', 65, 'part: @broken'),
+    (b'joe @x', b'', 65, 'part: @x'), ([b'x: joe, @y;'], b'', 65, 'part: @y'), ([b'""@d.e'], b'', 65, 'part: ""@d.e'),
     ([b'a@"b'], b'', 65, 'a@"b'), ([b'"a\n"@b'], b'', 65, 'address'), (b'-y a', b'', 64, '-y'), (b'-bd', b'',
         64, 'qpy-start'),
     (b'-f', b'', 64, '-f')])
@@ -616,7 +618,9 @@ def test_verify(send, home, capfd):
     lines = capfd.readouterr().out.split('\n')
     assert lines[0].startswith('no-such-user-here@host.example.com ... undeliverable, local: control/me')
     assert lines[1].startswith('a: b ... undeliverable: unable to parse') and 'remote' in lines[2]
-    for words in ([b'-bv'], [b'-bv', b''], [b'-bv', b'@']):
+    assert send([b'-bt', b'""@host.example.com']) == 1
+    assert capfd.readouterr().out == '""@host.example.com ... undeliverable: address without a local part: ""@host.example.com\n'
+    for words in ([b'-bv'], [b'-bv', b'']):
         assert send(words) == 64 and 'no address' in capfd.readouterr().err
 
 
@@ -659,6 +663,7 @@ def test_inject_sender(inject_, queue, words, sender):
 @pytest.mark.parametrize('words,data,word', [
     ([b'-z'], b'', 'usage'), ([b'-f'], b'', 'usage'), ([b'--', b'a@"b'], b'', 'a@"b'), ([], b'To: a: b\n',
                                                                                         'To: a: b'),
+    ([b'-a', b'@d.e'], b'', 'part: ""@d.e'), ([b'-h'], b'To: joe, ""@d.e\n', 'part: ""@d.e'),
     ([b'a'], b'From: "x\n', 'From: "x')])
 def test_inject_refuses(inject_, queue, capfd, words, data, word):
     """100 and one line for what can never be sent."""
