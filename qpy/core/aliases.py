@@ -9,14 +9,13 @@ r"""/etc/aliases: Sendmail's list of names and where their mail goes, and the fo
     nobody: /dev/null                    thrown away
     old: /var/mail/old                   a file: refused, says so
 
-In users/aliases.cdb the key is the name in lower case, the value is lines: `?owner`, `&address`, `|command`,
-`:include file`, `#` nothing, `!why mail for it waits`.  Names that stand for other names of the file are
-expanded there, so that whoever is on two lists gets one copy; a name with an owner of its own is not.
+In users/aliases.cdb (core.aliasvalue) names that stand for other names of the file are expanded, so that whoever is on
+two lists gets one copy; a name with an owner of its own is not.
 """
 from qpy.core import text, token822
+from qpy.core.aliasvalue import NOTHING, OWNER, WAITS
 
 ADDRESS, PROGRAM, FILE, INCLUDE = b'&', b'|', b'/', b':'
-OWNER, NOTHING, WAITS = b'?', b'#', b'!'
 NULL = b'/dev/null'
 LONGEST = 1002              # bytes of an address
 CIRCLE = b'it leads to itself only'
@@ -122,7 +121,7 @@ def addresses(piece):
     except token822.Unparsable:
         raise Problem(b'not an address: ' + text.printable(piece[:60])) from None
     found = [token822.unquote(tokens) for tokens in reversed(found)]
-    if not found or any(not each or len(each) > LONGEST or b'\n' in each for each in found):
+    if not found or any(not each or len(each) > LONGEST or b'\n' in each or each.rfind(b'@') == 0 for each in found):
         raise Problem(b'not an address: ' + text.printable(piece[:60]))
     return found
 
@@ -165,7 +164,7 @@ def checked(found):
 def value(table, name):
     """The lines of one name."""
     found = dict.fromkeys(expanded(table, name, {name}, 0))
-    lines = [b'?owner-' + name] if b'owner-' + name in table and not name.startswith(b'owner-') else []
+    lines = [OWNER + b'owner-' + name] if b'owner-' + name in table and not name.startswith(b'owner-') else []
     words = [kind + word for kind, word in found if kind != NOTHING]
     lines += words or [NOTHING if found else WAITS + CIRCLE]
     return b'\n'.join(lines) + b'\n'
@@ -182,13 +181,6 @@ def expanded(table, name, seen, depth):
         elif inner not in seen:
             seen.add(inner)
             yield from expanded(table, inner, seen, depth + 1)
-
-
-def parse_value(data):
-    """(owner or b'', [(kind, word)]) of a value of the cdb."""
-    lines = [(line[:1], line[1:]) for line in data.split(b'\n') if line]
-    owner = next((word for kind, word in lines if kind == OWNER), b'')
-    return owner, [(kind, word) for kind, word in lines if kind not in (OWNER, NOTHING)]
 
 
 def listed(data):

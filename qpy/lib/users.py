@@ -8,7 +8,7 @@ Rootless (DIR belongs to a plain user): alias is that user with the home DIR/ali
 belongs to another uid is trouble, because nobody here can deliver as that.
 """
 from qpy import unix, unix_passwd
-from qpy.core import accounts, assign, dotqmail, exits, getpw, route, text
+from qpy.core import accounts, aliasvalue, assign, dotqmail, exits, getpw, route, text
 from qpy.core.getpw import Trouble
 from qpy.lib import cdb
 
@@ -114,16 +114,20 @@ class Lookup:
         if (user.dash or user.ext) and self.owner_if_seen(user.home) is None:
             raise Trouble(getpw.QLX_NFS, b'the home directory ' + user.home + b' is missing')
         names = [name for name, _ in dotqmail.candidates(user.dash, user.ext)]
-        if self.aliased(user):
+        alias = self.aliased(user)
+        if alias is not None:
             names.insert(1, ALIASES)
-        return route.look(user, names, kind)
+        verdict, name = route.look(user, names, kind)
+        if name == ALIASES and aliasvalue.waiting(alias):
+            raise Trouble(exits.TEMP, b'the alias %s cannot be used: %s' % (user.ext, aliasvalue.waiting(alias)))
+        return verdict, name
 
     def aliased(self, user):
-        """Has /etc/aliases an entry for this local part, which is no user's?"""
+        """What aliases.cdb has for this local part, which is no user's; None if nothing."""
         if user.user != b'alias' or user.dash != getpw.BREAK:
-            return False
+            return None
         try:
-            return self.aliases.ask(lambda db: db.get(text.lower(user.ext))) is not None
+            return self.aliases.ask(lambda db: db.get(text.lower(user.ext)))
         except cdb.CdbError as problem:
             words = str(problem).encode('utf-8', 'replace')
             raise Trouble(assign.QLX_CDB, b'Trouble reading users/aliases.cdb: ' + words) from problem

@@ -5,7 +5,7 @@ Exit: 0 also when there is no source; 65 an entry has no meaning (mail for it wa
 73 the cdb cannot be written, 75 the source cannot be read.
 """
 from qpy import unix
-from qpy.core import aliases as language, cdb, dotqmail, exits
+from qpy.core import aliases as language, aliasvalue, cdb, dotqmail, exits
 from qpy.core.getpw import Trouble
 from qpy.lib import cdb as files, program, users
 
@@ -50,7 +50,7 @@ def read(home):
 
 def value_waits(table, name):
     """Does mail for this name wait, or was its line not understood at all?"""
-    return name not in table or b'\n!' in b'\n' + table[name]
+    return name not in table or bool(aliasvalue.waiting(table[name]))
 
 
 def hidden(lookup, name):

@@ -7,7 +7,7 @@ The alias account reads what newaliases has made, and the files that :include: n
 at each delivery: a list that its owner edits needs no newaliases, and what alias cannot read is not a list.
 """
 from qpy import unix
-from qpy.core import aliases as language, dotforward, dotqmail, exits, text
+from qpy.core import aliases as language, aliasvalue, dotforward, dotqmail, exits, text
 from qpy.lib import cdb, controls
 from qpy.user import whole
 from qpy.user.mailbox import Failed, why
@@ -31,7 +31,7 @@ def aliases(home, job):
         database.close()
     if value is None:
         return None
-    owner, items = language.parse_value(value)
+    owner, items = aliasvalue.parse(value)
     found = completed(home, [each for kind, word in items for each in instructions(kind, word)])
     return owner, list(dict.fromkeys(found))        # who is in a file and beside it gets one copy
 

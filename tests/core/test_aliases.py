@@ -2,7 +2,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from qpy.core import aliases, dotforward, dotqmail
+from qpy.core import aliases, aliasvalue, dotforward, dotqmail
 
 FILE = rb'''# comment
 Root: joe, mary@example.org
@@ -37,7 +37,7 @@ def test_the_file():
 
 
 @pytest.mark.parametrize('rest', [b'/var/mail/x', b'ann, /var/mail/x', b'', b'|', b':include:x', b':fail:',
-                                  b'"ann', b'a@b@(', b'<>'])
+                                  b'"ann', b'a@b@(', b'<>', b'""@x', b'joe, @y.example', b'@'])
 def test_what_cannot_be_is_kept_waiting(rest):
     """A senseless entry is named with its line, and mail for it waits: nothing of it is lost or done by
     halves."""
@@ -57,14 +57,15 @@ def test_circles_and_doubles():
 def test_values():
     """What was written is read."""
     items = [(b'&', b'a@x'), (b'|', b'cmd'), (b':', b'/f')]
-    assert aliases.parse_value(b'?owner-l\n&a@x\n|cmd\n:/f\n') == (b'owner-l', items)
-    assert aliases.parse_value(b'#\n') == (b'', [])
+    assert aliasvalue.parse(b'?owner-l\n&a@x\n|cmd\n:/f\n') == (b'owner-l', items)
+    assert aliasvalue.parse(b'#\n') == (b'', [])
+    assert aliasvalue.waiting(b'?owner-l\n&a@x\n!why\n') == b'why' and aliasvalue.waiting(b'&!a@x\n') == b''
 
 
 def test_lists():
     """An :include: file holds addresses, by comma or line, and nothing else."""
     assert aliases.listed(b'# staff\nann@x, bob\n\nCarl <c@x>\n') == [b'ann@x', b'bob', b'c@x']
-    for data in (b'|rm -rf /\n', b'/etc/passwd\n', b'a\0b\n', b':include:/x\n'):
+    for data in (b'@x\n', b'|rm -rf /\n', b'/etc/passwd\n', b'a\0b\n', b':include:/x\n'):
         with pytest.raises(aliases.Problem):
             aliases.listed(data)
 

@@ -161,11 +161,15 @@ def test_a_domain_that_cannot_be_used(house):
 
 def test_senseless_aliases(house):
     """What cannot be done is said with its line, exit 65; mail for it waits, the other aliases work."""
-    done = house.aliases('good: ann@far.example\nbad: /var/mail/x\n')
-    assert done.returncode == 65 and b'users/aliases, line 2: bad: ' in done.stderr
+    done = house.aliases('good: ann@far.example\nbad: /var/mail/x\nx: ""@x.example\ny: joe, @y.example\n')
+    assert done.returncode == 65
+    assert all(b'users/aliases, line %d: %s: ' % each in done.stderr for each in ((2, b'bad'), (3, b'x'), (4, b'y')))
     assert house.alias('good').returncode == 0
     done = house.alias('bad')
     assert done.returncode == 111 and b'this alias cannot be used' in done.stderr
+    done = house.run('sendmail', '-bv', 'good', 'bad')
+    assert done.returncode == 75 and b'bad@x.example ... not to be said now, local: ' in done.stdout
+    assert b'the alias bad cannot be used: no mail is put into files' in done.stdout
 
 
 def test_unknown_names_and_damage(house):

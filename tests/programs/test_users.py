@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from qpy import unix, unix_passwd
-from qpy.core import assign, channel, route
+from qpy.core import aliases, assign, cdb as bytes_, channel, route
 from qpy.core.getpw import Trouble
 from qpy.lib import cdb, loop, packets, program, users
 from qpy.lib import route as routes
@@ -124,6 +124,20 @@ def test_homes_that_are_not_mounted(home, monkeypatch, place, expected):
     monkeypatch.setattr(unix_passwd, 'getpwnam', lambda name: (name, 4242, 1, home + b'/' + place.encode()) if name == b'moe' else None)
     way = users.Lookup(home).resolve(b'moe@here.example', routes.load(home))
     assert way.verdict == expected and (b'is it not mounted?' in way.reason) == (expected == b'temp')
+
+
+def test_alias_that_cannot_be_used_is_temporary(home):
+    """Mail for an alias that newaliases has marked waits, so that is the answer, with the reason; a .qmail file of that name
+    comes first."""
+    table = aliases.compile(b'good: joe\nself: self\none: two\ntwo: one\nempty:\nboth: good, bad\nbad: joe, @y.example\n')[0]
+    cdb.replace(home + b'/users/aliases.cdb', bytes_.build(table.items()))
+    assert verdict(home, b'good@here.example') == b'yes'
+    for name, why in ((b'Self', aliases.CIRCLE), (b'one', aliases.CIRCLE), (b'two', aliases.CIRCLE),
+                      (b'empty', b'nothing after the colon'), (b'both', b'not an address: @y.example')):
+        way = users.Lookup(home).resolve(name + b'@here.example', routes.load(home))
+        assert way.verdict == b'temp' and way.reason.endswith(b'the alias %s cannot be used: %s' % (name, why))
+    touch(home, b'alias/.qmail-self')
+    assert verdict(home, b'self@here.example') == b'yes'
 
 
 def test_damaged_cdb_is_temporary(home):

@@ -1,0 +1,18 @@
+"""users/aliases.cdb: what a value of it says, for whoever only reads it; core.aliases makes the values.
+
+The key is a name in lower case, the value is lines: `?owner`, `&address`, `|command`, `:include file`, `#` nothing,
+`!why mail for it waits`.
+"""
+OWNER, NOTHING, WAITS = b'?', b'#', b'!'
+
+
+def parse(data):
+    """(owner or b'', [(kind, word)]) of a value."""
+    lines = [(line[:1], line[1:]) for line in data.split(b'\n') if line]
+    owner = next((word for kind, word in lines if kind == OWNER), b'')
+    return owner, [(kind, word) for kind, word in lines if kind not in (OWNER, NOTHING)]
+
+
+def waiting(data):
+    """Why mail for a name with this value waits, b'' if it does not."""
+    return next((word for kind, word in parse(data)[1] if kind == WAITS), b'')
