@@ -6,14 +6,14 @@
 
 Descriptor 1: a line per file or message, then what to look at.  -n: only the report.  What was in DIR stays beside the
 new file as NAME~.  Nothing is changed where it is read from, but for a list of the messages that were taken over.
-Exit: 0; 1 done, but a file was not written or a message not taken over; 100 called wrongly; 111 it cannot be done.
+Exit: 0; 1 done, but a file, an entry or a message was not taken over; 100 called wrongly; 111 it cannot be done.
 """
 import os
 import time
 
 from qpy.admin import newmrh, newu, postfix, qmailhome, qmailqueue
-from qpy.core import bounce, controls as tables, dates, exits, grammar, route
-from qpy.lib import controls, program, submit
+from qpy.core import bounce, controls as tables, dates, exits, getpw, grammar, route
+from qpy.lib import controls, program, submit, users
 
 INCOMPLETE = 1
 USAGE = b'usage: qpy-import [-n] qmail|postfix|queue [DIRECTORY]'
@@ -40,7 +40,7 @@ def main(home, args):
     try:
         if words[0] == 'queue':
             return import_queue(home, place, only_report)
-        found = from_qmail(place) if words[0] == 'qmail' else from_postfix(place)
+        found = from_qmail(place) if words[0] == 'qmail' else from_postfix(place, owner_of(home))
         return Import(os.fsdecode(home), only_report).run(found)
     except OSError as problem:
         raise program.Fatal(exits.TEMP, b'unable to use %s: %s' % (os.fsencode(str(problem.filename or place)),
@@ -59,19 +59,42 @@ def from_qmail(place):
     return qmailhome.Translation(place, '/etc/tcp.smtp' if place == PLACES['qmail'] else place + '/etc/tcp.smtp')
 
 
-def from_postfix(place):
-    """The translation of a Postfix configuration; paths in it mean the copy where `place` is one."""
+def from_postfix(place, owner):
+    """The translation of a Postfix configuration. Where `place` is a copy elsewhere, paths below /etc/postfix mean it and
+    the others below /etc what is beside it; all other paths are what they say."""
     def read(path):
-        if place != PLACES['postfix']:
-            path = path.replace(PLACES['postfix'] + '/', place + '/') if path.startswith(PLACES['postfix']) \
-                else os.path.join(os.path.dirname(place), path.rpartition('/')[2])
+        if os.path.dirname(place) != '/etc' and path.startswith('/etc/') and not path.startswith(place + '/'):
+            path = place + path[len(PLACES['postfix']):] if path.startswith(PLACES['postfix'] + '/') \
+                else os.path.dirname(place) + path[len('/etc'):]
         return qmailhome.read(path)
     text = qmailhome.read(place + '/main.cf')
     if text is None:
         raise program.Fatal(exits.TEMP, b'unable to read %s/main.cf: no such file' % os.fsencode(place))
-    found = postfix.Translation(postfix.parse_main(text), read, os.uname().nodename)
+    found = postfix.Translation(postfix.parse_main(text), read, os.uname().nodename, owner)
     found.notes.append('aliases stay in /etc/aliases: run qpy-newaliases; what it cannot take it names')
     return found
+
+
+def within_limits(name, number, data):
+    """The data of a number file, or of the nearest number that its readers take."""
+    if number is None or tables.limit(name, number) == number:
+        return data
+    nearest = tables.limit(name, number)
+    say('look: control/%s: %d is out of range; the nearest, %d, is taken' % (name.decode(), number, nearest))
+    return b'%d\n' % nearest
+
+
+def owner_of(home):
+    """A function of a local part: why its mail does not come to the user alias of DIR, '' if it does."""
+    lookup = users.Lookup(home)
+
+    def owner(local):
+        try:
+            user = lookup.find(local.encode('latin-1', 'replace')).user
+        except getpw.Trouble as trouble:
+            return '' if trouble.code == getpw.QLX_NOALIAS else trouble.text.decode('ascii', 'replace')
+        return '' if user == b'alias' else 'it belongs to the user ' + user.decode('ascii', 'replace')
+    return owner
 
 
 class Import:
@@ -90,7 +113,7 @@ class Import:
             say('no equal: %s: %s' % (name, value))
         for note in found.notes:
             say('look: ' + note)
-        return self.code
+        return INCOMPLETE if found.incomplete else self.code
 
     def file(self, path, data):
         """One file: checked, and written if it is not so already."""
@@ -120,8 +143,8 @@ class Import:
             return data
         for _ in range(data.count(b'\n') + 2):
             try:
-                grammar.check(data, name) if name in grammar.CHECKS else PARSE[kind](data, name)
-                return data
+                value = grammar.check(data, name) if name in grammar.CHECKS else PARSE[kind](data, name)
+                return within_limits(name, value, data) if kind == tables.NUMBER else data
             except tables.ControlError as problem:
                 self.code = INCOMPLETE
                 lines = data.split(b'\n')

@@ -1,15 +1,19 @@
 """What a Postfix configuration means in qpy's files: main.cf and the tables it names, translated.
 
-    found = Translation(values, read)     values: parse_main(...); read(path) -> text of a file, None if there is none
+    found = Translation(values, read)     values: parse_main(...); read(path) -> text of a file, None if there is none;
+                                          owner(local part) -> why its mail is not alias's, '' if it is
     found.files                           {path below DIR: text}
     found.notes                           sentences on what is not the same
     found.no_equal                        {parameter: value} that nothing here answers to
+    found.incomplete                      an entry that has an equal, or a table, was not taken over
 """
 import re
 
 TABLE_TYPES = ('hash', 'btree', 'lmdb', 'cdb', 'dbm', 'sdbm', 'texthash')       # whose source is text beside it
 NETWORK_TYPES = TABLE_TYPES + ('cidr',)
 WORD = re.compile(r'(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+')
+# Key and value; a quoted key may hold blanks.
+ENTRY = re.compile(r'((?:[^\s"]|"(?:[^"\\]|\\.)*"|")+)\s*(.*)', re.DOTALL)
 TARGET = re.compile(r'(?:[^\s,"]|"(?:[^"\\]|\\.)*")+')
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 # Variables that a command for a mailbox has there, and their names here.
@@ -42,6 +46,9 @@ SILENT = set('''alias_database alias_maps append_dot_mydomain biff command_direc
     virtual_mailbox_domains virtual_mailbox_maps inet_interfaces smtpd_milters non_smtpd_milters milter_default_action
     milter_protocol milter_mail_macros smtpd_tls_cert_file smtpd_tls_key_file smtpd_tls_chain_files
     smtpd_tls_security_level smtpd_use_tls'''.split())
+# Of control/services: the programs that some of what is written needs.
+CHECK_LINE = 'check qpyc seq:check:0660:qpyc:qpyd qpy-check'
+MILTER_LINE = 'milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter'
 RESTRICTIONS = ('smtpd_client_restrictions', 'smtpd_helo_restrictions', 'smtpd_sender_restrictions',
                 'smtpd_relay_restrictions', 'smtpd_recipient_restrictions', 'smtpd_data_restrictions')
 # Words of restrictions that say what is so here anyway.
@@ -73,8 +80,7 @@ def parse_main(text):
 
 def parse_table(text):
     """[(key, value)] of a table's source, in order."""
-    pairs = (line.split(None, 1) for line in logical_lines(text))
-    return [(pair[0], pair[1] if len(pair) > 1 else '') for pair in pairs]
+    return [ENTRY.match(line).groups() for line in logical_lines(text)]
 
 
 def words(value):
@@ -96,8 +102,9 @@ def seconds(value, default='s'):
 class Translation:
     """See the top of the module."""
 
-    def __init__(self, values, read, hostname='localhost'):
-        self.values, self.read, self.hostname = values, read, hostname
+    def __init__(self, values, read, hostname='localhost', owner=lambda local: ''):
+        self.values, self.read, self.hostname, self.owner = values, read, hostname, owner
+        self.incomplete, self.unread = False, set()
         self.files, self.notes, self.no_equal, self.routes, self.logins = {}, [], {}, {}, {}
         for step in (self.names, self.domains, self.virtual, self.mailbox_domains, self.transports, self.senders,
                      self.passwords, self.tls, self.networks, self.clients, self.filters, self.numbers, self.delivery,
@@ -107,6 +114,11 @@ class Translation:
     def say(self, words_):
         """One sentence for the report."""
         self.notes.append(words_)
+
+    def lost(self, words_):
+        """One sentence on what is not taken over."""
+        self.incomplete = True
+        self.say(words_)
 
     def write(self, name, lines):
         """A control file, if it has a line."""
@@ -150,11 +162,13 @@ class Translation:
         for word in words(self.value(parameter)):
             kind, colon, path = word.partition(':')
             if not colon or path[:1] != '/':
+                self.unread.add(parameter)
                 self.no_equal.setdefault(parameter, self.value(parameter))
                 continue
             text = self.read(path) if kind in TABLE_TYPES else None
             if text is None:
-                self.say('%s: unable to use the table %s; its entries are not taken over' % (parameter, word))
+                self.unread.add(parameter)
+                self.lost('%s: unable to use the table %s; its entries are not taken over' % (parameter, word))
             else:
                 found += parse_table(text)
         return found
@@ -165,7 +179,7 @@ class Translation:
         for word in words(self.value(parameter)):
             inside = self.inside(word, kinds)
             if inside is None:
-                self.say('%s: %s is not taken over' % (parameter, word))
+                self.lost('%s: %s is not taken over' % (parameter, word))
             else:
                 found += inside
         return [word.lower() for word in found]
@@ -185,7 +199,7 @@ class Translation:
         found = self.listed(parameter)
         for word in found:
             if word[:1] == '!':
-                self.say('%s: %s is not taken over' % (parameter, word))
+                self.lost('%s: %s is not taken over' % (parameter, word))
         return [word for word in found if word[:1] != '!']
 
     # --- the steps ---
@@ -196,8 +210,11 @@ class Translation:
         self.write('me', [self.me])
         origin = self.value('myorigin')
         text = self.read(origin) if origin[:1] == '/' else origin
-        if text and text.split()[0] != self.me:
-            self.write('defaulthost', [text.split()[0]])
+        self.origin = (text or '').split()[:1]
+        if not self.origin:
+            self.lost('myorigin: unable to read %s: put a copy there; what has no domain is not taken over' % origin)
+        elif self.origin != [self.me]:
+            self.write('defaulthost', self.origin)
         banner = self.value('smtpd_banner').removesuffix(' (Debian/GNU)').removesuffix('Postfix').strip()
         banner = banner.removesuffix('ESMTP').strip()
         if banner and banner != self.me:
@@ -225,43 +242,105 @@ class Translation:
 
     def virtual(self):
         """virtual_alias_maps: a virtual domain each, and a .qmail file per address, all of the user alias."""
-        entries = self.tables('virtual_alias_maps')
+        entries, here = {}, {}
+        for key, value in self.tables('virtual_alias_maps'):
+            entries.setdefault(key.lower(), value)              # the first one counts
+        domains = self.virtual_domains(entries)
+        lines = ['%s:alias-%s' % (domain, domain) for domain in domains]
+        for key, value in entries.items():
+            local, at, domain = key.rpartition('@') if '@' in key else (key, '', '')
+            local = unquoted(local)
+            if not at and key in domains:
+                continue
+            if not at or domain in self.local:
+                here.setdefault(local, {})[key] = value
+            elif domain in domains:
+                self.alias('%s-%s' % (domain, local or 'default'), self.forwards(local, value, key), key)
+            elif not local:
+                self.lost('virtual: %s is neither a virtual domain nor local; not taken over' % key)
+            elif self.alias('%s-%s' % (domain, local), self.forwards(local, value, key), key):
+                lines.append('%s@%s:alias-%s' % (local, domain, domain))
+        self.accepted += domains
+        self.write('virtualdomains', lines)
+        for local, same in here.items():
+            self.local_alias(local, same)
+        wider = [key for local, same in here.items() if local and not self.serves_all(same) for key in same
+                 if 'alias/.qmail-' + local.replace('.', ':') in self.files]
+        if wider:
+            self.say('virtual: these count in all domains of control/locals, now: ' + ', '.join(wider))
+
+    def virtual_domains(self, entries):
+        """The virtual alias domains; not one whose addresses are all in a table that cannot be read: it would refuse
+        its mail."""
         if self.values.get('virtual_alias_domains'):
             written = words(self.value('virtual_alias_domains').lower())
             domains = [d for d in self.domains_of('virtual_alias_domains') if '@' not in d and ('.' in d or d in written)]
         else:
-            domains = [key.lower() for key, _ in entries if '@' not in key and '.' in key]
-        lines = ['%s:alias-%s' % (domain, domain) for domain in domains]
-        for key, value in entries:
-            local, at, domain = key.lower().rpartition('@')
-            if not at and key.lower() in domains:
-                continue
-            if not at or domain in self.local:
-                self.alias(key.lower().partition('@')[0], value, key)
-            elif domain in domains:
-                self.alias('%s-%s' % (domain, local or 'default'), value, key)
-            elif local:
-                lines.append('%s:alias-%s' % (key.lower(), domain))
-                self.alias('%s-%s' % (domain, local), value, key)
-            else:
-                self.say('virtual: %s is neither a virtual domain nor local; not taken over' % key)
-        self.accepted += domains
-        self.write('virtualdomains', lines)
+            domains = [key for key in entries if '@' not in key and '.' in key]
+        known = {key.rpartition('@')[2] for key in entries if '@' in key}
+        for domain in [d for d in domains if d not in known] if 'virtual_alias_maps' in self.unread else []:
+            self.lost('virtual: no address of %s could be read; the domain is not taken over' % domain)
+            domains.remove(domain)
+        return domains
 
-    def alias(self, extension, value, key):
-        """alias/.qmail-EXTENSION that forwards to the addresses of value."""
+    def local_alias(self, local, entries):
+        """The entries {key: value} of one local part in local domains: one .qmail file of alias serves them all, and
+        only if no account has the name."""
+        found = [self.forwards(local, value, key) for key, value in entries.items()]
+        own = {'&%s@%s' % (local, domain) for domain in self.local}
+        forms = {frozenset('' if line in own else line for line in lines) for lines in found}
+        keys, owner = ', '.join(entries), local and self.owner(local)
+        if forms == {frozenset([''])}:
+            return None                     # itself: Postfix, too, leaves it at that
+        if not all(found) or any('' in form for form in forms):
+            why = 'a target has no equal, or is the address itself'
+        elif len(forms) > 1:
+            why = 'they differ, but one alias/.qmail-%s serves all domains of control/locals' % (local or 'default')
+        elif owner:
+            why = owner + ', and its mail never comes to alias; forward it in his .qmail'
+        elif not local and 'control/virtualdomains' in self.files:
+            why = 'alias/.qmail-default would catch what nobody has in the virtual domains, too'
+        elif not local and not self.serves_all(entries):
+            why = 'alias/.qmail-default would serve all domains of control/locals'
+        elif self.alias(local or 'default', found[0], keys) and not local:
+            return self.say('virtual: %s: accounts keep their own mail, and alias/.qmail-default gets the rest' % keys)
+        else:
+            return None
+        return self.lost('virtual: %s: not taken over: %s' % (keys, why))
+
+    def serves_all(self, entries):
+        """Are these the entries of one local part in every domain that is local, but for those of localhost?"""
+        served = {key.rpartition('@')[2] for key in entries}
+        return any('@' not in key for key in entries) or \
+            all(domain in served or domain.partition('.')[0] == 'localhost' for domain in self.local)
+
+    def forwards(self, local, value, key):
+        """The lines of a .qmail file that forwards to the addresses of value; none if one of them has no equal."""
         lines = []
         for word in TARGET.findall(value):
-            target = unquoted(word)
+            target = self.addressed(word)
             if target[:1] == '@':
-                lines.append('|forward "$DEFAULT"' + target)
-            elif target[:1] in '|/' or ':' in word.partition('@')[0] or set('<>()') & set(word):
-                self.say('virtual: %s: the target %s is not taken over' % (key, word))
+                lines.append('&' + local + target if local else '|forward "$DEFAULT"' + target)
+            elif target[:1] in ('', '|', '/') or ':' in word.partition('@')[0] or set('<>()') & set(word):
+                self.lost('virtual: %s: the target %s is not taken over' % (key, word))
+                return []
             else:
                 lines.append('&' + target)
+        return lines
+
+    def addressed(self, word):
+        """An address as .qmail files hold it, with myorigin where it has no domain; '' if that is not known."""
+        if '@' in QUOTED.sub('', word) or word[:1] in '|/':
+            return unquoted(word)
+        return unquoted(word) + '@' + self.origin[0] if self.origin else ''
+
+    def alias(self, extension, lines, key):
+        """alias/.qmail-EXTENSION with these lines; False if it cannot be."""
         if '/' in extension or not lines:
-            return self.say('virtual: %s is not taken over' % key)
+            self.lost('virtual: %s is not taken over' % key)
+            return False
         self.files['alias/.qmail-' + extension.replace('.', ':')] = ''.join(line + '\n' for line in lines)
+        return True
 
     def mailbox_domains(self):
         """Virtual mailboxes belong to one account there; here each user or extension has his own."""
@@ -292,7 +371,7 @@ class Translation:
         for key, value in self.tables('transport_maps'):
             place = self.transport(value, 'transport ' + key) if '@' not in key else None
             if place is None:
-                self.say('transport: "%s %s" is not taken over' % (key, value))
+                self.lost('transport: "%s %s" is not taken over' % (key, value))
                 continue
             host = key.lower() if key != '*' else ''
             self.routes[host] = place
@@ -331,7 +410,7 @@ class Translation:
         for key, value in self.tables('smtp_sasl_password_maps'):
             user, _, password = value.partition(':')
             if '@' in key and '[' not in key:
-                self.say('smtp_sasl_password_maps: the login by sender of %s is not taken over' % key)
+                self.lost('smtp_sasl_password_maps: the login by sender of %s is not taken over' % key)
             else:
                 passwords[self.place(key, 'password') or key] = user, password
         self.notes = [note for note in self.notes if not note.startswith('password:')]
@@ -391,7 +470,8 @@ class Translation:
         self.write('dnsbl', filter(None, lists))
         self.write('policyservers', filter(None, services))
         if lists or services:
-            self.say('control/dnsbl and policyservers are read by qpy-check: its line must stand in control/services')
+            self.say('control/dnsbl and policyservers are read by qpy-check, and mail waits (451) until it runs: add this '
+                     'line to control/services: ' + CHECK_LINE)
 
     def filters(self):
         """Milters; and the key and certificate of the server, which are not read here."""
@@ -399,7 +479,8 @@ class Translation:
         places = [self.endpoint(word) for word in words(self.value('smtpd_milters'))]
         self.write('milters', [place + action for place in places if place])
         if places:
-            self.say('control/milters is read by qpy-milter: its line must stand in control/services')
+            self.say('control/milters is read by qpy-milter, and mail waits (451) until it runs: add this line to '
+                     'control/services: ' + MILTER_LINE)
         if self.value('non_smtpd_milters') not in ('', self.value('smtpd_milters')):
             self.no_equal['non_smtpd_milters'] = self.value('non_smtpd_milters')
         chain = words(self.value('smtpd_tls_chain_files')) or words(self.value('smtpd_tls_cert_file'))
@@ -419,7 +500,7 @@ class Translation:
         host = '127.0.0.1' if host in ('localhost', '') else host
         if kind == 'inet' and port.isdigit() and (host[:1] == '[' or host.replace('.', '').isdigit()):
             return '%s:%s' % (host, port)
-        self.say('%s is not taken over: write its address' % word)
+        self.lost('%s is not taken over: write its address' % word)
         return ''
 
     def numbers(self):
@@ -464,8 +545,8 @@ class Translation:
         elif target and 'control/virtualdomains' in self.files:
             self.say('luser_relay: &%s in alias/.qmail-default is that, but it catches what nobody has in the virtual '
                      'domains, too; nothing is written' % target)
-        elif target:
-            self.files['alias/.qmail-default'] = '&%s\n' % unquoted(target)
+        elif target and 'alias/.qmail-default' not in self.files:         # a catch-all of virtual_alias_maps comes first
+            self.alias('default', ['&' + self.addressed(target)] if self.addressed(target) else [], 'luser_relay')
 
     def rest(self):
         """What nothing here answers to."""

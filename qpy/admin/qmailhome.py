@@ -40,6 +40,7 @@ class Translation:
 
     def __init__(self, path, tcp_smtp='/etc/tcp.smtp'):
         self.path, self.files, self.notes, self.no_equal = path, {}, [], {}
+        self.incomplete = False         # what is left out here has no equal
         self.control()
         self.routes()
         self.sources()
