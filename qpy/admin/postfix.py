@@ -28,6 +28,8 @@ NUMBERS = (('message_size_limit', 'databytes'), ('smtpd_recipient_limit', 'maxrc
            ('smtpd_client_connection_count_limit', 'concurrencyaddress'))
 TIMES = (('maximal_queue_lifetime', 'queuelifetime'), ('delay_warning_time', 'delaywarning'), ('smtp_connect_timeout', 'timeoutconnect'),
          ('smtpd_timeout', 'timeoutsmtpd'), ('command_time_limit', 'timeoutlocal'))
+RATES = (('smtpd_client_connection_rate_limit', 'connections'), ('smtpd_client_message_rate_limit', 'messages'),
+         ('smtpd_client_recipient_rate_limit', 'recipients'))
 USUAL_UNITS = {'maximal_queue_lifetime': 'd', 'delay_warning_time': 'h'}       # of a number without one
 LEVELS = {'none': 'none', 'may': 'may', 'encrypt': 'encrypt', 'dane': 'dane', 'dane-only': 'dane', 'verify': 'verify',
           'secure': 'verify', 'fingerprint': ''}
@@ -45,7 +47,7 @@ SILENT = set('''alias_database alias_maps append_dot_mydomain biff command_direc
     default_transport disable_vrfy_command luser_relay smtputf8_enable readme_directory smtp_tls_CApath smtp_tls_CAfile
     virtual_mailbox_domains virtual_mailbox_maps inet_interfaces smtpd_milters non_smtpd_milters milter_default_action
     milter_protocol milter_mail_macros smtpd_tls_cert_file smtpd_tls_key_file smtpd_tls_chain_files
-    smtpd_tls_security_level smtpd_use_tls'''.split())
+    smtpd_tls_security_level smtpd_use_tls anvil_rate_time_unit'''.split())
 # Of control/services: the programs that some of what is written needs.
 CHECK_LINE = 'check qpyc seq:check:0660:qpyc:qpyd qpy-check'
 MILTER_LINE = 'milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter'
@@ -469,9 +471,16 @@ class Translation:
                 self.no_equal[parameter] = ' '.join(left)
         self.write('dnsbl', filter(None, lists))
         self.write('policyservers', filter(None, services))
-        if lists or services:
-            self.say('control/dnsbl and policyservers are read by qpy-check, and mail waits (451) until it runs: add this '
-                     'line to control/services: ' + CHECK_LINE)
+        if self.rates() - {'connections'} or lists or services:
+            self.say('control/dnsbl, policyservers and ratelimits are read by qpy-check, and mail waits (451) until it '
+                     'runs: add this line to control/services: ' + CHECK_LINE)
+
+    def rates(self):
+        """How much one client may do in anvil_rate_time_unit, into ratelimits; what is limited."""
+        unit = seconds(self.value('anvil_rate_time_unit', '60s'))
+        found = {what: self.value(name) for name, what in RATES if self.value(name).isdigit() and int(self.value(name))}
+        self.write('ratelimits', ['%s:%s/%ds' % (what, number, unit) for what, number in found.items()] if unit else [])
+        return set(found) if unit else set()
 
     def filters(self):
         """Milters; and the key and certificate of the server, which are not read here."""
@@ -550,7 +559,7 @@ class Translation:
 
     def rest(self):
         """What nothing here answers to."""
-        handled = SILENT | {name for name, _ in NUMBERS + TIMES} | set(RESTRICTIONS)
+        handled = SILENT | {name for name, _ in NUMBERS + TIMES + RATES} | set(RESTRICTIONS)
         for name, value in self.values.items():
             if name not in handled and not self.referred(name):
                 self.no_equal[name] = value

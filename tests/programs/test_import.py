@@ -397,6 +397,17 @@ def test_a_number_out_of_range(home, tmp_path):
     assert 'look: control/maxrcpt: 50 is out of range; the nearest, 100, is taken' in text
 
 
+@pytest.mark.parametrize('main, limits, needs', [
+    ('smtpd_client_connection_rate_limit = 30\n', 'connections:30/60s\n', False),
+    ('smtpd_client_message_rate_limit = 5\nanvil_rate_time_unit = 1h\n', 'messages:5/3600s\n', True),
+    ('smtpd_client_connection_rate_limit = 0\n', None, False)])
+def test_rates(home, tmp_path, main, limits, needs):
+    """Rates of one client become control/ratelimits; 0 is no limit; only what qpy-check counts needs it."""
+    text, file = imported(home, tmp_path, main, '')[1], home / 'control/ratelimits'
+    assert (file.read_text() if file.exists() else None) == limits, text
+    assert ('line to control/services' in text) == needs and 'no equal' not in text
+
+
 @pytest.mark.parametrize('main, page', [
     ('smtpd_recipient_restrictions = reject_rbl_client z.test\n', 'qpy-check'), ('smtpd_milters = unix:/run/x\n', 'qpy-milter')])
 def test_the_line_that_services_needs(home, tmp_path, main, page):
