@@ -113,6 +113,9 @@ class Import:
             say('no equal: %s: %s' % (name, value))
         for note in found.notes:
             say('look: ' + note)
+        if any(path.startswith('control/') for path in self.changed):
+            say('look: a qpy that runs already: HUP to qpy-start has qpy-send read its files again, a restart has all of '
+                'them read (qpy-control.5, When an edit acts)')
         return INCOMPLETE if found.incomplete else self.code
 
     def file(self, path, data):

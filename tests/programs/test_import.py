@@ -390,6 +390,11 @@ def test_a_table_that_cannot_be_read(home, tmp_path):
     assert 'no address of w.test could be read' in text and 'w.test' not in (home / 'control/rcpthosts').read_text()
 
 
+def test_a_chain_that_runs(home, tmp_path):
+    """What makes a running chain read the new control files is said when there are some, and only then."""
+    assert [imported(home, tmp_path, ONE, '')[1].count('look: a qpy that runs already: HUP') for _ in range(2)] == [1, 0]
+
+
 def test_a_number_out_of_range(home, tmp_path):
     """The nearest number that its readers take is written, and said."""
     text = imported(home, tmp_path, 'smtpd_recipient_limit = 50\n', '')[1]
