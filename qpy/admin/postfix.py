@@ -254,7 +254,9 @@ class Translation:
             local = unquoted(local)
             if not at and key in domains:
                 continue
-            if not at or domain in self.local:
+            if '"' in local:
+                self.lost('virtual: %s is not taken over: a quotation mark in it' % key)
+            elif not at or domain in self.local:
                 here.setdefault(local, {})[key] = value
             elif domain in domains:
                 self.alias('%s-%s' % (domain, local or 'default'), self.forwards(local, value, key), key)

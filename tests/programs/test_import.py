@@ -360,6 +360,7 @@ ONE = 'mydestination = a.test, localhost\n'
     (ONE, 'info@a.test info@a.test\n', {}, ''),
     (ONE, 'info@a.test info@a.test, eve\n', {}, 'info@a.test: not taken over: a target has no equal, or is the address itself'),
     (ONE, 'v.test x\n"x y"@v.test joe\n', {'.qmail-v:test-x y': '&joe@h.test\n'}, ''),
+    (ONE, 'v.test x\n"x y@v.test joe\nv"w@a.test joe\n', {}, 'virtual: v"w@a.test is not taken over: a quotation mark'),
     (ONE + 'myorigin = o.test\n', 'x@a.test y, z@a.test "b c"\n', {'.qmail-x': '&y@o.test\n&z@a.test\n&b c@o.test\n'}, ''),
     (ONE + 'myorigin = /none/there\n', 'x@a.test y\nz@a.test y@b.test\n', {'.qmail-z': '&y@b.test\n'},
      'myorigin: unable to read /none/there')])
