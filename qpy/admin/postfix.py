@@ -106,7 +106,7 @@ class Translation:
 
     def __init__(self, values, read, hostname='localhost', owner=lambda local: ''):
         self.values, self.read, self.hostname, self.owner = values, read, hostname, owner
-        self.incomplete, self.unread = False, set()
+        self.incomplete, self.unread, self.left = False, set(), []
         self.files, self.notes, self.no_equal, self.routes, self.logins = {}, [], {}, {}, {}
         for step in (self.names, self.domains, self.virtual, self.mailbox_domains, self.transports, self.senders,
                      self.passwords, self.tls, self.networks, self.clients, self.filters, self.numbers, self.delivery,
@@ -255,6 +255,7 @@ class Translation:
             if not at and key in domains:
                 continue
             if '"' in local:
+                self.left.append(key)
                 self.lost('virtual: %s is not taken over: a quotation mark in it' % key)
             elif not at or domain in self.local:
                 here.setdefault(local, {})[key] = value
@@ -272,6 +273,9 @@ class Translation:
                  if 'alias/.qmail-' + local.replace('.', ':') in self.files]
         if wider:
             self.say('virtual: these count in all domains of control/locals, now: ' + ', '.join(wider))
+        caught = [key for key in self.left if '@' + key.rpartition('@')[2] in entries.keys() - set(self.left)]
+        if caught:
+            self.say('virtual: the mail of these comes to the catch-all of their domain, now: ' + ', '.join(caught))
 
     def virtual_domains(self, entries):
         """The virtual alias domains; not one whose addresses are all in a table that cannot be read: it would refuse
@@ -307,9 +311,10 @@ class Translation:
         elif not local and not self.serves_all(entries):
             why = 'alias/.qmail-default would serve all domains of control/locals'
         elif self.alias(local or 'default', found[0], keys) and not local:
-            return self.say('virtual: %s: accounts keep their own mail, and alias/.qmail-default gets the rest' % keys)
+            return self.say('virtual: %s: accounts and /etc/aliases keep their own mail, and alias/.qmail-default gets the rest' % keys)
         else:
             return None
+        self.left += [] if owner else entries
         return self.lost('virtual: %s: not taken over: %s' % (keys, why))
 
     def serves_all(self, entries):
@@ -341,6 +346,7 @@ class Translation:
     def alias(self, extension, lines, key):
         """alias/.qmail-EXTENSION with these lines; False if it cannot be."""
         if '/' in extension or not lines:
+            self.left.append(key)
             self.lost('virtual: %s is not taken over' % key)
             return False
         self.files['alias/.qmail-' + extension.replace('.', ':')] = ''.join(line + '\n' for line in lines)
