@@ -25,8 +25,11 @@ MODE = (('fchmod', 91, 52),)
 IDENTITY = (('setuid', 105, 146), ('setgid', 106, 144), ('setreuid', 113, 145), ('setregid', 114, 143),
             ('setresuid', 117, 147), ('setresgid', 119, 149), ('setgroups', 116, 159),
             ('setfsuid', 122, 151), ('setfsgid', 123, 152), ('capset', 126, 91))
-# what only a start-up does
+# what only a start-up does; who connects to names in the current directory stays there
 BIND, LISTEN = (('bind', 49, 200),), (('listen', 50, 201),)
+CHDIR = (('chdir', 80, 49), ('fchdir', 81, 50))
+# files in memory, which Landlock does not see: what is written there could be executed
+MEMORY = (('memfd_create', 319, 279),)
 # other processes: their memory, descriptors, order, and ways of talking that nobody sees
 OTHERS = (('ptrace', 101, 117), ('process_vm_readv', 310, 270), ('process_vm_writev', 311, 271),
           ('pidfd_getfd', 438, 438), ('kcmp', 312, 272), ('process_madvise', 440, 440),
@@ -90,7 +93,8 @@ def fence(row, machine):
     if row.children != b'workers':
         refused += LISTEN if b'from' in row.sockets else BIND + LISTEN
     refused += () if row.signals else SIGNAL
-    refused += () if row.modes else MODE
+    refused += () if row.modes else MODE + MEMORY            # send, whose copies of messages nobody may write to
+    refused += CHDIR if row.connects == b'run' or row.children in (b'none', b'threads') else ()
     steps += call.none(refused) + [(GREATER_EQUAL, 0, 1, NEWER), (RETURN, 0, 0, ENOSYS), (RETURN, 0, 0, ALLOW)]
     return packed(steps)
 
@@ -133,14 +137,15 @@ class Calls:
         return steps
 
     def sockets(self, kinds):
-        """socket() of these kinds (unix, tcp, udp; any), and pairs of Unix sockets."""
-        pair = self.on('socketpair', only(argument(0), (AF_UNIX,)) + [(RETURN, 0, 0, ALLOW)])
+        """socket() of these kinds (unix, tcp, udp; any), and pairs of Unix sockets: no datagrams, whose addresses no
+        filter sees."""
+        pair = self.on('socketpair', [*only(argument(0), (AF_UNIX,)), *NO_DATAGRAMS, (RETURN, 0, 0, ALLOW)])
         if b'any' in kinds:
             return pair
         families = sorted({family for kind in kinds for family in FAMILIES[kind]})
         steps = only(argument(0), families)
         if b'udp' not in kinds:
-            steps += [(LOAD, 0, 0, argument(1)), (AND, 0, 0, KIND), (EQUAL, 0, 1, DATAGRAM), (RETURN, 0, 0, EPERM)]
+            steps += NO_DATAGRAMS
         return pair + self.on('socket', steps + only(argument(2), PROTOCOLS) + [(RETURN, 0, 0, ALLOW)])
 
     def connecting(self, connects):
@@ -168,6 +173,7 @@ class Calls:
 
 
 AND = 0x54
+NO_DATAGRAMS = [(LOAD, 0, 0, argument(1)), (AND, 0, 0, KIND), (EQUAL, 0, 1, DATAGRAM), (RETURN, 0, 0, EPERM)]
 
 
 def without(n, bits):

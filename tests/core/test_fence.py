@@ -11,7 +11,7 @@ SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 ALLOWED, REFUSED, UNKNOWN, KILLED = 0x7fff0000, 0x00050001, 0x00050026, 0x80000000
 NUMBERS = {machine: {call[0]: call[column] for group in (fence.EXEC, fence.SIGNAL, fence.ATTRIBUTES, fence.MODE,
                                                          fence.IDENTITY, fence.BIND, fence.LISTEN, fence.OTHERS,
-                                                         fence.KERNEL,
+                                                         fence.KERNEL, fence.CHDIR, fence.MEMORY,
                                                          fence.PARTLY) for call in group}
            for machine, column in fence.COLUMN.items()}
 HEADERS = {'x86_64': '/usr/include/x86_64-linux-gnu/asm/unistd_64.h', 'aarch64': '/usr/include/asm-generic/unistd.h'}
@@ -83,7 +83,8 @@ def test_what_no_confined_program_may(name, machine):
     assert asked('mmap', 0, 4096, 5) == asked('mmap', 0, 4096, 3) == asked('mprotect', 0, 4096, 3) == ALLOWED
     assert asked('sendmsg', 3, 0, 0x20004000) == asked('sendto', 3, 0, 0, 0x20000000) == REFUSED
     assert asked('sendmsg', 3, 0, 0x4040) == asked('sendto', 3, 0, 0, 0x4000) == ALLOWED
-    assert asked('socketpair', 1, 5, 0) == ALLOWED and asked('socketpair', 2, 1, 0) == REFUSED
+    assert asked('socketpair', 1, 5, 0) == asked('socketpair', 1, 0x80001, 0) == ALLOWED
+    assert asked('socketpair', 2, 1, 0) == asked('socketpair', 1, 0x80002, 0) == REFUSED
     assert asked('prlimit64', 0, 7) == ALLOWED and asked('prlimit64', 77, 7) == REFUSED
 
 
@@ -95,7 +96,9 @@ def test_what_the_lines_say_of_each(name, machine):
     assert (fork == ALLOWED) == (row.children == b'workers')
     assert (thread == ALLOWED) == (row.children in (b'threads', b'workers'))
     assert (asked('kill', 77, 15) == ALLOWED) == row.signals
-    assert (asked('fchmod', 3, 0o444) == ALLOWED) == (name == b'send')
+    assert (asked('fchmod', 3, 0o444) == ALLOWED) == (asked('memfd_create', 0, 1) == ALLOWED) == (name == b'send')
+    stays = row.connects == b'run' or row.children in (b'none', b'threads')
+    assert asked('chdir', 0) == asked('fchdir', 3) == (REFUSED if stays else ALLOWED)
     assert (asked('listen', 3, 10) == ALLOWED) == (row.children == b'workers')
     assert (asked('bind', 3, 0, 16) == ALLOWED) == (row.children == b'workers' or b'from' in row.sockets)
     free = b'any' in row.sockets

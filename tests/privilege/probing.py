@@ -131,6 +131,13 @@ class Probe:
                               ('raw', (2, 3, 1)), ('netlink', (16, 3, 0)), ('packet', (17, 3, 0)), ('vsock', (40, 1, 0)),
                               ('crypto', (38, 5, 0)), ('sctp', (2, 1, 132))):
             self.attempt(claim, 'socket-' + what, lambda numbers=numbers: socket.socket(*numbers).close())
+        self.attempt(claim, 'socket-pair-of-datagrams', lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+
+    def stay(self, claim):
+        """Leave the directory in which the names of sockets are; make a file that Landlock does not see."""
+        self.attempt(claim, 'chdir', lambda: os.chdir('/'))
+        self.attempt(claim, 'fchdir', lambda: os.fchdir(os.open('.', os.O_PATH)))
+        self.attempt(claim, 'memory-file', lambda: os.memfd_create('x'))
 
     def ways_out(self, claim, sock, what):
         """Use a socket that is there: disconnect it and connect it elsewhere, listen on it, open it fast."""
@@ -261,6 +268,7 @@ def run_smtpd(p):
     p.identity('P07')
     p.sockets('P09')
     unix = socket.socket(socket.AF_UNIX)
+    p.stay('P09')
     p.attempt('P09', 'long-address', lambda: unix.connect('/run/systemd/journal/stdout'))
     p.attempt('P09', 'abstract', lambda: unix.bind('\0qpy-probe'))
 
@@ -270,6 +278,7 @@ def run_queued(p):
     p.attempt('P10', 'capset', lambda: call('capset', ctypes.create_string_buffer(struct.pack('Ii', 0x20080522, 0)),
                                             ctypes.create_string_buffer(struct.pack('6I', 1, 1, 0, 0, 0, 0))))
     p.sockets('P11')
+    p.stay('P11')
     p.execute('P11')
     p.fork('P11')
     p.system('P11')
