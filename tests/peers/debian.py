@@ -10,7 +10,7 @@ NEEDS = {'maildrop': ('courier-authlib', 'libcourier-unicode4', 'libgdbm6', 'lib
          'mutt': ('libgpgme11', 'libgsasl18', 'libtokyocabinet9', 'libassuan0', 'libgssglue1', 'libntlm0',
                   'libidn12')}
 FAILED = {}         # what could not be downloaded in this run, and why: it is not tried again
-CACHE = os.environ.get('QPY_TEST_CACHE', '/tmp/qpy-test-packages-%d' % os.geteuid())    # one's own: who unpacks is believed
+CACHE = os.environ.get('QPY_TEST_CACHE') or '/tmp/qpy-test-packages-%d' % os.geteuid()    # one's own: who unpacks is believed
 
 
 def unpack(*packages):
