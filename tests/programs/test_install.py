@@ -218,10 +218,22 @@ def test_code_that_cannot_be_loaded_is_said_in_a_line(place):
         spoil(os.path.join(code, name))
         said = place.run(program=place.home + '/bin/qpy-queue', code=111)
         assert said.startswith('qpy-queue: fatal: ' + words) and said.count('\n') == 1, (name, said)
-        assert 'qpy-install --check says what is wrong' in said
+        assert ('; chmod -R a+rX it, or ' if words == BELOW else 'qpy-install --check says what is wrong') in said
         os.chmod(code, 0o755)
         shutil.rmtree(code)
         shutil.copytree(code + '.whole', code, symlinks=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root reads everything')
+def test_check_of_a_closed_lib(place):
+    """--check, from the source tree, names the directory that it may not read, and what helps."""
+    place.run('--offline', '--me', 'x.test')
+    os.chmod(place.home + '/lib', 0)
+    try:
+        said = place.run('--check', code=111)
+        assert place.home + '/lib: Permission denied; chmod ' in said and "b'" not in said
+    finally:
+        os.chmod(place.home + '/lib', 0o755)
 
 
 @pytest.mark.parametrize('words, remedy', [

@@ -28,7 +28,8 @@ def words(problem):
         return str(problem)
     if problem.filename is None:
         return 'unable to write what there is to say: ' + problem.strerror
-    return '%s: %s' % (problem.filename, problem.strerror)
+    remedy = '; chmod a+rX it if that is wrong' if isinstance(problem, PermissionError) else ''
+    return '%s: %s%s' % (os.fsdecode(problem.filename), problem.strerror, remedy)
 
 
 def run(*words):

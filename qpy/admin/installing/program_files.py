@@ -19,8 +19,8 @@ sys.path.insert(0, %(code)r)
 try:
     from qpy.lib import program
 except Exception as problem:
-    print('%(name)s: fatal: unable to load the code below', %(code)r, '(%%s); qpy-install --check says what is wrong' %% problem,
-          file=sys.stderr)
+    print('%(name)s: fatal: unable to load the code below', %(code)r, '(%%s); chmod -R a+rX it, or if something is '
+          'missing run qpy-install from the source tree again' %% problem, file=sys.stderr)
     sys.exit(111)
 program.run(%(module)r, %(home)r)
 """
