@@ -189,10 +189,30 @@ def pread_exactly(fd, size, offset):
     return data
 
 
-def read_file(path, limit=16 << 20, dir_fd=None):
-    """The whole content of the file at path."""
-    fd = open(path, O_RDONLY | O_CLOEXEC, dir_fd=dir_fd)
+class NotRegular(OSError):
+    """A FIFO, a socket, a directory or a link where a regular file belongs; open and read could wait for ever."""
+
+
+def open_regular(path, flags, mode=0o777, dir_fd=None):
+    """open() that never waits, of a regular file and no link to one; NotRegular for anything else."""
     try:
+        fd = open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, mode, dir_fd=dir_fd)
+    except OSError as problem:
+        if problem.errno not in (ELOOP, ENXIO, EISDIR):     # a link, a socket or a FIFO, a directory
+            raise
+        raise NotRegular(problem.errno, 'not a regular file') from None
+    if not S_ISREG(fstat(fd).st_mode):
+        close(fd)
+        raise NotRegular(EINVAL, 'not a regular file')
+    return fd
+
+
+def read_file(path, limit=16 << 20, dir_fd=None, pipes=False):
+    """The whole content of the file at path.  pipes: of a FIFO too, which is NotRegular else, as it may never end."""
+    fd = open(path, O_RDONLY | O_CLOEXEC | (0 if pipes else O_NONBLOCK), dir_fd=dir_fd)
+    try:
+        if not pipes and S_ISFIFO(fstat(fd).st_mode):
+            raise NotRegular(EINVAL, 'this is a FIFO')
         return read_all(fd, limit)
     finally:
         close(fd)

@@ -43,6 +43,8 @@ def unreadable(path: bytes, problem) -> bytes:
         return b'longer than %d bytes' % tables.FILE_LIMIT
     if problem.errno == unix.EISDIR:
         return b'this is a directory, and must be a file; rmdir %s' % path
+    if isinstance(problem, unix.NotRegular):
+        return b'this is a FIFO, and must be a file; rm %s' % path
     if problem.errno == unix.EACCES:
         return b'uid %d may not read it; chmod 0644 %s' % (unix.geteuid(), path)
     return b'unable to read it: ' + program.reason(problem)

@@ -1,7 +1,7 @@
 """Reading queue files: for send, the bouncer, clean, and whoever looks.  Nothing here writes.
 
 See core.mess for what is in one.  A file that is not whole raises mess.Damaged, one of a later version mess.Newer;
-OSError means that it could not be read just now, which says nothing about it.
+OSError means that it could not be read just now, which says nothing about it; unix.NotRegular is one of these.
 """
 from qpy import unix
 from qpy.core import mess
@@ -38,7 +38,7 @@ def open_mess(directory, ident, verify=True):
     """
     if not mess.is_id(ident):
         raise mess.Damaged('no ID')
-    fd = unix.open(ident, unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW, dir_fd=directory)
+    fd = unix.open_regular(ident, unix.O_RDONLY, dir_fd=directory)
     try:
         data = unix.pread(fd, SMALL, 0)
         if len(data) < SMALL:
@@ -55,7 +55,7 @@ def check_footer(directory, ident):
 
     Three short calls, however long the file; it finds what is cut short, not what is changed.
     """
-    fd = unix.open(ident, unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW, dir_fd=directory)
+    fd = unix.open_regular(ident, unix.O_RDONLY, dir_fd=directory)
     try:
         size = unix.fstat(fd).st_size
         mess.parse_footer(unix.pread(fd, mess.FOOTER_SIZE, max(0, size - mess.FOOTER_SIZE)), ident, size)

@@ -3,7 +3,7 @@
     messages(home, names)   as lib.sendctl.messages, from queue/mess and queue/state; place is `stopped` or `held`
 
 What was not written down is not known: the reason of a first attempt that was under way, for example.  Files
-that are damaged or newer are passed over.
+that are damaged or newer are passed over, and what is no regular file.
 """
 from qpy import unix
 from qpy.core import mess, route, state, text
@@ -23,7 +23,7 @@ def messages(home, names):
         for name in queuefile.idents(names):
             try:
                 yield described(mess_fd, state_fd, name, controls)
-            except (FileNotFoundError, mess.Damaged, mess.Newer):
+            except (FileNotFoundError, unix.NotRegular, mess.Damaged, mess.Newer):
                 pass
     finally:
         unix.close(mess_fd)

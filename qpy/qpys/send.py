@@ -316,6 +316,8 @@ class Send:
         except mess.Newer as problem:
             self.leave_alone(name, problem)
             return self.dispatch.found(int(name), self.clock.now + LATER)
+        except unix.NotRegular as problem:
+            return self.leave_alone(name, problem.strerror)
         except (unix.error, MemoryError):
             pass                            # load() will say so, when it is due
         if not mess.is_dated(name, self.clock.latest):
@@ -371,9 +373,10 @@ class Send:
             self.leave_alone(name, problem)
             return self.dispatch.not_loaded(id, self.clock.now + LATER)
         except (unix.error, MemoryError) as problem:
+            where = b'mess/' if message is None else b'state/'
             if message is not None:
                 message.close()
-            self.warn(b'trouble reading mess/' + name + b'; will try again later', problem)
+            self.warn(b'trouble reading ' + where + name + b'; will try again later', problem)
             return self.dispatch.not_loaded(id, self.clock.now + schedule.TROUBLE)
         self.read[id] = message
         later = None if forced else self.waits(message.envelope, view)
@@ -445,7 +448,7 @@ class Send:
         return known
 
     def leave_alone(self, name, problem):
-        """A file of a version that is newer than this program."""
+        """A file of a version that is newer than this program, or something that is no file."""
         self.warn(b'mess/' + name + b' is left alone: ' + str(problem).encode(), once=name)
 
     def set_aside(self, id, name, problem):

@@ -16,9 +16,8 @@ PIECE = 4 << 20                 # bytes of a long message copied at a time
 WORDY, WASTE = 1 << 20, 2       # a state of so many bytes is written anew if half of it would do
 SHORTER = b'shorter'            # the name of such a new one, until it is there
 
-READ = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW
-APPEND = unix.O_RDWR | unix.O_CREAT | unix.O_APPEND | unix.O_CLOEXEC | unix.O_NOFOLLOW
-AFRESH = unix.O_WRONLY | unix.O_CREAT | unix.O_TRUNC | unix.O_CLOEXEC | unix.O_NOFOLLOW
+APPEND = unix.O_RDWR | unix.O_CREAT | unix.O_APPEND
+AFRESH = unix.O_WRONLY | unix.O_CREAT | unix.O_TRUNC
 DIRECTORY = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 
 
@@ -46,7 +45,7 @@ class Store:
 
     def open(self, name):
         """A descriptor of the queue file itself, for rspawn."""
-        return unix.open(name, READ, dir_fd=self.mess)
+        return unix.open_regular(name, unix.O_RDONLY, dir_fd=self.mess)
 
     def memory(self, message):
         """A sealed memory file of a Mess's bytes alone."""
@@ -68,7 +67,7 @@ class Store:
         With recipients 0 only due, attempts and held mean anything.
         """
         try:
-            fd = unix.open(name, READ, dir_fd=self.state)
+            fd = unix.open_regular(name, unix.O_RDONLY, dir_fd=self.state)
         except FileNotFoundError:
             return None
         try:
@@ -89,7 +88,7 @@ class Store:
         if WASTE * len(data) > view.end:
             return
         try:
-            fd = unix.open(SHORTER, AFRESH, 0o640, dir_fd=self.state)
+            fd = unix.open_regular(SHORTER, AFRESH, 0o640, dir_fd=self.state)
             try:
                 unix.write_all(fd, data)
                 unix.fsync(fd)          # it takes the place of what may be all on the disk
@@ -101,7 +100,7 @@ class Store:
         view.end = len(data)
 
     def _cut(self, name, end):
-        fd = unix.open(name, unix.O_WRONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW, dir_fd=self.state)
+        fd = unix.open_regular(name, unix.O_WRONLY, dir_fd=self.state)
         try:
             unix.ftruncate(fd, end)
         finally:
@@ -110,7 +109,7 @@ class Store:
     def append(self, name, entries, sync=False):
         """Append entries [(letter, field, ...)] to the state; OSError: none of them counts."""
         data = b''.join([state.entry(name, *entry) for entry in entries])
-        fd = unix.open(name, APPEND, 0o640, dir_fd=self.state)
+        fd = unix.open_regular(name, APPEND, 0o640, dir_fd=self.state)
         try:
             if unix.write(fd, data) != len(data):
                 self._take_back(fd, name)

@@ -55,7 +55,7 @@ def first(names):
     """The bytes of the first file that has any."""
     for name in names:
         try:
-            data = unix.read_file(name, limit=dotforward.FILE_LIMIT)
+            data = unix.read_file(name, limit=dotforward.FILE_LIMIT, pipes=True)
         except FileNotFoundError:
             continue
         except unix.error as problem:

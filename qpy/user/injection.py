@@ -66,7 +66,7 @@ def list_addresses():
     if not path:
         return ()
     try:
-        lines = unix.read_file(path).split(b'\n')
+        lines = unix.read_file(path, pipes=True).split(b'\n')
     except FileNotFoundError:
         return ()
     return {text.lower(line.rstrip(b' \t')) for line in lines if line[:1] != b'#'}

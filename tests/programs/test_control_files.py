@@ -77,6 +77,23 @@ def test_unreadable_is_not_missing(home):
     assert not watched.reload() and watched.value == [b'a.test']
 
 
+@pytest.mark.timeout(60)
+def test_a_fifo_is_not_waited_for(home):
+    """It is named with its remedy; the old value stays, unasked as on HUP. A link to /dev/null is an empty file."""
+    put(home, b'locals', b'a.test\n')
+    watched = controls.Watched(home, (b'locals',), lambda home: controls.listing(home, b'locals'))
+    path = os.path.join(home, b'control', b'locals')
+    os.unlink(path)
+    os.mkfifo(path)
+    with pytest.raises(controls.Broken) as found:
+        controls.listing(home, b'locals')
+    assert b'control/locals: this is a FIFO, and must be a file; rm ' + path in found.value.text
+    assert watched.get() == [b'a.test'] and not watched.reload() and watched.value == [b'a.test']
+    os.unlink(path)
+    os.symlink('/dev/null', path)
+    assert controls.listing(home, b'locals') == []
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
 def test_a_file_closed_to_us(home):
     """One that may not be read names the account and the remedy."""

@@ -290,6 +290,39 @@ def test_newer_format(rig):
     assert sum(b'is left alone' in line for line in rig.lines()) == 1
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda path: os.symlink('/dev/null', path)])
+def test_no_regular_file(rig, make):
+    """What is no file under the name of a message is left alone, with one warning; nothing waits for it."""
+    stray = b'%016d' % (rig.last + 1)
+    make(rig.home + b'/queue/mess/' + stray)
+    for _ in range(2):
+        rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 2))
+        rig.step(10)
+        rig.wait(90_000)
+    assert not rig.cleaned and there(rig, b'mess') == [stray] and rig.send.dispatch.count() == 0
+    assert [line for line in rig.lines() if stray in line] == [
+        b'warning: mess/%s is left alone: not a regular file' % stray]
+
+
+@pytest.mark.timeout(60)
+def test_a_state_that_is_no_regular_file(rig):
+    """A FIFO in the place of a state: its message waits, the warning names the state, other mail goes on."""
+    ident = rig.put(b'a@here.example', announce=False)
+    os.mkfifo(rig.home + b'/queue/state/' + ident)
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(10)
+    rig.wait(200)
+    assert not rig.jobs
+    assert [line for line in rig.lines() if ident in line][:2] == [
+        b'warning: trouble reading state/%s; will try again later (not a regular file)' % ident] * 2
+    with pytest.raises(unix.NotRegular):
+        rig.send.store.append(ident, [(b'o',)])
+    os.unlink(rig.home + b'/queue/state/' + ident)
+    rig.wait(400)
+    assert [job[2] for job in rig.jobs] == [ident]
+
+
 def test_orphan_states(rig):
     """A state without a message is removed at start; that of a message stays."""
     ident = rig.put(b'a@x.example')

@@ -360,13 +360,14 @@ def test_send_that_does_not_answer():
 
 
 def test_qread_without_send(rig, capfd, monkeypatch):
-    """While send is not running who may read the queue's files gets what these say, and it says so."""
+    """While send is not running who may read the queue's files gets what these say, and it says so; strays are passed over."""
     monkeypatch.setattr(qread.unix, 'signal', lambda *_: None)
     ident = deferred(rig, b'a@x.example', b'b@here.example')
     other = rig.put(b'c@y.example')
     for name, data in ((b'1800000000000000', b'damaged'), (b'x.part', b'')):
         with open(rig.home + b'/queue/mess/' + name, 'wb') as file:
             file.write(data)
+    os.mkfifo(rig.home + b'/queue/mess/1799999999999998')
     with Served(rig):
         assert qread.main(rig.home, []) == 0
     asked = capfd.readouterr()

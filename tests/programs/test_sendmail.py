@@ -689,6 +689,17 @@ def test_followup(inject_, queue, tmp_path, monkeypatch):
     assert inject_(b'', b'To: LIST@l.org\n\n') == 0
 
 
+@pytest.mark.timeout(60)
+def test_followup_from_a_pipe(inject_, queue, monkeypatch):
+    """The list may come through a pipe, as a shell's <(command) gives it, and is waited for."""
+    out, into = os.pipe()
+    threading.Timer(0.2, lambda: (os.write(into, b'list@l.org\n'), os.close(into))).start()
+    monkeypatch.setenv('QMAILMFTFILE', '/dev/fd/%d' % out)
+    assert inject_(b'', b'To: list@l.org, a@b.c\n\n') == 0
+    os.close(out)
+    assert b'\nMail-Followup-To: list@l.org,\n  a@b.c\n' in queue.message
+
+
 # --- the process ---------------------------------------------------------------------------------------------
 
 def launch(home, name, *words, shell=None, **more):

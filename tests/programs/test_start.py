@@ -159,15 +159,17 @@ def test_hup_says_what_is_broken(house):
     house.write('control/smtproutes', 'a.test:relay.test\nb.test:relay.test:99999\n')
     house.write('control/bounceformat', 'pretty\n')
     house.write('control/virtaldomains', 'x.test:joe\n')
+    os.mkfifo(house.home + '/control/percenthack')
     house.process.send_signal(signal.SIGHUP)
     told = ''
-    while told.count('warning') < 3 or 'got HUP' not in told:
+    while told.count('warning') < 4 or 'got HUP' not in told:
         told += ''.join(house.read_until('\n'))
     assert 'qpy-start: warning: control/bounceformat, line 1, "pretty": write one of: rfc3464 qsbmf; until it is mended, ' \
         'who reads it keeps what it had\n' in told
     assert 'warning: control/smtproutes, line 2, "relay.test:99999": ' in told
     assert 'warning: control/virtaldomains: no program reads a file of this name; did you mean virtualdomains?\n' in told
-    for name in ('smtproutes', 'bounceformat', 'virtaldomains'):
+    assert 'warning: control/percenthack: this is a FIFO, and must be a file; rm ' in told
+    for name in ('smtproutes', 'bounceformat', 'virtaldomains', 'percenthack'):
         os.unlink(os.path.join(house.home, 'control', name))
     house.process.send_signal(signal.SIGHUP)
     house.read_until('got HUP')
@@ -300,6 +302,13 @@ def test_a_directory_in_place_of_a_control_file(house):
     """It is named with what to type."""
     os.mkdir(house.home + '/control/percenthack')
     assert ('control/percenthack: this is a directory, and must be a file; rmdir %s/control/percenthack' % house.home
+            in house.refusal())
+
+
+def test_a_fifo_in_place_of_a_control_file(house):
+    """It is named with what to type; start does not wait for it."""
+    os.mkfifo(house.home + '/control/percenthack')
+    assert ('control/percenthack: this is a FIFO, and must be a file; rm %s/control/percenthack' % house.home
             in house.refusal())
 
 
