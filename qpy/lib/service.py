@@ -22,7 +22,7 @@ def begin(name, args, sockets=(), mask=0o077):
     unix_kernel.set_dumpable(0)
     unix.umask(mask)
     if args:
-        raise program.Fatal(exits.PERM, b'usage: qpy-' + name)
+        raise program.Fatal(exits.PERM, b'usage: ' + program.name)
     found = inherit.listeners()
     for each in sockets or (name,):
         if each not in found:
