@@ -1,6 +1,7 @@
 """The whole chain under one account: every way through it, and what happens when a part is killed."""
 import os
 import signal
+import smtplib
 import sys
 
 import pytest
@@ -179,3 +180,24 @@ def test_mail_waits_while_the_chain_is_down(house):
     done = house.sendmail('user@here.test', check=False)
     assert done.returncode in (75, 111)
     assert b'Traceback' not in done.stderr and done.stderr
+
+
+def test_fifos_where_files_belong(house):
+    """A FIFO under the name of a message or of a control file holds nothing up: it is named, and mail goes on by what was
+    known before."""
+    stray = house.home + '/queue/mess/1796035375725703'
+    os.mkfifo(stray)
+    os.chown(stray, house.uid, house.gid)
+    house.write('control/smtpgreeting', 'here.test as before\n')
+    house.start()
+    house.await_line('mess/1796035375725703 is left alone: not a regular file')
+    house.smtp('user@here.test', text='past the stray')
+    house.await_message('user/Maildir', 'past the stray')
+    os.unlink(house.home + '/control/smtpgreeting')
+    os.mkfifo(house.home + '/control/smtpgreeting')
+    for _ in range(12):
+        with smtplib.SMTP(timeout=houses.PATIENCE) as client:
+            assert b'as before' in client.connect('127.0.0.1', house.port)[1]
+    house.process.send_signal(signal.SIGHUP)
+    house.await_line('start: warning: control/smtpgreeting: this is a FIFO')
+    assert house.stop() == 0
