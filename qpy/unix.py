@@ -201,9 +201,12 @@ def open_regular(path, flags, mode=0o777, dir_fd=None):
         if problem.errno not in (ELOOP, ENXIO, EISDIR):     # a link, a socket or a FIFO, a directory
             raise
         raise NotRegular(problem.errno, 'not a regular file') from None
-    if not S_ISREG(fstat(fd).st_mode):
+    try:
+        if not S_ISREG(fstat(fd).st_mode):
+            raise NotRegular(EINVAL, 'not a regular file')
+    except OSError:
         close(fd)
-        raise NotRegular(EINVAL, 'not a regular file')
+        raise
     return fd
 
 
