@@ -32,7 +32,9 @@ def raw(home: bytes, name: bytes) -> bytes | None:
     try:
         return unix.read_file(home + b'/control/' + name, limit=tables.FILE_LIMIT)
     except FileNotFoundError:
-        return None
+        if not Watched.is_link(home + b'/control/' + name):
+            return None
+        raise Broken(name, 0, b'', b'this is a link that leads nowhere; rm it if that is not for now only') from None
     except unix.error as problem:
         raise Broken(name, 0, b'', unreadable(home + b'/control/' + name, problem)) from None
 

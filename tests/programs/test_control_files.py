@@ -94,6 +94,21 @@ def test_a_fifo_is_not_waited_for(home):
     assert controls.listing(home, b'locals') == []
 
 
+def test_a_link_that_leads_nowhere(home):
+    """What it led to may be on a file system that is not mounted just now: it is broken, not missing."""
+    path = home + b'/control/locals'
+    put(home, b'elsewhere', b'a.test\n')
+    if os.path.lexists(path):
+        os.unlink(path)
+    os.symlink(b'elsewhere', path)
+    watched = controls.Watched(home, (b'locals',), lambda home: controls.listing(home, b'locals'))
+    assert watched.get() == [b'a.test']
+    os.unlink(home + b'/control/elsewhere')
+    with pytest.raises(controls.Broken, match='leads nowhere'):
+        controls.listing(home, b'locals')
+    assert watched.get() == [b'a.test'] and not watched.reload()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
 def test_a_file_closed_to_us(home):
     """One that may not be read names the account and the remedy."""
