@@ -22,9 +22,14 @@ def make_home(path):
     home = os.fsencode(str(path))
     for name in (b'', b'/run', b'/control', b'/queue', b'/queue/mess', b'/queue/state', b'/queue/damaged'):
         os.makedirs(home + name, mode=0o755, exist_ok=True)
-        if os.geteuid() == 0:
-            os.chown(home + name, OWNER, OWNER)
+        give(home + name)
     return home
+
+
+def give(path):
+    """Root's DIR belongs to OWNER from now on, whose programs need no accounts."""
+    if os.geteuid() == 0:
+        os.chown(path, OWNER, OWNER)
 
 
 @contextlib.contextmanager

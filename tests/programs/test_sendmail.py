@@ -16,6 +16,7 @@ from qpy import unix
 from qpy.core import exits
 from qpy.lib import program as wrapper, spool
 from qpy.user import inject, sendmail
+from tests.peers import queued
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIABLES = [b'QMAILUSER', b'MAILUSER', b'USER', b'LOGNAME', b'QMAILHOST', b'MAILHOST', b'QMAILNAME',
@@ -30,6 +31,7 @@ def home(tmp_path):
     (tmp_path / 'control').mkdir()
     (tmp_path / 'users').mkdir()
     (tmp_path / 'control/me').write_text('host.example.com\n')
+    queued.give(tmp_path)
     return bytes(tmp_path)
 
 

@@ -11,6 +11,7 @@ from qpy.lib.loop import Loop
 from qpy.qpyr import tlslog, tlsnotes
 from tests.peers.certificates import authority
 from tests.peers.qpyr import SOURCE, Daemon
+from tests.peers.queued import give
 from tests.peers.smtp_script import Server, good
 from tests.programs.test_remote_dane import record, send
 from tests.programs.test_remote_tls import EXTENSIONS, Ear, begin, by_dns, secure, to
@@ -23,6 +24,7 @@ def home(tmp_path):
     for name in ('control', 'run', 'tls', 'queue', 'queue/mess'):
         (tmp_path / name).mkdir()
     (tmp_path / 'control/me').write_text('mail.here.example\n')
+    give(tmp_path)
     return tmp_path
 
 

@@ -9,6 +9,7 @@ from qpy.lib import packets
 from qpy.lib.loop import Loop
 from qpy.qpyr import names, token
 from tests.peers.qpyr import Daemon
+from tests.peers.queued import give
 
 ACCOUNT = b'joe@x.example@relay.example'
 
@@ -103,6 +104,7 @@ def test_the_program(tmp_path):
     for name in ('control', 'run', 'queue', 'queue/mess'):
         (tmp_path / name).mkdir()
     (tmp_path / 'control/smtptokens').write_text('Joe@relay.example:/bin/echo ya29\n')
+    give(tmp_path)
     daemon = Daemon(tmp_path, 'token')
     loop, found = Loop(), []
     asker = names.Tokens(loop, bytes(tmp_path))
