@@ -18,3 +18,14 @@ def find(host, table):
             return host[at:], table[host[at:]]
         at = host.find(b'.', at + 1)
     return (b'', table[b'']) if b'' in table else None
+
+
+def faults(table, parse):
+    """[(key, reason)] of the entries whose value parse() refuses by ValueError."""
+    found = []
+    for key, value in sorted(table.items()):
+        try:
+            parse(value)
+        except ValueError as problem:
+            found.append((key, str(problem).encode()))
+    return found

@@ -246,7 +246,8 @@ class Dispatch:
                 self.backlog.append(id)
 
     def run_all(self):
-        """Everything that sleeps is due now, and no destination is left alone (SIGALRM)."""
+        """Everything that sleeps is due now, what could not be written too, and no destination is left alone (SIGALRM)."""
+        self._hurry()
         for id, due in self.asleep.items():
             if due > 0:
                 self.asleep[id] = DUE
@@ -715,6 +716,9 @@ class Dispatch:
         wait = schedule.LAST_TROUBLE if self.exiting else schedule.TROUBLE
         self.stuck.append((self.now + wait, job))       # all wait the same time: in order
 
+    def _hurry(self):
+        self.stuck = deque((self.now, job) for _, job in self.stuck)
+
     def _unstick(self):
         while self.stuck and self.stuck[0][0] <= self.now:
             _, job = self.stuck.popleft()
@@ -927,7 +931,7 @@ class Dispatch:
     def exit(self):
         """Start nothing more; what could not be written is tried again at once."""
         self.exiting = True
-        self.stuck = deque((self.now, job) for _, job in self.stuck)
+        self._hurry()
         self.status()
 
     def quiet(self):

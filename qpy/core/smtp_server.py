@@ -357,7 +357,8 @@ class Session:
         address, self.verifying = self.verifying, b''
         if verdict == b'no':
             return self.refuse_recipient(replies.NO_MAILBOX, address)
-        return self.count_idle(b'250 2.1.5 <%s>' % addresses.quote(address) if verdict == b'yes' else replies.NOT_VERIFIED)
+        mailbox = addresses.quote(smtp_policy.with_host(self.policy, address))       # whole: RFC 5321 3.5.2
+        return self.count_idle(b'250 2.1.5 <%s>' % mailbox if verdict == b'yes' else replies.NOT_VERIFIED)
 
     def do_help(self, argument):
         """RFC 5321 4.1.1.8"""

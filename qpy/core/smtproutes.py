@@ -14,7 +14,7 @@ First the host itself is looked up, then each of its endings that begins with a 
 the first one found decides.  control/senderroutes, looked at before, has keys of its own: the envelope sender's
 address, then @ and its domain.
 """
-from qpy.core import ip, text
+from qpy.core import bydomain, ip, text
 from qpy.core.bydomain import find  # noqa: F401 - the order in which keys are looked up
 
 PORT = 25
@@ -128,13 +128,7 @@ REMEDY = b'; write host, host:port or [IPv6]:port'
 
 def faults(table):
     """[(key, reason)] of the entries that nobody could use: for the check at start."""
-    found = []
-    for key, value in sorted(table.items()):
-        try:
-            parse(value)
-        except ValueError as problem:
-            found.append((key, str(problem).encode()))
-    return found
+    return bydomain.faults(table, parse)
 
 
 def ports(tables):

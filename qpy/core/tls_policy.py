@@ -15,7 +15,7 @@ The key is the relay's name where control/smtproutes names one, else the domain 
 is `may`, for a relay that is logged in to `verify`; but for servers that have TLSA records they count as with `dane`;
 and who spoke TLS within the last day is not spoken to without (`Memory`).
 """
-from qpy.core import mta_sts, smtproutes, text
+from qpy.core import bydomain, mta_sts, smtproutes, text
 
 NONE, MAY, ENCRYPT, VERIFY, DANE = b'none', b'may', b'encrypt', b'verify', b'dane'
 LEVELS = (NONE, MAY, ENCRYPT, VERIFY, DANE)
@@ -70,13 +70,7 @@ def parse(value):
 
 def faults(table):
     """[(key, reason)] of the entries that nobody could use."""
-    found = []
-    for key, value in sorted(table.items()):
-        try:
-            parse(value)
-        except ValueError as problem:
-            found.append((key, str(problem).encode()))
-    return found
+    return bydomain.faults(table, parse)
 
 
 def decide(host, table, login, remembered, required, waived):

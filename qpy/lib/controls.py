@@ -32,11 +32,19 @@ def raw(home: bytes, name: bytes) -> bytes | None:
     try:
         return unix.read_file(home + b'/control/' + name, limit=tables.FILE_LIMIT)
     except FileNotFoundError:
-        if not Watched.is_link(home + b'/control/' + name):
+        if not is_link(home + b'/control/' + name):
             return None
         raise Broken(name, 0, b'', b'this is a link that leads nowhere; rm it if that is not for now only') from None
     except unix.error as problem:
         raise Broken(name, 0, b'', unreadable(home + b'/control/' + name, problem)) from None
+
+
+def is_link(path: bytes) -> bool:
+    """Is there a symbolic link?"""
+    try:
+        return unix.S_ISLNK(unix.lstat(path).st_mode)
+    except unix.error:
+        return False
 
 
 def unreadable(path: bytes, problem) -> bytes:
@@ -195,14 +203,6 @@ class Watched:
         except unix.error:
             return None
         return s.st_dev, s.st_ino, s.st_size, s.st_ctime_ns, s.st_mtime_ns
-
-    @staticmethod
-    def is_link(path: bytes) -> bool:
-        """Is there a symbolic link?"""
-        try:
-            return unix.S_ISLNK(unix.lstat(path).st_mode)
-        except unix.error:
-            return False
 
     def get(self):
         """The value, fresh."""

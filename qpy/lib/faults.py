@@ -199,7 +199,7 @@ def ways_to(path):
 
 def is_link(path):
     """Is there a symbolic link that leads somewhere?"""
-    return unix.access(path, 0) and unix.S_ISLNK(unix.lstat(path).st_mode)
+    return unix.access(path, 0) and controls.is_link(path)
 
 
 def real(path):

@@ -55,8 +55,8 @@ class Server:
     def gone(self, client, peer, reason):
         """A client went, or was sent away for what it said."""
         self.clients.discard(client)
-        self.strangers.pop(client, None)
-        if reason != 'closed':
+        stranger = self.strangers.pop(client, None) is not None     # whose nonsense fills no log
+        if reason != 'closed' and not stranger:
             program.warn(b'client uid %d: %s' % (peer[1], reason.encode('ascii', 'replace')))
 
     def answer(self, client, records):

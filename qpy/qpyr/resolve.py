@@ -275,8 +275,12 @@ class Resolver:
             return done(Result(NODATA, reason=b'none of its mail exchangers is a host name'))
         gather = Gather(len(targets), lambda results: done(with_preference(targets, results, result)))
         for place, (_, target) in enumerate(targets):
-            self.addresses(target, gather.slot(place))
+            self.place_of(target, gather.slot(place))
         return None
+
+    def place_of(self, target, done):
+        """The addresses of a mail exchanger; one that is written as an address, which no standard knows, is meant so."""
+        return done(Result(OK, (target,))) if ip.pack(target) else self.addresses(target, done)
 
 
 class Gather:

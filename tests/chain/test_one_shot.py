@@ -78,3 +78,4 @@ print(sum(bool(answer) for _, answer in held))
     said = house.as_owner('/usr/bin/python3', '-IS', '-c', program, uid=ANN, gid=ANN).stdout.decode().split('\n')
     assert said[:3] == [repr(b'q1\0yes\0\0'), repr(b''), 'Permission denied']
     assert 8 <= int(said[3]) <= 16              # of each worker
+    assert not any('client uid %d' % ANN in line for line in house.lines)       # nor does his nonsense fill the log

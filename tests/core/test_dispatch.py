@@ -514,6 +514,20 @@ def test_full_disk():
     assert len(w.bounces) == 1 and not w.mail
 
 
+def test_alrm_hurries_what_could_not_be_written():
+    """Everything means everything: it does not wait for its 123 seconds."""
+    w = World()
+    w.add((R, b'a'))
+    w.full = True
+    w.step()
+    w.answer_all(b'D')
+    w.step()
+    w.full = False
+    w.d.run_all()
+    w.step()
+    assert len(w.bounces) == 1 and not w.mail
+
+
 def test_reports_on_very_many_are_shortened():
     """INV7: what 100,000 recipients' reports take in a state is bounded; first and last words are kept."""
     long = b'first' + b'x' * 9000 + b'last\n'

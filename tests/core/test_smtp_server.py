@@ -902,6 +902,12 @@ def test_vrfy_tells_friends_only(argument, relay, code):
     assert world.say(b'MAIL FROM:<>')[0][:3] == b'250' and world.say(b'RCPT TO:<joe@example.com>')[0] == b'250 2.1.5 ok'
 
 
+def test_vrfy_names_a_whole_mailbox():
+    """RFC 5321 3.5.2: with its domain, also where the question had none."""
+    world = World(relay=b'', policy={'no_host': b'host.example'})
+    assert world.say(b'VRFY joe') == [b'250 2.1.5 <joe@host.example>']
+
+
 def test_a_clients_certificate_stands_in_received():
     """The name it was verified for, made safe."""
     world = beside()

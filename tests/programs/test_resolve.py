@@ -78,7 +78,7 @@ ZONE = {
     ('huge.example', 'A'): ['192.0.2.%d' % i for i in range(1, 255)],
     ('bad.example', 'MX'): [r'10 a\032b.example', r'10 \$\(id\).example', '10 [1.2.3.4]', r'10 x\010y.example',
                             '20 host.example'],
-    ('onlybad.example', 'MX'): [r'10 a\032b.example'],
+    ('onlybad.example', 'MX'): [r'10 a\032b.example'], ('numeric.example', 'MX'): ['10 192.0.2.77', '20 host.example'],
     **{('c%d.example' % i, 'CNAME'): ['c%d.example.' % (i + 1)] for i in range(20)},
     ('c20.example', 'A'): ['192.0.2.9'],
 }
@@ -95,6 +95,7 @@ MEANINGS = [
     (b'null.example', b'nullmx', [], 'R-05'),
     (b'alsonull.example', b'ok', 2, 'R-05: a null MX among others is none'),
     (b'gone.example', b'nodata', [], 'R-03: all exchangers gone'),
+    (b'numeric.example', b'ok', [b'10 192.0.2.77 192.0.2.77', b'20 host.example 192.0.2.3'], 'an address in the place of a name'),
     (b'half.example', b'temp', [], 'R-03: one of them only unknown'),
     (b'better.example', b'ok', 2, 'an exchanger that cannot be looked up now is passed over'),
     (b'servfail.example', b'temp', [], 'R-01'), (b'refused.example', b'temp', [], 'R-01'),
