@@ -219,7 +219,9 @@ def test_code_that_cannot_be_loaded_is_said_in_a_line(place):
         said = place.run(program=place.home + '/bin/qpy-queue', code=111)
         assert said.startswith('qpy-queue: fatal: ' + words) and said.count('\n') == 1, (name, said)
         assert ('; chmod -R a+rX it, or ' if words == BELOW else 'qpy-install --check says what is wrong') in said
-        os.chmod(code, 0o755)
+        for closed in (code, os.path.join(code, name)):
+            if os.path.isdir(closed):
+                os.chmod(closed, 0o755)
         shutil.rmtree(code)
         shutil.copytree(code + '.whole', code, symlinks=True)
 
