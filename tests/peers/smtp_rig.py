@@ -6,9 +6,9 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 
 from qpy.core import channel, mess, submit
+from tests.peers.queued import wait_until  # noqa: F401 (also of this rig)
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PYTHON = ['/usr/bin/python3', '-IS']
@@ -20,14 +20,6 @@ def ready(sock, seconds):
     asked = select.poll()
     asked.register(sock, select.POLLIN)
     return bool(asked.poll(seconds * 1000))
-
-
-def wait_until(fact, patience=20):
-    """Until something outside of our reach has happened."""
-    give_up = time.monotonic() + patience
-    while not fact():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 class FakeQueued:

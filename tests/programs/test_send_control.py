@@ -429,6 +429,7 @@ def test_ctl(rig, capfd):
         assert json.loads(captured.out)['held'] == 1
         assert 'no such message' in captured.err
         rig.put(b'a@y.example')
+        queued.wait_until(lambda: ctl.main(rig.home, [b'destinations']) == 0 and 'active 1 ' in output(capfd))
         for words in ([b'--json', b'destinations'], [b'destinations']):
             assert ctl.main(rig.home, words) == 0
         rows, line = output(capfd).rsplit('\n', 2)[:2]
