@@ -86,6 +86,14 @@ def mail(there, place='/home/joe/Maildir', words='', count=1):
         raise AssertionError('%s; the log says:\n%s' % (problem, said)) from None
 
 
+def waiting_mail(there, count):
+    """The names in the queue once so many messages are left in it: what stands in a Maildir leaves a moment later."""
+    def found():
+        names = sorted(os.listdir(there.path(DIR + '/queue/mess')))
+        return (names,) if len(names) == count else None
+    return there.await_that(found, 'queue with %d messages' % count)[0]
+
+
 def sendmail(there, *recipients, text):
     """As joe."""
     there.run('setpriv', '--reuid', 'joe', '--regid', 'joe', '--clear-groups', 'sendmail', *recipients,
@@ -153,12 +161,12 @@ def test_an_upgrade_keeps_what_is_there(booted):
     started anew, and mail goes on."""
     booted.write('/etc/qpy/control/smtproutes', 'wait.test:127.0.0.1:9\n')
     sendmail(booted, 'someone@wait.test', text='waits')
-    waiting = booted.await_that(lambda: os.listdir(booted.path(DIR + '/queue/mess')), 'message')
+    waiting = waiting_mail(booted, 1)
     before = booted.run('systemctl', 'show', '-P', 'MainPID', 'qpy')
     booted.run('dpkg', '-i', '/root/qpy.deb')
     assert booted.read('/etc/qpy/control/smtproutes') == 'wait.test:127.0.0.1:9\n'
     assert 'friend: joe' in booted.read('/etc/aliases')
-    assert os.listdir(booted.path(DIR + '/queue/mess')) == waiting
+    assert waiting_mail(booted, 1) == waiting
     assert booted.run('systemctl', 'show', '-P', 'MainPID', 'qpy') != before
     sendmail(booted, 'joe', text='after the upgrade')
     mail(booted, words='after the upgrade')
@@ -174,8 +182,7 @@ def test_uninstall_leaves_the_package_to_dpkg(booted):
 def test_removed_and_purged(booted):
     """Removed: nothing runs, the commands are gone, mail and control files are there.  Installed again it goes on.
     Purged: control files are gone; mail is not, and is named."""
-    waiting = os.listdir(booted.path(DIR + '/queue/mess'))
-    assert waiting
+    waiting = waiting_mail(booted, 1)
     booted.run('dpkg', '-r', 'qpy')
     assert booted.call('systemctl', 'is-active', 'qpy').stdout.strip() != 'active'
     assert not any(os.path.lexists(booted.path(path)) for path in ('/usr/sbin/sendmail', '/usr/lib/qpy', DIR + '/bin'))
@@ -184,6 +191,7 @@ def test_removed_and_purged(booted):
     booted.run('dpkg', '-i', '/root/qpy.deb')
     sendmail(booted, 'joe', text='back again')
     mail(booted, words='back again')
+    assert waiting_mail(booted, 1) == waiting
     done = booted.call('dpkg', '-P', 'qpy')
     assert done.returncode == 0, done.stderr
     assert 'left: %s/queue/mess, with mail in it' % DIR in done.stdout + done.stderr
@@ -198,12 +206,14 @@ def test_in_a_clean_chroot_without_systemd(package):
         there.put(package, '/root/qpy.deb')
         there.run('dpkg', '-i', '/root/qpy.deb')
         with open(os.path.join(there.top, 'log'), 'w') as log:
-            there.start(DIR + '/bin/qpy-start', stdout=log, stderr=log)
+            started = there.start('sh', '-c', 'echo $$ >/run/qpy.pid; exec %s/bin/qpy-start' % DIR, stdout=log, stderr=log)
         there.run('crontab', '-u', 'joe', '-', data='@reboot printf "out of a chroot\\n"\n')
         there.start('cron', '-f', stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         text = mail(there, words='out of a chroot')
         assert 'To: joe@machine.test' in text
-        there.run('sh', '-c', 'kill $(cat /run/crond.pid)')
+        waiting_mail(there, 0)
+        there.run('sh', '-c', 'kill $(cat /run/crond.pid /run/qpy.pid)')
+        assert started.wait(60) == 0
         there.run('dpkg', '-P', 'qpy')
         assert not any(os.path.lexists(there.path(path)) for path in ('/etc/qpy', '/usr/lib/qpy', DIR, '/usr/sbin/sendmail'))
     finally:
