@@ -54,6 +54,10 @@ class Check:
         """All names in one of the directories, sorted."""
         return sorted(unix.fsencode(name) for name in unix.listdir(self.place[where]))
 
+    def stat(self, where, name):
+        """What a name in one of the directories stands for; of a link, the link."""
+        return unix.stat(name, dir_fd=self.place[where], follow_symlinks=False)
+
     def look_at_mess(self):
         """Every file of queue/mess."""
         for name in self.names(b'mess'):
@@ -64,7 +68,7 @@ class Check:
     def of_mess(self, name):
         """(kind, more words) of one; kind None: it has gone while we looked."""
         try:
-            there = unix.stat(name, dir_fd=self.place[b'mess'], follow_symlinks=False)
+            there = self.stat(b'mess', name)
             if not unix.S_ISREG(there.st_mode):
                 return b'no file', b''
             if self.live and unix.time() - there.st_mtime < SETTLED and not self.whole(b'mess', name):
@@ -124,6 +128,8 @@ class Check:
         """Every file of queue/state, beside the message it belongs to."""
         for name in self.names(b'state'):
             if name == b'lock':
+                if not unix.S_ISREG(self.stat(b'state', name).st_mode):
+                    self.found(b'state', name, b'no file')
                 continue
             if not mess.is_id(name):
                 if not (self.live and (name.startswith(b'copy.') or name == b'shorter')):
@@ -154,7 +160,7 @@ class Check:
         gone = False
         for where in (b'mess', b'state'):
             try:
-                unix.stat(name, dir_fd=self.place[where], follow_symlinks=False)
+                self.stat(where, name)
             except FileNotFoundError:
                 gone = gone or where == b'state'
             else:
@@ -172,7 +178,7 @@ class Check:
 
     def whole_there(self, name):
         """Is this a whole message, under its own name or another?"""
-        there = unix.stat(name, dir_fd=self.place[b'damaged'], follow_symlinks=False)
+        there = self.stat(b'damaged', name)
         if not unix.S_ISREG(there.st_mode):
             return False
         return self.whole(b'damaged', name) or self.other_name(b'damaged', name, there.st_size) is not None
@@ -245,7 +251,7 @@ def in_use(fd):
 def send_runs(directory):
     """Does send hold its lock?"""
     try:
-        fd = unix.open(b'lock', unix.O_RDONLY | unix.O_CLOEXEC, dir_fd=directory)
+        fd = unix.open_regular(b'lock', unix.O_RDONLY, dir_fd=directory)
     except unix.error:
         return False
     try:

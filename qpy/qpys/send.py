@@ -54,9 +54,12 @@ def main(home, args):
 
 def own_lock(home, log):
     """The descriptor that keeps a second send away from this queue; Fatal if there is one."""
-    fd = unix.open(home + b'/queue/state/lock', unix.O_RDWR | unix.O_CREAT | unix.O_CLOEXEC, 0o600)
     try:
+        fd = unix.open_regular(home + b'/queue/state/lock', unix.O_RDWR | unix.O_CREAT, 0o600)
         unix.flock(fd, unix.LOCK_EX | unix.LOCK_NB)
+    except unix.NotRegular as problem:
+        raise program.Fatal(exits.TEMP, b'unable to lock queue/state/lock: %s; rm -r %s/queue/state/lock: qpy-send makes it anew'
+                            % (program.reason(problem), home)) from None
     except BlockingIOError:
         log.write([sendlog.alert(b'cannot start: qpy-send is already running')])
         raise program.Fatal(exits.TEMP,

@@ -21,10 +21,13 @@ def everything(house, table):
 def only_one(home):
     """A descriptor that holds the lock of this DIR; refuses if another chain has it."""
     try:
-        fd = unix.open(home + b'/queue/lock', unix.O_WRONLY | unix.O_CREAT | unix.O_CLOEXEC, 0o600)
+        fd = unix.open_regular(home + b'/queue/lock', unix.O_WRONLY | unix.O_CREAT, 0o600)
         unix.flock(fd, unix.LOCK_EX | unix.LOCK_NB)
     except BlockingIOError:
         raise program.Fatal(exits.TEMP, b'unable to start: another qpy-start runs in ' + home) from None
+    except unix.NotRegular as problem:
+        raise program.Fatal(exits.TEMP, b'unable to start: queue/lock: %s; rm -r %s/queue/lock: start makes it anew'
+                            % (program.reason(problem), home)) from None
     except OSError as problem:
         raise program.Fatal(exits.TEMP, b'unable to start: %s; qpy writes to this file and to all of %s/queue: let it'
                             % (program.reason(problem), home)) from None

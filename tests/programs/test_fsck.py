@@ -144,6 +144,19 @@ def test_what_is_no_file(home):
     assert len(os.listdir(home + b'/queue/damaged')) == 3 and not os.listdir(home + b'/queue/mess')
 
 
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda path: os.symlink('/dev/null', path)])
+@pytest.mark.parametrize('name', [b'state/lock', b'lock', b'state/' + IDS[0], b'state/shorter', b'mess/%b.part' % IDS[0], b'damaged/' + IDS[0]])
+def test_no_name_is_waited_for(home, name, make):
+    """Whatever name of the queue a FIFO, a directory or a link has taken, the look comes to its end and says which."""
+    put(home, IDS[1], message(IDS[1]))
+    make(home + b'/queue/' + name)
+    code, said = run(home, b'--set-aside')
+    assert said[-1].startswith(b'qpy-fsck: ') and b'1 whole' in said[-1]
+    if name == b'state/lock':
+        assert code == 1 and said[0] == b'queue/state/lock: ' + queuecheck.TABLE[b'no file'][2]
+        assert os.path.lexists(home + b'/queue/damaged/lock') and not os.path.lexists(home + b'/queue/state/lock')
+
+
 def test_what_cannot_be_set_aside_stays_and_the_rest_goes(home, monkeypatch):
     """One that the system will not move (a directory of somebody else) is told, and is no reason to leave the others."""
     for ident in IDS[:3]:

@@ -559,6 +559,16 @@ def test_uninstall_takes_nothing_away_from_a_running_chain(place):
     assert 'stop it first' in said and sorted(os.listdir(place.home)) == before
 
 
+def test_uninstall_waits_for_no_fifo(place):
+    """A FIFO in the place of qpy-start's lock is named; nothing is removed."""
+    place.run('--offline', '--me', 'x.test')
+    os.mkfifo(place.home + '/queue/lock')
+    os.chmod(place.home + '/queue/lock', 0o666)
+    before = sorted(os.listdir(place.home))
+    said = place.run('--uninstall', '--purge', code=111)
+    assert 'queue/lock: not a regular file' in said and sorted(os.listdir(place.home)) == before
+
+
 @pytest.mark.parametrize('words', [('--purge',), ('--accounts',), ('--check', '--uninstall'),
                                    ('--destdir', '/tmp/x', '--check')])
 def test_words_that_do_not_go_together(place, words):

@@ -737,6 +737,16 @@ def test_second_send(rig):
     os.close(held)
 
 
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda path: os.symlink('/dev/null', path)])
+def test_a_lock_that_is_no_file(rig, make):
+    """What is no file in the place of send's lock is refused with what to type."""
+    make(rig.home + b'/queue/state/lock')
+    with pytest.raises(program.Fatal) as refused:
+        send.own_lock(rig.home, rig.log)
+    assert refused.value.code == 111
+    assert b'queue/state/lock: not a regular file; rm -r %b/queue/state/lock' % rig.home in refused.value.text
+
+
 def test_log_that_takes_nothing(rig):
     """Q-39: a full log does not stop mail; lost lines are counted and told."""
     filler = b'x' * 65536

@@ -209,11 +209,20 @@ def test_only_one_chain_for_a_directory(house):
 
 def test_a_queue_that_cannot_be_written(house):
     """A lock that does not open, as on a file system that is mounted read-only: the file, why, and what is wanted of it."""
-    os.mkdir(house.home + '/queue/lock')
+    house.write('queue/lock', '', 0o400)
     out, _ = house.start().communicate()
     assert house.process.returncode == 111
-    assert ('unable to start: Is a directory: %s/queue/lock; qpy writes to this file and to all of %s/queue: let it'
+    assert ('unable to start: Permission denied: %s/queue/lock; qpy writes to this file and to all of %s/queue: let it'
             % (house.home, house.home)) in out
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda path: os.symlink('/dev/null', path)])
+def test_a_lock_that_is_no_file(house, make):
+    """It is named with what to type; nothing waits for a FIFO's reader, nothing is made where a link leads."""
+    make(house.home + '/queue/lock')
+    out, _ = house.start().communicate(timeout=60)
+    assert house.process.returncode == 111
+    assert 'unable to start: queue/lock: not a regular file; rm -r %s/queue/lock' % house.home in out
 
 
 @pytest.mark.parametrize('most', [40, 256, 512])

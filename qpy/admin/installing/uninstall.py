@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 
+from qpy import unix
 from qpy.admin.installing import doing, other_names, owners, places
 from qpy.core import accounts, layout
 
@@ -70,7 +71,11 @@ def not_running(home):
     """A descriptor that holds the lock of qpy-start, None if there is no queue; Trouble if somebody runs there."""
     if not os.path.isdir(os.path.join(home, 'queue')):
         return None
-    lock = os.open(os.path.join(home, 'queue/lock'), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = os.path.join(home, 'queue/lock')
+    try:
+        lock = unix.open_regular(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    except unix.NotRegular as problem:
+        raise doing.Trouble('%s: %s; no qpy-start has made it: rm -r %s' % (path, problem.strerror, path)) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held = places.running(home)        # systemd may have started each program by itself
