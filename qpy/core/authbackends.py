@@ -23,6 +23,11 @@ class Backends:
         self.judges, self.dovecot = judges, dovecot
         self.programs = any(words[0][:1] == b'/' for found in judges.values() for words in found)
 
+    @property
+    def line(self):
+        """The name of the line of core.manifest that qpy-auth takes on itself with these."""
+        return b'auth-programs' if self.programs else b'auth-dovecot' if self.dovecot else b'auth'
+
 
 def backends(lines):
     """The Backends of the entries of the file, None: there is none.  ValueError for what is none."""

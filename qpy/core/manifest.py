@@ -127,6 +127,28 @@ def of_program(word):
         return None
 
 
+FILTERS = b'QMAILQUEUE', b'QPYQUEUE'
+#            program    its line where it runs programs of the site's own, and what in its environment has it do so
+SITES_OWN = {b'rspawn': (b'rspawn-programs', (b'QMAILREMOTE',)),
+             b'smtpd': (b'smtpd-master', FILTERS), b'qmtpd': (b'smtpd-master', FILTERS)}
+
+
+def chosen(name, environment, named=False):
+    """The name of the line that a program takes on itself.  named: whether control files have it run programs."""
+    line, variables = SITES_OWN.get(name, (name, ()))
+    return line if named or any(environment.get(variable) for variable in variables) else name
+
+
+def master(name):
+    """The name of the line of the master of a program with this line: its own where none has been written for it."""
+    found = MASTERS.get(name, name + b'-master')
+    return found if any(line.name == found for line in rows()) else name
+
+
+MASTERS = {b'qmtpd': b'smtpd-master', b'auth-dovecot': b'auth-master'}      # others have their own name in it
+WORKERS_MOST = 64           # that an argument asks a master for
+
+
 def rows():
     """Every Row."""
     return [Row(line.split()) for line in TABLE.split(b'\n') if line.split()]

@@ -118,6 +118,15 @@ def decoded(value):
     return allowed, tuple(env)
 
 
+def values(rules, names):
+    """Every value that the rules give to variables of these names."""
+    if isinstance(rules, CdbRules):
+        verdicts = [decoded(value) for _, value in rules.data.records()]
+    else:
+        verdicts = [*rules.names.values(), *rules.nets.values()]
+    return {value for _, env in verdicts for name, value in env if name in names}
+
+
 def masked(packed, bits):
     """The first `bits` bits of an address, the others 0."""
     spare = 8 * len(packed) - bits

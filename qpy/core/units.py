@@ -75,6 +75,9 @@ SystemCallFilter=@system-service landlock_create_ruleset landlock_add_rule landl
 SystemCallFilter=~@privileged @resources @mount @debug @obsolete
 SystemCallErrorNumber=EPERM
 """
+# Processes and threads of a program at most, with room for those that end while others take their place.  Of the site's
+# programs nobody knows how many they start.
+TASKS = {b'none': 16, b'threads': 16, b'workers': 3 * manifest.WORKERS_MOST, b'programs': 4096}
 # The seed becomes users and starts their programs: what they may do is theirs, but for root's doors.  No line here may
 # make a namespace of users that it could not make its own in (RestrictNamespaces, PrivateUsers, ProtectKernelTunables).
 SEED = b"""\
@@ -98,8 +101,8 @@ LockPersonality=no
 DevicePolicy=closed
 SystemCallArchitectures=native
 SystemCallFilter=~@clock @module @raw-io @reboot @swap @cpu-emulation @obsolete @mount
-TasksMax=4096
-"""
+TasksMax=%d
+""" % TASKS[b'programs']
 # What qpy-start needs as root: ports, owners and modes of sockets, namespaces, control groups of its own (Delegate, and
 # no ProtectControlGroups), and to give all of it away.
 START = b"""\
@@ -168,12 +171,14 @@ FIRST = (b'queued', b'clean', b'resolve', b'users', b'seed', b'lspawn', b'rspawn
 MASTER = b'-master'
 
 
-def units(home, services, names=None):
-    """{file name: content} for a table of core.services; names: {role: account}."""
+def units(home, services, names=None, backends=None, filtered=False):
+    """{file name: content} for a table of core.services; names: {role: account}.
+
+    backends: of core.authbackends; filtered: whether control files name filters for what servers receive."""
     names = names or {role: role for role in accounts.ROLES}
     found, wanted = {}, []
     for service in services:
-        row = manifest.of_program(service.words[0])
+        row = line_of(service, backends, filtered)
         if row is None:
             continue                    # a program of the site's own: its unit is the site's
         sockets = {b'qpy-%s.socket' % name: content for name, content in socket_units(home, service, names)}
@@ -184,13 +189,24 @@ def units(home, services, names=None):
     return found
 
 
-def each(home, services, names=None):
+def line_of(service, backends=None, filtered=False):
+    """The Row that a service takes on itself, chosen as it will choose; None for a program of the site's own."""
+    row = manifest.of_program(service.words[0])
+    if row is None:
+        return None
+    if row.name == b'auth' and backends is not None:
+        return manifest.row(backends.line)
+    return manifest.row(manifest.chosen(row.name, service.environment, filtered and row.account == b'qpyd'))
+
+
+def each(home, services, names=None, filtered=False):
     """{file name: content}: qpy-smtpd.socket with Accept=yes and qpy-smtpd@.service, for the ports of the line called
     smtpd, or for port 25 of every address."""
     names = names or {role: role for role in accounts.ROLES}
     found = [ports(service) for service in services if service.name == b'smtpd']
+    row = manifest.row(manifest.chosen(b'smtpd', {}, filtered))
     words = {b'home': home, b'most': EACH_MOST, b'listens': (found + [b''])[0] or EVERYWHERE,
-             b'lines': confined(home, manifest.row(b'smtpd'), names)}
+             b'lines': confined(home, row, names)}
     return {b'qpy-smtpd.socket': EACH_SOCKET % words, b'qpy-smtpd@.service': EACH_SERVICE % words}
 
 
@@ -252,7 +268,7 @@ def confined(home, row, names):
         lines += b'ReadWritePaths=%s\n' % b' '.join(writes)
     if not any(path.startswith(b'queue') for place, _ in files for path in manifest.PLACES[place]):
         lines += b'InaccessiblePaths=-%s/queue/state -%s/queue/damaged\n' % (home, home)
-    lines += b'TasksMax=%d\n' % (512 if row.name == b'smtpd' or row.children == b'programs' else 16)
+    lines += b'TasksMax=%d\n' % TASKS[manifest.row(manifest.master(row.name)).children]
     return lines
 
 

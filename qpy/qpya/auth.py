@@ -9,7 +9,7 @@ A worker of its own hears the servers; a master replaces it when it dies.  Exit:
 from binascii import a2b_base64, b2a_base64
 
 from qpy import unix
-from qpy.core import authbackends, brakes, channel, dovecot_auth, exits, sasl_server as sasl, text
+from qpy.core import authbackends, brakes, channel, dovecot_auth, exits, manifest, sasl_server as sasl, text
 from qpy.lib import confine, controls, inherit, master, packets, service
 from qpy.lib.loop import Loop
 from qpy.qpya.dovecot import Dovecot
@@ -238,7 +238,7 @@ def main(home, args):
     controls.parsed(authbackends.check, home, b'auth')
     backends = authbackends.backends(controls.listing(home, b'auth'))
     servers = (packets.owner_of(home, b'qpyd'), 0)
-    confine.confine(home, b'auth-programs' if backends.programs else b'auth-master')
+    confine.confine(home, manifest.master(backends.line))
     return master.run(found, lambda found: work(home, found, backends, servers))
 
 
@@ -249,7 +249,7 @@ def work(home, found, backends, servers):
     for sock in inherit.sockets(found, b'auth'):
         packets.serve(loop, sock, lambda sock, peer: Server(office, sock) if peer[1] in servers else sock.close())
     if not backends.programs:
-        confine.confine(home, b'auth-dovecot' if backends.dovecot else b'auth')
+        confine.confine(home, backends.line)
     office = Office(loop, home, backends)
     loop.run()
     return exits.OK

@@ -9,7 +9,7 @@ that serves one may wait for it.
     Conversation.queue(sender, recipients) -> the report on the message gathered
 """
 from qpy import unix
-from qpy.core import cdb, dates, exits, netstring, qmtp, received, text
+from qpy.core import cdb, dates, exits, manifest, netstring, qmtp, received, text
 from qpy.lib import confine, controls, inherit, loop, master, program, service, spool, submit
 from qpy.qpyd import settings as settings_, smtpd
 
@@ -123,7 +123,7 @@ def main(home, args, found, protocol, talk, needs_relay):
         watched = settings_.watched(home)
         words = protocol, talk, needs_relay
         service.calm_server(found)
-        confine.confine(home, b'smtpd-master')
+        confine.confine(home, manifest.master(b'qmtpd'))
         return master.run(found, lambda found: Acceptor(home, watched, found, *words).run(), 1)
     if client is not None:
         unix.dup2(client, 0)
@@ -155,8 +155,7 @@ def one(home, settings, protocol, talk, needs_relay):
     for name, value in client.env:
         if name in settings_.FILTERS:
             unix.environ[name] = value
-    filtered = any(name in unix.environ for name in settings_.FILTERS)
-    confine.confine(home, b'smtpd-master' if filtered else b'qmtpd')
+    confine.confine(home, manifest.chosen(b'qmtpd', unix.environ))
     try:
         return talk(Conversation(home, settings, client, protocol))
     except Gone:

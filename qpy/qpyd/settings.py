@@ -1,6 +1,7 @@
 """What the control files tell an SMTP server, as one value that is made anew when a file changes."""
 from qpy import unix
 from qpy.core import address, asking, cdb, ratelimits, submission, tcprules, text
+from qpy.core.manifest import FILTERS
 from qpy.core.rcpthosts import Rcpthosts
 from qpy.core.smtp_policy import Client, Policy
 from qpy.core.validrcptto import ValidRecipients
@@ -11,7 +12,6 @@ FILES = (b'me', b'accountlimits', b'authsenders', b'badhelo', b'badmailfrom', b'
          b'concurrencyincoming', b'databytes', b'dnsbl', b'envnoathost', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals',
          b'maxrcpt', b'milters', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting',
          b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
-FILTERS = (b'QMAILQUEUE', b'QPYQUEUE')
 BARE_LF = (b'', b'commands', b'451')
 
 
@@ -199,12 +199,7 @@ def filter_of(env):
 
 def filters_named(rules, environ):
     """Every filter that the rules or our own environment name: nothing else is ever run."""
-    if isinstance(rules, tcprules.CdbRules):
-        verdicts = [tcprules.decoded(value) for _, value in rules.data.records()]
-    else:
-        verdicts = [*rules.names.values(), *rules.nets.values()]
-    found = {value for _, env in verdicts for name, value in env if name in FILTERS}
-    return (found | {environ[name] for name in FILTERS if name in environ}) - {b''}
+    return (tcprules.values(rules, FILTERS) | {environ[name] for name in FILTERS if name in environ}) - {b''}
 
 
 def peer_ips(sock):

@@ -9,14 +9,13 @@ Exit: one shot 0 after QUIT, else 1; 111 if it cannot work (said as 421). Warm 0
 111.
 """
 from qpy import unix
-from qpy.core import cdb, exits, text
+from qpy.core import cdb, exits, manifest, text
 from qpy.core import smtp_replies as replies
 from qpy.lib import confine, controls, inherit, loop, master, program, service, submit
 from qpy.qpyd import census, runner, server, settings
 from qpy.qpyd.conversation import Conversation, FileConversation
 
 LAST_REPLIES = 1.0          # seconds that a worker without its runner of filters still has for its clients
-WORKERS_MAX = 64
 STRAY_MAX = 1024        # descriptors below this that a careless parent left open are closed
 TLS_WAIT = 2.0          # seconds for qpy-tls to say whether it has a certificate
 NO_QUIT = 1             # qmail's exit code for a client that left without QUIT
@@ -52,7 +51,7 @@ def workers(args):
     """How many workers: the argument, else one per processor, at least two and at most eight."""
     if not args:
         return min(max(2, len(unix.sched_getaffinity(0))), 8)
-    count = text.parse_uint(args[0], WORKERS_MAX)
+    count = text.parse_uint(args[0], manifest.WORKERS_MOST)
     if not count or len(args) > 1:
         raise program.Fatal(exits.PERM, b'usage: qpy-smtpd [WORKERS]')
     return count
@@ -98,7 +97,7 @@ class Workers(master.Master):
 def serve(home, found, count):
     """Keep `count` workers until the chain ends."""
     service.calm_server(found)
-    confine.confine(home, b'smtpd-master')
+    confine.confine(home, manifest.master(b'smtpd'))
     Workers(home, found, count).run()
     return exits.OK
 

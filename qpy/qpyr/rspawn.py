@@ -14,7 +14,7 @@ import gc
 from zlib import crc32
 
 from qpy import unix, unix_kernel
-from qpy.core import channel, exits, remote_report, text
+from qpy.core import channel, exits, manifest, remote_report, text
 from qpy.lib import confine, execute, inherit, packets, program, service
 from qpy.lib.loop import Loop
 from qpy.qpyr import remote
@@ -360,7 +360,7 @@ def main(home, args):
     listening = inherit.sockets(found, b'rspawn')
     if not listening:
         raise program.Fatal(exits.TEMP, b'no socket called rspawn was handed over; qpy-start does that')
-    confine.confine(home, b'rspawn-programs' if path else b'rspawn')
+    confine.confine(home, manifest.chosen(b'rspawn', unix.environ))
     if path:
         runners = [Programs(loop, master.jobs, path)]
         master.get_runners = lambda: runners
@@ -375,7 +375,7 @@ def main(home, args):
 def processes(args):
     """How many qpy-remote: as asked for, else one per processor, at most WORKERS_MOST."""
     if args:
-        count = text.parse_uint(args[0], 64)
+        count = text.parse_uint(args[0], manifest.WORKERS_MOST)
         if not count:
             raise program.Fatal(exits.PERM, b'usage: qpy-rspawn [processes]')
         return count

@@ -5,13 +5,12 @@ that it handed it over on.  Reads: DIR/keys, control/tlsclients, control/me.  Th
 a master that reads nothing foreign keeps them.  Exit: 0 when the chain ends, else 111.
 """
 from qpy import unix
-from qpy.core import exits, text, tls_certificate, tls_front
+from qpy.core import exits, manifest, text, tls_certificate, tls_front
 from qpy.lib import confine, inherit, master, packets, program, service
 from qpy.lib.loop import Loop
 from qpy.qpyt.certificates import Certificates
 from qpy.qpyt.relay import Relay
 
-WORKERS_MAX = 64
 SESSIONS = 5000         # at a time in one worker
 FAREWELL = 3.0          # seconds for sessions to end when the chain does
 FIRST = 1 << 10         # bytes of what a server says first
@@ -175,7 +174,7 @@ class Watcher:
 
 def main(home, args):
     """qpy-tls [WORKERS]"""
-    count = text.parse_uint(args[0], WORKERS_MAX) if args else min(max(2, len(unix.sched_getaffinity(0))), 8)
+    count = text.parse_uint(args[0], manifest.WORKERS_MOST) if args else min(max(2, len(unix.sched_getaffinity(0))), 8)
     if not count or len(args) > 1:
         raise program.Fatal(exits.PERM, b'usage: qpy-tls [WORKERS]')
     found = service.begin(b'tls', [])

@@ -1,11 +1,20 @@
 """The units for systemd: they carry the facts of the manifest, systemd understands them, and their exposure is low."""
+import os
 import re
 import shutil
 import subprocess
 
 import pytest
 
-from qpy.core import manifest, services, units
+from qpy import unix, unix_kernel
+from qpy.admin.installing import supervisors
+from qpy.core import accounts, cdb, manifest, services, units
+from qpy.lib import confine, inherit
+from qpy.qpya import auth, judges
+from qpy.qpyd import netstrings, qmtpd, runner, smtpd
+from qpy.qpyp import users
+from qpy.qpyr import rspawn
+from qpy.qpyt import tls
 from tests.peers import optional
 
 HOME = b'/var/qpy'
@@ -75,6 +84,82 @@ def test_lines_that_are_off_by_default():
     assert b'User=qpyr' in token and not any(line.startswith((b'ReadWritePaths', b'MemoryDeny')) for line in token)
     assert b'PrivateNetwork=yes' not in token and b'NoNewPrivileges=yes' in token
     assert b'ListenSequentialPacket=/var/qpy/run/mtasts' in found[b'qpy-mtasts.socket']
+
+
+class Confined(Exception):
+    """A program has got as far as its fence, whose name this is."""
+
+
+def fence_of(program, home, environment, monkeypatch):
+    """The Row whose fence a program takes on itself when it starts so: of its master, if it has one."""
+    def stop(home, name, ports=()):
+        raise Confined(name)
+    monkeypatch.setattr(confine, 'confine', stop)
+    monkeypatch.setattr(unix_kernel, 'set_dumpable', lambda value: None)
+    monkeypatch.setattr(unix, 'umask', lambda mask: None)
+    monkeypatch.setattr(unix, 'signal', lambda number, what: None)
+    monkeypatch.setattr(unix, 'environ', environment)
+    monkeypatch.setattr(inherit, 'listeners', lambda: {program: []})
+    monkeypatch.setattr(inherit, 'sockets', lambda found, name: [None])
+    with pytest.raises(Confined) as ended:
+        PROGRAMS[program](home, [])
+    return manifest.row(ended.value.args[0])
+
+
+PROGRAMS = {b'rspawn': rspawn.main, b'auth': auth.main, b'smtpd': smtpd.main, b'tls': tls.main, b'qmtpd': qmtpd.main}
+SITES = [(b'rspawn', {}, {}), (b'rspawn', {b'QMAILREMOTE': b'/site/remote'}, {}), (b'rspawn', {b'QMAILREMOTE': b''}, {}),
+         (b'auth', {}, {}), (b'auth', {}, {'auth': 'program /usr/bin/checkpassword\n'}), (b'auth', {}, {'auth': 'dovecot /run/x\n'}),
+         (b'smtpd', {}, {}), (b'qmtpd', {}, {}), (b'qmtpd', {b'QMAILQUEUE': b'/site/filter'}, {}), (b'tls', {}, {})]
+
+
+@pytest.mark.parametrize('program, environment, files', SITES)
+def test_a_unit_gives_what_the_program_takes_on_itself(program, environment, files, tmp_path, monkeypatch):
+    """The line of the manifest behind a unit is the one that the program chooses when it is started with that line of
+    control/services and these control files: what it may open, connect and start, and so the number of its tasks."""
+    (tmp_path / 'control').mkdir()
+    (tmp_path / 'keys').mkdir()
+    for name, content in {'me': 'me.example\n', **files}.items():
+        (tmp_path / 'control' / name).write_text(content)
+    home, place = os.fsencode(tmp_path), str(tmp_path)
+    service = services.Service(program, b'qpyd', (), environment, (b'qpy-' + program,), 1)
+    chosen = units.line_of(service, supervisors.auth_backends(place), supervisors.any_filter(home))
+    taken = fence_of(program, home, dict(environment), monkeypatch)
+    assert manifest.master(chosen.name) == taken.name
+    said = units.units(home, [service], None, supervisors.auth_backends(place))[b'qpy-%s.service' % program].split(b'\n')
+    assert b'TasksMax=%d' % units.TASKS[taken.children] in said
+    assert (b'MemoryDenyWriteExecute=yes' in said) == (chosen.files is not None)
+
+
+def test_a_filter_of_control_files_counts(tmp_path):
+    """A filter that control/tcp.smtp names, as text or cdb, or that has been put in the place of bin/qmail-queue, opens the
+    fences of those who receive, and of nobody else."""
+    (tmp_path / 'control').mkdir()
+    (tmp_path / 'bin').mkdir()
+    home, rules = os.fsencode(tmp_path), tmp_path / 'control/tcp.smtp'
+    assert not supervisors.any_filter(home)
+    rules.write_text('# QMAILQUEUE\n127.:allow,RELAYCLIENT=""\n')
+    assert not supervisors.any_filter(home)
+    rules.write_text(':allow,QMAILQUEUE="/site/filter"\n')
+    assert supervisors.any_filter(home)
+    rules.write_bytes(cdb.build([(b'', b'+QMAILQUEUE=/site/filter\0')]))
+    assert supervisors.any_filter(home)
+    rules.unlink()
+    (tmp_path / 'bin/qmail-queue').write_text('#!/bin/sh\n')
+    assert supervisors.any_filter(home)
+    before, found = (units.units(HOME, TABLE, filtered=filtered) for filtered in (False, True))
+    assert {name for name in found if found[name] != before[name]} == {
+        b'qpy-smtpd.service', b'qpy-qmtpd.service', b'qpy-qmqpd.service'}
+    assert b'MemoryDenyWriteExecute=yes' not in units.each(HOME, TABLE, filtered=True)[b'qpy-smtpd@.service']
+
+
+def test_tasks_suffice():
+    """No unit has a lower number of tasks than its program can have processes of ours."""
+    most = {b'tls': 1 + manifest.WORKERS_MOST, b'rspawn': 1 + 2 * manifest.WORKERS_MOST, b'users': 1 + users.WORKERS,
+            b'rspawn-programs': 1 + rspawn.Programs.CAPACITY, b'auth': 2 + judges.MOST, b'auth-programs': 2 + judges.MOST,
+            b'smtpd': 1 + 2 * manifest.WORKERS_MOST + runner.MOST, b'qmtpd': 1 + netstrings.CLIENTS, b'queued': 2}
+    for name, count in most.items():
+        line = units.confined(HOME, manifest.row(name), {role: role for role in accounts.ROLES})
+        assert int(re.search(rb'^TasksMax=(\d+)$', line, re.M)[1]) >= count, name
 
 
 def test_who_goes_out_may_make_the_sockets_for_it():
@@ -170,7 +255,6 @@ def test_sysusers_makes_the_accounts(tmp_path):
     """systemd-sysusers makes every account of the table with its group, no shell, and a system uid."""
     if not shutil.which('systemd-sysusers'):
         pytest.skip('no systemd-sysusers here')
-    from qpy.core import accounts
     (tmp_path / 'etc').mkdir()
     (tmp_path / 'qpy.conf').write_bytes(units.sysusers(HOME))
     done = subprocess.run(['systemd-sysusers', '--root=%s' % tmp_path, str(tmp_path / 'qpy.conf')], capture_output=True,
@@ -185,7 +269,6 @@ def test_sysusers_makes_the_accounts(tmp_path):
 
 def test_the_unit_of_the_whole_chain(tmp_path):
     """qpy.service, which runs qpy-start as root, takes from it what it does not need; systemd understands it."""
-    from qpy.admin.installing import supervisors
     text = supervisors.SYSTEMD % {'home': '/var/qpy', 'fence': units.START.decode()}
     (tmp_path / 'qpy.service').write_text(re.sub(r'ExecStart=\S+', 'ExecStart=/bin/true', text))
     done = analyze('verify', '--man=no', str(tmp_path / 'qpy.service'))

@@ -2,7 +2,8 @@
 import os
 
 from qpy.admin.installing import doing, owners
-from qpy.core import controls as tables, services, units
+from qpy.core import authbackends, cdb, controls as tables, manifest, services, tcprules, units
+from qpy.lib import controls, submit
 
 SYSTEMD = """\
 [Unit]
@@ -59,14 +60,34 @@ def service_table(place):
         return services.table(None)
 
 
+def auth_backends(place):
+    """What control/auth says; None where it is broken, which qpy-auth names."""
+    try:
+        return authbackends.backends(controls.listing(os.fsencode(place), b'auth'))
+    except (controls.Broken, ValueError):
+        return None
+
+
+def any_filter(place):
+    """Whether what servers receive goes through a program of the site's: control/tcp.smtp names one, or bin/qmail-queue is one."""
+    if submit.in_its_place(place):
+        return True
+    try:
+        data = controls.raw(place, b'tcp.smtp') or b''
+        rules = tcprules.CdbRules(cdb.over(data)) if b'\0' in data else tcprules.parse(data)
+        return bool(tcprules.values(rules, manifest.FILTERS) - {b''})
+    except (controls.Broken, cdb.CdbError, tcprules.RulesError):
+        return False
+
+
 def write_each_unit(place, home, service):
     """For sites that let systemd start each program; and the accounts, for packages that let it make them."""
     for directory in ('systemd/each', 'sysusers.d'):
         os.makedirs(os.path.join(service, directory), exist_ok=True)
     names = {role.encode(): name.encode() for role, name in owners.account_names(place).items()}
-    table = service_table(place)
-    for directory, found in (('systemd', units.units(os.fsencode(home), table, names)),
-                             ('systemd/each', units.each(os.fsencode(home), table, names))):
+    table, backends, filtered = service_table(place), auth_backends(place), any_filter(os.fsencode(place))
+    for directory, found in (('systemd', units.units(os.fsencode(home), table, names, backends, filtered)),
+                             ('systemd/each', units.each(os.fsencode(home), table, names, filtered))):
         for name, content in found.items():
             doing.write(os.path.join(service, directory, os.fsdecode(name)), content.decode())
     doing.write(os.path.join(service, 'sysusers.d/qpy.conf'), units.sysusers(os.fsencode(home), names).decode())
