@@ -59,7 +59,8 @@ KERNEL = (('mount', 165, 40), ('umount2', 166, 39), ('pivot_root', 155, 41), ('c
 PARTLY = (('clone', 56, 220), ('clone3', 435, 435), ('fork', 57, -1), ('vfork', 58, -1),
           ('unshare', 272, 97), ('socket', 41, 198), ('socketpair', 53, 199), ('connect', 42, 203),
           ('sendto', 44, 206), ('sendmsg', 46, 211), ('sendmmsg', 307, 269), ('mmap', 9, 222),
-          ('mprotect', 10, 226), ('pkey_mprotect', 329, 288), ('prlimit64', 302, 261))
+          ('mprotect', 10, 226), ('pkey_mprotect', 329, 288), ('prlimit64', 302, 261), ('fcntl', 72, 25),
+          ('ioctl', 16, 29))
 
 COLUMN = {'x86_64': 1, 'aarch64': 2}
 NEWER = 452                 # fchmodat2 and whatever came later: numbers that all machines share
@@ -72,6 +73,8 @@ PROTOCOLS = (0, 6, 17)      # none, TCP, UDP: no MPTCP, SCTP, raw
 FASTOPEN = 0x20000000       # MSG_FASTOPEN: connects while it sends
 SHORT = 15                  # bytes of an address: a name in the current directory fits, an IP address does not
 WRITE_EXECUTE, EXECUTE = 6, 4
+OWNERS = 8, 10, 15          # F_SETOWN, F_SETSIG, F_SETOWN_EX
+OWNERS_BY_IOCTL = 0x8901, 0x8902    # FIOSETOWN, SIOCSPGRP
 THREAD, NAMESPACES = 0x10000, 0x7e020080    # CLONE_THREAD; all of CLONE_NEW*
 
 
@@ -88,7 +91,7 @@ def fence(row, machine):
         steps += call.none(OTHERS[:5] + KERNEL) + call.new_processes(b'programs')
         return packed(steps + [(RETURN, 0, 0, ALLOW)])
     steps += call.sending(row.connects) + call.memory() + call.sockets(row.sockets) + call.connecting(row.connects)
-    steps += call.new_processes(row.children) + call.own_limits_only()
+    steps += call.new_processes(row.children) + call.own_limits_only() + call.no_owners()
     refused = EXEC + ATTRIBUTES + IDENTITY + OTHERS + KERNEL
     if row.children != b'workers':
         refused += LISTEN if b'from' in row.sockets else BIND + LISTEN
@@ -171,9 +174,20 @@ class Calls:
         """prlimit() of this process only."""
         return self.on('prlimit64', only(argument(0), (0,)) + [(RETURN, 0, 0, ALLOW)])
 
+    def no_owners(self):
+        """No descriptor that sends another process a signal: before Linux 6.12 nothing else keeps that to our children."""
+        return self.on('fcntl', but(1, OWNERS)) + self.on('ioctl', but(1, OWNERS_BY_IOCTL))
+
 
 AND = 0x54
 NO_DATAGRAMS = [(LOAD, 0, 0, argument(1)), (AND, 0, 0, KIND), (EQUAL, 0, 1, DATAGRAM), (RETURN, 0, 0, EPERM)]
+
+
+def but(n, values):
+    """Allow unless the low half of argument n is one of these: all that the kernel looks at of a command."""
+    count = len(values)
+    return [(LOAD, 0, 0, argument(n)), *((EQUAL, count - i, 0, value) for i, value in enumerate(values)),
+            (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM)]
 
 
 def without(n, bits):

@@ -85,6 +85,12 @@ def test_what_no_confined_program_may(name, machine):
     assert asked('sendmsg', 3, 0, 0x4040) == asked('sendto', 3, 0, 0, 0x4000) == ALLOWED
     assert asked('socketpair', 1, 5, 0) == asked('socketpair', 1, 0x80001, 0) == ALLOWED
     assert asked('socketpair', 2, 1, 0) == asked('socketpair', 1, 0x80002, 0) == REFUSED
+    for command in (8, 10, 15, 1 << 32 | 8):                        # F_SETOWN and its kin; the kernel looks at the low half only
+        assert asked('fcntl', 3, command, 77) == REFUSED
+    assert asked('ioctl', 3, 0x8901, 0) == asked('ioctl', 3, 0x8902, 0) == REFUSED
+    for command in (0, 1, 2, 3, 4, 6, 7, 9, 1024, 1030, 1033, 1034):    # F_DUPFD, F_SETFL, F_SETLK, F_GETOWN, F_ADD_SEALS ...
+        assert asked('fcntl', 3, command, 77) == ALLOWED
+    assert asked('ioctl', 3, 0x5401) == asked('ioctl', 3, 0x541b) == asked('ioctl', 3, 0x8903) == ALLOWED   # TCGETS, FIONREAD
     assert asked('prlimit64', 0, 7) == ALLOWED and asked('prlimit64', 77, 7) == REFUSED
 
 

@@ -7,6 +7,7 @@ itself every attempt of its claims is made; the answers go to the log as `qpy-NA
 """
 import ctypes
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -110,6 +111,30 @@ class Probe:
         self.attempt(claim, 'process_vm_readv', lambda: call('process_vm_readv', parent, 0, 0, 0, 0, 0))
         self.attempt(claim, 'prlimit', lambda: call('prlimit64', parent, 7, 0, 0))
         self.attempt(claim, 'setpriority', lambda: call('setpriority', 0, parent, 10))
+        for what, work in (('setown', lambda fd: fcntl.fcntl(fd, fcntl.F_SETOWN, parent)),
+                           ('setown-ex', lambda fd: fcntl.fcntl(fd, 15, struct.pack('ii', 1, parent))),
+                           ('setsig', lambda fd: fcntl.fcntl(fd, 10, 18)),
+                           ('fiosetown', lambda fd: fcntl.ioctl(fd, 0x8901, struct.pack('i', parent))),
+                           ('siocspgrp', lambda fd: fcntl.ioctl(fd, 0x8902, struct.pack('i', parent)))):
+            self.attempt(claim, 'signal-by-' + what, lambda work=work: self.on_socket(work))
+        self.attempt(claim, 'signal-by-descriptor', self.signal_by_descriptor)
+
+    @staticmethod
+    def on_socket(work):
+        """Do it on a socket, which all of these can be done on."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            work(ours.fileno())
+
+    @staticmethod
+    def signal_by_descriptor():
+        """Send our parent a CONT, which ends nobody, by what becomes of a descriptor."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            fcntl.fcntl(ours, fcntl.F_SETOWN, os.getppid())
+            fcntl.fcntl(ours, 10, 18)
+            fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+            theirs.send(b'x')
 
     def system(self, claim):
         """The kernel's own doors."""

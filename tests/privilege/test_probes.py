@@ -207,7 +207,8 @@ def open_doors(answers, claim):
 
 @pytest.mark.parametrize('claim, whats', [
     ('P06', {'create-in-/tmp', 'write-open-file', 'chmod', 'mkdir'}),
-    ('P07', {'execve', 'write-execute-memory', 'fork', 'kill', 'io_uring', 'personality'}),
+    ('P07', {'execve', 'write-execute-memory', 'fork', 'kill', 'io_uring', 'personality', 'signal-by-setown', 'signal-by-setown-ex',
+             'signal-by-setsig', 'signal-by-fiosetown', 'signal-by-siocspgrp', 'signal-by-descriptor'}),
     ('P09', {'client-disconnect-connect', 'client-listen', 'socket-tcp', 'socket-mptcp'}),
     ('P11', {'socket-tcp', 'execve', 'fork'}), ('P12', {'create-damaged'}), ('P13', {'read /etc/passwd'}),
     ('P39', {'connect-plain', 'connect-fast-open-connect', 'udp', 'bind', 'listen'}), ('P47', {'execve', 'listen'})])
