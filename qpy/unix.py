@@ -54,6 +54,7 @@ strerror = _os.strerror
 access = _os.access
 X_OK, R_OK, W_OK, F_OK = _os.X_OK, _os.R_OK, _os.W_OK, _os.F_OK
 getxattr = _os.getxattr
+ST_NOEXEC = _os.ST_NOEXEC
 eventfd = _os.eventfd
 EFD = _os.EFD_NONBLOCK | _os.EFD_CLOEXEC
 sched_getaffinity = _os.sched_getaffinity

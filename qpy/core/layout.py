@@ -68,6 +68,24 @@ def closed(path, mode, wanted, rootless):
         b'u' if rootless else b'a', {READ: b'r', SEARCH: b'x', BOTH: b'rx'}[wanted], path)
 
 
+#                what a list of access for others is called, and what it does beside the mode
+ACCESS_LISTS = (('system.posix_acl_access', b'%s: has an access list, which opens it to more than its mode says; setfacl -b %s'),
+                ('system.posix_acl_default', b'%s: has an access list for what will be made in it; setfacl -b %s'))
+
+
+def nowhere(path, end, home=b''):
+    """What is wrong with a link that leads nowhere, with the remedy; what it leads to may only not be mounted.  home: DIR, if
+    qpy-install makes there what is missing."""
+    return b'%s: is a link to %s, where nothing is; if that is not for now only, rm %s%s' % (
+        path, end, path, home and b' and run qpy-install ' + home)
+
+
+def no_program(directory):
+    """What is wrong with a directory of programs on a file system mounted noexec, with the remedy."""
+    return b'%s: is on a file system mounted noexec, where no program can be started; mount -o remount,exec ' \
+           b'"$(findmnt -nro TARGET -T %s)"' % (directory, directory)
+
+
 def no_socket(path, is_directory):
     """What is wrong where something else has the name of a socket of DIR/run, with the remedy."""
     return b'%s: this is a %s, and must be a socket, which qpy-start makes; move it elsewhere' % (

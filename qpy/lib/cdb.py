@@ -46,11 +46,19 @@ class Database:
             now = stamp(unix.stat(self.path))
         except FileNotFoundError:
             self.close()
-            return False
+            return self.none()
         if now != self.stamp:
             self.close()
             self.open()
         return True
+
+    def none(self):
+        """False, as there is no file; CdbError where a link leads to none: what it leads to may only not be mounted."""
+        try:
+            unix.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        raise CdbError('a link that leads nowhere')
 
     def open(self):
         """Open the file anew and check its frame."""

@@ -100,10 +100,11 @@ def of_layout(house):
         path = house.home + b'/' + name if name else house.home
         if owner not in house.identity or group not in house.identity:
             continue
-        elsewhere = [*of_link(path, safe)] if name and is_link(path) else []
+        elsewhere = [*of_link(path, safe)] if name and is_link(path) else [*dangling([path], house.home)]
         if elsewhere:
             yield from elsewhere
             continue
+        yield from of_lists(path)
         want = (house.of(owner)[0], None if house.rootless else house.of(group)[1], mode)
         try:
             there = unix.stat(path)
@@ -117,6 +118,16 @@ def of_layout(house):
             yield Fault(path, wrong, name in layout.NEEDED_TO_RUN)
 
 
+def of_lists(path):
+    """Access lists, by which others come in beside the mode: the administrator may mean it."""
+    for name, words in layout.ACCESS_LISTS:
+        try:
+            unix.getxattr(path, name)
+        except unix.error:                           # none; or there are none on this file system
+            continue
+        yield Fault(path, words % (path, path), False)
+
+
 def of_code(house, code):
     """Code, controls and users that others can change: they would be us; and code that an account cannot use."""
     safe = {0, house.of(b'root')[0]}
@@ -126,6 +137,7 @@ def of_code(house, code):
     for path in (path for name in LINKED for path in entries(house.home + b'/' + name)):
         if is_link(path) and b'/' in unix.readlink(path):        # a name beside it is looked at itself
             yield from of_link(path, safe)
+    yield from dangling(names_in(house.home + b'/users'), b'', ())
     yield from of_ways(house, code)
     for path in files_below(code):
         yield from of_writers(path, safe)
@@ -183,11 +195,24 @@ def of_writers(path, safe):
 
 def entries(directory):
     """The paths of what is in a directory, none if it is not there; links whose end is missing are left out."""
+    return [path for path in names_in(directory) if unix.access(path, 0)]
+
+
+def names_in(directory):
+    """The paths of all names in a directory."""
     try:
-        paths = [directory + b'/' + name for name in sorted(unix.listdir(directory))]
+        return [directory + b'/' + name for name in sorted(unix.listdir(directory))]
     except FileNotFoundError:
         return []
-    return [path for path in paths if unix.access(path, 0)]
+
+
+def dangling(paths, home, needed=None):
+    """Links among these that lead nowhere, but for those to a name beside them, which is looked at itself.  needed: those that
+    no chain starts without; all of them if None."""
+    for path in paths:
+        end = unix.readlink(path) if not unix.access(path, 0) and controls.is_link(path) else b''
+        if b'/' in end:
+            yield Fault(path, layout.nowhere(path, end, home), needed is None or path in needed)
 
 
 def ways_to(path):
@@ -283,10 +308,21 @@ def readable(there, ids):
 
 
 def of_programs(house, table):
-    """Programs that are not there, before any is started."""
+    """Programs that are not there or cannot be started, before any is."""
+    own, named = house.home + b'/bin', set()
+    for fault in dangling(names_in(own), house.home, {services.path(service, house.home) for service in table}):
+        named.add(fault.path)
+        yield fault
     for service in table:
         path = services.path(service, house.home)
+        directory = path.rpartition(b'/')[0]
+        if {path, directory} & named or directory == own and not unix.access(own, 0):
+            continue                                 # named already, the latter by of_layout
         if not unix.access(path, unix.X_OK) or unix.S_ISDIR(unix.stat(path).st_mode):
+            if unix.access(path, 0) and unix.statvfs(path).f_flag & unix.ST_NOEXEC:
+                named.add(directory)
+                yield Fault(directory, layout.no_program(directory))
+                continue
             what, remedy = (b'cannot be executed', b'chmod a+rx ' + path) if unix.access(path, 0) else (b'missing', b'install it')
             line = b', or mend control/services, line %d' % service.line if service.line else b''
             yield Fault(path, b'%s: %s, and %s is to run; %s%s' % (path, what, service.name, remedy, line))

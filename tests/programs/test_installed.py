@@ -242,6 +242,92 @@ def test_a_link_to_what_others_can_change(rooted, tmp_path, name):
     assert started.returncode == 111 and lines[0] in started.stderr
 
 
+def both(home, *before):
+    """What --check and qpy-start say of it; before: a command that runs them, for a namespace of their own."""
+    checked, started = (subprocess.run([*before, '/usr/bin/python3', '-IS', home + '/bin/' + name, *words], capture_output=True,
+                                       text=True, cwd='/', timeout=60)
+                        for name, words in (('qpy-install', [home, '--check']), ('qpy-start', [])))
+    return [line for line in checked.stdout.split('\n') if line and not line.startswith('note: ')], started
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('mounted', ['', '/bin'])
+def test_a_mount_without_programs(rooted, tmp_path, mounted):
+    """Where DIR or DIR/bin is mounted noexec --check has one line about it, which is why qpy-start does not start; its remedy
+    is one."""
+    place = rooted + mounted
+    script = 'mount --bind %s %s && mount -o remount,bind,noexec %s && %%s exec "$@"' % (place, place, place)
+    said, started = both(rooted, 'unshare', '-m', 'sh', '-c', script % '', 'sh')
+    assert said == ['%s/bin: is on a file system mounted noexec, where no program can be started; mount -o remount,exec '
+                    '"$(findmnt -nro TARGET -T %s/bin)"' % (rooted, rooted)]
+    assert started.returncode == 111 and started.stderr == 'qpy-start: fatal: unable to start: %s\n' % said[0]
+    remedy = said[0].partition('; ')[2]
+    done = subprocess.run(['unshare', '-m', 'sh', '-c', script % (remedy + ' &&'), 'sh', rooted + '/bin/qpy-install', rooted, '--check'],
+                          capture_output=True, text=True, cwd='/')
+    assert '%s is in order' % rooted in done.stdout
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('name, starts', [('bin/qpy-send', False), ('bin/qpy-log', False), ('bin/qpy-inject', True), ('bin/other', True),
+                                          ('bin', False), ('users/cdb', True)])
+def test_a_link_that_leads_nowhere(rooted, name, starts):
+    """A link in bin/ or users/, or in the place of bin/, whose end is missing is named once by --check, by qpy-start as well,
+    which does not start where it needs it; what it says is a remedy."""
+    path, aside = os.path.join(rooted, name), os.path.join(rooted, 'aside')
+    if os.path.lexists(path):
+        os.rename(path, aside)
+    os.symlink('/nowhere/x', path)
+    try:
+        lines = check.complaints(rooted, False)
+        house = check.faults.rooted(rooted.encode())
+        faults = [fault for fault in check.faults.everything(house, rooted.encode() + b'/lib/qpy', grammars.CHECKS)]
+    finally:
+        os.unlink(path)
+        if os.path.lexists(aside):
+            os.rename(aside, path)
+    again = ' and run qpy-install ' + rooted if name != 'users/cdb' else ''
+    wanted = '%s: is a link to /nowhere/x, where nothing is; if that is not for now only, rm %s%s' % (path, path, again)
+    assert [line for line in lines if path + ':' in line] == [wanted]
+    assert lines == [wanted] or name == 'bin' and all(line.startswith(path) for line in lines)
+    assert [(fault.text.decode(), fault.grave) for fault in faults] == [(wanted, not starts)]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('name', ['queue/mess', 'queue/state', 'control', 'queue', 'keys', ''])
+@pytest.mark.parametrize('kind', ['access', 'default'])
+def test_an_access_list_of_a_directory(rooted, name, kind):
+    """A list that opens a directory to another account is named by --check, once, and warned of by qpy-start; setfacl -b, the
+    remedy, is all there is to do."""
+    path = os.path.join(rooted, name).rstrip('/')
+    before = os.stat(path).st_mode
+    os.setxattr(path, 'system.posix_acl_' + kind, access_list(before))
+    try:
+        assert os.stat(path).st_mode & 0o777 == before & 0o777 | (0o040 if kind == 'access' else 0)
+        lines = check.complaints(rooted, False)
+        faults = check.faults.everything(check.faults.rooted(rooted.encode()), rooted.encode() + b'/lib/qpy', grammars.CHECKS)
+        texts = [(fault.text.decode(), fault.grave) for fault in faults]
+    finally:
+        os.removexattr(path, 'system.posix_acl_' + kind)
+        os.chmod(path, before & 0o7777)
+    what = 'opens it to more than its mode says' if kind == 'access' else 'for what will be made in it'
+    wanted = [line for line in lines if line.startswith(path + ': has an access list') and what in line]
+    assert len(wanted) == 1 and wanted[0].endswith('; setfacl -b ' + path)
+    assert (wanted[0], False) in texts
+
+
+@pytest.mark.root
+def test_a_list_that_changes_the_mode_too(rooted):
+    """setfacl -m u:joe:rwx widens the mode that is shown: both are named, since chmod alone leaves him in."""
+    path = rooted + '/queue/mess'
+    os.setxattr(path, 'system.posix_acl_access', access_list(0o770))
+    try:
+        lines = check.complaints(rooted, False)
+    finally:
+        os.removexattr(path, 'system.posix_acl_access')
+        os.chmod(path, 0o750)
+    assert len(lines) == 2 and 'access list' in lines[0] and 'has mode 0770' in lines[1]
+
+
 @pytest.mark.root
 def test_code_that_is_none_of_ours(rooted):
     """A module that could be loaded in place of another, and a compiled one that was changed, are named."""

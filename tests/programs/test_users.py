@@ -148,6 +148,16 @@ def test_damaged_cdb_is_temporary(home):
     assert way.verdict == b'temp' and b'Trouble reading users/cdb' in way.reason
 
 
+@pytest.mark.parametrize('name, words', [('cdb', b'Trouble reading users/cdb'), ('aliases.cdb', b'Trouble reading users/aliases.cdb')])
+def test_a_table_that_is_not_mounted_is_temporary(home, name, words):
+    """users/cdb or aliases.cdb that is a link to nowhere defers whom it may be about: none would be `no such user`."""
+    os.symlink(b'/nowhere/table', home + b'/users/' + name.encode())
+    way = users.Lookup(home).resolve(b'nobody@here.example', routes.load(home))
+    assert way.verdict == b'temp' and words + b': a link that leads nowhere' in way.reason
+    os.unlink(home + b'/users/' + name.encode())
+    assert verdict(home, b'nobody@here.example') == b'no'
+
+
 def test_nss_trouble_is_temporary(home, monkeypatch):
     """When passwd cannot be asked, nobody is unknown; the answer is not remembered."""
     lookup = users.Lookup(home)

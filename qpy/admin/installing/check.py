@@ -55,9 +55,9 @@ def complaints(home, rootless):
     except controls.Broken as broken:
         return [broken.why.decode()]
     found = of_start(house)
-    named = {path for path, _ in found}
+    named, said = {path for path, _ in found}, {text for _, text in found}
     for path, text in (*of_files(house), *other_than_installed(home), *of_sockets(house)):
-        if path not in named or b'set-user-id' in text or b'capabilities' in text:
+        if path not in named or (b'set-user-id' in text or b'capabilities' in text or b'access list' in text) and text not in said:
             found.append((path, text))
     return [shown(text) for _, text in found] + ([] if rootless else of_people(home, house))
 
@@ -81,8 +81,7 @@ FOLLOWED = (b'bin', b'lib', b'control', b'users', b'doc', b'service', b'lib/qpy'
 MAIL = (b'new', b'cur', b'tmp')         # of alias's mailboxes: their messages are nobody's business here
 OWN_PAGE = re.compile(rb'man/man\d/qpy[^/]*')
 ATTRIBUTES = {'security.capability': b'%s: carries file capabilities; setcap -r %s',
-              'system.posix_acl_access': b'%s: has an access list, which opens it to more than its mode says; setfacl -b %s',
-              'system.posix_acl_default': b'%s: has an access list for what will be made in it; setfacl -b %s'}
+              **dict(layout.ACCESS_LISTS)}
 
 
 def of_files(house):
