@@ -56,8 +56,6 @@ def test_it_can_be_read():
     assert done.returncode == 0 and 'qpy-sendmail' in done.stdout
 
 
-# Tables whose last column is longer than a line; mandoc folds it, groff does not.
-WIDE = {'qpy-internals.7', 'qpy-queue-format.5', 'qpy-remote.8', 'qpy-rspawn.8', 'qpy-smtpd.8'}
 LITERAL = 100           # columns of what is shown as it is typed or logged
 RENDERED = {'groff': ('groff', '-mandoc', '-Kutf8', '-Tutf8', '-rLL=80n', '-rLT=80n', '-ww', '-P-c', '-P-b', '-P-u'),
             'mandoc': ('mandoc', '-Tutf8', '-Owidth=80')}
@@ -66,8 +64,7 @@ RENDERED = {'groff': ('groff', '-mandoc', '-Kutf8', '-Tutf8', '-rLL=80n', '-rLT=
 @pytest.mark.parametrize('by', sorted(RENDERED))
 @pytest.mark.parametrize('page', PAGES)
 def test_it_fits_a_terminal(page, by):
-    """At 80 columns no line of the text is longer, nothing shown as it is has more than LITERAL, and groff warns of nothing; a
-    page named in WIDE is one that needs it."""
+    """At 80 columns no line of the text is longer, nothing shown as it is has more than LITERAL, and groff warns of nothing."""
     if not shutil.which(by):
         pytest.skip('no %s here' % by)
     path = ROOT + '/man/' + page
@@ -79,10 +76,7 @@ def test_it_fits_a_terminal(page, by):
         shown = line.strip() in source
         if len(line) > (LITERAL if shown else 80):
             wrong.append(line)
-    if page not in WIDE:
-        assert wrong == []
-    elif by == 'groff':
-        assert wrong, 'it fits now: take it out of WIDE'
+    assert wrong == []
 
 
 @pytest.mark.parametrize('name', ['README.md', *('man/' + page for page in PAGES)])
@@ -98,7 +92,7 @@ def test_what_standards_name_is_there():
     for page in PAGES:
         with open(ROOT + '/man/' + page) as file:
             table = file.read().partition('.Sh STANDARDS')[2]
-        for name in re.findall(r' Ta (\S+\.py)::(\w+)$', table, re.M):
+        for name in re.findall(r'^(\S+\.py)::(\w+)$', table, re.M):
             with open(ROOT + '/tests/' + name[0]) as file:
                 assert 'def %s(' % name[1] in file.read(), (page, name)
             found += 1
@@ -119,13 +113,12 @@ def test_the_table_of_extensions():
     from qpy.core import esmtp
     with open(ROOT + '/man/qpy-smtpd.8') as file:
         section = re.search(r'^\.Sh EXTENSIONS\n(.*?)^\.Sh', file.read(), re.M | re.S)[1]
-    offered, others = ([line[4:].split(' Ta ') for line in table.split('\n') if line.startswith('.It ') and '.py::' in line]
-                       for table in section.split('\n.El\n')[:2])
+    offered, others = (re.findall(r'^\.It (.+) \((?:RFC )?(.+?)\), .+\n(\S+\.py)::(\w+)$', table, re.M) for table in section.split('\n.El\n')[:2])
     assert [row[0].encode() for row in offered] == [row[0] for row in esmtp.EXTENSIONS] and len(others) > 15
-    for _, number, _, test in offered + others:
-        path, _, name = test.partition('::')
+    assert section.count('.py::') == len(offered + others)
+    for _, number, path, name in offered + others:
         with open(ROOT + '/tests/' + path) as file:
-            assert 'def %s(' % name in file.read(), test
+            assert 'def %s(' % name in file.read(), name
         assert re.fullmatch(r'\d{4}(, [\d.]+)*|Postfix|HAProxy', number), number
 
 
