@@ -63,6 +63,7 @@ def commands(home):
             ('list', [any_id], show_list, 'What is in the queue.'),
             ('stat', [], show_stat, 'How much there is of everything.'),
             ('run', [any_id], act('run'), 'Try everything, or one message, now.'),
+            ('etrn', [click.Argument(['domain'])], act('etrn'), 'Try what waits for a domain of control/etrn now.'),
             ('hold', [id_argument, click.Argument(['reason'], nargs=-1)], act('hold'),
              'Leave a message alone.'),
             ('release', [id_argument], act('release'), 'End a hold.'),

@@ -94,6 +94,8 @@ TABLE = (
      b'user at doublebouncehost that double bounces go to; an empty first line drops them'),
     (b'envnoathost', LINE, me_or(b'envnoathost'), b'qpy-send qpy-users qpy-smtpd qpy-qmtpd',
      b'host added to a recipient without @'),
+    (b'etrn', LIST, None, b'qpy-smtpd qpy-send',
+     b'domains whose waiting mail is tried at once when somebody says ETRN: a domain, or .domain for all below it'),
     (b'greetdelay', NUMBER, 0, b'qpy-smtpd',
      b'seconds a client waits for the greeting; who speaks before it is refused'),
     (b'greylist', MAP, None, b'qpy-smtpd qpy-check',
@@ -412,7 +414,7 @@ def fault_of_sender(entry: bytes) -> bytes:
 
 
 FAULTS = {b'checkexempt': fault_of_address, b'badhelo': fault_of_helo, b'validrcptto': fault_of_address, b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
-          b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
+          b'etrn': fault_of_domain, b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
           b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'senderroutes': fault_of_sender_route,
           b'smtplogins': fault_of_login, b'smtptokens': fault_of_token, b'tlsdestinations': fault_of_tls,
           b'destinationlimits': fault_of_limit, b'authsenders': fault_of_sender, b'virtualdomains': fault_of_virtual}

@@ -17,14 +17,18 @@ the first when one ends; a destination in trouble (scope `h`) is left alone for 
 deferred without trying; one that only turns away what is too much at a time, and serves the others, gets less.  Each
 step costs the same however many wait: no list is searched.
 
+Out of turn.  hurry() has the recipients tried now that wait at domains which somebody may ask for (core.etrn): those
+and no others of a message, found in an index and not by looking.  Such a pass changes nothing in the schedule: when the
+next one is due, how many there were, and when a message is given up.
+
 What may be forgotten.  Nothing here is on disk.  A done mark or a failure that was not written yet when the
 machine stops is found out again by delivering again: a duplicate, never a loss.  A message leaves (`remove`)
 only when every recipient is delivered or its report is durable in the queue.
 """
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
-from qpy.core import destinations, notices, priority, route, schedule, sendlog, text
+from qpy.core import destinations, etrn, notices, priority, route, schedule, sendlog, text
 
 # --- actions ---
 LOAD = 'load'           # id, forced (also if held): read mess/ID and state/ID, then loaded() or not_loaded()
@@ -56,6 +60,8 @@ STATE_TEXT, LEAST_TEXT = 32 << 20, 200      # bytes kept of all reports on one m
 WINDOW = 5                      # transactions a destination may have before one of them has ended
 CROWDED = 300                   # seconds a destination that turned one away beside others gets no more than those
 MOST_DESTINATIONS = 20_000      # remembered without anything to do there
+NOWHERE = {}                    # nobody's, and never written to
+STALE = 10_000                  # entries of the heap of sleepers that are of no use any more, beside one for each sleeper
 
 TRIPLE = b'#@[]'                # sender of a double bounce
 
@@ -67,13 +73,13 @@ UNREACHABLE = b'Nothing there answers at the moment; not tried again yet. '
 
 class Settings:
     """What control files say: lifetime (seconds), bounce_at_end (bool), per_host (transactions), warn_after (seconds,
-    0: never), limits ({destination: destinations.Limit})."""
+    0: never), limits ({destination: destinations.Limit}), etrn ({entry of control/etrn: ...})."""
 
-    __slots__ = ('lifetime', 'bounce_at_end', 'per_host', 'warn_after', 'limits')
+    __slots__ = ('lifetime', 'bounce_at_end', 'per_host', 'warn_after', 'limits', 'etrn')
 
-    def __init__(self, lifetime=604800, bounce_at_end=False, per_host=20, warn_after=0, limits=None):
+    def __init__(self, lifetime=604800, bounce_at_end=False, per_host=20, warn_after=0, limits=None, etrn=()):
         self.lifetime, self.bounce_at_end, self.per_host = lifetime, bounce_at_end, per_host
-        self.warn_after, self.limits = warn_after, limits or {}
+        self.warn_after, self.limits, self.etrn = warn_after, limits or {}, etrn
 
 
 class Job:
@@ -86,13 +92,15 @@ class Job:
     indices failed and not yet reported.  succeeded: the same of those whose sender wants to hear that; warned: he was
     told that it takes long; wishes: {index: [(letter, value)]} of the recipients that have any (core.mess); by: a
     deliverby.By or None; stranded: the Places whose trouble made recipients of this pass wait.  body:
-    whatever the program keeps with the job.  priority: see core.priority.
+    whatever the program keeps with the job.  priority: see core.priority.  domains: {domain that may be asked for: indices}
+    of this pass; early: it is made out of turn.
     """
 
     __slots__ = ('id', 'name', 'length', 'sender', 'flags', 'options', 'birth', 'next', 'attempts', 'total',
                  'has_state', 'todo', 'failed', 'body', 'new_lines',
                  'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order',
-                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports', 'by', 'stranded', 'priority')
+                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports', 'by', 'stranded', 'priority', 'domains',
+                 'early')
 
     def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0,
                  attempts=0, has_state=False, failed=(), new_lines=(), succeeded=(), warned=False, wishes=None,
@@ -106,7 +114,8 @@ class Job:
         self.body = self.works = self.order = self.after = None
         self.undone = len(todo)
         self.ready, self.deferred, self.entries = {}, {}, []
-        self.remote = self.dirty = self.dying = self.skipped = False
+        self.remote = self.dirty = self.dying = self.skipped = self.early = False
+        self.domains = NOWHERE
         self.stranded = set()
 
     def wants(self, index, what):
@@ -196,9 +205,13 @@ class Dispatch:
         self.lines, self.actions, self.dirty, self.stuck = [], [], [], deque()
         self.exiting = False
         self.paced = []                 # heap of (steady time, name): remote destinations that wait for their rate
+        self.waiting = etrn.Waiting(settings.etrn)
+        self.only = {}                  # {ID: domains whose recipients are to be tried in its next pass, out of turn}
 
     def use(self, settings):
-        """Go on with other settings."""
+        """Go on with other settings.  Who waits for the domains that may be asked for now is to be told by note()."""
+        if settings.etrn != self.settings.etrn:
+            self.waiting = etrn.Waiting(settings.etrn)
         self.settings = settings
         for place in self.remote.places.values():
             self._limit(place)
@@ -237,6 +250,9 @@ class Dispatch:
     def _sleep(self, id, due):
         self.asleep[id] = due
         heappush(self.heap, (due, id))
+        if len(self.heap) > 2 * len(self.asleep) + STALE:       # those that were woken before their time
+            self.heap = [(due, id) for id, due in self.asleep.items() if due > 0]
+            heapify(self.heap)
 
     def _wake_due(self):
         heap, asleep, now = self.heap, self.asleep, self.now
@@ -247,7 +263,8 @@ class Dispatch:
 
     def run_all(self):
         """Everything that sleeps is due now, what could not be written too, and no destination is left alone (SIGALRM)."""
-        self._hurry()
+        self._unstick_now()
+        self.only.clear()
         for id, due in self.asleep.items():
             if due > 0:
                 self.asleep[id] = DUE
@@ -309,6 +326,7 @@ class Dispatch:
     def not_loaded(self, id, due=None):
         """The message is gone (None), or cannot be worked on now: HELD, or a steady time to look again."""
         self.loading.pop(id, None)
+        self.only.pop(id, None)
         if due is None:
             self.orders.pop(id, None)
         elif due > 0:
@@ -319,14 +337,22 @@ class Dispatch:
     def loaded(self, job):
         """A message was read: begin its pass."""
         now = self.loading.pop(job.id, True)
-        job.order = self.orders.pop(job.id, None)
-        if job.order is None and not now and job.next > self.now and job.todo:
-            job.skipped, job.undone, job.todo = True, 0, None       # awake only for its report
+        job.order, only = self.orders.pop(job.id, None), self.only.pop(job.id, None)
+        if self.waiting.listed:
+            job.domains = self.waiting.enter(job.id, [(entry[0], entry[2]) for entry in job.todo
+                                                      if entry[1] == route.REMOTE])
+        ahead = job.order is None and job.next > self.now and bool(job.todo)
+        if ahead and not now:
+            job.skipped, job.undone, job.todo, job.domains = True, 0, None, NOWHERE      # awake only for its report
+        elif ahead and only is not None:
+            self._restrict(job, only)
         else:
             self._set_age(job)
         works = self._works(job)
         late = job.by is not None and job.by.returns and job.is_late(self.clock.wall(self.now))
         if len(works) == 1 and job.order is None and not late and self._park(job, works[0]):
+            if job.early:
+                self.only[job.id] = only
             return
         self.lines += job.new_lines
         job.works = works
@@ -347,6 +373,15 @@ class Dispatch:
         job.remote = any(entry[1] == route.REMOTE for entry in job.todo)
         job.dying = schedule.dying(self.clock.age(job.birth), job.attempts, self.clock.running,
                                    self.settings.lifetime, skip(job))
+
+    def _restrict(self, job, only):
+        """A pass out of turn, over the recipients of these domains."""
+        self.waiting.leave(job.id, only - job.domains.keys())       # found to be finished there
+        job.domains = {domain: indices for domain, indices in job.domains.items() if domain in only}
+        wanted = {index for indices in job.domains.values() for index in indices}
+        job.early, job.skipped = True, len(wanted) < len(job.todo)
+        job.todo = [entry for entry in job.todo if entry[0] in wanted]
+        job.undone = len(job.todo)
 
     def _works(self, job):
         """The Works of a pass, in the order of their first recipients."""
@@ -679,7 +714,7 @@ class Dispatch:
     def _warning_is_due(self, job):
         """Is the sender to be told now that it takes long?"""
         due = job.is_late(self.clock.wall(self.now)) or 0 < self.settings.warn_after <= self.clock.age(job.birth)
-        return due and not job.warned and bool(self._subjects(job, DELAYS))
+        return due and not (job.warned or job.early) and bool(self._subjects(job, DELAYS))
 
     def _report(self, job):
         """The next report; after the last one, rest."""
@@ -716,7 +751,7 @@ class Dispatch:
         wait = schedule.LAST_TROUBLE if self.exiting else schedule.TROUBLE
         self.stuck.append((self.now + wait, job))       # all wait the same time: in order
 
-    def _hurry(self):
+    def _unstick_now(self):
         self.stuck = deque((self.now, job) for _, job in self.stuck)
 
     def _unstick(self):
@@ -780,13 +815,15 @@ class Dispatch:
         self._then(job, self._to_sleep)
 
     def _plan(self, job):
-        """Note why and until when the message waits."""
+        """Note why and until when the message waits; after a pass out of turn, as long as before."""
+        job.entries += [(b'z', b'%d' % index, text) for index, text in job.deferred.items()]
+        if job.early:
+            return
         wait = schedule.retry(self.clock.age(job.birth), skip(job))
         job.next = self.now + schedule.late(wait, self.chance())
         if job.by is not None and not job.is_late(self.clock.wall(self.now)):       # then its sender is to hear of it
             job.next = min(job.next, max(self.now + 1, int(self.clock.steady(job.by.deadline))))
         job.attempts += 1
-        job.entries += [(b'z', b'%d' % index, text) for index, text in job.deferred.items()]
         job.entries.append((b'a', b'%d' % self.clock.wall(job.next), b'%d' % job.attempts))
 
     def _to_sleep(self, job):
@@ -797,6 +834,8 @@ class Dispatch:
             self.backlog.append(job.id)
             return
         if not all(place.failures for place in job.stranded):   # well again, or so we were told in the meantime
+            if job.early:
+                self.only[job.id] = set(job.domains)
             self.asleep[job.id] = DUE
             return self.backlog.append(job.id)
         for place in job.stranded:
@@ -812,6 +851,9 @@ class Dispatch:
         self.asleep[job.id] = HELD
 
     def _forget(self, job):
+        if job.domains:
+            self.waiting.leave(job.id, [domain for domain, indices in job.domains.items()
+                                        if job.deferred.keys().isdisjoint(indices)])
         del self.jobs[job.id]
         job.works = None                        # no cycle is left behind
 
@@ -853,6 +895,7 @@ class Dispatch:
         elif id not in self.asleep:
             return False
         elif order == HOLD:
+            self.only.pop(id, None)
             self.asleep[id] = HELD
         else:
             self.orders[id] = order
@@ -867,6 +910,7 @@ class Dispatch:
         if job is not None:
             job.order = None if job.order == HOLD else job.order
         elif id in self.asleep:
+            self.only.pop(id, None)
             self.asleep[id] = FORCED
             self.fresh.append(id)
         else:
@@ -912,9 +956,40 @@ class Dispatch:
     def _awaken(self, ids):
         """What sleeps of these messages is due now."""
         for id in ids:
+            self.only.pop(id, None)
             if self.asleep.get(id, DUE) > 0:
                 self.asleep[id] = DUE
                 self.backlog.append(id)
+
+    def note(self, id, recipients):
+        """Remote recipients, (index, address), of a message that was not read for long: do any wait at a domain that may be
+        asked for?"""
+        if self.knows(id):
+            self.waiting.enter(id, recipients)
+
+    def hurry(self, domain, below, place_of, now):
+        """Try what waits for this domain, and perhaps for all below it, out of turn, and its host (place_of(domain), the
+        name of a Place or None) even if it is left alone: one transaction probes it.  How many messages are tried, or under
+        way already.  Raises etrn.Later."""
+        messages = set()
+        for each in self.waiting.ask(domain, below, now):
+            ids = self.waiting.ids[each]
+            self.waiting.leave_all(each, [id for id in ids if not self.knows(id)])
+            woken = [id for id in sorted(ids) if self.asleep.get(id, DUE) > 0 or id in self.only]
+            messages.update(id for id in ids if self.asleep.get(id) != HELD)
+            for id in woken:
+                self._hurry(id, each)
+            place = self.remote.places.get(place_of(each))
+            if woken and place is not None and place.failures:
+                place.until, place.failures = 0, max(1, place.failures - 1)     # a probe that fails leaves it as it was
+        return len(messages)
+
+    def _hurry(self, id, domain):
+        """One message, for its recipients there."""
+        self.only.setdefault(id, set()).add(domain)
+        if self.asleep.get(id, DUE) > 0:
+            self.asleep[id] = DUE
+            self.backlog.append(id)
 
     def prune(self):
         """Forget destinations whose trouble is long past, if there are very many."""
@@ -931,7 +1006,7 @@ class Dispatch:
     def exit(self):
         """Start nothing more; what could not be written is tried again at once."""
         self.exiting = True
-        self._hurry()
+        self._unstick_now()
         self.status()
 
     def quiet(self):

@@ -161,6 +161,11 @@ def limits(session):
     return b'RCPTMAX=%d' % session.policy.max_recipients
 
 
+def for_some(session):
+    """RFC 1985, 4: where there are domains that it may name."""
+    return b'' if session.policy.etrn else None
+
+
 def own(session):
     """RFC 4865, 3: for those whose mail we send, not for mail that comes to us."""
     return b'%d' % FUTURE_MAX if session.login and session.client.whole else None
@@ -183,6 +188,7 @@ EXTENSIONS = (
     (b'MT-PRIORITY', trusted, {b'MT-PRIORITY': first}, {}),                                     # RFC 6710
     (b'REQUIRETLS', protected, {b'REQUIRETLS': nothing}, {}),                                   # RFC 8689
     (b'LIMITS', limits, {}, {}),                                                                # RFC 9422
+    (b'ETRN', for_some, {}, {}),                                                                # RFC 1985
     (b'XCLIENT', by_xclient, {}, {}),                                                           # Postfix
     (b'STARTTLS', in_the_clear, {}, {}),                                                        # RFC 3207
     (b'AUTH', logins, {}, {}),                                                                  # RFC 4954

@@ -2,7 +2,7 @@
 
 Every function returns one line without its newline. name: the message's ID, 16 digits; number: the
 delivery's. What qmail does not have stands in lines of their own with a first word qmail does not use
-(trace, destination, notice).
+(trace, destination, notice, etrn).
 """
 from qpy.core.text import logsafe
 
@@ -84,6 +84,11 @@ def untried(host, name, count, given_up):
 def recovered(host):
     """It answers again, or an administrator says so."""
     return b'destination %s: in order again' % logsafe(host)
+
+
+def hurried(node, count, uid):
+    """Somebody has asked for the mail that waits for a domain (ETRN): so many messages are tried now."""
+    return b'etrn %s: messages tried out of turn %d, asked for by uid %d' % (logsafe(node), count, uid)
 
 
 def end(name):

@@ -63,17 +63,17 @@ class Plan:
     """What a command line asks for.
 
     mode; operands; sender and fullname (None: not given); from_header; ignore_dot; verbose;
-    options: envelope records for the message [(letter, value)]; notify: DSN NOTIFY of each recipient or None;
+    node: what -qR names; options: envelope records for the message [(letter, value)]; notify: DSN NOTIFY of each recipient or None;
     warnings: lines for standard error.
     """
     __slots__ = ('mode', 'operands', 'sender', 'fullname', 'from_header', 'ignore_dot', 'verbose', 'options',
-                 'notify', 'warnings')
+                 'notify', 'warnings', 'node')
 
     def __init__(self, mode):
         self.mode, self.operands = mode, []
         self.sender = self.fullname = self.notify = None
         self.from_header = self.ignore_dot = self.verbose = False
-        self.options, self.warnings = {}, []
+        self.options, self.warnings, self.node = {}, [], b''
 
 
 def parse(name, words):
@@ -147,7 +147,9 @@ def _aliases(plan, value):
 
 
 def _run_queue(plan, value):
-    """-q, -qf and the selecting forms run the queue; an interval would be a daemon's: nothing to do."""
+    """-q, -qf and the selecting forms run the queue, -qR a part of it if that may be asked for; an interval would be a
+    daemon's: nothing to do."""
+    plan.node = value[1:] if value[:1] == b'R' else b''
     interval = value[:1].isdigit() or value[:1] == b'p'
     if plan.mode in (DELIVER, NOTHING):
         plan.mode = NOTHING if interval else RUN_QUEUE

@@ -13,7 +13,7 @@ class Policy:
     """What the control files say: one for all sessions."""
 
     __slots__ = ('greeting', 'databytes', 'rcpthosts', 'bad_senders', 'bad_recipients', 'localiphost',
-                 'max_recipients', 'bad_helos', 'valid', 'stages', 'senders', 'no_host')
+                 'max_recipients', 'bad_helos', 'valid', 'stages', 'senders', 'no_host', 'etrn')
 
     def __init__(self, greeting, databytes=0, hosts=None, bad_senders=(), bad_recipients=(), localiphost=b'',
                  max_recipients=1000, bad_helos=(), valid=None, stages=frozenset(), no_host=b''):
@@ -21,6 +21,7 @@ class Policy:
         self.bad_senders, self.bad_recipients = bad_senders, bad_recipients     # lower-case: address or @host
         self.localiphost, self.no_host, self.max_recipients = localiphost, no_host, max_recipients
         self.senders = None                                 # core.submission.Senders: who has logged in may send as these
+        self.etrn = {}                                      # entries of control/etrn
         self.stages = stages                                # of core.asking: those at which somebody is asked
         self.bad_helos, self.valid = bad_helos, valid       # names as in core.badhelo; ValidRecipients, None: all
 

@@ -10,9 +10,9 @@ commands. `notes` collects what was refused, as (what, reply, sender, recipient)
 or LF in the text the session closes: what follows could be a second message smuggled in
 (https://www.rfc-editor.org/rfc/rfc5321 2.3.8).
 """
-from qpy.core import (address as addresses, asking, esmtp, idna, mess, proxy, received, smtp_chunks, smtp_data, smtp_login,
+from qpy.core import (address as addresses, asking, esmtp, etrn, idna, mess, proxy, received, smtp_chunks, smtp_data, smtp_login,
                       smtp_policy, smtp_replies as replies, submission, text)
-from qpy.core.smtp_words import (ASK, BODY, CHECK, CHUNKS, CLOSE, DROP, IDLE, NEED, RECIPIENT, SENDER, START, SUBMIT, TLS,
+from qpy.core.smtp_words import (ASK, BODY, CHECK, CHUNKS, CLOSE, DROP, ETRN, IDLE, NEED, RECIPIENT, SENDER, START, SUBMIT, TLS,
                                  XCLIENT)
 from qpy.core.smtp_policy import Beside
 
@@ -32,7 +32,7 @@ class Session:
     __slots__ = ('policy', 'client', 'beside', 'tls', 'login', 'mechanism', 'failures', 'input', 'at', 'replies', 'notes',
                  'waiting', 'closed', 'skipping', 'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder',
                  'verdict', 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'fields', 'asking', 'banned',
-                 'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying')
+                 'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying', 'node')
 
     def __init__(self, policy, client, beside=Beside()):
         self.policy, self.client, self.beside = policy, client, beside
@@ -47,7 +47,7 @@ class Session:
         self.checking, self.banned = b'', b''   # banned: the reply that MAIL gets since HELO was refused
         self.asking = None                  # (stage, what follows) while it is judged
         self.chunks, self.left, self.last, self.skip = None, 0, False, 0    # of BDAT: decoder, bytes to come, and to drop
-        self.verifying = b''                # what VRFY asks about
+        self.verifying = self.node = b''    # what VRFY asks about, and ETRN
         self.now = 0                        # unix time at which the text began
         self.errors = self.refused = self.idle = 0
         self.recognise(client)
@@ -360,6 +360,34 @@ class Session:
         mailbox = addresses.quote(smtp_policy.with_host(self.policy, address))       # whole: RFC 5321 3.5.2
         return self.count_idle(b'250 2.1.5 <%s>' % mailbox if verdict == b'yes' else replies.NOT_VERIFIED)
 
+    def do_etrn(self, argument):
+        """RFC 1985, 5"""
+        if not self.policy.etrn:
+            return self.error(b'etrn', replies.UNKNOWN)
+        if self.client.force_auth and not self.login:
+            return self.error(b'etrn', replies.AUTH_FIRST)
+        try:
+            etrn.permit(argument, self.policy.etrn)
+        except ValueError:
+            return self.error(b'etrn', replies.ETRN_SYNTAX)
+        except etrn.Unknown as refusal:
+            return self.error(b'etrn', replies.ETRN_NOT_ALLOWED % (argument, refusal.args[0]))
+        self.node, self.waiting = argument, True
+        return ETRN, argument
+
+    def hurried(self, count: int) -> 'tuple | None':
+        """The answer to ETRN: so many messages are tried. How many is told to those whose mail goes anywhere. Returns an
+        event of its own or None."""
+        node, self.node, self.waiting = self.node, b'', False
+        if not self.trusted():
+            return self.count_idle(replies.ETRN_ASKED % node)
+        return self.count_idle(replies.ETRN_STARTED % (count, node) if count else replies.ETRN_NOTHING % node)
+
+    def not_hurried(self, reason: bytes) -> 'tuple | None':
+        """The other answer: not now. Returns an event of its own or None."""
+        node, self.node, self.waiting = self.node, b'', False
+        return self.error(b'etrn', replies.ETRN_LATER % (node, reason))
+
     def do_help(self, argument):
         """RFC 5321 4.1.1.8"""
         return self.count_idle(b'214 2.0.0 qpy: see qpy-smtpd(8)')
@@ -594,6 +622,7 @@ COMMANDS = {
     b'RSET': (never, Session.do_rset, (b'', b'', b'', b'')),
     b'NOOP': (never, Session.do_noop, (b'', b'', b'', b'')),
     b'VRFY': (never, Session.do_vrfy, (b'', b'', b'', b'')),
+    b'ETRN': (never, Session.do_etrn, (b'', replies.NESTED, replies.NESTED, replies.NESTED)),
     b'HELP': (never, Session.do_help, (b'', b'', b'', b'')),
     b'QUIT': (never, Session.do_quit, (b'', b'', b'', b'')),
     b'STARTTLS': (never, Session.do_starttls, (b'', b'', b'', b'')),

@@ -11,10 +11,11 @@
     (RESPONSE, base64)  a step of it                           ... or not_authenticated(later, reason)
     (CANCEL, None)     it is not wanted any more               (no answer)
     (XCLIENT, {NAME: value})    the client is another one      answer: introduced(client, attributes), or hang_up
+    (ETRN, node)       can what waits for it be tried now?     answer: hurried(how many messages), or not_hurried(reason)
     (CLOSE, None)      send what output() gives, then close    (no answer; nothing follows)
 """
 ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'
-TLS, AUTH, RESPONSE, CANCEL, XCLIENT = 'tls', 'auth', 'response', 'cancel', 'xclient'
+TLS, AUTH, RESPONSE, CANCEL, XCLIENT, ETRN = 'tls', 'auth', 'response', 'cancel', 'xclient', 'etrn'
 NEED = object()             # of the session's own: nothing to do without more input
 
 IDLE, SENDER, RECIPIENT, CHUNKS = range(4)      # states: no transaction; MAIL accepted; a recipient accepted; BDAT has begun

@@ -7,7 +7,7 @@ not read while more than HIGH bytes of it wait here.
 from qpy import unix
 from qpy.core import cdb, proxy, smtp_policy, smtp_replies as replies, smtp_server as smtp, smtp_words as words, tls_front
 from qpy.lib import program
-from qpy.qpyd import checks, queue_line, settings as settings_, tls_line
+from qpy.qpyd import checks, etrn_line, queue_line, settings as settings_, tls_line
 
 READ = 65536                # bytes read at once
 SMALL = 64 << 10            # bytes of a message that is kept until it is complete
@@ -418,6 +418,25 @@ class Conversation:
         self.polite = not self.session.buffered() and self.session.replies[-1][:3] == b'221'
         self.closing = self.server.now() + LINGER
 
+    # ETRN: qpy-send judges it.
+
+    def etrn(self, node):
+        """Can what waits for this node be tried now?"""
+        etrn_line.ask(self.server.loop, self.server.home, node, self.etrn_said)
+
+    def etrn_said(self, count, reason):
+        """How many messages are tried; None: none, and why."""
+        if self.input < 0 or self.closing:
+            return
+        session = self.session
+        if count is not None:
+            self.server.log(b'etrn%s: %s, %d messages' % (self.who(), self.server.safe(session.node), count))
+        event = session.not_hurried(reason) if count is None else session.hurried(count)
+        if event is not None:
+            _EVENTS[event[0]](self, event[1])
+        self.progressed = self.server.now()
+        self.run()
+
     # Output.
 
     def flush(self):
@@ -540,7 +559,7 @@ _EVENTS.update({words.ASK: Conversation.ask, words.CHECK: Conversation.check, wo
                 words.BODY: Conversation.body, words.SUBMIT: Conversation.submit,
                 words.DROP: Conversation.forget, words.CLOSE: Conversation.last, words.TLS: Conversation.starttls,
                 words.AUTH: Conversation.auth, words.RESPONSE: Conversation.respond, words.CANCEL: Conversation.cancel,
-                words.XCLIENT: Conversation.xclient})
+                words.XCLIENT: Conversation.xclient, words.ETRN: Conversation.etrn})
 
 
 class FileConversation(Conversation):

@@ -9,7 +9,7 @@ from qpy.lib import cdb as cdb_files
 from qpy.lib import controls
 
 FILES = (b'me', b'accountlimits', b'authsenders', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure', b'checkfrom', b'checkrecipients', b'concurrencyaddress',
-         b'concurrencyincoming', b'databytes', b'dnsbl', b'envnoathost', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals',
+         b'concurrencyincoming', b'databytes', b'dnsbl', b'envnoathost', b'etrn', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals',
          b'maxrcpt', b'milters', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting',
          b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
 BARE_LF = (b'', b'commands', b'451')
@@ -58,6 +58,7 @@ def read_policy(home):
                   controls.lookup(home, b'badmailfrom') or {}, controls.lookup(home, b'badrcptto') or {},
                   controls.line(home, b'localiphost'), controls.number(home, b'maxrcpt'),
                   controls.lookup(home, b'badhelo') or (), read_valid(home), no_host=controls.line(home, b'envnoathost'))
+    made.etrn = controls.lookup(home, b'etrn') or {}
     made.senders = submission.Senders(local or (), virtual, controls.listing(home, b'authsenders') or (),
                                       controls.line(home, b'checkfrom') == b'yes')
     return made

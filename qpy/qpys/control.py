@@ -7,6 +7,7 @@ or `!` and the reason.  A connection may ask again.
     list [ID]               m TAB ID TAB size TAB birth TAB sender TAB place TAB due TAB attempts TAB uid; if
                             it is held  h TAB why; for each recipient of it  t TAB status TAB channel TAB recipient TAB what was said
     run [ID]                try everything (or this) now
+    etrn DOMAIN             try what waits for a domain of control/etrn now (RFC 1985): the number of messages
     hold ID [reason]        leave it alone until release
     release ID
     drop ID                 remove it, tell nobody
@@ -17,13 +18,13 @@ or `!` and the reason.  A connection may ask again.
                             are left alone
     tcpok [HOST]            leave none (or not this one) alone any longer
 
-root and send's own account may all of it.  Others may stat, list what they submitted themselves, and run,
-which does something once a minute whoever asks.  place: new, active, waiting or held; due: unix time, 0 for
+root and send's own account may all of it.  Others may stat, list what they submitted themselves, run, which does
+something once a minute whoever asks, and etrn, which does so for each domain once in core.etrn.AGAIN seconds.  place: new, active, waiting or held; due: unix time, 0 for
 now; status: pending, done or failed.  Fields hold no byte outside 32..126: others are shown as `?`, and the
 lines of a reason are joined by ` / `.
 """
 from qpy import unix
-from qpy.core import dispatch, mess, state, text
+from qpy.core import dispatch, etrn, mess, state, text
 from qpy.lib import packets
 
 CLIENTS = 64                # connections at a time
@@ -38,7 +39,7 @@ RUN_EVERY = 60              # seconds between runs that others than root may ask
 PLACES = {dispatch.DUE: b'new', dispatch.FORCED: b'new', dispatch.PARKED: b'active', dispatch.HELD: b'held'}
 STATUS = {state.PENDING: b'pending', state.DELIVERED: b'done', state.FAILED: b'failed',
           state.REPORTED: b'failed', state.SUCCEEDED: b'done'}
-EVERYBODY = (b'stat', b'list', b'run')
+EVERYBODY = (b'stat', b'list', b'run', b'etrn')
 
 
 class Refused(Exception):
@@ -60,7 +61,8 @@ class Desk:
         self.send, self.clients = send, set()
         self.trusted = (0, unix.geteuid())
         self.last_run = None
-        self.answer = {b'stat': self.stat, b'list': self.list, b'run': self.run, b'hold': self.hold,
+        self.answer = {b'stat': self.stat, b'list': self.list, b'run': self.run,
+                       b'etrn': self.etrn, b'hold': self.hold,
                        b'release': self.release, b'drop': self.drop, b'bounce': self.bounce,
                        b'destinations': self.destinations, b'tcpto': self.tcpto, b'tcpok': self.tcpok}
 
@@ -170,6 +172,17 @@ class Desk:
                 self.send.run_all()
         self.send.wake()
         return iter(())
+
+    def etrn(self, uid, rest):
+        """Try what waits for a domain."""
+        try:
+            yield b'%d' % self.send.hurry_node(rest, uid, self.now())
+        except etrn.Later as problem:
+            raise Refused(b'asked for a moment ago; again in %d seconds' % problem.args[0]) from None
+        except etrn.Unknown as problem:
+            raise Refused(problem.args[0]) from None
+        except ValueError:
+            raise Refused(etrn.NO_NODE) from None
 
     # --- what root may ---
 

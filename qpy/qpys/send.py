@@ -13,19 +13,23 @@ What to do is decided in core.dispatch; this is what does it: each action there 
 the loop gathers what came, asks for the actions, and leaves one packet per neighbour and one write to the
 log.
 """
+from _collections import deque
+
 from qpy import unix, unix_kernel
-from qpy.core import channel, dates, deliverby, destinations, dispatch, exits, mess, notices, priority, route, schedule, sendlog, \
+from qpy.core import channel, dates, deliverby, destinations, dispatch, etrn, exits, mess, notices, priority, route, schedule, sendlog, \
     smtproutes, state, text
 from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
 
 SCAN = 400              # names looked at per pass of the loop while the queue is searched
+NOTES = 100             # messages looked at per pass for who they are for
 STEPS = 4               # steps of the scheduler per pass of the loop
 ROUTES = 20_000         # recipients whose route is remembered
 LATER = 86_400          # seconds until a queue file of a newer version is looked at again
 NAMED = 10              # messages from a clock that stood wrong that are named at start; beyond, they are counted
 HOUSEKEEPING = 600      # seconds
 GOODBYE = 60            # seconds that reports and removals may take after TERM where control/timeoutstop is 0
+SEARCHING = b'it is not known yet what waits'
 TROUBLE = b'Zqpy-send is unable to open the message. (#4.3.0)\n'
 
 
@@ -85,7 +89,8 @@ class Controls:
         settings = dispatch.Settings(controls.number(home, b'queuelifetime'),
                                      controls.line(home, b'bouncewhen') == b'end',
                                      controls.number(home, b'concurrencydestination'),
-                                     controls.number(home, b'delaywarning'), read_limits(home))
+                                     controls.number(home, b'delaywarning'), read_limits(home),
+                                     controls.lookup(home, b'etrn') or {})
         relays, sender_relays = (controls.checked_mapping(home, name, smtproutes.faults, smtproutes.REMEDY)
                                  for name in (b'smtproutes', b'senderroutes'))
         self.routes, self.local, self.remote, self.settings = routes, local, remote, settings
@@ -149,6 +154,7 @@ class Send:
         self.scan = self.names = None
         self.searched = False               # is the whole queue known?
         self.hurry = False                  # what the search still finds is due: somebody has asked for a run
+        self.unnoted = deque()              # IDs of messages of which note() is still to look who they are for
         self.overdue = 0                    # messages found past their time
         self.spawners = 0                   # that have told their capacity
         self.do = {dispatch.LOAD: self.load, dispatch.LOCAL: self.start_local,
@@ -347,10 +353,40 @@ class Send:
         if view.held is not None:
             return self.dispatch.found(int(name), dispatch.HELD)
         due = self.clock.steady(view.due) if view.due else self.clock.now
+        self.note_soon([int(name)])
         if due <= self.clock.now:
             due = self.clock.now + schedule.spread(self.overdue, self.dispatch.chance())
             self.overdue += 1
         self.dispatch.found(int(name), min(due, self.clock.now + schedule.LONGEST))
+
+    def note_soon(self, ids):
+        """Find out, a few per pass, whether domains of control/etrn wait for these messages, which nobody has read."""
+        if self.dispatch.waiting.listed and ids:
+            if not self.unnoted:
+                self.loop.after(0, self.note_some)
+            self.unnoted.extend(ids)
+
+    def note_some(self):
+        """Some more of them."""
+        for _ in range(min(NOTES, len(self.unnoted))):
+            self.note(self.unnoted.popleft())
+        if self.unnoted:
+            self.loop.after(0, self.note_some)
+
+    def note(self, id):
+        """One of them."""
+        name = b'%016d' % id
+        try:
+            message = self.store.load(name, False)
+            message.close()
+            recipients = [self.route_of(recipient) for recipient in message.envelope.recipients]
+            if not any(found[0] == route.REMOTE and self.dispatch.waiting.lists(found[1]) for found in recipients):
+                return
+            view = self.store.view(name, len(recipients)) or state.View(len(recipients))
+        except (unix.error, MemoryError, mess.Damaged, mess.Newer):
+            return                          # load() will say so, when it is due
+        self.dispatch.note(id, [(index, recipients[index][1]) for index in view.indices(state.PENDING)
+                                if recipients[index][0] == route.REMOTE])
 
     def found_state(self, name):
         """A state nobody knows: an orphan, unless its message is there after all."""
@@ -707,7 +743,11 @@ class Send:
             self.dispatch.lines.append(sendlog.alert(b'unable to reread controls: ' + text.printable(why)))
             return self.wake()
         self.routes.clear()
+        known = self.dispatch.waiting
         self.dispatch.use(self.controls.settings)
+        if self.dispatch.waiting is not known:
+            self.unnoted.clear()
+            self.note_soon([*self.dispatch.asleep, *self.dispatch.jobs, *self.dispatch.loading])
         self.dispatch.local.wanted, self.dispatch.remote.wanted = self.controls.local, self.controls.remote
         self.dispatch.forgive()
         self.wake()
@@ -717,6 +757,21 @@ class Send:
         self.dispatch.prune()
         self.loop.after(HOUSEKEEPING, self.keep_house)
         self.wake()
+
+    def hurry_node(self, node, uid, now):
+        """ETRN (core.etrn): how many messages are tried now, at that steady time.  Raises ValueError, etrn.Unknown, etrn.Later."""
+        domain, below = etrn.permit(node, self.dispatch.waiting.listed)
+        if self.scan is not None or self.unnoted or not self.searched:
+            raise etrn.Unknown(SEARCHING)
+
+        def place_of(domain):
+            channel_, _, place = self.route_of(b'postmaster@' + domain)
+            return place if channel_ == route.REMOTE else None
+        count = self.dispatch.hurry(domain, below, place_of, now)
+        if count:
+            self.dispatch.lines.append(sendlog.hurried(node, count, uid))
+        self.wake()
+        return count
 
     def run_all(self):
         """ALRM: everything is due, also what is not found yet."""

@@ -159,18 +159,28 @@ def listed(home, qread):
 
 def run_queue(home, plan):
     """-q, runq: ask send for an immediate run.  Exit 0 for everybody, also when it was asked a moment ago."""
-    program.guarded(lambda: ask_for_run(home))
+    program.guarded(lambda: ask_for_run(home, plan.node))
     return exits.OK
 
 
-def ask_for_run(home):
+def ask_for_run(home, node):
+    """node: a domain; where it is none of control/etrn, or was asked for a moment ago, everything is tried."""
     from qpy.lib import sendctl
     try:
-        list(sendctl.ask(home, b'run'))
+        if not (node and tried(sendctl, home, node)):
+            list(sendctl.ask(home, b'run'))
     except sendctl.Refused as refused:
         program.warn(refused.args[0])
     except unix.error as problem:
         program.warn(sendctl.trouble(problem))
+
+
+def tried(sendctl, home, node):
+    """Does send try what waits for this domain alone?"""
+    try:
+        return bool(list(sendctl.ask(home, b'etrn', node)))
+    except sendctl.Refused:
+        return False
 
 
 def aliases(home, plan):

@@ -289,6 +289,114 @@ def test_anything(pieces):
         rig.end()
 
 
+# --- ETRN ----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def branch(rig):
+    """A send for which control/etrn lists branch.example."""
+    rig.write('etrn', 'branch.example')
+    rig.crash()
+    rig.start(rig.last + 1)
+    return rig
+
+
+def tried(rig):
+    """What rspawn was given, each answered with a deferral: (ID, recipients)."""
+    found = [(job[1], [line.split(b' ')[1] for line in job[6].split(b'\n')]) for job in rig.jobs if job[0] == b'rspawn']
+    for job in list(rig.jobs):
+        rig.report(job, b'Z', b'not now\n')
+    return found
+
+
+def test_etrn(branch):
+    """Anybody may have what waits for a domain of control/etrn tried, and nothing else is; the log says who asked."""
+    both = deferred(branch, b'a@branch.example', b'b@other.example')
+    other = deferred(branch, b'c@other.example')
+    branch.lines()
+    assert answer(branch, b'etrn branch.example', BOB) == [b'1', b'.']
+    branch.step()
+    assert tried(branch) == [(both, [b'a@branch.example'])]
+    assert b'etrn branch.example: messages tried out of turn 1, asked for by uid %d' % BOB in branch.lines()
+    assert branch.state(other).attempts == branch.state(both, 2).attempts == 1
+
+
+def test_etrn_is_refused(branch):
+    """Twice within two minutes, for domains that are not listed, for none: nothing happens, and it is said why."""
+    deferred(branch, b'a@branch.example')
+    assert answer(branch, b'etrn branch.example', BOB) == [b'1', b'.']
+    branch.step()
+    assert len(tried(branch)) == 1
+    branch.wait(60)
+    assert answer(branch, b'etrn branch.example', ROOT) == [b'!asked for a moment ago; again in 60 seconds']
+    assert answer(branch, b'etrn other.example') == answer(branch, b'etrn @branch.example') == [
+        b'!not in my list of domains for ETRN']
+    assert answer(branch, b'etrn #x') == [b'!there are no queues by name']
+    assert answer(branch, b'etrn') == answer(branch, b'etrn a b') == [b'!malformed']
+    branch.step()
+    assert tried(branch) == []
+    branch.wait(60)
+    assert answer(branch, b'etrn branch.example', BOB) == [b'1', b'.']
+
+
+def test_etrn_after_a_restart(branch):
+    """What waits from before the start is known by its files: of a message the recipients that are not finished."""
+    one = deferred(branch, b'a@branch.example', b'b@here.example')
+    two = branch.put(b'a@branch.example', b'c@other.example')
+    for job in list(branch.jobs):
+        branch.report(job, b'K' if job[2] == b'branch.example' else b'Z', b'x\n')
+    branch.crash()
+    branch.start(branch.last + 1)
+    assert branch.jobs == [] and branch.send.dispatch.count() == 2
+    assert answer(branch, b'etrn branch.example') == [b'1', b'.']
+    branch.step()
+    assert tried(branch) == [(one, [b'a@branch.example'])] and branch.state(two, 2).attempts == 1
+
+
+def test_etrn_while_the_queue_is_searched(rig):
+    """Before it is known what waits the answer is: not now."""
+    rig.write('etrn', 'branch.example')
+    rig.crash()
+    rig.start()
+    assert answer(rig, b'etrn branch.example') == [b'!it is not known yet what waits']
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step()
+    assert answer(rig, b'etrn branch.example') == [b'0', b'.']
+
+
+def test_etrn_of_a_domain_that_is_new(rig):
+    """A domain that control/etrn lists since HUP: what waited for it before is known; where it lists it no more, nobody asks."""
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    waits = deferred(rig, b'a@branch.example')
+    assert answer(rig, b'etrn branch.example')[0][:4] == b'!not'
+    rig.write('etrn', '.example')
+    rig.send.reread()
+    rig.step()
+    assert answer(rig, b'etrn branch.example') == [b'1', b'.']
+    rig.step()
+    assert tried(rig) == [(waits, [b'a@branch.example'])]
+    os.unlink(rig.home + b'/control/etrn')
+    rig.send.reread()
+    rig.step()
+    assert answer(rig, b'etrn branch.example')[0][:4] == b'!not' and rig.send.dispatch.waiting.ids == {}
+
+
+def test_etrn_costs_what_waits_there(branch):
+    """Of a thousand messages that wait those for the domain are read, and no others."""
+    for number in range(1000):
+        branch.put(b'u%d@%s.example' % (number, b'branch' if number % 100 == 0 else b'other%d' % (number % 7)), announce=False)
+    branch.crash()
+    branch.start(branch.last + 1)
+    for _ in range(200):
+        branch.step()
+        tried(branch)
+    read = []
+    load = branch.send.store.load
+    branch.send.store.load = lambda name, check: read.append(name) or load(name, check)
+    assert answer(branch, b'etrn branch.example') == [b'10', b'.']
+    branch.step()
+    assert len(set(read)) == 10 and len(tried(branch)) <= 10
+
+
 # --- the programs --------------------------------------------------------------------------------------------
 
 class Served:
@@ -423,7 +531,7 @@ def test_ctl(rig, capfd):
         assert ctl.main(rig.home, [b'list']) == 0
         assert '  held  attempts 1\n    held: some reason\n    pending remote a@x.example\n            not now\n' in output(capfd)
         assert ctl.main(rig.home, [b'drop', b'1700000000000000']) == 100
-        assert ctl.main(rig.home, [b'nonsense']) == 100
+        assert ctl.main(rig.home, [b'nonsense']) == ctl.main(rig.home, [b'etrn', b'x.example']) == 100
         assert ctl.main(rig.home, [b'--json', b'stat']) == 0
         captured = capfd.readouterr()
         assert json.loads(captured.out)['held'] == 1

@@ -581,6 +581,30 @@ def test_run_queue_asks(send, home, monkeypatch, capfd, answer, said):
     assert heard == [b'run\0'] and said in capfd.readouterr().err
 
 
+@pytest.mark.parametrize('first, wanted', [(b'1\0.\0', [b'etrn branch.example\0']),
+                                           (b'!not in my list of domains for ETRN\0', [b'etrn branch.example\0', b'run\0'])])
+def test_run_of_a_part(send, home, monkeypatch, capfd, first, wanted):
+    """-qR asks for the mail of that domain, where control/etrn lists it; elsewhere everything is tried, as by -q."""
+    monkeypatch.setattr(unix, 'getpwnam', lambda name: (name, os.geteuid(), os.getegid(), b'/'))
+    pathlib.Path(os.fsdecode(home), 'run').mkdir()
+    listening, heard = socket.socket(socket.AF_UNIX), []
+    listening.bind(home + b'/run/control')
+    listening.listen()
+
+    def serve():
+        for answer in (first, b'.\0')[:len(wanted)]:
+            client = listening.accept()[0]
+            heard.append(client.recv(100))
+            client.send(answer)
+            client.close()
+    server = threading.Thread(target=serve)
+    server.start()
+    assert send(b'-qRbranch.example') == 0
+    server.join()
+    listening.close()
+    assert heard == wanted and capfd.readouterr() == ('', '')
+
+
 @pytest.mark.parametrize('args,name', [(b'-bp', b'sendmail'), (b'', b'mailq'), (b'-v', b'qpy-mailq')])
 def test_mailq(send, home, monkeypatch, capfd, args, name):
     """mailq is qpy-qread, and succeeds whatever it finds."""

@@ -3,6 +3,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -65,6 +66,47 @@ def test_a_message(either):
     assert options[b'P'] == b'ESMTP' and options[b'H'] == b'client.example'
     wait_until(lambda: 'qpy-smtpd: accepted ip ' in rig.log())
     assert ' from <ann@example.org> to 1 bytes ' in rig.log()
+
+
+class FakeSend(threading.Thread):
+    """Answers each request on run/control with the same bytes; asked: the requests."""
+
+    def __init__(self, home, answer):
+        super().__init__(daemon=True)
+        self.socket, self.answer, self.asked = socket.socket(socket.AF_UNIX), answer, []
+        self.socket.bind(os.path.join(home, 'run/control'))
+        self.socket.listen(5)
+        self.start()
+
+    def run(self):
+        while True:
+            try:
+                client = self.socket.accept()[0]
+            except OSError:
+                return
+            self.asked.append(client.recv(1000))
+            client.sendall(self.answer)
+            client.close()
+
+
+@pytest.mark.parametrize('answer, code, log', [
+    (b'3\0.\0', b'253 2.0.0 ok, 3 pending messages for node branch.example started', ' helo -: branch.example, 3 messages'),
+    (b'0\0.\0', b'251 2.0.0', 'etrn ip'),
+    (b'!asked for a moment ago; again in 7 seconds\0', b'458 4.3.0 unable to queue messages for node branch.example: asked for '
+     b'a moment ago; again in 7 seconds', 'refused etrn ip'),
+    (b'', b'458 4.3.0', 'refused etrn'), (b'3', b'458 4.3.0', 'refused etrn'), (b'x\0.\0', b'458 4.3.0', 'refused etrn'),
+    (b'3\0' * 1000 + b'.\0', b'458 4.3.0', 'refused etrn'), (b'!\x1b[31m\0', b'458 4.3.0', 'refused etrn'),
+    (None, b'458 4.3.0 unable to queue messages for node branch.example: the queue cannot be asked now', 'refused etrn')])
+def test_etrn(either, answer, code, log):
+    """qpy-send is asked for a domain of control/etrn, and says what comes of it; whatever it says, the session goes on."""
+    rig, client = either(etrn='branch.example\n', tcp_smtp=':allow,RELAYCLIENT=""\n')
+    other = FakeSend(rig.home, answer) if answer is not None else None
+    assert client.say(b'ETRN branch.example').startswith(code)
+    assert client.say(b'NOOP')[:3] == b'250' and client.say(b'ETRN elsewhere.example')[:3] == b'459'
+    wait_until(lambda: log in rig.log())
+    if other is not None:
+        assert other.asked == [b'etrn branch.example\0']
+        other.socket.close()
 
 
 def test_recipients_are_looked_up(either):
