@@ -79,6 +79,7 @@ def install(options):
     """Every step, each of which leaves alone what is there."""
     home = options.home
     program_files.check_interpreter(options.python, options.rootless)
+    places.check_name(home)
     places.check_place(home, options.rootless)
     listen = first_files.smtp_line(options.smtp, options.rootless) if options.smtp else None
     if options.submission and (not listen or options.rootless):
@@ -116,6 +117,7 @@ def install(options):
 def stage(options):
     """For packagers: below --destdir what is the same on every machine; DIR/bin/qpy-install does the rest there."""
     home, place = options.home, os.path.abspath(options.destdir) + options.home
+    places.check_name(home)
     for name, owner, _, mode in layout.rows(rootless=False):
         if name in PACKAGED:
             os.makedirs(os.path.join(place, name.decode()), exist_ok=True)

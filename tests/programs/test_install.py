@@ -91,6 +91,22 @@ def test_where_a_plain_user_may_not_write(place):
     assert 'you may not write to /proc: run it as root, or install for yourself with: qpy-install ~/mail' in done.stderr
 
 
+@pytest.mark.parametrize('name', ['my mail', 'a:b', 'a%b', 'a$b', "a'b", 'a\\b', 'a\nb', 'a;b'])
+@pytest.mark.parametrize('words', [['--offline', '--me', 'x.test'], ['--destdir', '/nowhere']])
+def test_a_name_that_means_something_else(place, name, words):
+    """A DIR whose name PATH, a shell or a unit would take for something else is refused in one line, and nothing is made."""
+    place.home += name
+    said = place.run(*words, code=111)
+    assert 'its name holds %r, which PATH, run scripts and units take for something else' % name.strip('amyilb') in said
+    assert not os.path.exists(place.home)
+
+
+def test_a_name_that_is_fine(place):
+    """Letters of any language, digits and . _ + @ - are."""
+    place.home += '/Ä9._+@-'
+    assert 'installed in %s' % place.home in place.run('--offline', '--me', 'x.test')
+
+
 @pytest.mark.parametrize('below', ['queue', 'queue/mess', 'lib/qpy', 'control', 'new/deeper'])
 def test_not_inside_another_installation(installed, below):
     """DIR may be no directory of another DIR: refused with the reason and both remedies, and nothing is made."""

@@ -1,9 +1,21 @@
 """The directories of DIR, and whether DIR may be where it is to be."""
 import os
+import re
 import socket
 
 from qpy.admin.installing import doing, owners
 from qpy.core import layout
+
+
+NAME = re.compile(r'[\w/.+@-]+')      # what PATH, shells, units and a remedy that is typed again take for what it is
+
+
+def check_name(home):
+    """Trouble if DIR's name means something else in one of the places where it will stand."""
+    odd = NAME.sub('', home)
+    if odd:
+        raise doing.Trouble('%s: its name holds %s, which PATH, run scripts and units take for something else; choose a directory of '
+                            'letters, digits and . _ + @ -' % (home, ' '.join(map(repr, sorted(set(odd))))))
 
 
 def check_place(home, rootless):
