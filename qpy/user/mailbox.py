@@ -13,6 +13,7 @@ NAMES_TRIED = 3
 
 LOCK_PATIENCE = 30.0        # seconds for the lock of an mbox
 STALE_LOCK = 300            # seconds after which a dot-lock was left behind by a writer that died
+MOST_PID = 1 << 22          # of Linux
 
 CHDIR_MAILDIR = b'Unable to chdir to maildir. (#4.2.1)'
 TROUBLE = b'Temporary error on maildir delivery. (#4.3.0)'
@@ -388,19 +389,35 @@ class Lock:
             return True
         self.has_dot = True
         try:
-            unix.write(fd, b'%d\n' % unix.getpid())
+            unix.write(fd, b'%d:%b\n' % (unix.getpid(), unix.fsencode(unix.gethostname())))    # as Dovecot does
         except unix.error:
             pass
         unix.close_quietly(fd)
         return True
 
     def drop_stale(self):
-        """Remove a dot-lock whose writer is long gone; the kernel's locks, which we hold, keep two from doing so."""
+        """Remove a dot-lock whose writer is dead or long gone; the kernel's locks, which we hold, keep two from doing so."""
         try:
-            if unix.time() - unix.lstat(self.dot, dir_fd=self.home_fd).st_mtime > STALE_LOCK:
+            old = unix.time() - unix.lstat(self.dot, dir_fd=self.home_fd).st_mtime > STALE_LOCK
+            if old or self.held and self.writer_is_dead():
                 unix.unlink(self.dot, dir_fd=self.home_fd)
         except unix.error:
             pass
+
+    def writer_is_dead(self):
+        """Does the dot-lock name a process of this host that is no more?"""
+        fd = unix.open_regular(self.dot, unix.O_RDONLY, dir_fd=self.home_fd)
+        try:
+            pid, _, host = unix.pread(fd, 100, 0).rstrip(b'\n').partition(b':')
+        finally:
+            unix.close_quietly(fd)
+        if host != unix.fsencode(unix.gethostname()) or not pid.isdigit() or not 0 < int(pid) <= MOST_PID:
+            return False
+        try:
+            unix.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        return False
 
     def release(self):
         """Give back what is held."""

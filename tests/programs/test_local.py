@@ -2,6 +2,7 @@
 import fcntl
 import os
 import re
+import socket
 import stat
 import subprocess
 import tempfile
@@ -263,6 +264,39 @@ def test_a_stale_dot_lock(deliver, home):
     (home / 'mbox.lock').write_bytes(b'1\n')
     os.utime(home / 'mbox.lock', (time.time() - 400,) * 2)
     assert deliver(b'./mbox\n').returncode == 0
+
+
+def dead():
+    """A process that is no more."""
+    ended = subprocess.Popen(['true'])
+    ended.wait()
+    return ended.pid
+
+
+HERE = socket.gethostname()
+
+
+@pytest.mark.parametrize('said', [lambda: '%d:%s\n' % (os.getpid(), HERE), lambda: '%d:%s.else\n' % (dead(), HERE),
+                                  lambda: '%d\n' % dead(), lambda: ':%s\n' % HERE, lambda: '0:%s\n' % HERE,
+                                  lambda: '-1:%s\n' % HERE, lambda: ''],
+                         ids=['alive', 'elsewhere', 'no host', 'no number', 'zero', 'negative', 'empty'])
+def test_whose_dot_lock_may_count(deliver, home, said):
+    """L-17: the dot-lock of who lives, or may live on another host, is waited for."""
+    (home / 'mbox.lock').write_text(said())
+    waiting = threading.Thread(target=lambda: deliver(b'./mbox\n'))
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    (home / 'mbox.lock').unlink()
+    waiting.join(20)
+
+
+def test_a_dot_lock_of_the_dead(deliver, home):
+    """INV6: who was killed with an mbox's lock in hand holds nobody up."""
+    (home / 'mbox.lock').write_text('%d:%s\n' % (dead(), HERE))
+    began = time.monotonic()
+    assert deliver(b'./mbox\n').returncode == 0 and time.monotonic() - began < 5
+    assert not (home / 'mbox.lock').exists()
 
 
 @pytest.mark.parametrize('what', ['directory', 'fifo', 'no directory'])
