@@ -14,6 +14,7 @@ import signal
 import smtplib
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -37,7 +38,9 @@ WAYS = [('queued', shim.ALL), ('send', shim.ALL), ('bouncer', shim.ALL), ('clean
 PROGRAMS = ['start', *dict.fromkeys(name for name, _ in WAYS), 'log', 'resolve']
 HURRY = [('core/schedule.py', '\nTROUBLE = 123 ', '\nTROUBLE = 1 '),
          ('qpyr/rspawn.py', '\nSLOWEST = 60 ', '\nSLOWEST = 1 '),
-         ('lib/master.py', '\nLONGEST_PAUSE = 30.0', '\nLONGEST_PAUSE = 0.5')]
+         ('lib/master.py', '\nLONGEST_PAUSE = 30.0', '\nLONGEST_PAUSE = 0.5'),
+         # strace makes a call fail by asking for call number -1, which the filter takes for one of x32 and kills
+         ('core/fence.py', 'X32), (RETURN, 0, 0, KILL)', 'X32), (RETURN, 0, 0, ENOSYS)')]
 BIRTH = ('seed', 'lspawn')  # to these belongs the birth of a user's process
 NAMES = {('seed', shim.FORKED): 'local', ('rspawn', shim.FORKED): 'remote'}
 END = 'the end of it'
@@ -47,7 +50,7 @@ USER = 54001
 
 def hurry(house):
     """What could not be written is tried again after a second, not after two minutes, and who keeps dying is forked
-    again after a second, too."""
+    again after a second, too; and strace may have a call fail."""
     for name, before, after in HURRY:
         path = house.home + '/lib/qpy/' + name
         with open(path) as file:
@@ -74,6 +77,13 @@ def house():
         yield made
     finally:
         made.remove()
+
+
+def age_nameless(path):
+    """A lock counts for five minutes if its writer died before he had put his name into it; they are over."""
+    with contextlib.suppress(FileNotFoundError):
+        if not os.path.getsize(path):
+            os.utime(path, (0, 0))
 
 
 class Chain:
@@ -196,9 +206,7 @@ class Chain:
                 return True
             if time.monotonic() > pushed[0] + PUSH:
                 pushed[0] = time.monotonic()
-                # The lock of who died with it in hand would count for five minutes.
-                with contextlib.suppress(FileNotFoundError):
-                    os.utime(self.house.user_homes['ann'] + '/Mailbox.lock', (0, 0))
+                age_nameless(self.house.user_homes['ann'] + '/Mailbox.lock')
                 self.house.process.send_signal(signal.SIGALRM)
             return False
         for _ in range(4):
@@ -351,19 +359,20 @@ def test_a_call_fails_at_the_start(house, program, next_hop):
     explorer.FIGURES['faults at a start'] = explorer.FIGURES.get('faults at a start', 0) + tried
 
 
-def once(chain):
+def once(chain, through=()):
     """One start with a fault; whether it happened."""
+    ends = (0, 111, *([-signal.SIGKILL] if through else []))     # 111: a worker's death was noticed late
     try:
-        chain.house.start()
+        chain.house.start(through=through)
     except AssertionError:
         if chain.greets():              # the log could not write that it has started
-            return finished(chain)
+            return finished(chain, ends)
         chain.ended()
         assert not left(chain), left(chain)
-    return finished(chain)
+    return finished(chain, ends)
 
 
-def finished(chain):
+def finished(chain, ends):
     """Mail goes through it, or the next one; whether the fault has happened."""
     happened = chain.shared.off()
     if not chain.running() or chain.dying():
@@ -373,7 +382,7 @@ def finished(chain):
     chain.scenario()
     chain.drain()
     chain.check()
-    assert chain.house.stop() in (0, 111)       # 111: a worker's death was noticed late
+    assert chain.house.stop() in ends
     assert not left(chain), left(chain)
     return happened
 
@@ -444,50 +453,127 @@ TOLD = {'openat': ('EIO', 'EMFILE', 'EACCES'), 'write': ('EIO', 'ENOSPC', 'EDQUO
         'ftruncate': ('EIO',),
         'pread64': ('EIO',), 'memfd_create': ('EMFILE',), 'copy_file_range': ('EIO', 'ENOSPC'), 'newfstatat': ('EIO',),
         'getdents64': ('EIO', 'ENOMEM'), 'epoll_wait': ('EINTR',), 'sendmsg': ('ENOBUFS',), 'recvmsg': ('ENOMEM',)}
+#: what those of remote are, which writes to another host, and of who hands it its work
+SENT = {'socket': ('EMFILE', 'ENFILE', 'ENOBUFS'), 'connect': ('ECONNREFUSED', 'ENETUNREACH', 'ETIMEDOUT'),
+        'sendto': ('ECONNRESET', 'EPIPE', 'ENOBUFS'), 'recvfrom': ('ECONNRESET', 'ETIMEDOUT', 'ENOMEM'),
+        **{name: TOLD[name] for name in ('openat', 'write', 'pread64', 'epoll_wait', 'sendmsg', 'recvmsg')},
+        'getpeername': ('ENOTCONN',), 'getsockopt': ('ENOBUFS',), 'epoll_ctl': ('ENOMEM',), 'clone': ('EAGAIN', 'ENOMEM')}
+#: and those of start, until all runs; no write fails: the interpreter's, by which a signal wakes the loop, cannot
+BEGUN = {'mkdir': ('ENOSPC', 'EACCES'), 'flock': ('ENOLCK',), 'bind': ('EADDRINUSE', 'EACCES'), 'listen': ('EADDRINUSE',),
+         'chmod': ('EPERM',), 'chown': ('EPERM',), 'unlink': ('EROFS',), 'socketpair': ('EMFILE', 'ENFILE'),
+         'pipe2': ('EMFILE', 'ENFILE'), 'setresuid': ('EAGAIN',), 'prctl': ('EINVAL',), 'dup2': ('EMFILE',),
+         'write': (), **{name: SENT[name] for name in ('openat', 'socket', 'clone', 'epoll_ctl')}}
+TRACED_ONES = [('queued', TOLD), ('send', TOLD), ('clean', TOLD), ('bouncer', TOLD), ('rspawn', SENT), ('remote', SENT)]
+LOADING = 15                # of the files that start opens, the last so many: before them the interpreter loads its modules
+KEPT_BY_STRACE = 3.0        # seconds after which the dead are taken from a strace that does not let go of them
 
 
 class Strace:
-    """strace, attached to a running program."""
+    """strace, attached to running processes for as long as they live."""
 
-    def __init__(self, pid, *options):
-        self.process = subprocess.Popen(['strace', '-f', '-qq', '-p', str(pid), *options], stderr=subprocess.PIPE,
-                                        text=True)
+    def __init__(self, pids, *options):
+        self.pids, self.over = pids, threading.Event()
+        self.process = subprocess.Popen(['strace', '-f', '-qq', *('-p%d' % pid for pid in pids), *options],
+                                        stderr=subprocess.PIPE, text=True)
         give_up = time.monotonic() + houses.PATIENCE
-        while houses.alive(pid) and houses.status(pid).get('TracerPid') != str(self.process.pid):
+        while not all(map(self.has, pids)):
             if self.process.poll() is not None:
                 pytest.skip('strace cannot attach here: ' + self.process.stderr.read())
-            assert time.monotonic() < give_up, 'strace does not attach'
+            assert time.monotonic() < give_up, 'strace does not attach to %s' % self.described()
+            time.sleep(0.005)               # it says nothing when it has
+        self.watch = threading.Thread(target=self.let_go, daemon=True)
+        self.watch.start()
+
+    def has(self, pid):
+        """Is this process traced, or gone?"""
+        try:
+            return not houses.alive(pid) or houses.status(pid)['TracerPid'] == str(self.process.pid)
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    def let_go(self):
+        """In a thread: who was killed is dead to its parent only when strace has seen the end of all its threads."""
+        dead = None
+        while not self.over.wait(0.2):
+            if self.process.poll() is not None:
+                return
+            if any(map(houses.alive, self.pids)):
+                dead = None
+            else:
+                dead = dead or time.monotonic()
+                if time.monotonic() > dead + KEPT_BY_STRACE:
+                    return self.process.kill()
+
+    def described(self):
+        """What it was attached to, and what that does now."""
+        def state(pid):
+            try:
+                return houses.status(pid)['State']
+            except (FileNotFoundError, ProcessLookupError):
+                return 'gone'
+        return ', '.join('%d (%s)' % (pid, state(pid)) for pid in self.pids)
 
     def end(self):
         """Detach."""
         self.process.terminate()
-        self.process.communicate()
+        try:
+            self.process.communicate(timeout=houses.PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError('strace did not let go of %s' % self.described()) from None
+        finally:
+            self.over.set()
+            self.watch.join()
 
 
-@pytest.mark.root
-@pytest.mark.skipif(not shutil.which('strace'), reason='needs strace')
-@pytest.mark.parametrize('program', ['queued', 'send', 'clean', 'bouncer'])
-def test_a_kernel_call_fails_or_is_the_last(house, program, next_hop):
+def counted(path, told):
+    """[(call, what strace does to it)]: everything that can be done to the calls in a log of strace."""
+    with open(path) as file:
+        found = re.findall(r'^(?:\d+ +)?(?:<\.\.\. )?(\w+)(?:\(| resumed)', file.read(), re.M)
+    return [(name, '%s:when=%d' % (what, number)) for name in told for number in range(1, found.count(name) + 1)
+            for what in ['signal=KILL', *('error=' + error for error in told[name])]]
+
+
+def some(every, name):
+    """Of these injections those that are tried: the same ones each time."""
+    return every if not TRACED or len(every) <= TRACED else random.Random(name).sample(every, TRACED)
+
+
+def traced(chain, program):
+    """The processes of a program, in a chain that runs; remote's are rspawn's workers."""
+    def workers():
+        found = houses.descendants(chain.pid())
+        assert chain.running(), chain.house.lines[-20:]
+        return found
+    return [chain.pid()] if program != 'remote' else chain.house.await_that(workers, 'worker of rspawn')
+
+
+needs_strace = [pytest.mark.root, pytest.mark.skipif(not shutil.which('strace'), reason='needs strace')]
+
+
+def injected(call, what):
+    """strace's words for that."""
+    return '-o', '/dev/null', '-e', 'trace=' + call, '-e', 'inject=%s:%s' % (call, what)
+
+
+@needs_strace[0]
+@needs_strace[1]
+@pytest.mark.parametrize('program, told', TRACED_ONES, ids=[name for name, _ in TRACED_ONES])
+def test_a_kernel_call_fails_or_is_the_last(house, program, told, next_hop):
     """The daemons that write, as they run, confined: strace has their n-th call of a kind fail, or kills them in it."""
-    chain, tried = Chain(house, program, next_hop), 0
+    chain, tried = Chain(house, 'rspawn' if program == 'remote' else program, next_hop), 0
     try:
         chain.start()
         chain.scenario()
         chain.drain()
         log = chain.house.top + '/strace'
-        strace = Strace(chain.pid(), '-o', log, '-e', 'trace=' + ','.join(TOLD))
+        strace = Strace(traced(chain, program), '-o', log, '-e', 'trace=' + ','.join(told))
         chain.scenario()
         chain.drain()
         strace.end()
-        with open(log) as file:
-            found = re.findall(r'^\d+ +(?:<\.\.\. )?(\w+)(?:\(| resumed)', file.read(), re.M)
-        every = [(name, '%s:when=%d' % (what, number)) for name in TOLD for number in range(1, found.count(name) + 1)
-                 for what in ['signal=KILL', *('error=' + error for error in TOLD[name])]]
-        chosen = every if not TRACED or len(every) <= TRACED else random.Random(program).sample(every, TRACED)
-        for name, what in chosen:
+        for call, what in some(counted(log, told), program):
             chain.forget()
-            strace = Strace(chain.pid(), '-o', '/dev/null', '-e', 'trace=' + name, '-e',
-                            'inject=%s:%s' % (name, what))
+            strace = Strace(traced(chain, program), *injected(call, what))
             try:
                 chain.scenario()
                 chain.drain()
@@ -495,10 +581,38 @@ def test_a_kernel_call_fails_or_is_the_last(house, program, next_hop):
                 chain.revive()
                 chain.check()
             except AssertionError as problem:
-                problem.add_note('%s, %s:%s' % (program, name, what))
+                problem.add_note('%s, %s:%s' % (program, call, what))
                 raise
             tried += 1
         assert chain.pid() and chain.house.stop() == 0 and tried
+    finally:
+        chain.remove()
+    explorer.FIGURES['injections'] = explorer.FIGURES.get('injections', 0) + tried
+
+
+@needs_strace[0]
+@needs_strace[1]
+def test_a_kernel_call_fails_at_the_start(house, next_hop):
+    """The same for start, which is nobody's child yet: it does not come up, or delivers; the next start works."""
+    chain, tried = Chain(house, 'start', next_hop), 0
+    try:
+        log = chain.house.top + '/strace'
+        os.close(os.open(log, os.O_CREAT, 0o666))
+        os.chmod(log, 0o666)
+        chain.house.start(through=['strace', '-D', '-qq', '-o', log, '-e', 'trace=' + ','.join(BEGUN)])
+        assert chain.house.stop() == 0
+        every = counted(log, BEGUN)
+        opened = max((int(what.rpartition('=')[2]) for call, what in every if call == 'openat'), default=0)
+        every = [(call, what) for call, what in every if call != 'openat' or int(what.rpartition('=')[2]) > opened - LOADING]
+        for call, what in some(every, 'start'):
+            chain.forget()
+            try:
+                once(chain, ['strace', '-D', '-qq', *injected(call, what)])
+            except AssertionError as problem:
+                problem.add_note('start, %s:%s' % (call, what))
+                raise
+            tried += 1
+        assert tried
     finally:
         chain.remove()
     explorer.FIGURES['injections'] = explorer.FIGURES.get('injections', 0) + tried
