@@ -91,6 +91,25 @@ def test_where_a_plain_user_may_not_write(place):
     assert 'you may not write to /proc: run it as root, or install for yourself with: qpy-install ~/mail' in done.stderr
 
 
+@pytest.mark.root
+@pytest.mark.parametrize('text, words', [('qpyd maild\n', 'line 1, "qpyd maild": write role:name'), ('qpyx:y\n', 'write role:name, one of the roles'),
+                                         ('qpyd:a\0b\n', 'NUL'), (None, 'a link that leads nowhere')])
+def test_accounts_that_are_none(place, text, words):
+    """A control/accounts that is broken, or a link to nowhere, is named in one line before any account is made."""
+    control = os.path.join(place.home, 'control')
+    os.makedirs(control)
+    if text is None:
+        os.symlink('/nowhere/accounts', control + '/accounts')
+    else:
+        with open(control + '/accounts', 'w') as file:
+            file.write(text)
+    before = pwd.getpwall(), grp.getgrall()
+    done = subprocess.run([SOURCE + '/bin/qpy-install', place.home, '--offline', '--me', 'x.test'], capture_output=True, text=True, cwd='/')
+    assert done.returncode == 111 and done.stdout == '' and done.stderr.count('\n') == 1
+    assert 'control/accounts' in done.stderr and words in done.stderr
+    assert os.listdir(place.home) == ['control'] and (pwd.getpwall(), grp.getgrall()) == before
+
+
 @pytest.mark.parametrize('name', ['my mail', 'a:b', 'a%b', 'a$b', "a'b", 'a\\b', 'a\nb', 'a;b'])
 @pytest.mark.parametrize('words', [['--offline', '--me', 'x.test'], ['--destdir', '/nowhere']])
 def test_a_name_that_means_something_else(place, name, words):

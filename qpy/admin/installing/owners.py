@@ -4,20 +4,18 @@ import os
 import pwd
 
 from qpy.admin.installing import doing
-from qpy.core import accounts, controls as tables
+from qpy.core import accounts, grammar
+from qpy.lib import controls
 
 
 def account_names(home):
     """{role: name}, as control/accounts may have it."""
-    path = os.path.join(home, 'control/accounts')
-    lines = []
-    if os.path.exists(path):
-        with open(path, 'rb') as file:
-            lines = tables.parse_list(file.read(), b'accounts')
     try:
-        return {role.decode(): name.decode() for role, name in accounts.names(lines).items()}
-    except ValueError as problem:
-        raise doing.Trouble('control/accounts: wrong line %r; write role:name' % problem.args[0]) from None
+        controls.parsed(grammar.check, os.fsencode(home), b'accounts')
+        lines = controls.listing(os.fsencode(home), b'accounts')
+    except controls.Broken as broken:
+        raise doing.Trouble(os.fsdecode(broken.why)) from None
+    return {role.decode(): name.decode() for role, name in accounts.names(lines or []).items()}
 
 
 def make_accounts(home):
