@@ -74,8 +74,7 @@ def test_what_a_neighbour_takes_arrives_once(server, mailbox, neighbour):
     """G-01 to G-06, G-09, INV4: a message taken is a message, whatever stands in it; what stands around a dot in its
     text makes no second one between the neighbour and us."""
     promised, forged = {}, 0
-    # OpenSMTPD passes a bare CR on, is refused for it, and then leaves us alone for longer than a test can wait.
-    ends = ENDS[1:] if isinstance(neighbour, opensmtpd.OpenSmtpd) else ENDS
+    ends = ENDS[1:] if isinstance(neighbour, opensmtpd.OpenSmtpd) else ENDS       # see below
     for number, (first, second) in enumerate((a, b) for a in ends for b in ends):
         for at, start in enumerate(STARTS):
             subject = b'p%d.%d' % (number, at)
@@ -96,3 +95,18 @@ def test_what_a_neighbour_takes_arrives_once(server, mailbox, neighbour):
     assert set(found) <= due | {b'forged'}
     assert all(len(texts) == 1 for subject, texts in found.items() if subject != b'forged')
     assert len(found.get(b'forged', [])) <= forged
+
+
+@pytest.mark.parametrize('neighbour', ['OpenSMTPD'], indirect=True)
+def test_a_bare_cr_is_taken_and_goes_no_further(server, mailbox, neighbour):
+    """G-05, G-06: OpenSMTPD takes a CR alone for text and passes it on: it is refused by name, and nothing arrives of any
+    of them, least of all what stands behind.  It then leaves us alone for longer than a test can wait."""
+    refused = server.log().count('bare CR')
+    for number, (first, second) in enumerate((a, b) for a in ENDS for b in ENDS if b'\r' in (a, b)):
+        for at, start in enumerate(STARTS):
+            assert taken(neighbour.port, b'r%d.%d' % (number, at), start + first + b'.' + second) == 1
+    give_up = time.monotonic() + PATIENCE
+    while server.log().count('bare CR') == refused or server.waiting():
+        assert time.monotonic() < give_up, server.log()[-2000:]
+        time.sleep(0.05)            # the log is read by others too
+    assert not arrived(mailbox)
