@@ -7,6 +7,7 @@ dnspython; libfaketime (Debian's package, unpacked) if the clocks are to jump.
 """
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -229,6 +230,20 @@ class Site:
         done = subprocess.run([*self.host.prefix, self.qpy.home + '/bin/qpy-ctl', *words], capture_output=True,
                               timeout=30)
         return done.stderr.decode() or 'exit %d' % done.returncode if done.returncode else None
+
+    def holdups(self):
+        """What send says of what it has, most frequent first, as lines: place, channel, status and reason."""
+        done = subprocess.run([*self.host.prefix, self.qpy.home + '/bin/qpy-qread', '--json'], capture_output=True,
+                              timeout=30)
+        messages, found = [json.loads(line) for line in done.stdout.splitlines()], {}
+        for message in messages:
+            for recipient in message['recipients']:
+                words = '%s, %s, %s: %s' % (message['place'], recipient['channel'], recipient['status'],
+                                            recipient['reason'][:150])
+                found[words] = found.get(words, 0) + 1
+        said = done.stderr.decode() or 'send knows %d of %d messages' % (len(messages), self.waiting())
+        return '\n'.join([said] + ['%6d %s' % (count, words) for words, count in
+                                   sorted(found.items(), key=lambda row: -row[1])[:20]])
 
     def signal(self, number):
         """To the chain, if it runs."""
