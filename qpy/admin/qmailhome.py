@@ -22,7 +22,7 @@ ELSEWHERE = {       # control files of patches, and what answers to them here
     'dh2048.pem': 'nothing: it is not needed', 'simcontrol': 'QMAILQUEUE in control/tcp.smtp',
     'servercert.pem': 'keys/: qpy-cert default FILE FILE puts it there, and qpy-tls uses it',
     'smtpplugins': 'control/policyservers or milters, or a filter: QMAILQUEUE in control/tcp.smtp',
-    'spfbehavior': 'a milter, in control/milters', 'tlsclientciphers': "nothing: the system's OpenSSL decides",
+    'spfbehavior': 'a milter, or a policy server with control/spfrules', 'tlsclientciphers': "nothing: the system's OpenSSL decides",
     'tlsclients': 'control/tlsclients holds certificates here, not addresses', 'tlsserverciphers': "nothing: the system's "
     'OpenSSL decides', 'tlshosts': 'control/tlsdestinations', 'timeoutread': 'control/timeoutsmtpd'}
 OTHERWISE = ('accounts', 'auth', 'authsenders', 'dnsbl', 'greylist', 'milters', 'policyservers', 'ratelimits', 'services',

@@ -15,6 +15,7 @@ TABLE = ((b'messages',      (MAIL,)),                # a line of ratelimits
          (b'reversedns',    (CONNECT, RCPT)),
          (b'helorules',     (RCPT,)),
          (b'greylist',      (RCPT,)),
+         (b'spfrules',      (RCPT,)),
          (b'accountlimits', (RCPT, DATA)))
 STAGES_WORD = b'stages='
 FIELD_MAX = 998             # bytes of a header field that is put on top of a message (RFC 5322, 2.1.1)

@@ -13,7 +13,7 @@ A check is a function of a Judgement.  It returns None (nothing against it), a D
 Checks are pure: what they remember is in `memory` (Memory), the clock is `now` (unix time).  Trouble in a check is
 never a refusal: it is what control/checkfailure says, `defer` (4xx) or `accept`, with its reason.
 """
-from qpy.core import accountlimits, clientnames, dnsbl, greylist, ip, policyd, ratelimits, text
+from qpy.core import accountlimits, asking, clientnames, dnsbl, greylist, ip, policyd, ratelimits, text
 from qpy.core.asking import DATA, MAIL, RCPT, STAGES
 
 OK, REFUSE, HOLD = b'ok', b'no', b'hold'        # verdicts
@@ -24,14 +24,15 @@ REPLY_MAX = 400         # bytes of what a peer is told
 REASON_MAX = 300        # bytes of what the log is told
 
 FIELDS = ('session', 'stage', 'ip', 'name', 'helo', 'protocol', 'login', 'relay', 'sender', 'recipient', 'count',
-          'size', 'spf', 'local')
+          'size', 'spf', 'local', 'transaction')
 
 
 class Facts:
     """What is known at a stage, all bytes: see core.channel, CHECK_ASK.
 
     session: a word for this SMTP session; relay: 1 if it may send anywhere; count: recipients so far; size: that MAIL
-    declared; spf: a result of RFC 7208 (`pass`, `fail` ...) or empty where nobody has looked; local: our name."""
+    declared; spf: a result of RFC 7208 (`pass`, `fail` ...) or empty where nobody has looked; local: our name;
+    transaction: its number in the session."""
 
     __slots__ = FIELDS
 
@@ -61,17 +62,17 @@ class Settings:
     """What the control files say.  Absent: the check is not made.
 
     limits: {what: ratelimits.Limit}; dnsbl: [dnsbl.Zone]; threshold; reverse: no, exists, confirmed; helo: words of
-    clientnames.RULES; own: {lower-case names of this host}; grey: greylist.Settings or None; servers:
+    clientnames.RULES; spf: words of SPF; own: {lower-case names of this host}; grey: greylist.Settings or None; servers:
     [policyd.Server]; accounts: accountlimits.Limits or None; exempt: lower-case addresses and @domains; failure."""
 
     __slots__ = ('limits', 'dnsbl', 'threshold', 'reverse', 'helo', 'own', 'grey', 'servers', 'accounts', 'exempt',
-                 'failure', 'patience')
+                 'failure', 'patience', 'spf')
 
     def __init__(self, limits=None, dnsbl=(), threshold=1, reverse=b'no', helo=(), own=(), grey=None, servers=(),
-                 accounts=None, exempt=(), failure=DEFER, patience=30):
+                 accounts=None, exempt=(), failure=DEFER, patience=30, spf=()):
         self.limits, self.dnsbl, self.threshold, self.reverse, self.helo = limits or {}, dnsbl, threshold, reverse, helo
         self.own, self.grey, self.servers, self.accounts = own, grey, servers, accounts
-        self.exempt, self.failure, self.patience = exempt, failure, patience
+        self.exempt, self.failure, self.patience, self.spf = exempt, failure, patience, spf
 
 
 class Memory:
@@ -284,6 +285,31 @@ def decided(judgement, server, action, words):
                     server.name + b' says ' + action + (b' ' + words if words else b''))
 
 
+#: results of SPF that control/spfrules may refuse: the codes (RFC 7372, 3.2; RFC 7208, 8.4 to 8.7), and what is said
+SPF = {b'fail': (b'550 5.7.23', b'SPF of %s does not permit your address %s'),
+       b'softfail': (b'550 5.7.23', b'SPF of %s probably does not permit your address %s'),
+       b'permerror': (b'550 5.7.24', b'SPF of %s cannot be understood, so it permits no address such as %s'),
+       b'temperror': (b'451 4.7.24', b'SPF of %s is not known now for your address %s')}
+
+
+def spf_rule(word):
+    """A word of control/spfrules; ValueError."""
+    if word not in SPF:
+        raise ValueError('not known; one of: ' + b' '.join(SPF).decode())
+    return word
+
+
+def check_spf(judgement):
+    """control/spfrules: what policy servers have found out, the line of one that was asked just now included."""
+    facts = judgement.facts
+    result = asking.spf(judgement.fields) or facts.spf
+    if result not in judgement.settings.spf:
+        return None
+    code, words = SPF[result]
+    words %= (facts.sender.rpartition(b'@')[2] or facts.helo, facts.ip)
+    return Decision(REFUSE, code + b' ' + words, result + b': ' + words)
+
+
 def check_account(judgement):
     """control/accountlimits: too much is held, not lost."""
     facts, limits = judgement.facts, judgement.settings.accounts
@@ -307,6 +333,7 @@ TABLE = ((b'ratelimits', (MAIL, RCPT), stranger, check_rates),
          (b'helorules', (RCPT,), stranger, check_helo_name),
          (b'greylist', (RCPT,), stranger, check_grey),
          (b'policyservers', STAGES, anybody, check_servers),
+         (b'spfrules', (RCPT,), stranger, check_spf),
          (b'accountlimits', (RCPT, DATA), account, check_account))
 
 

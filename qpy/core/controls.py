@@ -147,6 +147,8 @@ TABLE = (
      b'relays by destination, domain:relay or domain:relay:port, asked before DNS'),
     (b'smtptokens', MAP, None, b'qpy-rspawn qpy-remote qpy-token',
      b'programs that print the token of a login for a relay, user@relay:/path/of/program argument ...'),
+    (b'spfrules', LIST, None, b'qpy-smtpd qpy-check',
+     b'results of SPF that a policy server has found and mail is refused for: fail, softfail, permerror, temperror'),
     (b'tcp.smtp', TEXT, None, b'qpy-smtpd qpy-qmtpd qpy-qmqpd',
      b'rules by client address, as tcprules reads them'),
     (b'timeoutcheck', NUMBER, 30, b'qpy-smtpd qpy-check',

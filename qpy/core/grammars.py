@@ -3,7 +3,7 @@
 qpy-start is root when it looks, and loads no more code than it must; the readers of these files refuse to start with a
 broken one, and qpy-install --check has the time to look at all.
 """
-from qpy.core import (accountlimits, clientnames, controls, destinations, dnsbl, grammar, greylist, milter, policyd,
+from qpy.core import (accountlimits, checks, clientnames, controls, destinations, dnsbl, grammar, greylist, milter, policyd,
                       ratelimits)
 from qpy.core.controls import ControlError
 
@@ -43,5 +43,5 @@ def helo_rule(word):
 
 CHECKS = {**grammar.CHECKS, b'accountlimits': by_words(accountlimits.parse), b'ratelimits': by_words(ratelimits.parse),
           b'greylist': by_words(greylist.parse), b'dnsbl': by_lines(dnsbl.parse), b'milters': by_lines(milter.parse),
-          b'policyservers': by_lines(policyd.parse), b'helorules': by_lines(helo_rule),
+          b'policyservers': by_lines(policyd.parse), b'helorules': by_lines(helo_rule), b'spfrules': by_lines(checks.spf_rule),
           b'destinationlimits': check_destinations}

@@ -70,7 +70,7 @@ def request(facts):
              (b'helo_name', facts.helo), (b'queue_id', b''), (b'sender', facts.sender), (b'recipient', facts.recipient),
              (b'recipient_count', facts.count if facts.stage == b'data' else b'0'), (b'client_address', facts.ip),
              (b'client_name', facts.name or b'unknown'), (b'reverse_client_name', facts.name or b'unknown'),
-             (b'instance', facts.session), (b'size', facts.size or b'0'), (b'sasl_username', facts.login),
+             (b'instance', facts.session + b'.' + facts.transaction), (b'size', facts.size or b'0'), (b'sasl_username', facts.login),
              (b'sasl_method', METHOD if facts.login else b''))
     return b''.join(b'%s=%s\n' % (name, value.translate(_ONE_LINE)) for name, value in pairs) + b'\n'
 

@@ -32,7 +32,8 @@ class Session:
     __slots__ = ('policy', 'client', 'beside', 'tls', 'login', 'mechanism', 'failures', 'input', 'at', 'replies', 'notes',
                  'waiting', 'closed', 'skipping', 'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder',
                  'verdict', 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'fields', 'asking', 'banned',
-                 'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying', 'node')
+                 'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying', 'node',
+                 'transactions')
 
     def __init__(self, policy, client, beside=Beside()):
         self.policy, self.client, self.beside = policy, client, beside
@@ -50,6 +51,7 @@ class Session:
         self.verifying = self.node = b''    # what VRFY asks about, and ETRN
         self.now = 0                        # unix time at which the text began
         self.errors = self.refused = self.idle = 0
+        self.transactions = 0               # MAIL commands that made sense
         self.recognise(client)
         self.reset()
 
@@ -289,6 +291,7 @@ class Session:
             return self.reset()
         self.sender, self.size = sender, parameters.get(b'SIZE', b'')
         self.body, self.wishes = parameters.get(b'BODY', b'').upper(), parameters
+        self.transactions += 1
         return self.judge(asking.MAIL, self.take_sender)
 
     def take_sender(self):

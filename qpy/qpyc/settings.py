@@ -3,7 +3,7 @@ from qpy.core import accountlimits, checks, clientnames, dnsbl, greylist, policy
 from qpy.lib import controls
 
 FILES = (b'me', b'accountlimits', b'checkexempt', b'checkfailure', b'dnsbl', b'dnsblthreshold', b'greylist',
-         b'helorules', b'locals', b'policyservers', b'ratelimits', b'reversedns', b'timeoutcheck')
+         b'helorules', b'locals', b'policyservers', b'ratelimits', b'reversedns', b'spfrules', b'timeoutcheck')
 
 
 def load(home):
@@ -15,7 +15,8 @@ def load(home):
         limits, by_lines(home, b'dnsbl', dnsbl.parse), controls.number(home, b'dnsblthreshold'),
         controls.line(home, b'reversedns'), helo_rules(home), own, by_words(home, b'greylist', greylist.parse),
         by_lines(home, b'policyservers', policyd.parse), accounts, controls.lookup(home, b'checkexempt') or (),
-        controls.line(home, b'checkfailure'), controls.number(home, b'timeoutcheck'))
+        controls.line(home, b'checkfailure'), controls.number(home, b'timeoutcheck'),
+        by_lines(home, b'spfrules', checks.spf_rule))
 
 
 def watched(home):

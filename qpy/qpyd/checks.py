@@ -106,4 +106,5 @@ def facts(session, name, stage):
     client = session.client
     return (name, stage, client.ip, client.name, session.helo, session.spoken(), session.login,
             b'' if client.relay is None else b'1', session.sender, session.checking, b'%d' % len(session.recipients),
-            session.size, asking.spf(session.fields), session.policy.greeting.partition(b' ')[0])
+            session.size, asking.spf(session.fields), session.policy.greeting.partition(b' ')[0],
+            b'%d' % session.transactions)

@@ -10,7 +10,7 @@ from qpy.lib import controls
 
 FILES = (b'me', b'accountlimits', b'authsenders', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure', b'checkfrom', b'checkrecipients', b'concurrencyaddress',
          b'concurrencyincoming', b'databytes', b'dnsbl', b'envnoathost', b'etrn', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals',
-         b'maxrcpt', b'milters', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting',
+         b'maxrcpt', b'milters', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting', b'spfrules',
          b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
 BARE_LF = (b'', b'commands', b'451')
 
@@ -76,7 +76,7 @@ def read_rates(home):
 
 def read_stages(home, rates):
     """The stages at which qpy-check is asked."""
-    present = {name for name in (b'dnsbl', b'helorules') if controls.listing(home, name)}
+    present = {name for name in (b'dnsbl', b'helorules', b'spfrules') if controls.listing(home, name)}
     present |= {name for name in (b'greylist', b'accountlimits') if controls.mapping(home, name)}
     present |= {b'reversedns'} if controls.line(home, b'reversedns') != b'no' else set()
     return asking.stages(present | set(rates), controls.listing(home, b'policyservers') or ())

@@ -7,7 +7,7 @@ from qpy.core import accountlimits, asking, checks, clientnames, dnsbl, greylist
 NOW = 1_800_000_000.0
 BASE = dict(session=b'1.1', stage=b'rcpt', ip=b'192.0.2.7', name=b'', helo=b'mail.example.org', protocol=b'ESMTP', login=b'',
             relay=b'', sender=b'ann@example.org', recipient=b'joe@example.com', count=b'0', size=b'', spf=b'',
-            local=b'mx.example.com')
+            local=b'mx.example.com', transaction=b'1')
 TEMP = b'temp', b'192.0.2.53 did not answer in time', []
 NONE = b'nxdomain', b'', []
 
@@ -63,7 +63,7 @@ def test_cheap_checks_come_first():
     """Counting, then names, then DNS, then greylisting, then other people's programs: what refuses early saves the rest."""
     order = [name for name, _, _, _ in checks.TABLE]
     assert order == [b'ratelimits', b'helorules', b'dnsbl', b'reversedns', b'helorules', b'greylist', b'policyservers',
-                     b'accountlimits']
+                     b'spfrules', b'accountlimits']
     settings = checks.Settings(helo=(b'valid',), dnsbl=[dnsbl.Zone(b'zen.example')], reverse=b'exists')
     decision, asked = judge(settings, helo=b'localhost')
     assert decision.verdict == checks.REFUSE and decision.reason.startswith(b'helorules: ') and asked == []
@@ -84,6 +84,36 @@ def test_exempt_recipients(recipient, exempt):
     """control/checkexempt: an address or @domain, in any case, and nothing below it."""
     settings = checks.Settings(grey=greylist.Settings(), exempt={b'postmaster@example.com': 1, b'@open.example': 2})
     assert (judge(settings, recipient=recipient)[0].verdict == checks.OK) == exempt
+
+
+# --- SPF -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('rules, spf, reply', [
+    ((b'fail',), b'fail', b'550 5.7.23 SPF of example.org does not permit your address 192.0.2.7'),
+    ((b'fail',), b'softfail', b''), ((b'fail', b'softfail'), b'softfail', b'550 5.7.23 '), ((b'permerror',), b'permerror', b'550 5.7.24 '),
+    ((b'temperror',), b'temperror', b'451 4.7.24 '), ((b'fail',), b'pass', b''), ((b'fail',), b'none', b''), ((b'fail',), b'', b''),
+    ((), b'fail', b'')])
+def test_results_of_spf(rules, spf, reply):
+    """control/spfrules: what it lists is refused, what is not known now for a time (RFC 7372, 3.2); nothing else is."""
+    found, _ = judge(checks.Settings(spf=rules), spf=spf)
+    assert found.reply[:len(reply) or 1] == reply and found.verdict == (checks.REFUSE if reply else checks.OK)
+    assert not reply or found.reason.startswith(b'spfrules: ' + spf + b': SPF of example.org ')
+
+
+@pytest.mark.parametrize('changes', [{'relay': b'1'}, {'login': b'joe'}, {'recipient': b'postmaster@example.com'}])
+def test_spf_is_for_strangers(changes):
+    """Whose mail goes anywhere, and for whom recipients are exempt, is not refused by it."""
+    settings = checks.Settings(spf=(b'fail',), exempt={b'postmaster@example.com': 1})
+    assert judge(settings, spf=b'fail', **changes)[0].verdict == checks.OK
+
+
+def test_spf_of_this_very_question():
+    """A server that tells of SPF at RCPT is heard for the first recipient too; a null sender is named by its HELO."""
+    settings = checks.Settings(servers=[policyd.parse(b'/run/x')], spf=(b'fail',))
+    judgement = checks.Judgement(facts(sender=b''), settings, checks.Memory(), NOW)
+    need, = judgement.step()
+    judgement.answers[need] = b'PREPEND', b'Received-SPF: Fail (not his)'
+    assert judgement.step().reply == b'550 5.7.23 SPF of mail.example.org does not permit your address 192.0.2.7'
 
 
 # --- HELO ------------------------------------------------------------------------------------------------------------
@@ -440,7 +470,7 @@ def test_a_question():
     assert lines[0] == b'request=smtpd_access_policy' and lines[-2:] == [b'', b''] and asked.count(b'\n\n') == 1
     found = dict(line.split(b'=', 1) for line in lines[:-2])
     assert found[b'sender'] == b'a?size=1@x' and found[b'protocol_state'] == b'RCPT' and found[b'sasl_username'] == b'joe'
-    assert found[b'instance'] == b'1.1' and found[b'size'] == b'42' and found[b'client_name'] == b'unknown'
+    assert found[b'instance'] == b'1.1.1' and found[b'size'] == b'42' and found[b'client_name'] == b'unknown'
 
 
 @given(st.binary(max_size=60), st.integers(0, 60))

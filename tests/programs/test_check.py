@@ -141,7 +141,7 @@ def test_what_is_told_at_each_stage(make):
     assert {fields[1] for fields in ear.asked} == set(ear.ended) and len(ear.ended) == 1
     last = ear.asked[-1]
     assert last[3:] == [b'127.0.0.1', b'', b'mail.example.org', b'ESMTP', b'', b'', b'ann@example.org', b'', b'2', b'17', b'',
-                        b'mx.example.com']
+                        b'mx.example.com', b'1']
     assert [fields[10] for fields in ear.asked[3:5]] == [b'joe@mx.example.com', b'bob@mx.example.com']
 
 
@@ -205,8 +205,8 @@ def test_spf_of_a_policy_server_counts_from_then_on(make):
     client = house.client()
     for words in (MAIL, RCPT, RCPT, b'RSET', b'MAIL FROM:<bob@example.org>', RCPT):
         assert client.say(words)[:3] == b'250'
-    assert [(fields[2], fields[13]) for fields in ear.asked] == [
-        (b'mail', b''), (b'rcpt', b'pass'), (b'rcpt', b'pass'), (b'mail', b''), (b'rcpt', b'')]
+    assert [(fields[2], fields[13], fields[15]) for fields in ear.asked] == [
+        (b'mail', b'', b'1'), (b'rcpt', b'pass', b'1'), (b'rcpt', b'pass', b'1'), (b'mail', b'', b'2'), (b'rcpt', b'', b'2')]
 
 
 # --- no answer -------------------------------------------------------------------------------------------------------

@@ -456,6 +456,7 @@ def test_what_start_refuses_check_names(own, name, text, mode, words):
     ('greylist', 'delay:x\n', 'line 1, "delay:x": not a number'), ('ratelimits', 'mails:1/h\n', 'not known; one of: connections'),
     ('accountlimits', '*:x\n', 'write messages='), ('dnsbl', 'a b\n', 'not a domain'), ('milters', 'x\n', 'write an address'),
     ('policyservers', 'x\n', 'write an address'), ('helorules', 'good\n', 'not known; one of: valid'),
+    ('spfrules', 'pass\n', 'not known; one of: fail'),
     ('destinationlimits', 'a.test:0\n', 'write how many at a time'), ('concurrencylocal', '20000\n', '20000 is out of range'),
     ('rcpthost', 'a.test\n', 'no program reads a file of this name; did you mean rcpthosts?')])
 def test_what_start_leaves_to_others_check_names(own, name, text, words):

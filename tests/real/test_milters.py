@@ -190,6 +190,38 @@ def test_postgrey(start, tmp_path):
     assert '/postgrey.sock says ' in house.rig.log()
 
 
+POLICYD_SPF = ('postfix-policyd-spf-python', 'python3-spf-engine', 'python3-spf', 'python3-authres')
+WITH_DNS = ('import sys, dns.resolver; dns.resolver.default_resolver = own = dns.resolver.Resolver(configure=False); '
+            'own.nameservers, own.port = ["127.0.0.1"], int(sys.argv.pop(1)); '
+            'from spf_engine.policyd_spf import main; sys.exit(main())')
+
+
+@pytest.mark.parametrize('rejects, rules, reply', [
+    ('False', 'fail\n', b'550 5.7.23 SPF of bad.example does not permit your address 192.0.2.7'), ('False', '', b'250 2.1.5 ok'),
+    ('Fail', '', b'550 5.7.23 Message rejected due to: SPF fail - not authorized')])
+def test_policyd_spf(start, tmp_path, rejects, rules, reply):
+    """Debian's policy server for SPF refuses by itself, or only says what it has found: then control/spfrules refuses what
+    it lists, for the first recipient of a session as well, and its field stands on top of what is accepted."""
+    dns = pytest.importorskip('dns')
+    from tests.peers.dns_script import Server as Dns
+    root = unpacked(*POLICYD_SPF)
+    (tmp_path / 'conf').write_text('debugLevel = 0\nHELO_reject = False\nMail_From_reject = %s\nHeader_Type = SPF\n' % rejects)
+    zone = {('bad.example', 'TXT'): ['"v=spf1 ip4:198.51.100.1 -all"'], ('good.example', 'TXT'): ['"v=spf1 ip4:192.0.2.0/24 -all"']}
+    with Dns(zone) as server:
+        places = root + '/usr/lib/python3/dist-packages', os.path.dirname(os.path.dirname(dns.__file__))
+        spawn = start(Port(['/usr/bin/python3', '-c', WITH_DNS, str(server.port), str(tmp_path / 'conf')],
+                           {'PATH': '/usr/bin:/bin', 'PYTHONPATH': ':'.join(places), 'PYTHONDONTWRITEBYTECODE': '1'}))
+        house = start(CheckHouse(policyservers='127.0.0.1:%d timeout=60\n' % spawn.address[1], spfrules=rules))
+        client = house.rig.one_shot(PROTO='TCP', TCPREMOTEIP='192.0.2.7')
+        assert client.reply()[:3] == b'220' and client.say(b'HELO mail.example.org')[:3] == b'250'
+        said = transaction(client, sender=b'MAIL FROM:<ann@bad.example>')[1]
+        assert said.startswith(reply), said
+        client.say(b'MAIL FROM:<ann@good.example>')
+        assert client.say(b'RCPT TO:<joe@mx.example.com>') == b'250 2.1.5 ok' and client.say(b'DATA')[:3] == b'354'
+        assert client.say(b'Subject: x\r\n\r\nx\r\n.')[:3] == b'250'
+        assert house.rig.queued.wait()[0][0].startswith(b'Received-SPF: Pass (mailfrom) identity=mailfrom; client-ip=192.0.2.7; ')
+
+
 # --- programs before qpy-smtpd ---------------------------------------------------------------------------------------
 
 class Port:
