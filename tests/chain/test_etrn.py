@@ -39,9 +39,13 @@ class Branches(houses.House):
         return found
 
 
-@pytest.fixture
-def house():
-    made = Branches()
+class RootedBranches(Branches):
+    rootless = False
+
+
+@pytest.fixture(params=[Branches, pytest.param(RootedBranches, marks=pytest.mark.root)], ids=['rootless', 'rooted'])
+def house(request):
+    made = request.param()
     yield made
     made.remove()
 
@@ -59,6 +63,8 @@ def test_a_host_that_is_back(house):
         house.await_that(lambda: any('delivery' in line and 'success' in line for line in house.lines), 'success')
     starting = [line for line in house.lines if 'starting delivery' in line]
     assert len(starting) == 4 and 'to remote joe@one.branches.test' in starting[3]
+    house.write('control/tcp.smtp', ':allow\n')
+    assert house.client().say(b'ETRN one.branches.test')[:3] == b'250'          # to a stranger not even that nothing waits
     assert client.say(b'QUIT')[:3] == b'221'
 
 
