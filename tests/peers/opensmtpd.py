@@ -11,7 +11,8 @@ UID = 64021
 PACKAGES = ('opensmtpd', 'libevent-2.1-7')
 CONF = """
 {login}
-listen on 127.0.0.1 port {port} hostname opensmtpd.test
+{pki}
+listen on 127.0.0.1 port {port} {tls}hostname opensmtpd.test
 action "box" maildir "{work}/box" user joe
 match from any for domain "opensmtpd.test" action "box"
 {onward}
@@ -19,17 +20,20 @@ match from any for domain "opensmtpd.test" action "box"
 ONWARD = """action "onward" relay host %s127.0.0.1:%d%s
 match from any for any action "onward"
 """
+PKI = """pki own cert "{0}"
+pki own key "{1}\""""
 LOGIN = 'table secrets { onward = "%s:%s" }'
 
 
 class OpenSmtpd:
     """Listens on 127.0.0.1:port for domain opensmtpd.test, where joe is known; his box is a Maildir.
     relay: a port on 127.0.0.1 that takes all other mail; scheme: how it is spoken to (smtp://, smtp+tls://, smtps://); login:
-    (user, password) for it."""
+    (user, password) for it.  certificate: (file, file of its key) for STARTTLS.  That of Debian 12 (6.8.0p2 with OpenSSL 3) offers
+    it and then fails every handshake: it keeps keys in a process of its own, and OpenSSL finds "missing private key"."""
 
     domain = 'opensmtpd.test'
 
-    def __init__(self, port, relay=None, scheme='smtp://', login=None):
+    def __init__(self, port, relay=None, scheme='smtp://', login=None, certificate=None):
         root = debian.unpack(*PACKAGES)
         self.work = tempfile.mkdtemp(prefix='qpy-opensmtpd-')
         os.chmod(self.work, 0o755)
@@ -45,7 +49,8 @@ class OpenSmtpd:
         conf = os.path.join(self.work, 'conf')
         with open(conf, 'w') as file:
             where = scheme + ('onward@' if login else ''), relay, ' auth <secrets> tls no-verify' if login else ''
-            file.write(CONF.format(work=self.work, port=port, login=LOGIN % login if login else '',
+            file.write(CONF.format(work=self.work, port=port, pki=PKI.format(*certificate) if certificate else '',
+                                   tls='tls pki own ' if certificate else '', login=LOGIN % login if login else '',
                                    onward=ONWARD % where if relay else ''))
         os.chmod(conf, 0o600)
         self.output = open(os.path.join(self.work, 'output'), 'wb')

@@ -17,6 +17,7 @@ from tests.real.test_next_hop import free_port, wait_for
 dovecot = pytest.importorskip('tests.peers.dovecot')
 postfix = pytest.importorskip('tests.peers.postfix')
 exim = pytest.importorskip('tests.peers.exim')
+opensmtpd = pytest.importorskip('tests.peers.opensmtpd')
 pytestmark = pytest.mark.root
 USER = 64100
 
@@ -104,6 +105,38 @@ def test_exim_by_tls(tmp_path):
         for name in os.listdir(peer.box()):
             text = pathlib.Path(peer.box(), name).read_text()
             assert 'by TLS' in text and 'TLS' in text.partition('\n\n')[0]
+        assert rspawn.end() == (0, b'')
+    finally:
+        exim.stop(peer)
+
+
+def handshakes(port):
+    """Whether a server that offers STARTTLS gets through a handshake with OpenSSL's own client."""
+    done = subprocess.run(['openssl', 's_client', '-starttls', 'smtp', '-connect', '127.0.0.1:%d' % port], input=b'QUIT\r\n',
+                          capture_output=True, timeout=60)
+    return b'\n221 ' in done.stdout
+
+
+def test_opensmtpd_by_tls(tmp_path):
+    """A server that fails each handshake it has offered, as Debian 12's OpenSMTPD does, gets its mail in the clear; where
+    TLS must be, mail waits and says why.  One that does not fail gets it by TLS."""
+    port, certificate = free_port(), [str(tmp_path / name) for name in ('tls.pem', 'tls.key')]
+    for source, name in zip(authority().certificate('127.0.0.1'), certificate):
+        shutil.copy(source, name)
+        os.chmod(name, 0o600)
+    try:
+        peer = opensmtpd.OpenSmtpd(port, certificate=certificate)
+    except (RuntimeError, AssertionError) as problem:
+        pytest.skip('none here: %s' % problem)
+    try:
+        able = handshakes(port)
+        rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':127.0.0.1:%d\n' % port)
+        result, = send(rspawn, 1, b'joe@opensmtpd.test')
+        assert result[0] == b'K' and (b'TLSv1' in result[2]) == able, (result, exim.log(peer))
+        (tmp_path / 'qpy/control/tlsdestinations').write_text(':encrypt\n')
+        result, = send(rspawn, 2, b'joe@opensmtpd.test')
+        assert result[0] == (b'K' if able else b'Z') and (b'TLSv1.3' if able else b'internal error') in result[2], result
+        rspawn.wait(lambda: (rspawn.loop.step(0.05), len(os.listdir(peer.box())) >= 1 + able)[1])
         assert rspawn.end() == (0, b'')
     finally:
         exim.stop(peer)
