@@ -70,7 +70,7 @@ def parse(words, home=os.fsdecode(program.DEFAULT_HOME)):
         parser.error('--accounts and --purge say what --uninstall takes away')
     if sum(map(bool, (options.check, options.uninstall, options.destdir))) > 1:
         parser.error('--check, --uninstall and --destdir exclude each other')
-    options.home = os.path.abspath(options.home)
+    options.home, options.python = os.path.abspath(options.home), os.path.abspath(options.python)
     options.rootless = os.geteuid() != 0
     return options
 
@@ -103,6 +103,7 @@ def install(options):
     if options.sendmail:
         other_names.be_sendmail(home, options.rootless)
         first_files.new_aliases(home)
+    doing.sync(home)
     wrong = check.complaints(home, options.rootless)
     for line in wrong:
         doing.say(line)

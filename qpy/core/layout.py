@@ -25,6 +25,7 @@ TABLE = ((b'',              b'root', b'root', 0o755, b'everything of this instal
          (b'queue/damaged', b'qpyq', b'qpyq', 0o700, b'torn messages, set aside'))
 
 ROOTLESS_MODE = 0o700       # of DIR itself
+WRITTEN = (b'run', b'queue', b'queue/mess', b'queue/state', b'queue/damaged', b'check', b'tls')     # by the chain
 NEEDED_TO_RUN = (b'', b'bin', b'control', b'run', b'queue', b'queue/mess', b'queue/state', b'queue/damaged')
 
 assert all(role in accounts.ROLES or role == b'root' for _, owner, group, _, _ in TABLE for role in (owner, group))
@@ -84,6 +85,11 @@ def no_program(directory):
     """What is wrong with a directory of programs on a file system mounted noexec, with the remedy."""
     return b'%s: is on a file system mounted noexec, where no program can be started; mount -o remount,exec ' \
            b'"$(findmnt -nro TARGET -T %s)"' % (directory, directory)
+
+
+def no_writing(path):
+    """What is wrong with a directory that the chain writes to on a file system mounted read-only, with the remedy."""
+    return b'%s: is on a file system mounted read-only; mount -o remount,rw "$(findmnt -nro TARGET -T %s)"' % (path, path)
 
 
 def no_socket(path, is_directory):

@@ -95,6 +95,7 @@ def of_layout(house):
     if not unix.access(b'/proc/self/fd', 0):
         yield Fault(b'/proc', b'/proc is not mounted, by which deliveries open the message anew; '
                     b'mount -t proc proc /proc')
+    yield from of_mounts(house.home)
     safe = {uid for uid, _ in house.identity.values()} | {0}        # alias, mess and others belong to one of ours
     for name, owner, group, mode in layout.rows(house.rootless):
         path = house.home + b'/' + name if name else house.home
@@ -116,6 +117,15 @@ def of_layout(house):
         wrong = layout.complaint(path, want, have)
         if wrong:
             yield Fault(path, wrong, name in layout.NEEDED_TO_RUN)
+
+
+def of_mounts(home):
+    """File systems that are mounted read-only where the chain writes, each once."""
+    named = set()
+    for path in (home + b'/' + name for name in layout.WRITTEN):
+        if unix.access(path, 0) and unix.statvfs(path).f_flag & unix.ST_RDONLY and unix.stat(path).st_dev not in named:
+            named.add(unix.stat(path).st_dev)
+            yield Fault(path, layout.no_writing(path))
 
 
 def of_lists(path):

@@ -1,6 +1,7 @@
 """qpy-install: what it makes, what it leaves alone, and what --check finds."""
 import argparse
 import fcntl
+import glob
 import grp
 import os
 import pwd
@@ -89,6 +90,45 @@ def test_where_a_plain_user_may_not_write(place):
                           **place.user)
     assert done.returncode == 111 and done.stderr.count('\n') == 1
     assert 'you may not write to /proc: run it as root, or install for yourself with: qpy-install ~/mail' in done.stderr
+
+
+def test_a_power_cut_leaves_old_or_new(tmp_path, monkeypatch):
+    """Code and launchers are on the disk before they take the place of others: a cut that keeps the names and loses the bytes
+    would leave programs that are empty."""
+    home, events = str(tmp_path), []
+
+    def recorded(name, real):
+        def call(*arguments):
+            events.append((name, [str(arguments[0]), *glob.glob(home + '/**/*.new', recursive=True)]))
+            return real(*arguments)
+        return call
+    for name in ('bin', 'lib/qpy'):
+        os.makedirs(os.path.join(home, name))
+    for owner, name in ((doing, 'sync'), (program_files, 'exchange'), (os, 'rename')):
+        monkeypatch.setattr(owner, name, recorded(name, getattr(owner, name)))
+    program_files.copy_code(home, home, '/usr/bin/python3')
+    program_files.write_launchers(home, home, '/usr/bin/python3')
+    told = [(name, paths) for name, paths in events if name != 'rename' or '/bin/qpy-' in paths[0]]
+    assert [name for name, _ in told][:3] == ['sync', 'exchange', 'sync'] and {name for name, _ in told[3:]} == {'rename'}
+    assert told[0][1][0] == home + '/lib/qpy.new' and len(told) - 3 == len(program_files.launchers())
+    assert len(told[2][1]) == 1 + len(program_files.launchers())       # each was written by then, and none was in its place
+    assert os.listdir(home + '/lib') == ['qpy'] and not glob.glob(home + '/bin/*.new')
+
+
+@pytest.mark.root
+def test_a_full_disk(place):
+    """No room for the code is one line: what could not be written and why; what was there stays."""
+    script = 'mkdir -p %s && mount -t tmpfs -o size=1m none %s && exec %s/bin/qpy-install %s/qpy --offline --me x.test'
+    done = subprocess.run(['unshare', '-m', 'sh', '-c', script % (place.home, place.home, SOURCE, place.home)], capture_output=True,
+                          text=True, cwd='/')
+    assert done.returncode == 111 and done.stderr.count('\n') == 1
+    assert done.stderr.startswith('qpy-install: fatal: %s/' % place.home) and done.stderr.endswith(': No space left on device\n')
+
+
+def test_an_interpreter_by_a_relative_path(place):
+    """--python is made absolute: launchers run from anywhere."""
+    place.run('--offline', '--me', 'x.test', '--python', os.path.relpath('/usr/bin/python3', '/'))
+    assert place.read('bin/qpy-send').startswith('#!/usr/bin/python3 -IS\n')
 
 
 @pytest.mark.root

@@ -268,6 +268,23 @@ def test_a_mount_without_programs(rooted, tmp_path, mounted):
 
 
 @pytest.mark.root
+@pytest.mark.parametrize('mounted, named', [('', 'run'), ('queue', 'queue'), ('run', 'run'), ('tls', 'tls')])
+def test_a_mount_that_cannot_be_written(rooted, mounted, named):
+    """Where DIR, or a directory that the chain writes to, is mounted read-only --check and qpy-start say so, once, with a remedy
+    that is one."""
+    place = os.path.join(rooted, mounted).rstrip('/')
+    script = 'mount --bind %s %s && mount -o remount,bind,ro %s && %%s exec "$@"' % (place, place, place)
+    said, started = both(rooted, 'unshare', '-m', 'sh', '-c', script % '', 'sh')
+    assert said == ['%s/%s: is on a file system mounted read-only; mount -o remount,rw "$(findmnt -nro TARGET -T %s/%s)"'
+                    % (rooted, named, rooted, named)]
+    assert started.returncode == 111 and started.stderr == 'qpy-start: fatal: unable to start: %s\n' % said[0]
+    remedy = said[0].partition('; ')[2]
+    done = subprocess.run(['unshare', '-m', 'sh', '-c', script % (remedy + ' &&'), 'sh', rooted + '/bin/qpy-install', rooted, '--check'],
+                          capture_output=True, text=True, cwd='/')
+    assert '%s is in order' % rooted in done.stdout
+
+
+@pytest.mark.root
 @pytest.mark.parametrize('name, starts', [('bin/qpy-send', False), ('bin/qpy-log', False), ('bin/qpy-inject', True), ('bin/other', True),
                                           ('bin', False), ('users/cdb', True)])
 def test_a_link_that_leads_nowhere(rooted, name, starts):

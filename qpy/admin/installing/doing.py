@@ -1,7 +1,11 @@
 """What every step of qpy-install does again and again: say something, run a command, write a file in one step."""
 import os
+import re
+import shutil
 import subprocess
 import sys
+
+from qpy import unix_kernel
 
 OK, WRONG, TEMP = 0, 100, 111
 
@@ -24,6 +28,9 @@ def fatal(program, problem):
 
 def words(problem):
     """What went wrong, for a person: without Python's number."""
+    if isinstance(problem, shutil.Error):           # one for each file: the first says it all
+        _, target, why = problem.args[0][0]
+        return '%s: %s' % (target, re.sub(r'^\[Errno \d+\] ([^:]*).*', r'\1', why))
     if not isinstance(problem, OSError) or not problem.strerror:
         return str(problem)
     if problem.filename is None:
@@ -54,11 +61,34 @@ def exists(look_up, name):
 
 def write(path, content, mode=0o644):
     """Write a file in one step."""
-    new = path + '.new'
-    with open(new, 'w') as file:
+    os.rename(written(path + '.new', content, mode), path)
+
+
+def written(path, content, mode):
+    """path, with this content."""
+    with open(path, 'w') as file:
         file.write(content)
-    os.chmod(new, mode)
-    os.rename(new, path)
+    os.chmod(path, mode)
+    return path
+
+
+def write_all(files, mode):
+    """Write {path: content}: all of them are on the disk before one takes the place of another, so that a power cut leaves
+    the old file or the new one."""
+    for path, content in files.items():
+        written(path + '.new', content, mode)
+    sync(os.path.dirname(next(iter(files))))
+    for path in files:
+        os.rename(path + '.new', path)
+
+
+def sync(directory):
+    """Make what was written on the file system of a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        unix_kernel.syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def link(path, target):

@@ -40,7 +40,7 @@ def check_interpreter(python, rootless):
     asked = subprocess.run([python, '-IS', '-c', 'import sys; print(sys.version_info >= (3, 11))'],
                            capture_output=True, text=True)
     if asked.stdout.strip() != 'True':
-        raise doing.Trouble('%s is older than Python 3.11' % python)
+        raise doing.Trouble('%s is no Python of 3.11 or later; give another with --python' % python)
 
 
 def copy_code(place, home, python):
@@ -61,6 +61,7 @@ def copy_code(place, home, python):
         file.write(list_of_files(new, home, python, kinds))
     tidy(new)
     renewed = sources(new) != sources(target)
+    doing.sync(new)                 # a power cut leaves the old code or the new one, not the names of files that are empty
     exchange(new, target)
     shutil.rmtree(new, ignore_errors=True)
     return renewed
@@ -150,8 +151,7 @@ def write_launchers(place, home, python):
     A link there is somebody else's business."""
     if os.path.islink(os.path.join(place, 'bin')):
         return
-    for name, module in launchers():
-        doing.write(os.path.join(place, 'bin', name), launcher(name, module, home, python), 0o755)
+    doing.write_all({os.path.join(place, 'bin', name): launcher(name, module, home, python) for name, module in launchers()}, 0o755)
     other_names.link_names(place, other_names.BARE_NAMES + other_names.SENDMAIL_NAMES + other_names.QMAIL_NAMES)
 
 
