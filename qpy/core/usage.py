@@ -2,34 +2,32 @@
 
 The sentence is the one in the manual's NAME section.  qpy-ctl, qpy-deb, qpy-demo, qpy-install and qpy-test, which a
 person types with many options, know more to say than this and say it themselves.
+
+Those in LITERAL have no such answer: what stands in their arguments may be a stranger's choice (forward "$DEFAULT"), and
+an answer that ends with 0 would be the end of a message.
 """
+
+# Run from .qmail, or given addresses, names and programs: --help is one like any other, and a wrong number of them is
+# answered by how they are called.
+LITERAL = frozenset(b'bouncesaying condredirect dot-forward except forward getpw inject local maildirmake mailsubj predate '
+                    b'preline qreceipt remote'.split())
 
 # program      | arguments | section and sentence of its page
 TABLE = b"""\
  auth          | - | 8 say whether SMTP clients are who they claim to be
  bouncer       | - | 8 tell senders what could not be delivered, takes long, or has arrived
- bouncesaying  | TEXT [PROGRAM [ARGUMENT ...]] | 1 send mail back, always or if a program says so
  cert          | [NAME CHAIN KEY | --self NAME] | 8 give qpy-tls a key and its certificates
  check         | - | 8 judge clients, senders and recipients before their mail is taken
  checkpassword | PROGRAM [ARGUMENT ...] | 8 judge a password and become its user
  clean         | - | 8 remove finished messages and set damaged ones aside
- condredirect  | NEWADDRESS PROGRAM [ARGUMENT ...] | 1 send a message elsewhere if a program says so
  datemail      | [OPTION ...] [RECIPIENT ...] | 1 sendmail with the date in local time
- dot-forward   | [-nN] FILE ... | 1 obey a .forward file, from a .qmail line
- except        | PROGRAM [ARGUMENT ...] | 1 turn the answer of a program round
- forward       | ADDRESS ... | 1 send a message on, from a .qmail line
  fsck          | [--set-aside] [--all] | 8 look at a whole queue and explain what is in it
- getpw         | LOCAL | 8 which account a local part belongs to
  import        | [-n] qmail|postfix|queue [DIRECTORY] | 8 take over from qmail or Postfix
- inject        | [-nNaAhH] [-f SENDER] [RECIPIENT ...] | 8 complete a mail message and queue it
  listen        | ADDRESS:PORT PROGRAM [ARGUMENT ...] | 8 open one port as root and serve it as qpyd
- local         | [-nN] USER HOME LOCAL DASH EXT DOMAIN SENDER DEFAULT | 8 deliver a message as its recipient wishes
  log           | - | 8 bring the lines of all programs together
  lspawn        | [DEFAULTDELIVERY] | 8 hand local deliveries to their users
  maildir2mbox  | - | 1 move mail from a Maildir into an mbox
- maildirmake   | DIRECTORY | 1 make a Maildir
  mailq         | [-v] | 1 list the messages that wait in the queue
- mailsubj      | SUBJECT RECIPIENT ... | 1 mail a text with a subject
  milter        | - | 8 have sessions and messages judged by filters that speak the milter protocol
  mtasts        | - | 8 say what a domain wants for its mail by MTA-STS
  newaliases    | - | 1 make the table of aliases that deliveries use
@@ -39,19 +37,15 @@ TABLE = b"""\
  passwd        | [-d] NAME | 8 set the password of a mail user
  pop3d         | MAILDIR | 8 serve a Maildir by POP3
  popup         | HOSTNAME PROGRAM [ARGUMENT ...] | 8 let POP3 clients say who they are
- predate       | PROGRAM [ARGUMENT ...] | 1 run a program with a Date field in front of its input
- preline       | [-frdFRD] PROGRAM [ARGUMENT ...] | 1 give a program the message with the lines of a mailbox in front
  pw2u          | [-/ohHuUC] [-cX] | 8 make users/assign of passwd
  qbiff         | - | 1 say on the user's terminals that mail has come
  qmqpc         | - | 8 queue a message on another host
  qmqpd         | - | 8 hear QMQP: take the mail of hosts without a queue
  qmtpd         | - | 8 hear QMTP and hand messages to the queue
  qread         | [--json] [ID] | 8 list what waits in the queue
- qreceipt      | DELIVERYADDRESS | 1 tell senders who ask for it that their mail has come
  qstat         | - | 8 count what waits in the queue
  queue         | - | 8 queue one message
  queued        | - | 8 take messages into the queue and answer when they are safe
- remote        | HOST SENDER RECIPIENT ... | 8 carry a message to another host by SMTP or LMTP
  resolve       | - | 8 answer from DNS where mail goes
  rspawn        | [PROCESSES] | 8 hand remote deliveries to qpy-remote
  seed          | - | 8 become the users that mail is delivered to

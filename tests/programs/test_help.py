@@ -1,4 +1,4 @@
-"""--help: every program says how it is called, on descriptor 1, and exits 0; nothing else happens."""
+"""--help: a program says how it is called, on descriptor 1, and exits 0; not those whose arguments are others' choice."""
 import os
 import re
 import subprocess
@@ -10,16 +10,17 @@ from qpy.core import usage
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAMS = sorted(os.listdir(ROOT + '/bin'))
 BY_THEIR_LINKS = ('qpy-mailq', 'qpy-newaliases', 'qpy-sendmail')      # what people and programs call them
+LITERAL = sorted('qpy-' + name.decode() for name in usage.LITERAL)
 OWN_ANSWER = ('qpy-ctl', 'qpy-deb', 'qpy-demo', 'qpy-install', 'qpy-test')
 
 
-def ask(path, home):
+def ask(path, home, words=('--help',), cwd=None):
     """What it says, with nothing on any descriptor that it could take for work, and no home."""
-    return subprocess.run([path, '--help'], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    return subprocess.run([path, *words], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL,
                           env={'QPYHOME': str(home), 'PATH': '/usr/bin:/bin'})
 
 
-@pytest.mark.parametrize('name', PROGRAMS)
+@pytest.mark.parametrize('name', [name for name in PROGRAMS if name not in LITERAL])
 def test_each_program_says_how_it_is_called(name, tmp_path):
     """A line that begins with usage and names it; 0; no home is needed."""
     done = ask(ROOT + '/bin/' + name, tmp_path / 'absent')
@@ -29,6 +30,30 @@ def test_each_program_says_how_it_is_called(name, tmp_path):
     assert (done.returncode, done.stderr) == (0, '')
     assert re.match(r'[Uu]sage: %s\b' % (name[4:] if name in BY_THEIR_LINKS else name), done.stdout), done.stdout
     assert name in OWN_ANSWER or '  --help  Show this message and exit.\n' in done.stdout
+
+
+@pytest.mark.parametrize('name', LITERAL)
+def test_who_takes_arguments_literally_never_ends_well_on_that_word(name, tmp_path):
+    """What .qmail files run, and what takes addresses: the word is an address, a program or a name that a stranger may have
+    chosen, and no message is lost by it.  Without arguments they say how they are called, or miss what is their work."""
+    done = ask(ROOT + '/bin/' + name, tmp_path, cwd=tmp_path)
+    if name == 'qpy-getpw':                     # a local part like any other; an alias account may be missing
+        assert done.returncode == 116 or done.returncode == 0 and done.stdout.endswith('\0-\0--help\0')
+        return
+    assert done.stdout == ('DI (qpy-remote) was invoked improperly. (#5.3.5)\n\0' if name == 'qpy-remote' else '')
+    if name in ('qpy-except', 'qpy-maildirmake', 'qpy-remote'):     # no such program, as it shall be; a Maildir of this name; D
+        assert done.returncode == 0 and (tmp_path / '--help' / 'new').is_dir() == (name == 'qpy-maildirmake')
+    else:
+        assert done.returncode in (100, 111), done
+    if name not in ('qpy-inject', 'qpy-remote'):
+        assert re.search('usage: (qpy-)?%s ' % name[4:], ask(ROOT + '/bin/' + name, tmp_path, words=()).stderr)
+
+
+def test_a_message_to_that_address_is_sent_on(tmp_path):
+    """`|forward "$DEFAULT"`: mail for fw---help goes to --help, as to any other; here it waits, because no queue is there."""
+    done = subprocess.run(['/bin/sh', '-c', ROOT + '/bin/qpy-forward "$DEFAULT"'], input=b'Subject: x\n\n', capture_output=True,
+                          env={'DEFAULT': '--help', 'NEWSENDER': 'a@b', 'DTLINE': 'Delivered-To: me\n', 'QPYHOME': str(tmp_path)})
+    assert done.returncode == 111 and done.stdout == b''
 
 
 @pytest.mark.parametrize('link, target, said', [
@@ -42,9 +67,9 @@ def test_by_other_names(link, target, said, tmp_path):
 
 
 def test_the_table_is_the_manual():
-    """Every program but those with an answer of their own has a row; its section and sentence are its page's."""
+    """Every program but those with an answer of their own, or none, has a row; its section and sentence are its page's."""
     table = usage.rows()
-    assert sorted('qpy-' + name.decode() for name in table) == [name for name in PROGRAMS if name not in OWN_ANSWER]
+    assert sorted('qpy-' + name.decode() for name in table) == [name for name in PROGRAMS if name not in OWN_ANSWER and name not in LITERAL]
     for name, (_, section, sentence) in table.items():
         with open('%s/man/qpy-%s.%s' % (ROOT, name.decode(), section.decode())) as page:
             (nd,) = [line[4:-1] for line in page if line.startswith('.Nd ')]
@@ -59,6 +84,6 @@ def test_the_table_is_what_the_programs_say():
     table = {name.decode(): arguments.decode().lower() for name, (arguments, _, _) in usage.rows().items()}
     for line in said:
         name, _, arguments = line[len("b'usage: "):-1].partition(' ')
-        if name != "' + program.name":
+        if name != "' + program.name" and 'qpy-' + name.removeprefix('qpy-') not in LITERAL:
             assert re.sub(r' < passwd|error|[ ]', '', arguments.lower()) == re.sub(
                 r'text|[ ]', '', table[name.removeprefix('qpy-')]), line
