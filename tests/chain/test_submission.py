@@ -1,4 +1,5 @@
 """Port 587 in a whole chain: who has logged in sends as himself, and his message goes out complete."""
+import base64
 import os
 import sys
 import time
@@ -6,7 +7,8 @@ import time
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from test_auth import AuthHouse, log_in  # noqa: E402
+import test_tls_in as tls  # noqa: E402
+from test_auth import SECRET, AuthHouse, log_in  # noqa: E402
 from tests.peers.smtp_script import Server, good  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -55,6 +57,43 @@ def test_senders(one):
     assert 'from <root@here.test>: 553 5.7.1 sorry, this sender address is not yours' in one.await_line(
         'refused mail ip 127.0.0.1 helo client.test login user')
     client.close()
+
+
+TEXT = b'From: =?UTF-8?Q?J=C3=B6?= <user@here.test>\r\nTo: user@here.test\r\nSubject: %s\r\n\r\nk\xc3\xb6rper\r\n'
+PLAIN = base64.b64encode(b'\0user\0' + SECRET)
+#: what people's programs say to port 587, after STARTTLS and EHLO: (how they call themselves, [what is sent at once: how many replies])
+CLIENTS = {
+    b'Thunderbird': (b'[192.168.1.20]', [
+        (b'AUTH PLAIN ' + PLAIN, b'235'), (b'MAIL FROM:<user@here.test> BODY=8BITMIME SIZE=%d', b'250'),
+        (b'RCPT TO:<user@here.test>', b'250'), (b'DATA', b'354'), (b'%s.', b'250'), (b'QUIT', b'221')]),
+    b'Outlook': (b'DESKTOP-7Q2K1', [
+        (b'AUTH LOGIN', b'334'), (base64.b64encode(b'user'), b'334'), (base64.b64encode(SECRET), b'235'),
+        (b'MAIL FROM: <user@here.test>', b'250'), (b'RCPT TO: <user@here.test>', b'250'), (b'DATA', b'354'), (b'%s.', b'250'),
+        (b'QUIT', b'221')]),
+    b'Apple Mail': (b'smtpclient.apple', [
+        (b'AUTH PLAIN', b'334'), (PLAIN, b'235'), (b'MAIL FROM:<user@here.test>', b'250'), (b'RCPT TO:<user@here.test>', b'250'),
+        (b'DATA', b'354'), (b'%s.', b'250'), (b'RSET', b'250'), (b'NOOP', b'250'), (b'QUIT', b'221')]),
+    b'K-9 Mail': (b'[127.0.0.1]', [
+        (b'AUTH PLAIN ' + PLAIN, b'235'), (b'MAIL FROM:<user@here.test> BODY=8BITMIME\r\nRCPT TO:<user@here.test>', b'250 250'),
+        (b'BDAT %d LAST\r\n%s', b'250'), (b'QUIT', b'221')])}
+
+
+@pytest.mark.parametrize('client', CLIENTS)
+def test_what_mail_programs_say(one, client):
+    """The dialogues of common programs, with their names for themselves, blanks, logins in one step or more, and BDAT."""
+    name, dialogue = CLIENTS[client]
+    there = one.starttls(tls.trusting(), 'here.test')
+    there.send(b'EHLO %s\r\n' % name)
+    assert there.reply()[:3] == b'250'
+    text = TEXT % client
+    for line, codes in dialogue:
+        for known, value in ((b'%d', b'%d' % len(text)), (b'%s', text)):
+            line = line.replace(known, value)
+        there.send(line if line.startswith(b'BDAT') else line + b'\r\n')
+        assert b' '.join(there.reply()[:3] for _ in codes.split()) == codes, line
+    found = one.await_message('user/Maildir', 'Subject: ' + client.decode())
+    assert found.endswith(b'\n\nk\xc3\xb6rper\n') and b'Message-ID: <' in found
+    there.close()
 
 
 def test_from(one):

@@ -12,6 +12,7 @@ from qpy.core import mess
 from tests.peers.certificates import authority
 from tests.peers.qpyr import Daemon, Rspawn
 from tests.peers.smtp_script import Server, good
+from tests.real.conftest import unpacked
 from tests.real.test_next_hop import free_port, wait_for
 
 dovecot = pytest.importorskip('tests.peers.dovecot')
@@ -140,6 +141,39 @@ def test_opensmtpd_by_tls(tmp_path):
         assert rspawn.end() == (0, b'')
     finally:
         exim.stop(peer)
+
+
+AIOSMTPD = ('python3-aiosmtpd', 'python3-public', 'python3-attr')
+
+
+@pytest.mark.parametrize('tls', [False, True])
+def test_aiosmtpd(tmp_path, tls):
+    """aiosmtpd as next hop, in the clear and by TLS alone: a message as it was, one with SMTPUTF8, and a dot at each line's
+    beginning; two on one connection."""
+    root, port, work = unpacked(*AIOSMTPD), free_port(), tempfile.mkdtemp(prefix='qpy-test-', dir='/var/tmp')
+    certificate, key = authority().certificate('127.0.0.1')
+    with open(work + '/output', 'wb') as output:
+        peer = subprocess.Popen(
+            ['/usr/bin/python3', '-m', 'aiosmtpd', '-n', '-u', '-l', '127.0.0.1:%d' % port, *(
+                ('--tlscert', certificate, '--tlskey', key) if tls else ()), '-c', 'aiosmtpd.handlers.Mailbox', work + '/box'],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=work,
+            env={'PATH': '/usr/bin:/bin', 'PYTHONPATH': root + '/usr/lib/python3/dist-packages', 'PYTHONDONTWRITEBYTECODE': '1'})
+    try:
+        wait_for(port)
+        rspawn = rspawn_with(tmp_path / 'qpy', smtproutes=':127.0.0.1:%d\n' % port, tlsdestinations=':%s\n' % ('verify' if tls else 'may'),
+                             tlscas=pathlib.Path(authority().ca).read_text())
+        texts = [b'Subject: one\n\n' + b'.\n..\n' * 5000, 'Subject: zw\xf6i\n\nx\n'.encode()]
+        for number, text in enumerate(texts, 1):
+            result, = send(rspawn, number, b'joe@aio.test', message=text, flags=b'8u' if number == 2 else b'')
+            assert result[0] == b'K' and (b'TLSv1.3' in result[2]) == tls, (result, pathlib.Path(work, 'output').read_text())
+        found = [pathlib.Path(name).read_bytes().partition(b'\n\n') for name in glob.glob(work + '/box/new/*')]
+        assert sorted((top.partition(b'\n')[0], body) for top, _, body in found) == [
+            (text.partition(b'\n')[0], text.partition(b'\n\n')[2]) for text in texts]
+        assert rspawn.end() == (0, b'')
+    finally:
+        peer.terminate()
+        peer.wait(20)
+        shutil.rmtree(work)
 
 
 def test_postfix_takes_the_wishes(tmp_path, user_home):
