@@ -240,6 +240,12 @@ def test_interleavings(kind, own):
                                                          deadline=None, print_blob=False))
 
 
+class Quiet(Machine):
+    """The same where nothing goes wrong but the power: what a wrong order loses is found in a tenth of the time."""
+
+    jump = fail = mend = tick = cut = None
+
+
 def files_only(self, fds, fsync=queue_store.Store._fsync):
     """In place of Store._fsync: the directory, which is the last, is left out."""
     return fsync(self, fds[:-1]) + [None]
@@ -251,7 +257,7 @@ def test_control_a_missing_directory_sync(monkeypatch, wrong):
     """Without the sync of a directory the machine finds a loss."""
     monkeypatch.setattr(*wrong)
     with pytest.raises(BaseException) as found:
-        run_state_machine_as_test(Machine, settings=settings(max_examples=400, stateful_step_count=40, deadline=None,
+        run_state_machine_as_test(Quiet, settings=settings(max_examples=400, stateful_step_count=40, deadline=None,
                                                              print_blob=False, report_multiple_bugs=False, database=None,
                                                              phases=[Phase.generate]))
     assert 'neither delivered nor bounced' in str(found.value)
