@@ -232,6 +232,10 @@ class _Reader:
             self._move(self.out)
         self.word_ok = False
 
+    def _left(self):
+        """One that no `>` has closed, or a second one: qmail makes it a part of the address."""
+        raise Unparsable('opened but never closed')
+
     def _word(self):
         if not self.word_ok:
             self._flush(comma=True)
@@ -252,6 +256,6 @@ class _Reader:
         self._move(self.address)
 
 
-_STEPS = {SEMICOLON[0]: _Reader._semicolon, COLON[0]: _Reader._colon, RIGHT[0]: _Reader._right,
+_STEPS = {SEMICOLON[0]: _Reader._semicolon, COLON[0]: _Reader._colon, RIGHT[0]: _Reader._right, LEFT[0]: _Reader._left,
           ATOM: _Reader._word, QUOTE: _Reader._word, LITERAL: _Reader._word,
           COMMENT: _Reader._comment, COMMA[0]: _Reader._comma}

@@ -37,7 +37,8 @@ def test_the_file():
 
 
 @pytest.mark.parametrize('rest', [b'/var/mail/x', b'ann, /var/mail/x', b'', b'|', b':include:x', b':fail:',
-                                  b'"ann', b'a@b@(', b'<>', b'""@x', b'joe, @y.example', b'@'])
+                                  b'"ann', b'a@b@(', b'<>', b'""@x', b'joe, @y.example', b'@', b'joe <ann@x', b'a (b',
+                                  b'a@[1.2.3.4', b'"|prog', b':include:"/x', b'ann, joe <'])
 def test_what_cannot_be_is_kept_waiting(rest):
     """A senseless entry is named with its line, and mail for it waits: nothing of it is lost or done by
     halves."""
@@ -65,7 +66,7 @@ def test_values():
 def test_lists():
     """An :include: file holds addresses, by comma or line, and nothing else."""
     assert aliases.listed(b'# staff\nann@x, bob\n\nCarl <c@x>\n') == [b'ann@x', b'bob', b'c@x']
-    for data in (b'@x\n', b'|rm -rf /\n', b'/etc/passwd\n', b'a\0b\n', b':include:/x\n'):
+    for data in (b'@x\n', b'|rm -rf /\n', b'/etc/passwd\n', b'a\0b\n', b':include:/x\n', b'joe <ann@x\nbob\n'):
         with pytest.raises(aliases.Problem):
             aliases.listed(data)
 
@@ -89,7 +90,8 @@ def test_any_bytes(data):
     (b'/home/joe/mbox\n/home/joe/M/\n', [(dotqmail.MBOX, b'/home/joe/mbox'),
                                          (dotqmail.MAILDIR, b'/home/joe/M/')]),
     (b':include:/x', [(dotqmail.FAIL, dotforward.NO_INCLUDE)]),
-    (b'"x', [(dotqmail.FAIL, dotforward.SENSELESS)]),
+    (b'"x', [(dotqmail.FAIL, dotforward.SENSELESS)]), (b'garbage <', [(dotqmail.FAIL, dotforward.SENSELESS)]),
+    (b'ann\njoe <ann@x\n', [(dotqmail.FAIL, dotforward.SENSELESS)]), (b'a@[1\n', [(dotqmail.FAIL, dotforward.SENSELESS)]),
     (b'a\0b', [(dotqmail.FAIL, dotforward.SENSELESS)])])
 def test_dot_forward(data, wanted):
     """Forwards, programs, files, oneself; nothing at all is None, and /dev/null is not nothing."""

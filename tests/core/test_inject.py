@@ -161,7 +161,8 @@ def test_resent():
 
 
 @pytest.mark.parametrize('field', [b'To: alice, @r.example:carl@x.com\n', b'Cc: "open\n', b'Bcc: (open\n',
-                                   b'Apparently-To: a ]\n'])
+                                   b'Apparently-To: a ]\n', b'To: joe <ann@x.example\n', b'Cc: ann, [1.2.3.4\n',
+                                   b'Bcc: a <b@x.example> <\n'])
 def test_unparsable_recipients(field):
     """A recipient field without meaning is refused by name where its recipients are wanted, kept where they are not."""
     with pytest.raises(inject.Refused) as caught:
@@ -197,7 +198,7 @@ def test_empty_user():
 
 
 @pytest.mark.parametrize('field', [b'From: a: b\n', b'Reply-To: "x\n', b'Return-Path: (\n',
-                                   b'Resent-From: (\n'])
+                                   b'Resent-From: (\n', b'Reply-To: joe <ann@x.example\n'])
 def test_unparsable_others(field):
     """Other address fields without meaning are refused as in qmail, or kept for callers that cannot mend them."""
     with pytest.raises(inject.Refused) as caught:

@@ -55,7 +55,7 @@ def test_lists(text, field, found):
 
 
 @pytest.mark.parametrize('text', [b'"a', b'(a', b'[a', b'a )', b'] a', b'(a(b)', b'a: b', b'a, @r:b@c', b'a>',
-                                  b'"a\\',
+                                  b'"a\\', b'joe <ann@x', b'<', b'a <', b'<a@b> <', b'a < b <c@d>', b'<a<b>', b'a, b <c, d',
                                   b'a: b; : c', b'x; y; z'])
 def test_nonsense(text):
     """What is opened but not closed, or a group without its half, has no meaning."""

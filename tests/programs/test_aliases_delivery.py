@@ -161,9 +161,10 @@ def test_a_domain_that_cannot_be_used(house):
 
 def test_senseless_aliases(house):
     """What cannot be done is said with its line, exit 65; mail for it waits, the other aliases work."""
-    done = house.aliases('good: ann@far.example\nbad: /var/mail/x\nx: ""@x.example\ny: joe, @y.example\n')
+    done = house.aliases('good: ann@far.example\nbad: /var/mail/x\nx: ""@x.example\ny: joe, @y.example\n'
+                         'z: ann, joe <ann@x.example\n')
     assert done.returncode == 65
-    assert all(b'users/aliases, line %d: %s: ' % each in done.stderr for each in ((2, b'bad'), (3, b'x'), (4, b'y')))
+    assert all(b'users/aliases, line %d: %s: ' % each in done.stderr for each in ((2, b'bad'), (3, b'x'), (4, b'y'), (5, b'z')))
     assert house.alias('good').returncode == 0
     done = house.alias('bad')
     assert done.returncode == 111 and b'this alias cannot be used' in done.stderr
@@ -274,7 +275,7 @@ def test_dot_forward_program(house):
 
 @pytest.mark.parametrize('text, code', [('', 0), ('# x\n', 0), ('\\joe, ann@far.example\n', 0), ('/dev/null\n', 99),
                                         ('/a/mbox\n', 111),
-                                        (':include:/x\n', 111), ('"x\n', 111), ('|exit 0\n', 99),
+                                        (':include:/x\n', 111), ('"x\n', 111), ('garbage <\n', 111), ('|exit 0\n', 99),
                                         ('|exit 68\n', 111),
                                         ('|exit 100\n', 100), ('|exit 1\n', 111), ('|kill -9 $$\n', 111)])
 def test_dot_forward_program_codes(house, text, code):

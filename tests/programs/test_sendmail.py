@@ -626,6 +626,15 @@ def test_questions(send, capfd, args, word):
     assert send(args) == 0 and word in capfd.readouterr().out
 
 
+@pytest.mark.parametrize('words', [b'joe <ann@x.example', b'joe "ann@x.example', b'joe (ann@x.example', b'ann@[192.0.2.1'])
+def test_what_is_opened_and_never_closed(send, inject_, queue, capfd, words):
+    """It is refused, as argument and in the header, by sendmail (65) and inject (100), and no address is made of it.
+    (The arguments of inject are no text to be read, but addresses, whatever is in them.)"""
+    message = b'Subject: s\nTo: ' + words + b'\n\nbody\n'
+    assert send([words]) == send(b'-t', message) == 65 and inject_(b'-h', message) == 100
+    assert queue.count == 0 and capfd.readouterr().err.count('unable to parse') == 3
+
+
 def test_verify(send, home, capfd):
     """-bv and -bt print where each operand goes, and why; 0 if each can be delivered, else 1."""
     pathlib.Path(os.fsdecode(home), 'alias').mkdir()
