@@ -7,6 +7,7 @@
     found.no_equal                        {parameter: value} that nothing here answers to
     found.incomplete                      an entry that has an equal, or a table, was not taken over
 """
+import ipaddress
 import re
 
 TABLE_TYPES = ('hash', 'btree', 'lmdb', 'cdb', 'dbm', 'sdbm', 'texthash')       # whose source is text beside it
@@ -16,6 +17,7 @@ WORD = re.compile(r'(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+')
 ENTRY = re.compile(r'((?:[^\s"]|"(?:[^"\\]|\\.)*"|")+)\s*(.*)', re.DOTALL)
 TARGET = re.compile(r'(?:[^\s,"]|"(?:[^"\\]|\\.)*")+')
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+FORWARD_ALL = '|forward "$DEFAULT"@'
 # Variables that a command for a mailbox has there, and their names here.
 VARIABLES = {'EXTENSION': 'EXT', 'DOMAIN': 'HOST', 'LOGNAME': 'USER'}
 VARIABLE = re.compile(r'\$(\{?)(%s)\b' % '|'.join(VARIABLES))
@@ -47,16 +49,20 @@ SILENT = set('''alias_database alias_maps append_dot_mydomain biff command_direc
     default_transport disable_vrfy_command luser_relay smtputf8_enable readme_directory smtp_tls_CApath smtp_tls_CAfile
     virtual_mailbox_domains virtual_mailbox_maps inet_interfaces smtpd_milters non_smtpd_milters milter_default_action
     milter_protocol milter_mail_macros smtpd_tls_cert_file smtpd_tls_key_file smtpd_tls_chain_files
-    smtpd_tls_security_level smtpd_use_tls anvil_rate_time_unit'''.split())
+    smtpd_tls_security_level smtpd_use_tls anvil_rate_time_unit smtp_destination_rate_delay
+    default_destination_rate_delay smtpd_upstream_proxy_protocol smtpd_authorized_xclient_hosts smtpd_sasl_path
+    smtpd_sasl_type smtpd_sasl_auth_enable smtpd_sender_login_maps relay_transport smtpd_reject_unlisted_recipient
+    smtp_tls_wrappermode'''.split())
 # Of control/services: the programs that some of what is written needs.
 CHECK_LINE = 'check qpyc seq:check:0660:qpyc:qpyd qpy-check'
+AUTH_LINE = 'auth qpya seq:auth:0660:qpya:qpyd qpy-auth'
 MILTER_LINE = 'milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter'
 RESTRICTIONS = ('smtpd_client_restrictions', 'smtpd_helo_restrictions', 'smtpd_sender_restrictions',
                 'smtpd_relay_restrictions', 'smtpd_recipient_restrictions', 'smtpd_data_restrictions')
 # Words of restrictions that say what is so here anyway.
 UNDERSTOOD = set('''permit permit_mynetworks permit_sasl_authenticated reject_unauth_destination defer_unauth_destination
     reject_unlisted_recipient reject_unverified_recipient reject_non_fqdn_recipient reject_unauth_pipelining
-    reject_invalid_helo_hostname'''.split())
+    reject_invalid_helo_hostname reject_authenticated_sender_login_mismatch'''.split())
 
 
 # --- its own formats -----------------------------------------------------------------------------------------
@@ -107,10 +113,11 @@ class Translation:
     def __init__(self, values, read, hostname='localhost', owner=lambda local: ''):
         self.values, self.read, self.hostname, self.owner = values, read, hostname, owner
         self.incomplete, self.unread, self.left = False, set(), []
-        self.files, self.notes, self.no_equal, self.routes, self.logins = {}, [], {}, {}, {}
+        self.files, self.notes, self.no_equal, self.routes = {}, [], {}, {}
+        self.keys = {}                  # {file of alias: what of virtual_alias_maps it is made of}
         for step in (self.names, self.domains, self.virtual, self.mailbox_domains, self.transports, self.senders,
-                     self.passwords, self.tls, self.networks, self.clients, self.filters, self.numbers, self.delivery,
-                     self.rest):
+                     self.passwords, self.tls, self.networks, self.clients, self.logins, self.filters, self.numbers,
+                     self.pace, self.delivery, self.rest):
             step()
 
     def say(self, words_):
@@ -237,7 +244,7 @@ class Translation:
         self.write('locals', self.local)
         if not self.local:
             self.say('mydestination is empty, nothing was delivered on that host; control/locals is left as it is')
-        relayed = self.domains_of('relay_domains')
+        self.relayed = relayed = self.domains_of('relay_domains')
         below = 'relay_domains' in self.value('parent_domain_matches_subdomains', 'relay_domains')
         self.accepted = self.local + [entry for domain in relayed for entry in
                                       ([domain, '.' + domain.lstrip('.')] if below else [domain])]
@@ -248,7 +255,8 @@ class Translation:
         for key, value in self.tables('virtual_alias_maps'):
             entries.setdefault(key.lower(), value)              # the first one counts
         domains = self.virtual_domains(entries)
-        lines = ['%s:alias-%s' % (domain, domain) for domain in domains]
+        entries = self.at_origin(entries, domains)
+        lines = {domain: '%s:alias-%s' % (domain, domain) for domain in domains}
         for key, value in entries.items():
             local, at, domain = key.rpartition('@') if '@' in key else (key, '', '')
             local = unquoted(local)
@@ -261,14 +269,19 @@ class Translation:
                 here.setdefault(local, {})[key] = value
             elif domain in domains:
                 self.alias('%s-%s' % (domain, local or 'default'), self.forwards(local, value, key), key)
-            elif not local:
-                self.lost('virtual: %s is neither a virtual domain nor local; not taken over' % key)
-            elif self.alias('%s-%s' % (domain, local), self.forwards(local, value, key), key):
-                lines.append('%s@%s:alias-%s' % (local, domain, domain))
+            else:
+                targets = self.forwards(local, value, key)
+                if [line.lower() for line in targets] == [own_line(local, domain)]:
+                    continue            # Postfix stops at the address itself, and sends it on
+                if not local:
+                    self.lost('virtual: %s is neither a virtual domain nor local; not taken over' % key)
+                elif self.alias('%s-%s' % (domain, local), targets, key):
+                    lines['%s@%s' % (local, domain)] = '%s@%s:alias-%s' % (local, domain, domain)
         self.accepted += domains
-        self.write('virtualdomains', lines)
+        self.write('virtualdomains', lines.values())
         for local, same in here.items():
             self.local_alias(local, same)
+        self.circles(lines)
         wider = [key for local, same in here.items() if local and not self.serves_all(same) for key in same
                  if 'alias/.qmail-' + local.replace('.', ':') in self.files]
         if wider:
@@ -276,6 +289,34 @@ class Translation:
         caught = [key for key in self.left if '@' + key.rpartition('@')[2] in entries.keys() - set(self.left)]
         if caught:
             self.say('virtual: the mail of these comes to the catch-all of their domain, now: ' + ', '.join(caught))
+
+    def at_origin(self, entries, domains):
+        """The entries, and a key without a domain at myorigin too, where that is not local: there it counts as well."""
+        origin = self.origin[0].lower() if self.origin else ''
+        if not origin or origin in self.local:
+            return entries
+        bare = {key: value for key, value in entries.items() if '@' not in QUOTED.sub('', key) and key not in domains}
+        return {**entries, **{key + '@' + origin: entries.get(key + '@' + origin, value) for key, value in bare.items()}}
+
+    def circles(self, lines):
+        """No file whose addresses lead back to it: its mail would go round. Postfix stops at an address that is its own
+        target, and tables of local domains count in one of them only.  lines: {key: line} of control/virtualdomains."""
+        def file_of(address):
+            local, _, domain = address.lower().rpartition('@')
+            names = [local] if domain in self.local else [domain + '-' + local, domain + '-default'] \
+                if address.lower() in lines or domain in lines else []
+            paths = ['alias/.qmail-' + name.replace('.', ':') for name in names]
+            return next((path for path in paths if path in self.keys), '')
+
+        leads = {path: {file_of(target) for target in targets_of(self.files[path])} - {''} for path in self.keys}
+        for path in sorted(on_circles(leads)):
+            del self.files[path]
+            key = self.keys.pop(path)
+            lines.pop(unquoted(key), None)
+            self.left += key.split(', ')
+            self.lost('virtual: %s: not taken over: its targets lead back to it, and its mail would go round' % key)
+        self.files.pop('control/virtualdomains', None)
+        self.write('virtualdomains', lines.values())
 
     def virtual_domains(self, entries):
         """The virtual alias domains; not one whose addresses are all in a table that cannot be read: it would refuse
@@ -295,8 +336,8 @@ class Translation:
         """The entries {key: value} of one local part in local domains: one .qmail file of alias serves them all, and
         only if no account has the name."""
         found = [self.forwards(local, value, key) for key, value in entries.items()]
-        own = {'&%s@%s' % (local, domain) for domain in self.local}
-        forms = {frozenset('' if line in own else line for line in lines) for lines in found}
+        own = {own_line(local, domain) for domain in self.local}
+        forms = {frozenset('' if line.lower() in own else line for line in lines) for lines in found}
         keys, owner = ', '.join(entries), local and self.owner(local)
         if forms == {frozenset([''])}:
             return None                     # itself: Postfix, too, leaves it at that
@@ -329,7 +370,7 @@ class Translation:
         for word in TARGET.findall(value):
             target = self.addressed(word)
             if target[:1] == '@':
-                lines.append('&' + local + target if local else '|forward "$DEFAULT"' + target)
+                lines.append('&' + local + target if local else FORWARD_ALL + target[1:])
             elif target[:1] in ('', '|', '/') or ':' in word.partition('@')[0] or set('<>()') & set(word):
                 self.lost('virtual: %s: the target %s is not taken over' % (key, word))
                 return []
@@ -349,7 +390,8 @@ class Translation:
             self.left.append(key)
             self.lost('virtual: %s is not taken over' % key)
             return False
-        self.files['alias/.qmail-' + extension.replace('.', ':')] = ''.join(line + '\n' for line in lines)
+        path = 'alias/.qmail-' + extension.replace('.', ':')
+        self.files[path], self.keys[path] = ''.join(line + '\n' for line in lines), key
         return True
 
     def mailbox_domains(self):
@@ -360,7 +402,7 @@ class Translation:
                      'a .qmail file with the path of its Maildir; nothing is written' % ' '.join(domains))
             self.no_equal['virtual_mailbox_domains'] = self.value('virtual_mailbox_domains')
 
-    def place(self, nexthop, parameter):
+    def place(self, nexthop, parameter, smtp=True):
         """host, [host] or [host]:port as in smtproutes; None if it is something else."""
         bare = nexthop[:1] != '['
         host, _, port = (nexthop[1:].partition(']')[0], '', nexthop.rpartition(']')[2].lstrip(':')) if not bare \
@@ -373,8 +415,9 @@ class Translation:
             self.say('%s: for %s Postfix looks up MX records, we do not: see that the name has an address'
                      % (parameter, host))
         host = '[%s]' % host.removeprefix('IPv6:') if ':' in host else host
-        kind = 'smtps=' if port == '465' else ''
-        return kind + host + (':' + port if port and not kind else '')
+        if not smtp or port != '465' and self.value('smtp_tls_wrappermode') != 'yes':
+            return host + (':' + port if port else '')
+        return 'smtps=' + host + ('' if port == '465' else ':' + (port or '25'))
 
     def transports(self):
         """relayhost and transport_maps, into smtproutes."""
@@ -390,12 +433,26 @@ class Translation:
                          'is left out there' % host)
                 self.local.remove(host)
                 self.write('locals', self.local)
+        self.relay_transport()
         default, relay = self.value('default_transport'), self.value('relayhost')
         everything = self.place(relay, 'relayhost') if relay else self.transport(default, 'default_transport')
         if everything is None:
             self.no_equal['default_transport'] = default
         elif everything:
             self.routes.setdefault('', everything)
+
+    def relay_transport(self):
+        """Where the mail of relay_domains goes, unless transport_maps says otherwise."""
+        value = self.value('relay_transport')
+        place = self.transport(value, 'relay_transport')
+        if place is None:
+            self.no_equal['relay_transport'] = value
+        elif place and '' not in self.routes:       # a * of transport_maps comes first
+            for domain in self.relayed:
+                if domain not in self.local:
+                    self.routes.setdefault(domain, place)
+                    if '.' + domain in self.accepted:
+                        self.routes.setdefault('.' + domain, place)
 
     def transport(self, value, parameter):
         """TRANSPORT:NEXTHOP as in smtproutes, '' if it says nothing of where to; None if it is something else."""
@@ -406,7 +463,7 @@ class Translation:
             path = nexthop[5:]
             place = path if path[:1] == '/' else self.value('queue_directory', '/var/spool/postfix') + '/' + path
         else:
-            place = self.place(nexthop, parameter) if nexthop else ''
+            place = self.place(nexthop, parameter, transport != 'lmtp') if nexthop else ''
         return 'lmtp=' + place if transport == 'lmtp' and place else place
 
     def senders(self):
@@ -458,10 +515,28 @@ class Translation:
             networks = ['127.0.0.0/8', '[::1]/128']
             if self.value('mynetworks_style', 'host') != 'host':
                 self.no_equal['mynetworks_style'] = self.value('mynetworks_style')
-        lines = ['%s:allow%s' % (network.lstrip('!'), '' if network[:1] == '!' else ',RELAYCLIENT=""')
-                 for network in networks]
+        relaying = {network.lstrip('!'): network[:1] != '!' for network in networks}
+        proxies = self.proxies()
+        lines = ['%s:allow%s%s' % (network, ',RELAYCLIENT=""' if nearest(network, relaying) else '',
+                                   ',XCLIENT="1"' if nearest(network, proxies) else '') for network in {**relaying, **proxies}]
         self.write('tcp.smtp', lines + [':allow'])
         self.write('rcpthosts', self.accepted)
+
+    def proxies(self):
+        """{network: True} of those who may say who their clients are; in the protocol that all are to speak, none: an
+        address has to be named."""
+        if self.value('smtpd_upstream_proxy_protocol'):
+            self.lost('smtpd_upstream_proxy_protocol: there everybody was heard about who he is, here only whose address '
+                      'has PROXY="1": write the line ADDRESS:allow,PROXY="1" of each proxy into control/tcp.smtp '
+                      '(qpy-tcp.smtp.5); nothing is written')
+        found = {}
+        for word in self.listed('smtpd_authorized_xclient_hosts', NETWORK_TYPES):
+            if network_of(word.lstrip('!')) is None:
+                self.lost('smtpd_authorized_xclient_hosts: %s is not taken over: write its address into control/tcp.smtp, '
+                          'with XCLIENT="1"' % word)
+            else:
+                found.setdefault(word.lstrip('!'), word[:1] != '!')
+        return found
 
     def clients(self):
         """What is asked about clients: lists in DNS, and policy services; the rest of the restrictions is told."""
@@ -482,6 +557,29 @@ class Translation:
         if self.rates() - {'connections'} or lists or services:
             self.say('control/dnsbl, policyservers and ratelimits are read by qpy-check, and mail waits (451) until it '
                      'runs: add this line to control/services: ' + CHECK_LINE)
+
+    def logins(self):
+        """Who judges logins, and who may send as whom."""
+        path, kind = self.value('smtpd_sasl_path'), self.value('smtpd_sasl_type', 'cyrus')
+        asked = path or self.value('smtpd_sasl_auth_enable') == 'yes'
+        if asked and kind == 'dovecot' and path and not path.startswith('inet:'):
+            path = path.removeprefix('unix:')
+            path = path if path[:1] == '/' else self.value('queue_directory', '/var/spool/postfix') + '/' + path
+            self.write('auth', ['dovecot ' + path])
+            self.say('smtpd_sasl_path: qpy-auth asks that Dovecot, once its socket is open to the account qpya '
+                     '(unix_listener, qpy-auth.8) and this line stands in control/services: ' + AUTH_LINE)
+        elif asked:
+            self.lost('smtpd_sasl_type %s, smtpd_sasl_path %s: logins are judged by users/passwd (qpy-passwd), a program or '
+                      'the Unix socket of a Dovecot, as control/auth says (qpy-auth.8); nothing is written' % (kind, path))
+        lines = []
+        for key, value in self.tables('smtpd_sender_login_maps'):
+            key = unquoted(key.lower())
+            lines += ['%s:%s' % (login, at) for login in words(value)
+                      for at in ([key] if '@' in key else ['%s@%s' % (key, domain) for domain in self.local])]
+        self.write('authsenders', lines)
+        if lines:
+            self.say('smtpd_sender_login_maps: here who has logged in sends as himself in control/locals, too, beside what '
+                     'control/authsenders says')
 
     def rates(self):
         """How much one client may do in anvil_rate_time_unit, into ratelimits; what is limited."""
@@ -532,6 +630,25 @@ class Translation:
             if parameter in self.values and count is not None:
                 self.write(name, [str(count)])
 
+    def pace(self):
+        """A delay between deliveries to one destination, which there means one at a time, too; and recipients that are
+        not looked for."""
+        name = 'smtp_destination_rate_delay' if 'smtp_destination_rate_delay' in self.values else \
+            'default_destination_rate_delay'
+        delay = seconds(self.value(name, '0'))
+        period = next(((length, letter) for length, letter in ((60, 'm'), (3600, 'h'), (86400, 'd'))
+                       if delay and not length % delay), (86400, 'd'))
+        if delay is None or delay > 86400:
+            self.no_equal[name] = self.value(name)
+        elif delay:
+            self.write('destinationlimits', [':1 %d/%s' % (period[0] // delay, period[1])])
+        if self.value('smtpd_reject_unlisted_recipient') == 'no' and not any(
+                'reject_unlisted_recipient' in words(self.value(parameter)) for parameter in RESTRICTIONS):
+            self.write('checkrecipients', ['no'])
+        if self.value('smtp_tls_wrappermode') == 'yes' and 'smtps=' not in self.routes.get('', ''):
+            self.lost('smtp_tls_wrappermode: smtps= in front of a relay in control/smtproutes is that; what goes by DNS cannot '
+                      'have it')
+
     def delivery(self):
         """Where a user's mail goes."""
         box, command = self.value('home_mailbox'), self.values.get('mailbox_command')
@@ -539,6 +656,10 @@ class Translation:
             command = VARIABLE.sub(lambda found: '$' + found[1] + VARIABLES[found[2]], command)
             self.write('defaultdelivery', ['|preline ' + command])
             self.say('mailbox_command: its words go to the shell behind preline, with the environment of qpy-command.8')
+            if 'procmail' in command and 'DEFAULT=' not in command:
+                self.say('mailbox_command: procmail may make no file in /var/mail here: mail that no rule takes waits (Couldn\'t '
+                         'create "/var/mail/USER") and bounces at last, unless the file is there already; write '
+                         'DEFAULT=$HOME/Maildir/ behind it in control/defaultdelivery, or into /etc/procmailrc')
         elif box:
             self.write('defaultdelivery', ['./' + box])
         else:
@@ -581,3 +702,45 @@ class Translation:
 def host_of(place):
     """The host of a place in smtproutes, without its port."""
     return place.rpartition(']')[0] + ']' if place[:1] == '[' else place.partition(':')[0]
+
+
+# --- where .qmail files of virtual_alias_maps lead -----------------------------------------------------------------
+
+def own_line(local, domain):
+    """The line of a .qmail file that forwards an address, or each of a domain, to itself."""
+    return '&%s@%s' % (local, domain) if local else FORWARD_ALL.lower() + domain
+
+
+def targets_of(text):
+    """The addresses in such a file; of a line for all of a domain that of its default."""
+    return ['default@' + line[len(FORWARD_ALL):] if line.startswith(FORWARD_ALL) else line[1:] for line in text.splitlines()]
+
+
+def on_circles(leads):
+    """Of {file: those it leads to} the files that lie on a circle, or between two."""
+    while True:
+        aimed_at = {target for targets in leads.values() for target in targets}
+        left = {path: targets & leads.keys() for path, targets in leads.items() if path in aimed_at and targets & leads.keys()}
+        if left == leads:
+            return set(left)
+        leads = left
+
+
+# --- clients -------------------------------------------------------------------------------------------------------
+
+def network_of(word):
+    """An address or network as ipaddress has it; None if it is none."""
+    try:
+        return ipaddress.ip_network(word.replace('[', '').replace(']', ''), strict=False)
+    except ValueError:
+        return None
+
+
+def nearest(word, table):
+    """What {network: value} says of a network: its own entry, or of those around it the smallest one's; None if none."""
+    inside = network_of(word)
+    if word in table or inside is None:
+        return table.get(word)
+    around = [(network, value) for network, value in ((network_of(key), value) for key, value in table.items())
+              if network is not None and network.version == inside.version and inside.subnet_of(network)]
+    return max(around, key=lambda pair: pair[0].prefixlen, default=(None, None))[1]

@@ -373,6 +373,56 @@ def test_where_virtual_aliases_lead(home, tmp_path, main, virtual, files, said):
     assert found == files and said in text and code == ('not taken over' in text), text
 
 
+FOO = ONE + 'myorigin = foo.test\n'
+ROUND = 'not taken over: its targets lead back to it'
+
+
+@pytest.mark.parametrize('main, virtual, domains, files, said', [
+    (FOO, 'carl@foo.test carl@foo.test\n', '', {}, ''),
+    (FOO, 'carl@foo.test Carl\n', '', {}, ''),
+    (FOO, '@foo.test @foo.test\n', '', {}, ''),
+    (FOO, 'x@foo.test x@foo.test, y@far.test\n', '', {}, 'virtual: x@foo.test: ' + ROUND),
+    (FOO, 'bob@foo.test bob, y@far.test\nz@foo.test q@far.test\n', 'z@foo.test:alias-foo.test\n',
+     {'.qmail-foo:test-z': '&q@far.test\n'}, 'virtual: bob@foo.test: ' + ROUND),
+    (FOO, '"b b"@foo.test "b b", y@far.test\n', '', {}, 'virtual: "b b"@foo.test: ' + ROUND),
+    (FOO, 'v.test x\nann@v.test ann@v.test\n', 'v.test:alias-v.test\n', {}, 'virtual: ann@v.test: ' + ROUND),
+    (FOO, 'v.test x\n@v.test ann@v.test\n', 'v.test:alias-v.test\n', {}, 'virtual: @v.test: ' + ROUND),
+    (FOO, 'v.test x\n@v.test @v.test\n', 'v.test:alias-v.test\n', {}, 'virtual: @v.test: ' + ROUND),
+    (FOO, 'a@x.test b@x.test\nb@x.test a@x.test\nc@x.test a@x.test\n', 'c@x.test:alias-x.test\n',
+     {'.qmail-x:test-c': '&a@x.test\n'}, 'virtual: a@x.test: ' + ROUND),
+    (TWO, 'info@a.test bob@b.test\nbob@b.test info@b.test\n', '', {}, 'virtual: bob@b.test: ' + ROUND),
+    (ONE, '@a.test @a.test\n', '', {}, ''),
+    (ONE, '@a.test @localhost\n', '', {}, ''),
+    (FOO, 'v.test x\n@v.test @foo.test\nw.test x\n@w.test @v.test\n', 'v.test:alias-v.test\nw.test:alias-w.test\n',
+     {'.qmail-v:test-default': '|forward "$DEFAULT"@foo.test\n', '.qmail-w:test-default': '|forward "$DEFAULT"@v.test\n'}, '')])
+def test_no_mail_goes_round(home, tmp_path, main, virtual, domains, files, said):
+    """An address that is its own target stays what it is, as Postfix stops there; where it has others beside, or the way
+    back is longer, its entry is told and not written."""
+    code, text, found = imported(home, tmp_path, main, virtual)
+    file = home / 'control/virtualdomains'
+    assert found == files and (file.read_text() if file.exists() else '') == domains, text
+    assert said in text and code == bool(said), text
+
+
+@pytest.mark.parametrize('main, virtual, domains, files', [
+    (FOO, 'root boss@foo.test\n', 'root@foo.test:alias-foo.test\n',
+     {'.qmail-root': '&boss@foo.test\n', '.qmail-foo:test-root': '&boss@foo.test\n'}),
+    (FOO, 'root boss@far.test\nroot@foo.test eve@far.test\n', 'root@foo.test:alias-foo.test\n',
+     {'.qmail-root': '&boss@far.test\n', '.qmail-foo:test-root': '&eve@far.test\n'}),
+    (FOO, 'boss boss\n', '', {'.qmail-boss': '&boss@foo.test\n'}),
+    (FOO, 'foo.test x\nroot boss@far.test\n', 'foo.test:alias-foo.test\n',
+     {'.qmail-root': '&boss@far.test\n', '.qmail-foo:test-root': '&boss@far.test\n'}),
+    (ONE + 'myorigin = a.test\n', 'root boss@far.test\n', '', {'.qmail-root': '&boss@far.test\n'})])
+def test_a_name_without_a_domain_is_one_at_myorigin(home, tmp_path, main, virtual, domains, files):
+    """virtual(5): a key without a domain counts in mydestination and at myorigin, whether that is local or not."""
+    code, text, found = imported(home, tmp_path, main, virtual)
+    file = home / 'control/virtualdomains'
+    assert code == 0 and found == files and (file.read_text() if file.exists() else '') == domains, text
+    if domains and 'foo.test x' not in virtual:
+        done = subprocess.run([ROOT + '/bin/qpy-sendmail', '-bv', 'root'], capture_output=True, text=True, env={'QPYHOME': str(home)})
+        assert 'root@foo.test belongs to alias-foo.test' in done.stdout, done.stdout
+
+
 def test_an_account_has_the_name(home, tmp_path):
     """Mail for an account never comes to alias: its entry is told, not written; one that only says so is no loss."""
     uid = os.geteuid() or 64111
@@ -381,7 +431,7 @@ def test_an_account_has_the_name(home, tmp_path):
     code, text, found = imported(home, tmp_path, ONE, 'joe@a.test eve\njim@a.test eve\n')
     assert code == 1 and found == {'.qmail-jim': '&eve@h.test\n'}, text
     assert 'look: virtual: joe@a.test: not taken over: it belongs to the user joe' in text
-    code, text, found = imported(home, tmp_path, ONE, 'joe@a.test joe@a.test\njim eve\n')
+    code, text, found = imported(home, tmp_path, ONE, 'joe@a.test joe@a.test\njim@a.test eve\n')
     assert code == 0 and found == {'.qmail-jim': '&eve@h.test\n'}, text
 
 
@@ -415,6 +465,60 @@ def test_rates(home, tmp_path, main, limits, needs):
     text, file = imported(home, tmp_path, main, '')[1], home / 'control/ratelimits'
     assert (file.read_text() if file.exists() else None) == limits, text
     assert ('line to control/services' in text) == needs and 'no equal' not in text
+
+
+@pytest.mark.parametrize('command, told', [
+    ('procmail -a "$EXTENSION"', True), ('/usr/bin/procmail -a "$EXTENSION" DEFAULT=$HOME/Maildir/', False),
+    ('/usr/bin/maildrop', False)])
+def test_procmail_that_would_write_into_the_spool(home, tmp_path, command, told):
+    """Debian's stock mailbox_command has procmail make /var/mail/USER, which no delivery may: what to write is said."""
+    text = imported(home, tmp_path, 'mailbox_command = %s\n' % command, '')[1]
+    assert ('look: mailbox_command: procmail may make no file in /var/mail here' in text) == told, text
+
+
+@pytest.mark.parametrize('main, files, said', [
+    ('smtp_destination_rate_delay = 1s\n', {'destinationlimits': ':1 60/m\n'}, ''),
+    ('default_destination_rate_delay = 7\n', {'destinationlimits': ':1 12342/d\n'}, ''),
+    ('smtp_destination_rate_delay = 90\ndefault_destination_rate_delay = 5\n', {'destinationlimits': ':1 40/h\n'}, ''),
+    ('smtp_destination_rate_delay = 0s\n', {'destinationlimits': None}, ''),
+    ('smtp_destination_rate_delay = 2d\n', {'destinationlimits': None}, 'no equal: smtp_destination_rate_delay: 2d'),
+    ('smtpd_upstream_proxy_protocol = haproxy\n', {}, 'ADDRESS:allow,PROXY="1" of each proxy into control/tcp.smtp'),
+    ('mynetworks = 10.0.0.0/8 [::1]\nsmtpd_authorized_xclient_hosts = 10.0.0.5 192.0.2.7 proxy.test\n',
+     {'tcp.smtp': '10.0.0.0/8:allow,RELAYCLIENT=""\n[::1]:allow,RELAYCLIENT=""\n10.0.0.5:allow,RELAYCLIENT="",XCLIENT="1"\n'
+                  '192.0.2.7:allow,XCLIENT="1"\n:allow\n'},
+     'smtpd_authorized_xclient_hosts: proxy.test is not taken over'),
+    ('mynetworks = 10.1.0.0/16\nsmtpd_authorized_xclient_hosts = !10.1.0.9 10.0.0.0/8\n',
+     {'tcp.smtp': '10.1.0.0/16:allow,RELAYCLIENT="",XCLIENT="1"\n10.1.0.9:allow,RELAYCLIENT=""\n10.0.0.0/8:allow,XCLIENT="1"\n'
+                  ':allow\n'}, ''),
+    ('smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = private/auth\n',
+     {'auth': 'dovecot /var/spool/postfix/private/auth\n'}, 'this line stands in control/services: auth qpya seq:auth'),
+    ('smtpd_sasl_type = dovecot\nsmtpd_sasl_path = inet:127.0.0.1:99\n', {'auth': None}, 'as control/auth says (qpy-auth.8)'),
+    ('smtpd_sasl_auth_enable = yes\n', {'auth': None}, 'smtpd_sasl_type cyrus'),
+    ('relay_domains = relay.test, to.test\nrelay_transport = smtp:[inside]\ntransport_maps = hash:/etc/postfix/transport\n'
+     'relayhost = [out.test]\n',
+     {'smtproutes': 'to.test:elsewhere\nrelay.test:inside\n.relay.test:inside\n.to.test:inside\n:out.test\n'}, ''),
+    ('relay_domains = r.test\nrelay_transport = lmtp:unix:/run/l\nparent_domain_matches_subdomains =\n',
+     {'smtproutes': 'r.test:lmtp=/run/l\n'}, ''),
+    ('relay_domains = r.test\nrelay_transport = relay\n', {'smtproutes': None}, ''),
+    ('relay_domains = r.test\nrelay_transport = uucp:x\n', {'smtproutes': None}, 'no equal: relay_transport: uucp:x'),
+    ('smtpd_reject_unlisted_recipient = no\n', {'checkrecipients': 'no\n'}, ''),
+    ('smtpd_reject_unlisted_recipient = no\nsmtpd_recipient_restrictions = reject_unlisted_recipient\n', {'checkrecipients': None}, ''),
+    ('relayhost = [out.test]:465\nsmtp_tls_wrappermode = yes\n', {'smtproutes': ':smtps=out.test\n'}, ''),
+    ('relayhost = [out.test]:2465\nsmtp_tls_wrappermode = yes\n', {'smtproutes': ':smtps=out.test:2465\n'}, ''),
+    ('relayhost = [out.test]\nsmtp_tls_wrappermode = yes\nrelay_domains = r.test\nrelay_transport = lmtp:10.0.0.1\n',
+     {'smtproutes': 'r.test:lmtp=10.0.0.1\n.r.test:lmtp=10.0.0.1\n:smtps=out.test:25\n'}, ''),
+    ('smtp_tls_wrappermode = yes\n', {'smtproutes': None}, 'look: smtp_tls_wrappermode: smtps= in front of a relay'),
+    ('smtpd_sender_login_maps = hash:/etc/postfix/logins\nmydestination = h.test\n',
+     {'authsenders': 'joe:info@h.test\nann:info@h.test\nann:@x.test\njoe:sales@h.test\n'},
+     'smtpd_sender_login_maps: here who has logged in')])
+def test_what_the_readme_names(home, tmp_path, main, files, said):
+    """What README gives an equal for is translated where it means the same; else the file of ours is named."""
+    write(tmp_path / 'pf', {'transport': 'to.test smtp:[elsewhere]\n', 'logins': 'info@h.test joe, ann\n@x.test ann\nsales joe\n'})
+    code, text, _ = imported(home, tmp_path, main, '')
+    for name, wanted in files.items():
+        file = home / 'control' / name
+        assert (file.read_text() if file.exists() else None) == wanted, (name, text)
+    assert said in text and ('no equal' in text) == ('no equal' in said) and 'left out' not in text, text
 
 
 @pytest.mark.parametrize('main, page', [
