@@ -271,6 +271,45 @@ def test_a_socket_outlives_its_program(apart):
     assert int(state(apart, 'qpy-queued', 'NRestarts')) >= 1
 
 
+NEW_CODE = '/usr/bin/python3 -c "import mmap; mmap.mmap(-1, 4096, prot=7)" || exit 111\n'
+FILTER = '#!/bin/sh\n' + NEW_CODE + "exec 3<&1\nsed '1i X-Filtered: yes' | /var/qpy/bin/qpy-queue 1<&3\n"
+REMOTE = '#!/bin/sh\n' + NEW_CODE + 'for i in $(seq 30); do sleep 600 & all="$all $!"; done\nkill $all\nprintf "r\\0Kby the program of the site\\n\\0"\n'
+CHECKER = '#!/bin/sh\nexit 0\n'
+OWN = {'smtpd': 'smtpd qpyd tcp:0.0.0.0:25,tcp:[::]:25 QMAILQUEUE=/usr/local/bin/filter qpy-smtpd',
+       'tls': 'tls qpyt unix:tls:0660:qpyt:qpyd qpy-tls 40',
+       'rspawn': 'rspawn qpyr seq:rspawn:0600:qpys QMAILREMOTE=/usr/local/bin/remote qpy-rspawn'}
+
+
+def test_programs_of_the_sites_own(apart):
+    """Where a filter, QMAILREMOTE or a program that judges logins is to be run, or many workers, qpy-install makes units in which
+    they do: they start processes of their own and what they need in memory, and mail goes through them."""
+    for name, text in (('filter', FILTER), ('remote', REMOTE), ('checker', CHECKER)):
+        apart.write('/usr/local/bin/' + name, text)
+        apart.run('chmod', '755', '/usr/local/bin/' + name)
+    before = apart.read(DIR + '/control/services')
+    apart.write(DIR + '/control/services', ''.join(line + '\n' for line in before.split('\n') if line.split(' ')[0] not in OWN)
+                + ''.join(line + '\n' for line in OWN.values()))
+    apart.write(DIR + '/control/auth', 'program /usr/local/bin/checker\n')
+    try:
+        apart.run(DIR + '/bin/qpy-install', DIR, '--offline')
+        apart.run('systemctl', 'daemon-reload')
+        apart.run('systemctl', 'restart', 'qpy-smtpd', 'qpy-tls', 'qpy-rspawn', 'qpy-auth', 'qpy-send')
+        smtp(apart, 'through the filter')
+        assert 'X-Filtered: yes' in mail(apart, 'through the filter')
+        by_hand(apart, 'by the other way', 'someone@far.test')
+        try:
+            apart.await_that(lambda: 'by_the_program_of_the_site' in journal(apart, '-u', 'qpy-send', '-o', 'cat'), 'its report', 20)
+        except AssertionError as problem:
+            raise AssertionError('%s\n%s' % (problem, journal(apart))) from None
+        apart.await_that(lambda: apart.run('sh', '-c', "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c 'bin/qpy-tl[s]$'")
+                         == '41\n', 'the workers')
+        for name in ('qpy-smtpd', 'qpy-tls', 'qpy-rspawn', 'qpy-auth'):
+            assert state(apart, name) == 'active' and state(apart, name, 'NRestarts') == '0', journal(apart, '-u', name)
+        assert not [line for line in journal(apart, '-u', 'qpy-tls', '-o', 'cat').split('\n') if 'fork' in line]
+    finally:
+        apart.run('rm', '-f', DIR + '/control/auth')
+
+
 # --- a process for each connection ---------------------------------------------------------------------------------------
 
 @pytest.fixture
