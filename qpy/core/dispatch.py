@@ -154,11 +154,11 @@ class Place:
     window: transactions it has shown to be good for; one more with each that ends well, half with a deferral, and for a
     while (still: until then) as many as it served beside one that it turned away.  good: reports that speak well of it.
     limit, pace: what control/destinationlimits says, and what is left of the rate; again: when somebody waits for more of it.
-    stranded: IDs of the messages that sleep because of its trouble.
+    stranded: IDs of the messages that sleep because of its trouble; called: domains that were asked for meanwhile.
     """
 
     __slots__ = ('name', 'channel', 'active', 'works', 'window', 'waiting', 'parked', 'failures', 'failed', 'until',
-                 'reason', 'limit', 'pace', 'again', 'stranded', 'still', 'good')
+                 'reason', 'limit', 'pace', 'again', 'stranded', 'still', 'good', 'called')
 
     def __init__(self, name, channel):
         self.name, self.channel = name, channel
@@ -167,7 +167,7 @@ class Place:
         self.waiting, self.parked, self.reason = None, None, b''
         self.window, self.again = WINDOW, 0
         self.limit = self.pace = None
-        self.stranded = set()
+        self.stranded, self.called = set(), ()
 
 
 class Channel:
@@ -592,7 +592,7 @@ class Dispatch:
         elif place.until <= self.now:
             place.failures, place.failed = place.failures + 1, self.now
             place.until = self.now + schedule.backoff(place.failures, self.chance())
-            place.reason, place.window, place.still = text, WINDOW, 0
+            place.reason, place.window, place.still, place.called = text, WINDOW, 0, ()
             self.lines.append(sendlog.left_alone(place.name, place.until - self.now, place.failures, text))
             self._trouble(place)
 
@@ -613,6 +613,9 @@ class Dispatch:
         place.failures = place.until = 0
         place.reason = b''
         place.stranded.clear()
+        called, place.called = place.called, ()
+        for domain in called:
+            self._hurry(self._sleepers(domain), domain)
         self._freed(place, 1 << 30)
 
     def _trouble(self, place):
@@ -807,7 +810,7 @@ class Dispatch:
             return self._leave(job)
         if job.order == HOLD:
             return self._then(job, self._hold)
-        if job.deferred:
+        if job.deferred and not job.early:
             self._plan(job)
         if self._warning_is_due(job):
             job.reports = [DELAYS]
@@ -815,15 +818,13 @@ class Dispatch:
         self._then(job, self._to_sleep)
 
     def _plan(self, job):
-        """Note why and until when the message waits; after a pass out of turn, as long as before."""
-        job.entries += [(b'z', b'%d' % index, text) for index, text in job.deferred.items()]
-        if job.early:
-            return
+        """Note why and until when the message waits."""
         wait = schedule.retry(self.clock.age(job.birth), skip(job))
         job.next = self.now + schedule.late(wait, self.chance())
         if job.by is not None and not job.is_late(self.clock.wall(self.now)):       # then its sender is to hear of it
             job.next = min(job.next, max(self.now + 1, int(self.clock.steady(job.by.deadline))))
         job.attempts += 1
+        job.entries += [(b'z', b'%d' % index, text) for index, text in job.deferred.items()]
         job.entries.append((b'a', b'%d' % self.clock.wall(job.next), b'%d' % job.attempts))
 
     def _to_sleep(self, job):
@@ -835,7 +836,7 @@ class Dispatch:
             return
         if not all(place.failures for place in job.stranded):   # well again, or so we were told in the meantime
             if job.early:
-                self.only[job.id] = set(job.domains)
+                self.only[job.id] = frozenset(job.domains)
             self.asleep[job.id] = DUE
             return self.backlog.append(job.id)
         for place in job.stranded:
@@ -968,28 +969,39 @@ class Dispatch:
             self.waiting.enter(id, recipients)
 
     def hurry(self, domain, below, place_of, now):
-        """Try what waits for this domain, and perhaps for all below it, out of turn, and its host (place_of(domain), the
-        name of a Place or None) even if it is left alone: one transaction probes it.  How many messages are tried, or under
-        way already.  Raises etrn.Later."""
+        """Try what waits for this domain, and perhaps for all below it, out of turn.  A host that is left alone (the Place
+        called place_of(domain), a name or None) is probed by one message; what waits because of it follows if that goes
+        well.  How many messages that are, with those that are under way already.  Raises etrn.Later."""
         messages = set()
         for each in self.waiting.ask(domain, below, now):
             ids = self.waiting.ids[each]
             self.waiting.leave_all(each, [id for id in ids if not self.knows(id)])
-            woken = [id for id in sorted(ids) if self.asleep.get(id, DUE) > 0 or id in self.only]
             messages.update(id for id in ids if self.asleep.get(id) != HELD)
-            for id in woken:
-                self._hurry(id, each)
-            place = self.remote.places.get(place_of(each))
+            woken, place = self._sleepers(each), self.remote.places.get(place_of(each))
             if woken and place is not None and place.failures:
-                place.until, place.failures = 0, max(1, place.failures - 1)     # a probe that fails leaves it as it was
+                woken = self._probe(place, each, woken)
+            self._hurry(woken, each)
         return len(messages)
 
-    def _hurry(self, id, domain):
-        """One message, for its recipients there."""
-        self.only.setdefault(id, set()).add(domain)
-        if self.asleep.get(id, DUE) > 0:
-            self.asleep[id] = DUE
-            self.backlog.append(id)
+    def _probe(self, place, domain, ids):
+        """Those of these sleeping messages that are to be tried before it is known whether the place is well again."""
+        place.until, place.failures = 0, max(1, place.failures - 1)     # a probe that fails leaves it as it was
+        place.called = {*place.called, domain}
+        others = [id for id in ids if id not in place.stranded]
+        return others or ids[:1]
+
+    def _sleepers(self, domain):
+        """Messages that sleep and have recipients there, in the order in which they came; or are woken for others only."""
+        return sorted(id for id in self.waiting.ids.get(domain, ()) if self.asleep.get(id, DUE) > 0 or id in self.only)
+
+    def _hurry(self, ids, domain):
+        """These messages, for their recipients there."""
+        only, asleep, domains = self.only, self.asleep, frozenset((domain,))
+        for id in ids:
+            only[id] = only[id] | domains if id in only else domains
+            if asleep.get(id, DUE) > 0:
+                asleep[id] = DUE
+                self.backlog.append(id)
 
     def prune(self):
         """Forget destinations whose trouble is long past, if there are very many."""

@@ -211,6 +211,31 @@ def test_a_host_that_is_left_alone_is_probed():
     assert sorted(w.removed) == ids
 
 
+def test_a_host_that_is_still_away_costs_one_transaction():
+    """Of fifty messages that wait because of it one is read and tried, nothing is written, and the log has no line for the
+    others; what waits for another reason is tried by itself."""
+    w = world()
+    for _ in range(50):
+        w.add((R, b'a.example'))
+    w.step()
+    w.answer_all(b'Z', b'h')
+    w.wait(3000)
+    w.answer_all(b'Z', b'h')
+    assert len(w.d.asleep) == 50 and not w.open
+    states, lines, loads = {id: list(entries) for id, entries in w.states.items()}, len(w.log), []
+    load = w.load
+    w.load = lambda id, forced: loads.append(id) or load(id, forced)
+    assert hurry(w) == 50
+    w.answer_all(b'Z', b'h')
+    assert len(loads) == 1 and w.states == states and len(w.log) - lines < 8
+    w.wait(etrn.AGAIN)
+    w.answer_all(b'Z', b'h')
+    hurry(w)
+    while w.open:
+        w.answer_all()
+    assert len(w.removed) == 50 and not w.d.waiting.ids
+
+
 def test_nothing_ends_early():
     """A message past its lifetime is not given up, nor its sender warned, in a pass that somebody else has asked for."""
     w = world(lifetime=1000, warn_after=10)
