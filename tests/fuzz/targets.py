@@ -35,6 +35,7 @@ class Everything:
 def talk(pieces, stages=frozenset()):
     """(replies, messages, closed) of a server's session; at these stages whoever has an n in his name is refused."""
     policy = smtp_policy.Policy(b'mx.example.com', databytes=200, hosts=Everything, max_recipients=3, stages=stages)
+    policy.etrn = {b'e.f': 1, b'.g': 2}
     session = smtp_server.Session(policy, smtp_policy.Client(ip=b'192.0.2.7', relay=b''))
     out, found, text, closed = b'', [], b'', False
     for piece in pieces:
@@ -45,6 +46,8 @@ def talk(pieces, stages=frozenset()):
                 said = session.helo + session.sender + session.checking
                 kind, value = (session.recipient(b'no' if value[:1] == b'n' else b'yes') if kind == smtp_server.CHECK
                                else session.judged(b'550 5.7.1 no' if b'n' in said else b'')) or (None, None)
+            if kind == smtp_server.ETRN:
+                kind, value = (session.hurried(len(value)) if len(value) < 5 else session.not_hurried(b'later')) or (None, None)
             if kind is None:
                 continue
             if kind == smtp_server.START:

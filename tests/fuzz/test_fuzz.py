@@ -21,7 +21,7 @@ SECONDS = os.environ.get('QPY_FUZZ_SECONDS', '3')
 WORDS = {
     'smtp_session': [b'EHLO x\r\n', b'HELO x\r\n', b'MAIL FROM:<a@b.c>\r\n', b'RCPT TO:<d@e.f>\r\n', b'RCPT TO:<no@e.f>\r\n',
                      b'DATA\r\n', b'.\r\n', b'RSET\r\n', b'QUIT\r\n', b'\r\n', b'\n', b'\r', b'NOOP', b' SIZE=1', b' BODY=8BITMIME', b' SMTPUTF8', b'\xc3\xa4', b'BDAT 3\r\nabc', b'BDAT 2\r\n\r\n',
-                     b'BDAT 0 LAST\r\n', b' NOTIFY=NEVER', b' RET=FULL', b'VRFY <n@e.f>\r\n', b'STARTTLS\r\n', b'AUTH PLAIN\r\n'],
+                     b'BDAT 0 LAST\r\n', b' NOTIFY=NEVER', b' RET=FULL', b'VRFY <n@e.f>\r\n', b'ETRN e.f\r\n', b'ETRN @x.g\r\n', b'ETRN #', b'STARTTLS\r\n', b'AUTH PLAIN\r\n'],
     'logins_and_proxies': [b'\0', b'\1', b'user=', b'auth=Bearer x', b'n,,n=u,r=x', b'p=', b'c=biws,r=xn,p=', b'PROXY TCP4 ', b'192.0.2.1 ',
                            b'\r\n\r\n\0\r\nQUIT\n', b'\x21\x11\0\x0c', b'ADDR=', b'MECH\tPLAIN\n', b'DONE\n', b'OK\t1\tuser=x\n', b'K', b'a:$scrypt$',
                            b'Date: x\n', b'\n', b'2026-01-01T00:00:00Z', b'passwd', b'dovecot /x'],
