@@ -9,9 +9,10 @@ new file as NAME~.  Nothing is changed where it is read from, but for a list of 
 Exit: 0; 1 done, but a file, an entry or a message was not taken over; 100 called wrongly; 111 it cannot be done.
 """
 import os
+import pwd
 import time
 
-from qpy.admin import newmrh, newu, postfix, qmailhome, qmailqueue
+from qpy.admin import mailusers, newmrh, newu, postfix, qmailhome, qmailqueue
 from qpy.core import bounce, controls as tables, dates, exits, getpw, grammar, route
 from qpy.lib import controls, program, submit, users
 
@@ -41,6 +42,7 @@ def main(home, args):
         if words[0] == 'queue':
             return import_queue(home, place, only_report)
         found = from_qmail(place) if words[0] == 'qmail' else from_postfix(place, owner_of(home))
+        found.notes += of_accounts(home, found)
         return Import(os.fsdecode(home), only_report).run(found)
     except OSError as problem:
         raise program.Fatal(exits.TEMP, b'unable to use %s: %s' % (os.fsencode(str(problem.filename or place)),
@@ -73,6 +75,28 @@ def from_postfix(place, owner):
     found = postfix.Translation(postfix.parse_main(text), read, os.uname().nodename, owner)
     found.notes.append('aliases stay in /etc/aliases: run qpy-newaliases; what it cannot take it names')
     return found
+
+
+def of_accounts(home, found):
+    """Sentences on accounts of this host that had mail, and have none in DIR with what was found."""
+    if os.stat(home).st_uid:
+        return []                       # an installation of one account, which gets all mail
+    assign = found.files.get('users/assign') or qmailhome.read(os.fsdecode(home) + '/users/assign') or ''
+    return mailusers.notes(pwd.getpwall(), assign, account(home, 'alias'), owner_of_home)
+
+
+def owner_of_home(path):
+    """The uid of a directory; None if there is none."""
+    try:
+        return os.stat(path).st_uid if os.path.isdir(path) else None
+    except OSError:
+        return None
+
+
+def account(home, role):
+    """What an account of qpy is called."""
+    names = controls.listing(os.fsencode(home), b'accounts') or []
+    return next((line.partition(b':')[2].decode() for line in names if line.startswith(role.encode() + b':')), role)
 
 
 def within_limits(name, number, data):
@@ -176,11 +200,8 @@ class Import:
 
     def group(self):
         """The gid of who may read passwords: that of qpyr, which reads them."""
-        import pwd
-        names = controls.listing(os.fsencode(self.home), b'accounts') or []
-        name = next((line.partition(b':')[2].decode() for line in names if line.startswith(b'qpyr:')), 'qpyr')
         try:
-            return pwd.getpwnam(name).pw_gid
+            return pwd.getpwnam(account(self.home, 'qpyr')).pw_gid
         except KeyError:
             return 0
 

@@ -29,6 +29,8 @@ OTHERWISE = ('accounts', 'auth', 'authsenders', 'dnsbl', 'greylist', 'milters', 
              'tlsclients')      # control files of ours; what has the name there is something else
 SOURCES = (('outgoingip', ''), ('outgoingip6', ''), ('outgoingips', '@'), ('domainbindings', '@'),
            ('domainbindings6', '@'))      # files of patches with addresses to leave from, and what their keys are
+PATTERNED = ('badmailfrom', 'badrcptto')         # lists of addresses, which patches take for expressions
+PATTERN = re.compile(r'^[^#]*[*^\\|?()]|^[^#].*\$$|^!|^[^#]*\[[^@]*@')
 START = re.compile(r'\bqmail-start[ \t]')
 USERS = ('assign', 'include', 'exclude', 'mailnames', 'subusers', 'append')
 WRITTEN_BY_HAND = (tables.LIST, tables.MAP)
@@ -61,6 +63,12 @@ class Translation:
                     self.files['control/' + name] = self.read('control/' + name)
             elif not tables.is_copy(os.fsencode(name)) and not name.endswith(('.tmp', '.cdb')):
                 self.no_equal['control/' + name] = ELSEWHERE.get(name) or why_not(name)
+        for name in PATTERNED:
+            found = [line for line in self.files.get('control/' + name, '').splitlines() if PATTERN.search(line)]
+            if found:
+                self.incomplete = True
+                self.notes.append('control/%s: patterns of a patch are plain addresses here, and match nobody: write @host or '
+                                  'addresses, or have a policy server match them: %s' % (name, ', '.join(found)))
         if 'control/rcpthosts' not in self.files:
             self.notes.append('there is no control/rcpthosts: qmail accepted mail for every domain, an open relay; here '
                               'it is accepted for locals and virtualdomains')
@@ -120,6 +128,10 @@ class Translation:
         for name in names:
             if name.startswith('.qmail') and os.path.isfile(os.path.join(directory, name)):
                 self.files['alias/' + name] = text = self.read('alias/' + name)
+                with_cr = [str(number) for number, line in enumerate(text.split('\n'), 1) if line[-1:] == '\r']
+                if with_cr:
+                    self.notes.append("alias/%s: line %s ends in a carriage return: its mail waits until they are gone "
+                                      "(sed -i 's/\\r$//')" % (name, ', '.join(with_cr)))
                 if 'fastforward' in text:
                     self.notes.append('alias/%s runs fastforward: our newaliases and users/aliases.cdb do the same '
                                       'without it (qpy-aliases.5)' % name)

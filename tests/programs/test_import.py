@@ -1,13 +1,15 @@
 """qpy-import on made-up trees in the real formats: a qmail home, a Postfix configuration, a qmail queue at rest."""
 import fcntl
 import os
+import pwd
 import re
 import subprocess
 import time
+import types
 
 import pytest
 
-from qpy.admin import postfix, qmailqueue
+from qpy.admin import import_, mailusers, postfix, qmailqueue
 from qpy.core import controls, mess, route, services
 from tests.peers.queued import Daemon, make_home
 
@@ -249,6 +251,40 @@ def test_postfix(home, tmp_path):
                    'look: smtp_tls_policy_maps: look at "secure.example'):
         assert wanted in text, (wanted, text)
     assert 'config_dir_of_mine' not in text and 'mailbox_size_limit' not in text
+
+
+def test_what_only_looks_taken_over(home, tmp_path):
+    """Expressions of patches in lists of addresses, and .qmail lines with a carriage return, are told, whose addresses are
+    plain are not."""
+    write(tmp_path / 'qmail', {
+        'control/me': 'a.test\n', 'control/badmailfrom': '# .*@x\n.*@regex\\.test$\nplain@x.test\n@[192.0.2.1]\nv+a=b@x.test\n!ok@x.test\n',
+        'control/badrcptto': 'a.b@x.test\n', 'alias/.qmail-cr': '&joe@x.test\n|true\r\n./Maildir/\r\n', 'alias/.qmail-lf': '&joe@x.test\n'})
+    code, lines = run(home, 'qmail', tmp_path / 'qmail')
+    looks = [line for line in lines if 'patterns' in line or 'carriage' in line]
+    assert code == 1 and len(looks) == 2, lines
+    assert looks[0].endswith('match them: .*@regex\\.test$, !ok@x.test') and 'control/badmailfrom' in looks[0]
+    assert looks[1].startswith('look: alias/.qmail-cr: line 2, 3 ends in a carriage return: its mail waits')
+
+
+PASSWD = [types.SimpleNamespace(pw_name=name, pw_uid=uid, pw_dir='/home/' + name) for name, uid in (
+    ('root', 0), ('old', 500), ('svc', 501), ('vpop', 89), ('alias', 64), ('joe', 1001), ('nohome', 502))]
+LINES = '=vpop:vpop:89:89:/home/vpop:::\n+:alias:64:64:/q/alias:-::\n=r:boss:1001:0:/home/r:::\n=joe:joe:1001:1001:/home/joe:::\n.\n'
+
+
+def test_accounts_that_get_no_mail_here(home, tmp_path, monkeypatch, capsys):
+    """Who has a uid below 1000 and a home of his own, and no line in users/assign, is named with the remedy; so are
+    lines there as which nothing is delivered, and those that count after a new start."""
+    owners = {'/home/old': 500, '/home/svc': 0, '/home/vpop': 89, '/home/alias': 64, '/home/joe': 1001, '/home/root': 0}
+    found = list(mailusers.notes(PASSWD, LINES, 'alias', owners.get))
+    assert [line.rpartition(': ')[2] for line in found] == ['old', 'boss', 'vpop'], found
+    assert list(mailusers.notes(PASSWD, LINES.replace('=r', '=old:old:500:500:/home/old:::\n=x'), 'alias', owners.get))[0][:12] == 'users/assign'
+    assert list(mailusers.notes([], '', 'alias', owners.get)) == []
+    write(tmp_path / 'postfix', {'main.cf': 'myhostname = a.test\n'})
+    monkeypatch.setattr(pwd, 'getpwall', lambda: PASSWD)
+    monkeypatch.setattr(import_, 'owner_of_home', owners.get)
+    import_.main(os.fsencode(home), [b'-n', b'postfix', os.fsencode(tmp_path / 'postfix')])
+    told = re.search('look: these accounts have a uid below 1000.* they get no mail here.* users/assign .*: old, vpop\n', capsys.readouterr().out)
+    assert bool(told) == (os.geteuid() == 0)       # else DIR is an installation of one account
 
 
 def test_what_postfix_meant_is_what_we_do(home, tmp_path):
@@ -502,6 +538,9 @@ def test_procmail_that_would_write_into_the_spool(home, tmp_path, command, told)
     ('relay_domains = r.test\nrelay_transport = relay\n', {'smtproutes': None}, ''),
     ('relay_domains = r.test\nrelay_transport = uucp:x\n', {'smtproutes': None}, 'no equal: relay_transport: uucp:x'),
     ('smtpd_reject_unlisted_recipient = no\n', {'checkrecipients': 'no\n'}, ''),
+    ('fast_flush_domains = $relay_domains a.test\nrelay_domains = r.test\n', {'etrn': 'r.test\n.r.test\na.test\n.a.test\n'}, ''),
+    ('fast_flush_domains = a.test\nparent_domain_matches_subdomains =\n', {'etrn': 'a.test\n'}, ''),
+    ('relay_domains = r.test\n', {'etrn': None}, ''),
     ('smtpd_reject_unlisted_recipient = no\nsmtpd_recipient_restrictions = reject_unlisted_recipient\n', {'checkrecipients': None}, ''),
     ('relayhost = [out.test]:465\nsmtp_tls_wrappermode = yes\n', {'smtproutes': ':smtps=out.test\n'}, ''),
     ('relayhost = [out.test]:2465\nsmtp_tls_wrappermode = yes\n', {'smtproutes': ':smtps=out.test:2465\n'}, ''),
