@@ -52,7 +52,7 @@ SILENT = set('''alias_database alias_maps append_dot_mydomain biff command_direc
     smtpd_tls_security_level smtpd_use_tls anvil_rate_time_unit smtp_destination_rate_delay
     default_destination_rate_delay smtpd_upstream_proxy_protocol smtpd_authorized_xclient_hosts smtpd_sasl_path
     smtpd_sasl_type smtpd_sasl_auth_enable smtpd_sender_login_maps relay_transport smtpd_reject_unlisted_recipient
-    smtp_tls_wrappermode'''.split())
+    smtp_tls_wrappermode fast_flush_domains'''.split())
 # Of control/services: the programs that some of what is written needs.
 CHECK_LINE = 'check qpyc seq:check:0660:qpyc:qpyd qpy-check'
 AUTH_LINE = 'auth qpya seq:auth:0660:qpya:qpyd qpy-auth'
@@ -244,10 +244,15 @@ class Translation:
         self.write('locals', self.local)
         if not self.local:
             self.say('mydestination is empty, nothing was delivered on that host; control/locals is left as it is')
-        self.relayed = relayed = self.domains_of('relay_domains')
-        below = 'relay_domains' in self.value('parent_domain_matches_subdomains', 'relay_domains')
-        self.accepted = self.local + [entry for domain in relayed for entry in
-                                      ([domain, '.' + domain.lstrip('.')] if below else [domain])]
+        self.relayed = self.domains_of('relay_domains')
+        self.accepted = self.local + self.with_below('relay_domains', self.relayed)
+        if 'fast_flush_domains' in self.values:
+            self.write('etrn', self.with_below('fast_flush_domains', self.domains_of('fast_flush_domains')))
+
+    def with_below(self, parameter, domains):
+        """These domains of a parameter, and what is below them where Postfix means that too."""
+        below = parameter in self.value('parent_domain_matches_subdomains', parameter)
+        return [entry for domain in domains for entry in ([domain, '.' + domain.lstrip('.')] if below else [domain])]
 
     def virtual(self):
         """virtual_alias_maps: a virtual domain each, and a .qmail file per address, all of the user alias."""
