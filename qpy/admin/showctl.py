@@ -96,8 +96,10 @@ READ = {tables.LINE: one, tables.NUMBER: count, tables.LIST: several, tables.MAP
 
 
 def unknown(there):
-    """Lines on files that no program reads, with the name that may have been meant."""
+    """Lines on files that no program reads, with the name that may have been meant; copies are called so."""
     out = []
+    for name in sorted(name for name in there if tables.is_copy(name)):
+        out += [tables.show(name) + b': a copy, which no program reads.', b'']
     for name, near in tables.strangers(there):
         hint = b' Did you mean %s?' % near if near else b''
         out += [tables.show(name) + b': I have no idea what this file does.' + hint, b'']

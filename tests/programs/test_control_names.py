@@ -7,6 +7,13 @@ from qpy.core import controls
 from qpy.lib import faults
 
 
+@pytest.mark.parametrize('name', [b'locals~', b'locals.~1~', b'.locals.swp', b'#me#', b'locals.bak', b'me.orig', b'badmailfrom.save'])
+def test_copies_are_no_strangers(name):
+    """What editors, patch and qpy-import leave beside a file is not taken for a misspelt name; its like of no file of ours is."""
+    assert controls.is_copy(name) and controls.strangers([name]) == []
+    assert controls.strangers([b'local.bak', b'bak', b'me.txt']) == [(b'bak', b''), (b'local.bak', b''), (b'me.txt', b'')]
+
+
 @pytest.mark.parametrize('name, meant', [
     (b'rcpthost', b'rcpthosts'), (b'Locals', b'locals'), (b'virtualdomain', b'virtualdomains'),
     (b'concurrencyremot', b'concurrencyremote'), (b'simcontrol', b''), (b'badrctpto', b'badrcptto'),
@@ -21,7 +28,7 @@ def test_names_that_nobody_reads(tmp_path):
     (tmp_path / 'control').mkdir(mode=0o755)
     (tmp_path / 'control/me').write_text('me.test\n')
     (tmp_path / 'control/rcpthost').write_text('me.test\n')
-    for name in ('locals~', '.locals.swp', '#me#', 'morercpthosts.cdb.tmp'):
+    for name in ('locals~', '.locals.swp', '#me#', 'morercpthosts.cdb.tmp', 'me.bak', 'rcpthosts.orig', 'me.save', 'me.old'):
         (tmp_path / 'control' / name).write_text('')
     (tmp_path / 'control/bad\nname').write_text('')
     assert [(fault.text, fault.grave) for fault in faults.of_controls(os.fsencode(tmp_path), {})] == [
