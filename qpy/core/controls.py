@@ -521,13 +521,15 @@ def check_delivery(data: bytes, name: bytes) -> None:
 # --- names --------------------------------------------------------------------------------------------------
 
 def strangers(names) -> list:
-    """[(name, the nearest known name or b'')] of the names that no program reads."""
-    return [(name, nearest(name)) for name in sorted(set(names) - {entry[0] for entry in TABLE})]
+    """[(name, the nearest known name or b'')] of the names that no program reads; copies are left out."""
+    return [(name, nearest(name)) for name in sorted(set(names) - {entry[0] for entry in TABLE}) if not is_copy(name)]
 
 
 def is_copy(name: bytes) -> bool:
     """Is this how editors and programs call what they put beside a file?"""
-    return name[:1] in (b'.', b'#') or name[-1:] == b'~' or name.endswith(b'.cdb.tmp')
+    stem, _, ending = name.rpartition(b'.')
+    return name[:1] in (b'.', b'#') or name[-1:] == b'~' or name.endswith(b'.cdb.tmp') \
+        or ending in (b'bak', b'old', b'orig', b'save') and row(stem) is not None
 
 
 def nearest(name: bytes) -> bytes:
