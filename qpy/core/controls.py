@@ -107,6 +107,8 @@ TABLE = (
     (b'localiphost', LINE, ME, b'qpy-smtpd', b'name that stands for user@[address of this host]'),
     (b'locals', LIST, ME, b'qpy-send qpy-users qpy-smtpd qpy-inject qpy-local',
      b'domains delivered here, to users of this machine'),
+    (b'mailgroups', LIST, None, b'qpy-seed',
+     b'more groups below 1000 that users of mail may have as their primary group, by number'),
     (b'maxrcpt', NUMBER, 1000, b'qpy-smtpd', b'recipients that one SMTP message may have'),
     (b'milters', LIST, None, b'qpy-smtpd qpy-milter',
      b'filters that speak the milter protocol: ADDRESS:PORT or /PATH, with default, timeout and endtimeout'),
@@ -384,6 +386,12 @@ def fault_of_tls(entry: bytes) -> bytes:
     return fault_of_domain(key)
 
 
+def fault_of_group(entry: bytes) -> bytes:
+    """A gid."""
+    good = text.parse_uint(entry, 4294967294)
+    return b'' if good else b'write the number of a group, and not that of root; getent group NAME says it'
+
+
 def fault_of_limit(entry: bytes) -> bytes:
     """domain:number rate."""
     key, colon, _ = entry.partition(b':')
@@ -416,7 +424,7 @@ def fault_of_sender(entry: bytes) -> bytes:
 
 
 FAULTS = {b'checkexempt': fault_of_address, b'badhelo': fault_of_helo, b'validrcptto': fault_of_address, b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
-          b'etrn': fault_of_domain, b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
+          b'etrn': fault_of_domain, b'mailgroups': fault_of_group, b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
           b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'senderroutes': fault_of_sender_route,
           b'smtplogins': fault_of_login, b'smtptokens': fault_of_token, b'tlsdestinations': fault_of_tls,
           b'destinationlimits': fault_of_limit, b'authsenders': fault_of_sender, b'virtualdomains': fault_of_virtual}

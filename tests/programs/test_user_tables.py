@@ -43,6 +43,25 @@ def test_newu(home):
     assert (home / 'users/cdb').stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.root
+def test_newu_names_who_has_to_wait(home):
+    """Ids that the qpy that runs has not seen at its start are named, each once, and not those that it has; none is while
+    nothing runs."""
+    (home / 'users/assign').write_bytes(b'=pop:pop:89:89:/h:::\n+pop-:pop:89:89:/h:-::\n=joe:joe:1001:1001:/h:::\n'
+                                        b'=sue:sue:1002:100:/h:::\n.\n')
+    assert run('qpy-newu', home) == (0, b'', b'')
+    (home / 'run').mkdir()
+    (home / 'run/mailids').write_bytes(b'uids 990 1000+9000\ngids 100 1000+9000\n')
+    code, out, err = run('qpy-newu', home)
+    assert (code, out) == (0, b'') and err.splitlines() == [
+        b'qpy-newu: warning: %s 89: unknown to the qpy that runs; start it anew, until then mail for these waits' % kind
+        for kind in (b'uid', b'gid')]
+    (home / 'run/mailids').write_bytes(b'uids 89 1000+9000\ngids 89 100 1000+9000\n')
+    assert run('qpy-newu', home) == (0, b'', b'')
+    (home / 'users/assign').write_bytes(b'.\n')
+    assert run('qpy-newu', home) == (0, b'', b'')
+
+
 @pytest.mark.parametrize('data, words', [
     (b'=j:j:1:1:/:::\n\n.\n', b'bad format in users/assign: line 2: an empty line'),
     (b'=j:j:1:1:/:::\n', b'bad format in users/assign: no line with a dot'), (None, b'unable to read users/assign: No')])
