@@ -13,7 +13,7 @@ import time
 import pytest
 
 from qpy.admin import install
-from qpy.admin.installing import doing, first_files, other_names, packages, program_files, uninstall
+from qpy.admin.installing import doing, first_files, other_names, packages, program_files, supervisors, uninstall
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +123,29 @@ def test_a_full_disk(place):
                           text=True, cwd='/')
     assert done.returncode == 111 and done.stderr.count('\n') == 1
     assert done.stderr.startswith('qpy-install: fatal: %s/' % place.home) and done.stderr.endswith(': No space left on device\n')
+
+
+def test_units_follow_control_files(place, tmp_path, monkeypatch):
+    """Units are made anew from control files by each run, and those of lines that have gone go, but for what is the site's; one
+    that systemd has a link to, and that is of before, is noted."""
+    place.run('--offline', '--me', 'x.test')
+    systemd, linked = os.path.join(place.home, 'service/systemd'), tmp_path / 'linked'
+    linked.mkdir()
+    os.symlink(systemd + '/qpy-rspawn.service', linked / 'qpy-rspawn.service')
+    monkeypatch.setattr(supervisors, 'LINKED', str(linked) + '/*')
+    with open(systemd + '/qpy-site.service', 'w') as file:
+        file.write('[Unit]\nDescription=ours\n')
+    assert supervisors.out_of_date(place.home) == []
+    with open(os.path.join(place.home, 'control/services'), 'w') as file:
+        file.write('users off\nrspawn qpyr seq:rspawn:0600:qpys QMAILREMOTE=/site/remote qpy-rspawn\n')
+    (line,) = supervisors.out_of_date(place.home)
+    assert line.startswith('systemd/qpy-rspawn.service of %s/service: not as control/services' % place.home)
+    assert os.path.exists(systemd + '/qpy-users.service')
+    place.run('--offline', '--me', 'x.test')
+    assert supervisors.out_of_date(place.home) == []
+    left = os.listdir(systemd)
+    assert not [name for name in left if 'users' in name] and 'qpy-site.service' in left and 'qpy.target' in left
+    assert 'QMAILREMOTE=/site/remote' in place.read('service/systemd/qpy-rspawn.service')
 
 
 def test_an_interpreter_by_a_relative_path(place):

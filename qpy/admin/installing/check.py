@@ -28,7 +28,7 @@ def check(options):
         doing.say(line)
     if not wrong:
         doing.say('%s is in order' % home)
-    for line in packages.lacking(home) + ([] if rootless else [*homes(home), *kernel.shortcomings()]):
+    for line in packages.lacking(home) + ([] if rootless else [*homes(home), *stale_units(home), *kernel.shortcomings()]):
         doing.say('note: ' + line)
     return doing.WRONG if wrong else doing.OK
 
@@ -258,6 +258,14 @@ def of_group(name, roles, everybody):
            ['the account %s has the group %s, and can use what is its alone; usermod --gid GROUP %s'
             % (entry.pw_name, name, entry.pw_name) for entry in everybody
             if entry.pw_gid == group.gr_gid and entry.pw_name not in roles]
+
+
+def stale_units(home):
+    """[note] on units that systemd uses and control files have left behind."""
+    try:
+        return supervisors.out_of_date(home)
+    except doing.Trouble:                       # the complaints have named it
+        return []
 
 
 def homes(home):

@@ -108,6 +108,15 @@ def first(path, content, mode=0o644):
     return True
 
 
+def read(path):
+    """The text of a file; nothing if there is none."""
+    try:
+        with open(path, errors='replace') as file:
+            return file.read()
+    except FileNotFoundError:
+        return ''
+
+
 def read_first_line(path):
     """The first line of a file."""
     with open(path) as file:

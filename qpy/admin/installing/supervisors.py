@@ -1,4 +1,5 @@
 """DIR/service: for systemd, runit, daemontools and their kin."""
+import glob
 import os
 
 from qpy.admin.installing import doing, owners
@@ -84,10 +85,45 @@ def write_each_unit(place, home, service):
     """For sites that let systemd start each program; and the accounts, for packages that let it make them."""
     for directory in ('systemd/each', 'sysusers.d'):
         os.makedirs(os.path.join(service, directory), exist_ok=True)
+    found = each_unit(place, home)
+    for name, content in found.items():
+        doing.write(os.path.join(service, name), content)
+    for name in made_before(service):
+        if name not in found:
+            os.unlink(os.path.join(service, name))
+
+
+def each_unit(place, home):
+    """{name below service: content}"""
     names = {role.encode(): name.encode() for role, name in owners.account_names(place).items()}
     table, backends, filtered = service_table(place), auth_backends(place), any_filter(os.fsencode(place))
-    for directory, found in (('systemd', units.units(os.fsencode(home), table, names, backends, filtered)),
-                             ('systemd/each', units.each(os.fsencode(home), table, names, filtered))):
-        for name, content in found.items():
-            doing.write(os.path.join(service, directory, os.fsdecode(name)), content.decode())
-    doing.write(os.path.join(service, 'sysusers.d/qpy.conf'), units.sysusers(os.fsencode(home), names).decode())
+    there = os.fsencode(home)
+    found = {b'systemd/' + name: content for name, content in units.units(there, table, names, backends, filtered).items()}
+    found |= {b'systemd/each/' + name: content for name, content in units.each(there, table, names, filtered).items()}
+    return {os.fsdecode(name): content.decode() for name, content in found.items()} | {
+        'sysusers.d/qpy.conf': units.sysusers(there, names).decode()}
+
+
+OURS = '[Unit]\nDescription=qpy'         # how the units begin that each_unit makes
+LINKED = '/etc/systemd/system/*'
+
+
+def made_before(service):
+    """Names below service of units that were made for a line of control/services."""
+    for path in glob.glob(os.path.join(glob.escape(service), 'systemd/qpy-*')):
+        with open(path, errors='replace') as file:
+            if file.read(len(OURS)) == OURS:
+                yield os.path.relpath(path, service)
+
+
+def out_of_date(home):
+    """[line for a person] where systemd starts programs by units that were made for other control files."""
+    service = os.path.join(home, 'service')
+    used = {os.path.realpath(path) for path in glob.glob(LINKED) if os.path.islink(path)}
+    wrong = []
+    for name, content in each_unit(home, home).items():
+        path = os.path.join(service, name)
+        if os.path.realpath(path) in used and doing.read(path) != content:
+            wrong.append(name)
+    return ['%s of %s: not as control/services, auth, tcp.smtp and accounts say by now; qpy-install %s, then systemctl daemon-reload'
+            % (' '.join(wrong), service, home)] if wrong else []
