@@ -363,6 +363,12 @@ def getpwuid(uid):
             fsencode(entry.pw_gecos))
 
 
+def getpwall():
+    """[(uid, gid)] of all accounts that the sources of accounts list; one that lists none (LDAP, often) is no error."""
+    import pwd
+    return [(entry.pw_uid, entry.pw_gid) for entry in pwd.getpwall()]
+
+
 def getgrnam(name):
     """The gid of the group called name (bytes); KeyError if there is none."""
     import grp

@@ -75,6 +75,13 @@ def number(field):
     return text.parse_uint(field, MAXIMUM_ID)
 
 
+def ids(values):
+    """[(uid, gid)] of values of users/cdb, those that are none left out."""
+    fields = [value.split(b'\0') for value in values]
+    found = [(number(value[1]), number(value[2])) for value in fields if len(value) == 6]
+    return [pair for pair in found if None not in pair]
+
+
 def find(local, get):
     """The User of a local part by users/cdb, None if it is not there.
 

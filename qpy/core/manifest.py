@@ -20,8 +20,8 @@ TABLE = b"""\
    auth            qpya     host   users=rl,control=rl,etc=r         workers    no       unix      run       2000
    auth-dovecot    qpya     host   users=rl,control=rl,etc=r         workers    no       unix      any       2000
    auth-programs   qpya     host   any                               programs   yes      any       any       -
-   users-master    qpyp     host   control=rl,users=rl,etc=r,name=r  workers    no       any       any       2000
-   users           qpyp     host   control=rl,users=rl,etc=r,name=r  none       no       any       any       2000
+   users-master    qpyp     host   control=rl,users=rl,run=r,etc=r,name=r  workers    no       any       any       2000
+   users           qpyp     host   control=rl,users=rl,run=r,etc=r,name=r  none       no       any       any       2000
    resolve-master  qpyr     host   control=rl,etc=r,resolv=r,site=r  workers    no       tcp,udp   any       2000
    resolve         qpyr     host   control=rl,etc=r,resolv=r,site=r  none       no       tcp,udp   any       2000
    mtasts-master   qpyr     host   control=rl,etc=r,cas=rl,tls=rlwcd workers    no       unix,tcp  any       2000
@@ -60,7 +60,7 @@ TABLE = b"""\
 # A program without a line is as who calls it: nothing is taken from it, because it has nothing of its own.
 
 PLACES = {b'mess': (b'queue/mess',), b'state': (b'queue/state',), b'damaged': (b'queue/damaged',),
-          b'control': (b'control',), b'users': (b'users',), b'site': (b'lib/site',), b'tls': (b'tls',), b'check': (b'check',),
+          b'control': (b'control',), b'users': (b'users',), b'run': (b'run',), b'site': (b'lib/site',), b'tls': (b'tls',), b'check': (b'check',),
           b'keys': (b'keys',),
           b'etc': (b'/etc',), b'cas': (b'/usr/share/ca-certificates', b'/usr/local/share/ca-certificates'),
           b'here': (b'.', b'./new', b'./cur', b'./tmp'),

@@ -8,7 +8,7 @@ Rootless (DIR belongs to a plain user): alias is that user with the home DIR/ali
 belongs to another uid is trouble, because nobody here can deliver as that.
 """
 from qpy import unix, unix_passwd
-from qpy.core import accounts, aliasvalue, assign, dotqmail, exits, getpw, route, text
+from qpy.core import accounts, aliasvalue, assign, dotqmail, exits, getpw, mailids, route, text
 from qpy.core.getpw import Trouble
 from qpy.lib import cdb
 
@@ -22,13 +22,13 @@ ALIASES = b'../users/aliases.cdb'     # seen from DIR/alias
 class Lookup:
     """Look-ups in one DIR. Remembers what passwd said for a few seconds, and keeps users/cdb open."""
 
-    __slots__ = ('home', 'cdb', 'aliases', 'known', 'passwd', 'master')
+    __slots__ = ('home', 'cdb', 'aliases', 'known', 'passwd', 'master', 'mapped')
 
     def __init__(self, home):
         self.home = home
         self.cdb = cdb.Database(home + b'/users/cdb')
         self.aliases = cdb.Database(home + b'/users/aliases.cdb')
-        self.known, self.passwd = {}, None
+        self.known, self.passwd, self.mapped = {}, None, (None, None)
         status = unix.stat(home)
         self.master = (status.st_uid, status.st_gid) if status.st_uid else None
 
@@ -107,6 +107,28 @@ class Lookup:
             raise Trouble(exits.TEMP, words % (user.user, user.uid, self.master[0]))
         return user
 
+    # --- who can be delivered to ---
+
+    def deliverable(self, local):
+        """As find; Trouble also if the seed that runs cannot become this user, which a start of qpy changes."""
+        user = self.find(local)
+        maps = None if self.master else self.maps()
+        wrong = maps and mailids.complaint(maps, user.uid, user.gid)
+        if wrong:
+            raise Trouble(exits.TEMP, user.reason + b': ' + wrong)
+        return user
+
+    def maps(self):
+        """(uids, gids) that the seed has written down; None if it has not, or not for us."""
+        path = self.home + b'/run/mailids'
+        try:
+            found = cdb.stamp(unix.stat(path))
+            if found != self.mapped[0]:
+                self.mapped = found, mailids.read(unix.read_file(path))
+        except (unix.error, ValueError):
+            return None
+        return self.mapped[1]
+
     # --- homes ---
 
     def look(self, user):
@@ -142,7 +164,7 @@ class Lookup:
 
     def resolve(self, address, controls):
         """The Way of an address."""
-        return route.resolve(address, controls, self.find, self.look)
+        return route.resolve(address, controls, self.deliverable, self.look)
 
 
 def unmounted(path):

@@ -10,7 +10,7 @@ answers on the socket it was born with.  Everything it needs is imported before.
 import gc
 
 from qpy import unix, unix_kernel
-from qpy.core import channel, exits, text
+from qpy.core import channel, exits, mailids, text
 from qpy.lib import confine, controls, groups, inherit, loop, packets, program
 from qpy.user import local
 
@@ -36,14 +36,7 @@ class Ids:
             return b'' if uid == mine else b'without root, mail can be delivered only as uid %d' % mine
         if uid == 0 or gid == 0:
             return b'Not allowed to perform deliveries as root.'
-        if not within(self.uids, uid):
-            return b'uid %d is no user of mail' % uid
-        return b'' if within(self.gids, gid) else b'gid %d is no group of users of mail' % gid
-
-
-def within(ranges, number):
-    """Whether number is in one of [(first, count)]."""
-    return any(first <= number < first + count for first, count in ranges)
+        return mailids.complaint((self.uids, self.gids), uid, gid)
 
 
 class Seed:

@@ -6,18 +6,20 @@
 Local deliveries get control groups of their own where there can be some (lib.groups).
 
 It enters a user namespace in which no id exists but qpyu's, alias's, those of ordinary users, and those that
-users/assign names: not root, not shadow, not a service.  It keeps the capabilities to change uid and gid there, and
-nothing else.  Where namespaces are forbidden it keeps the same two outside, behind a filter on their arguments, and
-says so; where there is neither it ends.  Nothing foreign is read before that: the files read here belong to root.
+users/assign and control/mailgroups name: not root, not shadow, not a service.  run/mailids says which.  It keeps the
+capabilities to change uid and gid there, and nothing else.  Where namespaces are forbidden it keeps the same two
+outside, behind a filter on their arguments, and says so; where there is neither it ends.  Nothing foreign is read before
+that: the files read here belong to root.
 """
 from qpy import unix
-from qpy.core import accounts, assign, exits, idmap, text
+from qpy.core import accounts, assign, exits, idmap, mailids, text
 from qpy.core.cdb import CdbError
 from qpy.lib import cdb, confine, controls, groups, inherit, program
 from qpy.qpyu import seed
 from qpy.user import local
 
 NOBODY = 65534              # the uid and gid of what has none
+PATIENCE = 10               # seconds for the list of all accounts
 FIRST_TO_GO = 300           # oom_score_adj of local deliveries, of 1000
 
 
@@ -58,6 +60,10 @@ def step_down(home, identity):
     uid, gid = identity[b'qpyu']
     ids = seed.Ids(*mail_ids(home, identity))
     try:
+        cdb.replace(home + b'/run/mailids', mailids.written((ids.uids, ids.gids)))
+    except unix.error as problem:
+        program.warn(b'unable to write run/mailids, so that nobody else knows who has mail: ' + program.reason(problem))
+    try:
         confine.enter_mail_namespace(ids.uids, ids.gids, uid, gid)
     except confine.NotDropped:
         raise
@@ -88,9 +94,11 @@ def identities(home):
 def mail_ids(home, identity):
     """(uids, gids) as [(first, count)] of all that may have mail, and of this process."""
     users = passwd_users() + assigned(home)
+    groups_too = groups_named(home)
+    groups_too += groups_elsewhere({gid for _, gid in users} | set(groups_too))
     out = []
     for i in (0, 1):
-        named = [identity[role][i] for role in (b'qpyu', b'alias')] + [ids[i] for ids in users]
+        named = [identity[role][i] for role in (b'qpyu', b'alias')] + [ids[i] for ids in users] + i * groups_too
         ours = {identity[role][i] for role in accounts.ROLES} - set(named[:2])
         out.append(idmap.ranges(accounts.LOWEST_MAIL_UID, named, ours | {NOBODY}))
     return tuple(out)
@@ -107,19 +115,55 @@ def passwd_users():
     return found
 
 
+def groups_named(home):
+    """[gid] of control/mailgroups, and those that are usual."""
+    return [*mailids.USUAL_GROUPS, *map(int, controls.listing(home, b'mailgroups') or ())]
+
+
+def groups_elsewhere(known):
+    """[gid] below the minimum of ordinary users that LDAP, NIS and the like have, as far as they list them: but for
+    groups of this system, which `known` may hold."""
+    found, left = mailids.strangers(low_groups() - known, unix.read_file(b'/etc/group'))
+    for gid in left:
+        program.warn(b'users have gid %d, a group of this system, as their primary group: if they are to get mail, '
+                     b'write %d into control/mailgroups' % (gid, gid))
+    return found
+
+
+def low_groups():
+    """{gid} below the minimum that are primary groups of ordinary users in any source of accounts.  A child asks: what
+    the C library loads and connects for that stays out of the seed, and a server that does not answer holds up nothing."""
+    out, into = unix.pipe2(unix.O_CLOEXEC)
+    pid = unix.fork()
+    if pid == 0:
+        unix._exit(program.guarded(lambda: write_groups(into)))
+    unix.close(into)
+    try:
+        data = unix.read_all(out, 65536)
+    finally:
+        unix.close(out)
+    if unix.waitpid(pid, 0)[1]:
+        program.warn(b'no list of all accounts could be had: primary groups of users that only LDAP, NIS or the like knows '
+                     b'are to stand in control/mailgroups')
+    return {int(word) for word in data.split()}
+
+
+def write_groups(fd):
+    """In the child of low_groups; the alarm ends it."""
+    unix.alarm(PATIENCE)
+    lowest = accounts.LOWEST_MAIL_UID
+    found = {gid for uid, gid in unix.getpwall() if uid >= lowest and 0 < gid < lowest and uid != NOBODY}
+    unix.write_all(fd, b''.join(b'%d\n' % gid for gid in sorted(found)))
+    return exits.OK
+
+
 def assigned(home):
     """[(uid, gid)] named in users/cdb."""
-    found, database = [], cdb.Database(home + b'/users/cdb')
+    database = cdb.Database(home + b'/users/cdb')
     try:
-        values = database.ask(lambda db: [value for _, value in db.records()], absent=[])
+        return assign.ids(database.ask(lambda db: [value for _, value in db.records()], absent=[]))
     except CdbError as problem:
         program.warn(b'unable to read users/cdb: only ordinary users get mail: ' + str(problem).encode())
-        return found
+        return []
     finally:
         database.close()                # the seed and its children hold no file that names users
-    for value in values:
-        fields = value.split(b'\0')
-        ids = [assign.number(field) for field in fields[1:3]]
-        if len(fields) == 6 and None not in ids:
-            found.append(tuple(ids))
-    return found

@@ -261,3 +261,31 @@ def test_accounts_may_have_other_names():
         for name in other.values():
             subprocess.run(['groupdel', name], capture_output=True)
     assert not {entry.gr_name for entry in grp.getgrall()} & set(other.values())
+
+
+def test_ids_that_came_after_the_start():
+    """A low uid that users/assign names while qpy runs, and a low gid, wait: newu, -bv and the deferral say until when; after
+    a start anew they have their mail.  Group 100 needs none of that, and shadow's is there only if it is named."""
+    house = houses.Rooted(users={'ann': (ANN, ANN)})
+    try:
+        house.start()
+        house.assign({'ann': (ANN, ANN), 'pop': (89, 89), 'sue': (54003, 100), 'tim': (54004, 61)})
+        words = house.as_owner(house.home + '/bin/qpy-newu').stderr.decode()
+        assert 'uid 89: unknown to the qpy that runs' in words and 'gid 61, 89: ' in words and '100' not in words
+        done = house.sendmail('-bv', 'sue', 'pop', 'tim', uid=ANN, gid=ANN, check=False)
+        sue, pop, tim = done.stdout.decode().splitlines()
+        assert done.returncode == 75 and 'sue@here.test ... deliverable' in sue and 'not to be said now' in pop
+        assert 'uid 89 was none of mail when qpy was started' in pop and 'with a line 61 in control/mailgroups' in tim
+        house.sendmail('sue', 'pop', 'tim', text='Subject: x\n\nfor all\n')
+        house.await_message('sue/Maildir', 'for all')
+        house.await_line('deferral: uid_89_was_none_of_mail_when_qpy_was_started;')
+        house.await_line('deferral: gid_61_was_no_group_of_users_of_mail_when_qpy_was_started;')
+        assert house.stop() == 0
+        house.start()
+        house.process.send_signal(signal.SIGALRM)
+        for name in ('pop', 'tim'):
+            house.await_message(name + '/Maildir', 'for all')
+        assert house.sendmail('-bv', 'sue', 'pop', 'tim', uid=ANN, gid=ANN).returncode == 0
+        assert house.stop() == 0
+    finally:
+        house.remove()

@@ -2,11 +2,12 @@
 import errno
 import os
 import pickle
+import signal
 
 import pytest
 
 from qpy import unix, unix_kernel
-from qpy.core import idmap
+from qpy.core import accounts, idmap, mailids
 from qpy.lib import confine, program
 from qpy.root import seed
 
@@ -323,3 +324,42 @@ def test_who_leaves_from_an_address_of_his_choice_takes_no_port(name, may_bind, 
         confine.confine(home, b'rspawn')
         return in_child(worker)
     assert in_child(probe) == (not may_bind, True, True)
+
+
+# --- who the seed may become ---------------------------------------------------------------------------------
+
+def known(monkeypatch, passwd, every, group=b'root:x:0:\nshadow:x:42:\n', named=None):
+    """mail_ids of a system with these accounts: [(uid, gid)] in /etc/passwd, and of every source."""
+    files = {b'/etc/passwd': b''.join(b'u:x:%d:%d::/h:/s\n' % pair for pair in passwd), b'/etc/group': group}
+    monkeypatch.setattr(unix, 'read_file', files.__getitem__)
+    monkeypatch.setattr(unix, 'getpwall', every if callable(every) else lambda: every)
+    monkeypatch.setattr(seed, 'assigned', lambda home: [(89, 90)])
+    monkeypatch.setattr(seed.controls, 'listing', lambda home, name: named)
+    uids, gids = seed.mail_ids(b'/nonexistent', {role: (700 + n, 700 + n) for n, role in enumerate(accounts.ROLES)})
+    return [[number for number in range(1000) if mailids.within(found, number)] for found in (uids, gids)]
+
+
+OURS = [704, 710]               # qpyu, alias
+
+
+def test_whom_the_seed_knows(monkeypatch, capfd):
+    """users/assign, the groups of users in /etc/passwd, `users`, and of users elsewhere the groups that are none of this
+    system's; these it names, and control/mailgroups can add them."""
+    passwd = [(1000, 60), (33, 33), (65534, 65534)]
+    elsewhere = [*passwd, (2000, 500), (2001, 42), (999, 42), (2002, 2002), (2003, 0), (65534, 501)]
+    assert known(monkeypatch, passwd, passwd) == [[89, *OURS], [60, 90, 100, *OURS]] and capfd.readouterr().err == ''
+    assert known(monkeypatch, passwd, elsewhere) == [[89, *OURS], [60, 90, 100, 500, *OURS]]
+    assert 'gid 42, a group of this system' in capfd.readouterr().err
+    assert known(monkeypatch, passwd, elsewhere, named=[b'42'])[1] == [42, 60, 90, 100, 500, *OURS]
+    assert capfd.readouterr().err == ''
+    assert known(monkeypatch, [], [], named=[b'703', b'20'])[1] == [20, 90, 100, *OURS]     # none of qpy's own
+
+
+def test_a_source_of_accounts_that_does_not_answer(monkeypatch, capfd):
+    """Neither what fails nor what hangs there keeps the seed from starting: the others are known, and it says so."""
+    def fail():
+        raise OSError(5, 'Input/output error')
+    monkeypatch.setattr(seed, 'PATIENCE', 1)
+    for every in (fail, signal.pause):
+        assert known(monkeypatch, [(1000, 60)], every)[1] == [60, 90, 100, *OURS]
+        assert 'no list of all accounts could be had' in capfd.readouterr().err

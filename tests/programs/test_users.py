@@ -109,6 +109,27 @@ def test_users_cdb_first(home):
     assert lookup.find(b'joe').reason == b'account joe'
 
 
+def test_who_is_not_in_the_map_of_the_seed(home):
+    """What the seed that runs cannot become is temporary, with the remedy, for RCPT and -bv alike; a new map counts at once,
+    and without one that can be read nobody is complained of."""
+    assigned(home, b'=pop:pop:89:4242:%s/joe:::\n=game:game:4242:60:%s/joe:::\n' % (home, home))
+    os.mkdir(home + b'/run')
+    lookup, tables = users.Lookup(home), routes.load(home)
+    lookup.master = None
+    everybody = [b'joe', b'pop', b'game']
+
+    def ask():
+        return [lookup.resolve(name + b'@here.example', tables) for name in everybody]
+    for data, verdicts in ((None, 'yes yes yes'), (b'uids 1000+9000\ngids 1000+9000\n', 'yes temp temp'), (b'torn', 'yes yes yes'),
+                           (b'uids 89 1000+9000\ngids 60 1000+9000\n', 'yes yes yes'), (b'uids 89\ngids 60\n', 'temp temp temp')):
+        if data is not None:
+            cdb.replace(home + b'/run/mailids', data)
+        ways = ask()
+        assert [way.verdict for way in ways] == verdicts.encode().split(), data
+    assert b'users/assign, =pop: gid 4242 was no group' in ways[1].reason and b'uid 4242 was none' in ways[2].reason
+    assert lookup.find(b'joe').uid == 4242            # deliveries ask the seed itself
+
+
 def test_missing_home_is_temporary(home):
     """An assigned home that is not there (not mounted) is temporary, never `no such user`."""
     assigned(home, b'+box-:box:4242:1:' + home + b'/gone:-::\n')
