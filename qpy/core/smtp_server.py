@@ -20,7 +20,7 @@ LINE_MAX = 2048             # bytes of a command line with its CR LF; RFC 5321 4
 HELO_MAX = 255              # bytes kept of a HELO argument
 HOPS_MAX = 100              # qmail's
 ERRORS_MAX = 20             # commands that make no sense, per session
-REFUSED_MAX = 100           # refused recipients between two accepted messages
+REFUSED_MAX = 100           # refused recipients, and ETRN, between two accepted messages
 IDLE_MAX = 1000             # commands between two accepted messages that are not part of one
 
 _EIGHT_BIT = bytes(range(128, 256))
@@ -382,9 +382,10 @@ class Session:
         """The answer to ETRN: so many messages are tried. How many is told to those whose mail goes anywhere. Returns an
         event of its own or None."""
         node, self.node, self.waiting = self.node, b'', False
-        if not self.trusted():
-            return self.count_idle(replies.ETRN_ASKED % node)
-        return self.count_idle(replies.ETRN_STARTED % (count, node) if count else replies.ETRN_NOTHING % node)
+        told = replies.ETRN_STARTED % (count, node) if count else replies.ETRN_NOTHING % node
+        self.reply(told if self.trusted() else replies.ETRN_ASKED % node)
+        self.refused += 1                   # each has cost a question
+        return self.leave(replies.TOO_MANY_COMMANDS) if self.refused >= REFUSED_MAX else None
 
     def not_hurried(self, reason: bytes) -> 'tuple | None':
         """The other answer: not now. Returns an event of its own or None."""

@@ -429,7 +429,7 @@ class Conversation:
         if self.input < 0 or self.closing:
             return
         session = self.session
-        if count is not None:
+        if count:                           # so seldom that nobody fills the log with it
             self.server.log(b'etrn%s: %s, %d messages' % (self.who(), self.server.safe(session.node), count))
         event = session.not_hurried(reason) if count is None else session.hurried(count)
         if event is not None:

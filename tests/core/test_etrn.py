@@ -103,6 +103,13 @@ def test_where_a_login_is_wanted():
     assert say(one, b'ETRN branch.example')[1] == b'530 5.7.0 authentication required'
 
 
+def test_who_asks_very_often_is_left():
+    """Each ETRN is a question to send: after a hundred in a session it ends, whatever the answers were."""
+    one = session()
+    said = [say(one, b'ETRN n%d.customers.example' % n, lambda it: it.hurried(0))[1][:3] for n in range(100)]
+    assert one.closed and set(said) == {b'250'} and one.notes[-1][1] == b'421 4.7.0 too many commands without a message'
+
+
 def test_answers_keep_their_order():
     """What is pipelined behind ETRN waits for its answer."""
     one = session()
