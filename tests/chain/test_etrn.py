@@ -68,6 +68,17 @@ def test_a_host_that_is_back(house):
     assert client.say(b'QUIT')[:3] == b'221'
 
 
+def test_sendmail(house):
+    """sendmail -qR of any user does the same for one domain; for one that is not listed it tries everything, once a minute."""
+    with Server(good(), port=house.ports['two.branches.test']) as two, Server(good(), port=house.ports['other.test']) as other:
+        house.sendmail('-qRtwo.branches.test', text='')
+        house.await_that(lambda: two.mail, 'mail')
+        house.await_line('etrn two.branches.test: messages tried out of turn 1, asked for by uid ')
+        assert other.connections == 0
+        house.sendmail('-qRother.test', text='')
+        house.await_that(lambda: other.mail, 'mail')
+
+
 def test_fetchmail(house, tmp_path):
     """fetchmail as an ETRN client has the mail of both hosts sent to it, and is told when it asks in vain."""
     try:
