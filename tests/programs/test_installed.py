@@ -409,6 +409,15 @@ def test_who_else_can_be_one_of_ours(rooted, monkeypatch):
     assert any('several roles have one account' in line for line in lines)
 
 
+@pytest.mark.root
+def test_what_else_one_of_ours_can_use(rooted, monkeypatch):
+    """An account of ours in a group that is none of ours: named for each, with the remedy; others there are nobody's business."""
+    shadow = grp.struct_group(('shadow', 'x', 42, ['joe', 'qpyd', 'qpyl']))
+    monkeypatch.setattr(grp, 'getgrall', lambda: [shadow, grp.struct_group(('qpyq', 'x', 9, ['qpys']))])
+    assert check.complaints(rooted, False) == [
+        'the account %s is in the group shadow, and can use what is its; gpasswd --delete %s shadow' % (name, name) for name in ('qpyd', 'qpyl')]
+
+
 def test_homes(tmp_path, monkeypatch):
     """A home of alias that is not where its mail is: a note, because two installations may share the accounts."""
     monkeypatch.setattr(pwd, 'getpwnam', lambda name: pwd.struct_passwd((name, 'x', 9, 9, '', '/elsewhere', '/bin/false')))
