@@ -8,7 +8,7 @@ import pytest
 
 from qpy import unix, unix_kernel
 from qpy.admin.installing import supervisors
-from qpy.core import accounts, cdb, manifest, services, units
+from qpy.core import accounts, authbackends, cdb, manifest, services, units
 from qpy.lib import confine, inherit
 from qpy.qpya import auth, judges
 from qpy.qpyd import netstrings, qmtpd, runner, smtpd
@@ -243,6 +243,19 @@ def test_exposure(directory, name):
     found = re.search(r'Overall exposure level for \S+: ([0-9.]+)', done.stdout)
     assert found, done.stderr
     assert float(found[1]) <= LIMITS[name], done.stdout
+
+
+def test_exposure_with_programs_of_the_sites_own(tmp_path):
+    """Units in which filters, QMAILREMOTE or programs that judge logins are run are below the same limits."""
+    table = services.table(EVERY + b'rspawn qpyr seq:rspawn:0600:qpys QMAILREMOTE=/site/remote qpy-rspawn\n')
+    found = units.units(HOME, table, None, authbackends.backends([b'program /site/judge']), True)
+    wider = [name for name in found if name in FOUND and b'MemoryDenyWriteExecute=yes' in set(FOUND[name].split(b'\n')) - set(found[name].split(b'\n'))]
+    assert wider == [b'qpy-rspawn.service', b'qpy-smtpd.service', b'qpy-auth.service', b'qpy-qmtpd.service', b'qpy-qmqpd.service']
+    for name in map(bytes.decode, wider):
+        (tmp_path / name).write_bytes(re.sub(rb'ExecStart=\S+', b'ExecStart=/bin/true', found[name.encode()]))
+        done = analyze('security', '--offline=yes', '--no-pager', str(tmp_path / name))
+        exposure = re.search(r'Overall exposure level for \S+: ([0-9.]+)', done.stdout)
+        assert float(exposure[1]) <= LIMITS[name[4:].partition('.')[0]], done.stdout
 
 
 def test_nothing_of_units_is_written_for_a_program_of_the_sites_own():
