@@ -10,12 +10,13 @@ r"""/etc/aliases: Sendmail's list of names and where their mail goes, and the fo
     old: /var/mail/old                   a file: refused, says so
 
 In users/aliases.cdb (core.aliasvalue) names that stand for other names of the file are expanded, so that whoever is on
-two lists gets one copy; a name with an owner of its own is not.
+two lists gets one copy.  Not a name with an owner of its own, and not one that mail never asks the file about: a user's,
+or that of a .qmail file.
 """
 from qpy.core import text, token822
-from qpy.core.aliasvalue import NOTHING, OWNER, WAITS
+from qpy.core.aliasvalue import INCLUDE, NOTHING, OWNER, WAITS
 
-ADDRESS, PROGRAM, FILE, INCLUDE = b'&', b'|', b'/', b':'
+ADDRESS, PROGRAM, FILE = b'&', b'|', b'/'
 NULL = b'/dev/null'
 LONGEST = 1002              # bytes of an address
 CIRCLE = b'it leads to itself only'
@@ -128,10 +129,10 @@ def addresses(piece):
 
 # --- all of it ----------------------------------------------------------------------------------------------
 
-def compile(data):
+def compile(data, elsewhere=lambda name: False):
     """({name: value}, [(line, name, why)]) of the bytes of an aliases file: what is kept, and what is wrong.
 
-    An entry that is wrong is kept as one whose mail waits."""
+    An entry that is wrong is kept as one whose mail waits.  elsewhere(name): is mail for it somebody else's?"""
     table, wrong = {}, []
     for number, name, rest in entries(data):
         if isinstance(name, Problem):
@@ -145,8 +146,8 @@ def compile(data):
         except Problem as problem:
             table[name] = [(WAITS, problem.args[0])]
             wrong.append((number, name, problem.args[0]))
-    values = {name: value(table, name) for name in table}
-    wrong += [(0, name, CIRCLE) for name in table if values[name].endswith(WAITS + CIRCLE + b'\n')]
+    values = {name: value(table, name, elsewhere) for name in table}
+    wrong += [(0, name, CIRCLE) for name in table if values[name].endswith(WAITS + CIRCLE + b'\n') and not elsewhere(name)]
     return values, wrong
 
 
@@ -161,16 +162,16 @@ def checked(found):
     return found
 
 
-def value(table, name):
+def value(table, name, elsewhere):
     """The lines of one name."""
-    found = dict.fromkeys(expanded(table, name, {name}, 0))
+    found = dict.fromkeys(expanded(table, name, {name}, 0, elsewhere))
     lines = [OWNER + b'owner-' + name] if b'owner-' + name in table and not name.startswith(b'owner-') else []
     words = [kind + word for kind, word in found if kind != NOTHING]
     lines += words or [NOTHING if found else WAITS + CIRCLE]
     return b'\n'.join(lines) + b'\n'
 
 
-def expanded(table, name, seen, depth):
+def expanded(table, name, seen, depth, elsewhere):
     """The items of a name, and those of the names of this file among them."""
     for kind, word in table[name]:
         inner = text.lower(word)
@@ -178,9 +179,13 @@ def expanded(table, name, seen, depth):
             yield NOTHING, b''
         elif kind != ADDRESS or inner not in table or b'owner-' + inner in table or depth > DEEPEST:
             yield kind, word
-        elif inner not in seen:
+        elif inner in seen:
+            continue
+        elif elsewhere(inner):
+            yield kind, word
+        else:
             seen.add(inner)
-            yield from expanded(table, inner, seen, depth + 1)
+            yield from expanded(table, inner, seen, depth + 1, elsewhere)
 
 
 def listed(data):

@@ -3,7 +3,7 @@
 The key is a name in lower case, the value is lines: `?owner`, `&address`, `|command`, `:include file`, `#` nothing,
 `!why mail for it waits`.
 """
-OWNER, NOTHING, WAITS = b'?', b'#', b'!'
+OWNER, INCLUDE, NOTHING, WAITS = b'?', b':', b'#', b'!'
 
 
 def parse(data):

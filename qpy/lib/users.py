@@ -140,8 +140,8 @@ class Lookup:
         if alias is not None:
             names.insert(1, ALIASES)
         verdict, name = route.look(user, names, kind)
-        if name == ALIASES and aliasvalue.waiting(alias):
-            raise Trouble(exits.TEMP, b'the alias %s cannot be used: %s' % (user.ext, aliasvalue.waiting(alias)))
+        if name == ALIASES and self.unusable(alias):
+            raise Trouble(exits.TEMP, b'the alias %s cannot be used: %s' % (user.ext, self.unusable(alias)))
         return verdict, name
 
     def aliased(self, user):
@@ -153,6 +153,15 @@ class Lookup:
         except cdb.CdbError as problem:
             words = str(problem).encode('utf-8', 'replace')
             raise Trouble(assign.QLX_CDB, b'Trouble reading users/aliases.cdb: ' + words) from problem
+
+    def unusable(self, value):
+        """Why mail for an alias with this value waits, b'' if it does not, as far as we may see its lists."""
+        account = self.alias() or (b'', None)
+        for kind, word in aliasvalue.parse(value)[1]:
+            wrong = word if kind == aliasvalue.WAITS else fault_of_list(word, account[1]) if kind == aliasvalue.INCLUDE else b''
+            if wrong:
+                return wrong
+        return b''
 
     @staticmethod
     def owner_if_seen(home):
@@ -192,6 +201,21 @@ def kind(path):
         if problem.errno in CLOSED:
             return route.UNKNOWN
         raise Trouble(getpw.QLX_NFS, path + b': ' + reason(problem)) from problem
+
+
+def fault_of_list(path, uid):
+    """Why the alias account (uid) cannot use the file of an :include:, b'' if nothing is seen that is against it."""
+    try:
+        there = unix.stat(path)
+    except unix.error as problem:
+        return b'' if problem.errno in CLOSED else path + b': ' + reason(problem)
+    if not unix.S_ISREG(there.st_mode):
+        return path + b' is no file'
+    if there.st_mode & dotqmail.WRITABLE_BY_OTHERS:
+        return path + b' is writable by others'
+    # who is named in an access list needs the bit of the group too
+    closed = not there.st_mode & 0o400 if there.st_uid == uid else not there.st_mode & 0o044
+    return path + b' is closed to the account alias' if closed else b''
 
 
 def passwd_stamp():

@@ -19,7 +19,14 @@ def rebuild(home):
     source, data = read(home)
     if data is None:
         return exits.OK
-    table, wrong = language.compile(data)
+    lookup, known = users.Lookup(home), {}
+
+    def elsewhere(name):
+        """Why mail for a name never comes to its alias, b'' if it does; asked once."""
+        if name not in known:
+            known[name] = hidden(lookup, name)
+        return known[name]
+    table, wrong = language.compile(data, elsewhere)
     try:
         files.replace(home + OWN + b'.cdb', cdb.build(table.items()))
     except unix.error as problem:
@@ -28,11 +35,11 @@ def rebuild(home):
     for line, name, why in wrong:
         where = b', line %d' % line if line else b''
         program.warn(b'%s%s: %s: %s' % (source, where, name, why))
-    lookup = users.Lookup(home)
     for name in table:
-        reason = hidden(lookup, name)
-        if reason:
-            program.warn(b'%s: %s is not used: %s' % (source, name, reason))
+        if elsewhere(name):
+            program.warn(b'%s: %s is not used: %s' % (source, name, elsewhere(name)))
+        elif not aliasvalue.waiting(table[name]) and lookup.unusable(table[name]):
+            program.warn(b'%s: %s: mail for it waits: %s' % (source, name, lookup.unusable(table[name])))
     unix.write_all(1, b'%s: %d aliases\n' % (source, len(table)))
     return exits.EX_DATAERR if any(value_waits(table, name) for _, name, _ in wrong) else exits.OK
 
@@ -60,7 +67,7 @@ def hidden(lookup, name):
     except Trouble:
         return b''
     if user.user != b'alias':
-        return b'it belongs to the user ' + user.user
+        return b'it belongs to the user %s; to send his mail elsewhere, write ~%s/.qmail' % (user.user, user.user)
     file = b'%s/.qmail-%s' % (user.home, dotqmail.safe(name))
     try:
         unix.stat(file)

@@ -47,6 +47,15 @@ def test_what_cannot_be_is_kept_waiting(rest):
     assert table[b'bad'].startswith(b'!') and table[b'bad'].count(b'\n') == 1
 
 
+def test_names_of_users_are_theirs():
+    """What stands for a name that mail never asks the file about is that name, with a backslash or without, at any depth; one
+    that names itself waits for nothing."""
+    table, wrong = aliases.compile(b'root: joe\njoe: ann\nw: \\Joe\ntwo: root, joe, web\nweb: bob\nsue: sue\ntim: tim, two\n',
+                                   {b'joe', b'sue', b'tim'}.__contains__)
+    assert table == {b'root': b'&joe\n', b'joe': b'&ann\n', b'w': b'&Joe\n', b'two': b'&joe\n&bob\n', b'web': b'&bob\n',
+                     b'sue': b'!it leads to itself only\n', b'tim': b'&joe\n&bob\n'} and not wrong
+
+
 def test_circles_and_doubles():
     """Names that lead to themselves only wait; a circle with a way out ends there; of two entries the first
     counts."""

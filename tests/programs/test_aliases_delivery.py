@@ -96,6 +96,25 @@ def test_who_comes_first(house):
         assert house.alias(name).returncode == 0 and house.envelope() == 'Fs@y|T%s@far.example||' % wanted
 
 
+def test_names_of_users(house):
+    """An alias with a user's name redirects nobody, not in other aliases either, and newaliases says what to do; nor does one
+    that a .qmail file hides.  A line of users/assign gives the name to alias, and then the alias counts."""
+    ids, (uid, gid) = '%s:%d:%d:%s', (os.stat(house.path).st_uid, os.stat(house.path).st_gid)
+    text = 'root: joe, web\njoe: ann@far.example\nw: \\joe\nweb: bob@far.example\n'
+    (house.path / 'alias/.qmail-web').write_text('file@far.example\n')
+    for account, dashext, wanted in (('joe', '::', 'Tjoe|Tweb'), ('alias', '-:joe', 'Tann@far.example|Tweb')):
+        (house.path / 'users/assign').write_text('=joe:%s:%s:\n.\n' % (
+            ids % (account, uid, gid, house.path / account), dashext))
+        assert house.run('newu').returncode == 0
+        done = house.aliases(text)
+        assert (b'users/aliases: joe is not used: it belongs to the user joe; to send his mail elsewhere, write ~joe/.qmail\n'
+                in done.stderr) == (account == 'joe') and done.returncode == 0
+        assert house.alias('root').returncode == 0 and house.envelope() == 'Fs@y|%s||' % wanted
+        assert house.alias('w').returncode == 0 and house.envelope() == 'Fs@y|%s||' % wanted.partition('|')[0]
+        done = house.run('sendmail', '-bv', 'joe')
+        assert (b'users/aliases.cdb' in done.stdout) == (account == 'alias') and done.returncode == 0
+
+
 def test_programs_and_nothing(house):
     """A program gets the three lines and the message; its exit code counts; /dev/null takes everything."""
     house.aliases('prog: "|cat > %s/out; exit $CODE"\nnull: /dev/null\n' % house.home)
@@ -109,13 +128,28 @@ def test_programs_and_nothing(house):
     assert house.alias('later').returncode == 111
 
 
+def usable(house, name, why):
+    """newaliases, -bv and what RCPT is answered say the same of an alias; why: what is against it, b'' if nothing is."""
+    done, verified = house.run('newaliases'), house.run('sendmail', '-bv', name)
+    way = users.Lookup(os.fsencode(house.home)).resolve(name.encode() + b'@x.example', routes.load(os.fsencode(house.home)))
+    assert done.returncode == 0 and (b': %s: mail for it waits: ' % name.encode() in done.stderr) == bool(why)
+    assert verified.returncode == (75 if why else 0) and way.verdict == (route.TEMP if why else route.YES)
+    return all(why in said for said in (done.stderr, verified.stdout, way.reason))
+
+
 def test_lists_in_files(house):
-    """:include: is read at each delivery; what is no address, missing, or writable by all defers the mail."""
+    """:include: is read at each delivery; what is no address, missing, or writable by all defers the mail, and all but the
+    first is said beforehand."""
     path = house.path / 'list'
+    house.aliases('news: ann, :include:%s\n' % path)
+    assert house.alias('news').returncode == 111 and usable(house, 'news', b'/list: No such file or directory')
+    path.mkdir()
+    assert house.alias('news').returncode == 111 and usable(house, 'news', b'/list is no file')
+    path.rmdir()
     house.aliases('news: :include:%s\n' % path)
-    assert house.alias('news').returncode == 111
     path.write_text('# readers\nann@far.example, bob@far.example\n')
     path.chmod(0o644)
+    assert usable(house, 'news', b'')
     assert house.alias('news').returncode == 0 and house.envelope() == 'Fs@y|Tann@far.example|Tbob@far.example||'
     house.aliases('news: bob@far.example, :include:%s, Bob@far.example, bob@far.example\n' % path)
     assert house.alias('news').returncode == 0
@@ -125,7 +159,9 @@ def test_lists_in_files(house):
     assert done.returncode == 111 and b'only addresses' in done.stderr
     path.write_text('ann@far.example\n')
     path.chmod(0o666)
-    assert house.alias('news').returncode == 111
+    assert house.alias('news').returncode == 111 and usable(house, 'news', b'/list is writable by others')
+    path.chmod(0o000)
+    assert usable(house, 'news', b'/list is closed to the account alias')
 
 
 COMPLETED = [('ann@Lab', 'ann@Lab.dom.example'), ('ann@lab.', 'ann@lab.'), ('ann@a.b', 'ann@a.b'), ('ann@lab+', 'ann@lab.plus.example'),
