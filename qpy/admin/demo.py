@@ -371,7 +371,7 @@ class Demo:
         to, port, sendmail = 'demo@' + HERE, self.port, self.program('sendmail')
         clients = (
             ('swaks', 'swaks --server 127.0.0.1:%d --from you@%s --to %s' % (port, HERE, to)),
-            ('curl', "printf 'Subject: hi\\n\\nhello\\n' | curl smtp://127.0.0.1:%d --mail-from you@%s --mail-rcpt %s -T -"
+            ('curl', "printf 'Subject: hi\\n\\nhello\\n' | curl --crlf smtp://127.0.0.1:%d --mail-from you@%s --mail-rcpt %s -T -"
              % (port, HERE, to)),
             ('msmtp', "printf 'Subject: hi\\n\\nhello\\n' | msmtp --host=127.0.0.1 --port=%d --from=you@%s %s"
              % (port, HERE, to)),

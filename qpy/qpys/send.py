@@ -405,6 +405,7 @@ class Send:
             message = self.store.load(name, self.searched_for(id))
             view = self.store.view(name, len(message.envelope.recipients))
         except FileNotFoundError:
+            self.warn(b'mess/%s was removed, and not by qpy-send: whoever was still to get it does not' % name)
             return self.dispatch.not_loaded(id)
         except mess.Damaged as problem:
             return self.set_aside(id, name, problem)

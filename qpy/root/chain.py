@@ -15,14 +15,14 @@ LAST_WORDS = 5.0            # seconds more for the log; somebody may hold a pipe
 class Chain:
     """The programs that run: {pid: name}, the life pipe, and the end."""
 
-    __slots__ = ('house', 'loop', 'running', 'life', 'life_read', 'ending', 'listening', 'code', 'network', 'table')
+    __slots__ = ('house', 'loop', 'running', 'life', 'life_read', 'ending', 'listening', 'code', 'network', 'table', 'outside')
 
     def __init__(self, house, event_loop):
         self.house, self.loop = house, event_loop
         self.running = {}
         self.life_read, self.life = unix.pipe2(unix.O_CLOEXEC)
         self.ending, self.listening, self.code = False, False, exits.TEMP
-        self.network, self.table = None, ()
+        self.network, self.table, self.outside = None, (), None
 
     def start_logger(self, words):
         """Let descriptor 1 be a pipe to this program, if there is one: the log and we write to it."""
@@ -75,7 +75,7 @@ class Chain:
             unix.close(read)
             unix.set_blocking(write, False)
         writers = {name: write for name, (_, write) in logs}
-        become_log(writers.pop(b'start'))
+        self.outside = become_log(writers.pop(b'start'))
         if self.network is None and not self.house.rootless:
             program.warn(b'this system allows no network namespace: smtpd, queued, send and log keep the network')
         for service in table:
@@ -188,6 +188,8 @@ class Chain:
     def ended(self, name, status):
         """One program of the chain has ended: say so, unless it was wanted, and end the rest."""
         wanted = self.ending or self.code == exits.OK and name == b'send'
+        if name in (services.LOG.name, LOGGER) and self.outside is not None:
+            unix.dup2(self.outside, 2, False)           # nobody reads the log any more: as before there was one
         if status < 0 or status and not self.ending or not wanted:
             how = b'by signal %d' % -status if status < 0 else b'with exit code %d' % status
             program.complain(b'%s has ended %s%s' % (name, how, b'' if self.ending else b'; ending the chain'))
@@ -236,9 +238,11 @@ def close_above(last):
 
 
 def become_log(fd):
-    """From here on our own lines go to the log program, which names them."""
+    """From here on our own lines go to the log program, which names them; the descriptor that they went to before."""
+    outside = unix.duplicate_above(2, HIGH)
     unix.dup2(fd, 2, False)
     unix.close(fd)
+    return outside
 
 
 def reset_signals(name=b''):

@@ -350,12 +350,13 @@ def test_torn_state_is_cut(rig):
 
 
 def test_file_removed_by_hand(rig):
-    """A-17: a message whose file is gone is forgotten; the others go on."""
+    """A-17: a message whose file is gone is forgotten, and the log says so; the others go on."""
     ident = rig.put(b'a@x.example')
     rig.report(rig.jobs[0], b'Z')
     os.unlink(rig.home + b'/queue/mess/' + ident)
     rig.wait(500)
     assert not rig.jobs and rig.send.dispatch.count() == 0
+    assert [line for line in rig.lines() if b'warning: mess/%s was removed' % ident in line]
     rig.put(b'b@here.example')
     assert rig.jobs
 

@@ -188,6 +188,37 @@ def test_the_end_of_one_is_the_end_of_all(house, name):
     assert house.process.wait() == 111
 
 
+@pytest.mark.parametrize('dying', ['log', 'logger'])
+def test_the_end_of_the_log_is_said_where_there_was_none_yet(house, dying):
+    """When qpy-log ends, or what reads it, standard error as qpy-start found it has the line that says so."""
+    if dying == 'log':
+        house.start()
+        house.read_until('hello', len(DAEMONS))
+        os.kill(children(house.process.pid)['qpy-log'], signal.SIGKILL)
+        said = 'qpy-start: log has ended by signal 9; ending the chain'
+    else:
+        house.start('./Maildir/', 'sh', '-c', 'exit 3')
+        said = 'qpy-start: logger has ended with exit code 3; ending the chain'
+    assert said in house.process.stdout.read().split('\n')
+    assert house.process.wait() == 111
+
+
+def children(pid):
+    """{name: pid} of the programs that a process has started."""
+    found = {}
+    for name in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open('/proc/%s/stat' % name) as file:
+                parent = file.read().rpartition(') ')[2].split()[1]
+            with open('/proc/%s/cmdline' % name) as file:
+                words = file.read().split('\0')
+        except OSError:                             # it has ended
+            continue
+        if int(parent) == pid:
+            found.update((os.path.basename(word), int(name)) for word in words if '/bin/' in word)
+    return found
+
+
 def test_a_killed_start_takes_the_chain_with_it(house):
     """After SIGKILL of start nothing of the chain is left: the log's pipes all come to their end."""
     house.start()
