@@ -8,6 +8,7 @@ from qpy.lib import packets
 
 PATIENCE = 10.0             # seconds to wait for the answer
 ANSWER_MAX = 1024           # bytes
+REASON_MAX = 200            # of which the client is told
 MOST = 10 ** 9              # messages
 ABSENT = b'the queue cannot be asked now'
 
@@ -58,4 +59,4 @@ class Question:
         self.sock, records = None, self.said.split(b'\0')
         count = text.parse_uint(records[0], MOST) if records[1:] == [b'.', b''] else None
         refused = records[0][1:] if records[0][:1] == b'!' and records[1:] == [b''] else b''
-        self.answered(count, text.printable(refused[:200]) or ABSENT)
+        self.answered(count, b'' if count is not None else text.printable(refused[:REASON_MAX]) or ABSENT)

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from qpy import unix
 from qpy.lib import program
 from qpy.lib.loop import Loop
-from qpy.qpyd import server
+from qpy.qpyd import etrn_line, server
 from tests.peers.smtp_rig import PYTHON, SOURCE, Rig
 
 ENVELOPE = b'MAIL FROM:<ann@example.org>\r\nRCPT TO:<joe@mx.example.com>\r\nDATA\r\n'
@@ -107,6 +108,25 @@ def test_etrn(either, answer, code, log):
     if other is not None:
         assert other.asked == [b'etrn branch.example\0']
         other.socket.close()
+
+
+@pytest.mark.parametrize('name', ['socket_unix', 'connect_beneath', 'peercred', 'write', 'read', None])
+def test_etrn_where_a_call_fails(make, monkeypatch, name):
+    """Whatever fails on the way to qpy-send and back, there is one answer, and nothing is left open."""
+    rig, said, loop = make(etrn='branch.example\n'), [], Loop()
+    other = FakeSend(rig.home, b'3\0.\0')
+    before = len(os.listdir('/proc/self/fd'))
+    if name:
+        def fails(*_):
+            raise OSError(5, 'injected')
+        monkeypatch.setattr(unix, name, fails)
+    etrn_line.ask(loop, os.fsencode(rig.home), b'branch.example', lambda *answer: said.append(answer))
+    while not said:
+        loop.step(1)
+    assert said == [(None, etrn_line.ABSENT) if name else (3, b'')]
+    monkeypatch.undo()
+    wait_until(lambda: len(os.listdir('/proc/self/fd')) <= before)
+    other.socket.close()
 
 
 def test_recipients_are_looked_up(either):
