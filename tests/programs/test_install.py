@@ -1,5 +1,6 @@
 """qpy-install: what it makes, what it leaves alone, and what --check finds."""
 import argparse
+import errno
 import fcntl
 import glob
 import grp
@@ -113,6 +114,20 @@ def test_a_power_cut_leaves_old_or_new(tmp_path, monkeypatch):
     assert told[0][1][0] == home + '/lib/qpy.new' and len(told) - 3 == len(program_files.launchers())
     assert len(told[2][1]) == 1 + len(program_files.launchers())       # each was written by then, and none was in its place
     assert os.listdir(home + '/lib') == ['qpy'] and not glob.glob(home + '/bin/*.new')
+
+
+def test_a_disk_that_fails(tmp_path, monkeypatch):
+    """What cannot be made durable takes nobody's place: the old code stays, and the reason is said."""
+    (tmp_path / 'lib/qpy').mkdir(parents=True)
+    (tmp_path / 'lib/qpy/old.py').write_text('')
+
+    def fails(fd):
+        raise OSError(errno.EIO, 'Input/output error')
+    monkeypatch.setattr(doing.unix_kernel, 'syncfs', fails)
+    with pytest.raises(OSError) as found:
+        program_files.copy_code(str(tmp_path), str(tmp_path), '/usr/bin/python3')
+    assert doing.words(found.value) == '%s/lib/qpy.new: Input/output error' % tmp_path
+    assert os.listdir(tmp_path / 'lib/qpy') == ['old.py']
 
 
 @pytest.mark.root

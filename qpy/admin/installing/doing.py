@@ -87,6 +87,8 @@ def sync(directory):
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         unix_kernel.syncfs(fd)
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, directory) from None
     finally:
         os.close(fd)
 
