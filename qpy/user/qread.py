@@ -22,14 +22,22 @@ def main(home, args):
         show, args = as_json, args[1:]
     if len(args) > 1 or args and args[0][:1] == b'-':
         raise program.Fatal(exits.PERM, USAGE)
+    shown(home, args, show)
+    return exits.OK
+
+
+def shown(home, ident, show):
+    """Write the list, and return (messages, bytes) that are in it."""
+    count = size = 0
     try:
-        for message in sendctl.listed(home, *args):
+        for message in sendctl.listed(home, *ident):
             put(show(message))
+            count, size = count + 1, size + message.size
     except sendctl.Refused as refused:
         raise program.Fatal(exits.TEMP, refused.args[0]) from None
     except unix.error as problem:
         raise program.Fatal(exits.TEMP, sendctl.trouble(problem)) from None
-    return exits.OK
+    return count, size
 
 
 def put(words):

@@ -150,11 +150,30 @@ def list_queue(home, plan):
 
 
 def listed(home, qread):
-    """qread's list, or why there is none."""
+    """qread's list and how much there is, or why there is none."""
     try:
-        qread.main(home, [])
+        count, size = qread.shown(home, [], qread.as_text)
+        qread.put(totals(max(count, waiting(home)), count, size))
     except program.Fatal as trouble:
         program.warn(b'the queue cannot be listed: ' + trouble.text)
+
+
+def waiting(home):
+    """How many messages wait, of everybody; 0 if send cannot be asked: then what was listed is all."""
+    from qpy.lib import sendctl
+    try:
+        return int(dict(record.split(b'\t')[:2] for record in sendctl.ask(home, b'stat'))[b'messages'])
+    except (sendctl.Refused, unix.error):
+        return 0
+
+
+def totals(all_of_them, count, size):
+    """The last lines, one as Sendmail writes it and one as Postfix does: monitors read the number."""
+    if not all_of_them:
+        return b'Mail queue is empty\n'
+    return b'%sTotal Requests: %d\n-- %s%d Kbytes in %d Request%s.\n' % (
+        b' ' * 16, all_of_them, b'at least ' if count < all_of_them else b'', -(-size // 1024), all_of_them,
+        b'' if all_of_them == 1 else b's')
 
 
 def run_queue(home, plan):
@@ -178,7 +197,7 @@ def ask_for_run(home, node):
 def tried(sendctl, home, node):
     """Does send try what waits for this domain alone?"""
     try:
-        return bool(list(sendctl.ask(home, b'etrn', node)))
+        return list(sendctl.ask(home, b'etrn', node))[0].isdigit()
     except sendctl.Refused:
         return False
 

@@ -327,7 +327,7 @@ def test_etrn_is_refused(branch):
     branch.step()
     assert len(tried(branch)) == 1
     branch.wait(60)
-    assert answer(branch, b'etrn branch.example', ROOT) == [b'!asked for a moment ago; again in 60 seconds']
+    assert answer(branch, b'etrn branch.example', ROOT) == [b'later 60', b'.']
     assert answer(branch, b'etrn other.example') == answer(branch, b'etrn @branch.example') == [
         b'!not in my list of domains for ETRN']
     assert answer(branch, b'etrn #x') == [b'!there are no queues by name']
@@ -505,6 +505,34 @@ def test_qread_without_send_and_rights(rig, capfd, monkeypatch):
     assert (refused.value.code, refused.value.text) == (111, b'qpy-send is not running')
     assert sendmail.run(rig.home, [b'-bp'], b'mailq') == 0
     assert capfd.readouterr().err == 'mailq: warning: the queue cannot be listed: qpy-send is not running\n'
+
+
+def test_mailq_of_an_empty_queue(rig, capfd, monkeypatch):
+    """It says so, as Postfix does."""
+    monkeypatch.setattr(sendmail.unix, 'signal', lambda *_: None)
+    with Served(rig):
+        assert sendmail.run(rig.home, [b'-bp'], b'mailq') == 0
+    assert output(capfd) == 'Mail queue is empty\n'
+
+
+def test_mailq_counts(rig, capfd, monkeypatch):
+    """mailq ends with the number of all messages, as Sendmail and as Postfix say it, whoever asks; what is listed is only
+    what he submitted."""
+    monkeypatch.setattr(sendmail.unix, 'signal', lambda *_: None)
+    deferred(rig, b'a@x.example')
+    deferred(rig, b'b@x.example')
+    with Served(rig):
+        assert sendmail.run(rig.home, [], b'mailq') == 0
+        out = output(capfd)
+        assert out.endswith('\tremote\tb@x.example\n                Total Requests: 2\n-- 1 Kbytes in 2 Requests.\n'), out
+        monkeypatch.setattr(qread.sendctl, 'listed', lambda home: iter(()))
+        assert sendmail.run(rig.home, [], b'mailq') == 0
+        assert output(capfd) == '                Total Requests: 2\n-- at least 0 Kbytes in 2 Requests.\n'
+    monkeypatch.undo()
+    monkeypatch.setattr(sendmail.unix, 'signal', lambda *_: None)
+    os.unlink(rig.home + b'/run/control')
+    assert sendmail.run(rig.home, [], b'mailq') == 0
+    assert capfd.readouterr().out == out
 
 
 def test_qstat(rig, capfd):

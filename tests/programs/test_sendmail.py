@@ -582,6 +582,7 @@ def test_run_queue_asks(send, home, monkeypatch, capfd, answer, said):
 
 
 @pytest.mark.parametrize('first, wanted', [(b'1\0.\0', [b'etrn branch.example\0']),
+                                           (b'later 7\0.\0', [b'etrn branch.example\0', b'run\0']),
                                            (b'!not in my list of domains for ETRN\0', [b'etrn branch.example\0', b'run\0'])])
 def test_run_of_a_part(send, home, monkeypatch, capfd, first, wanted):
     """-qR asks for the mail of that domain, where control/etrn lists it; elsewhere everything is tried, as by -q."""
@@ -610,10 +611,10 @@ def test_mailq(send, home, monkeypatch, capfd, args, name):
     """mailq is qpy-qread, and succeeds whatever it finds."""
     asked = []
 
-    def main(home, args):
-        asked.append((home, args))
+    def shown(home, ident, show):
+        asked.append((home, ident))
         raise ConnectionRefusedError(111, 'Connection refused')
-    fake = types.SimpleNamespace(main=main)
+    fake = types.SimpleNamespace(shown=shown, as_text=None)
     monkeypatch.setattr(qpy.user, 'qread', fake, raising=False)
     assert send(args, name=name) == 0 and asked == [(home, [])]
     out, err = capfd.readouterr()

@@ -122,18 +122,21 @@ def test_logwatch_of_tcpserver(server, service, usual, words, greeting):
 
 
 def test_check_mailq(server, log, tmp_path):
-    """monitoring-plugins' check_mailq -M qmail reads qstat: one message waits."""
+    """monitoring-plugins' check_mailq -M qmail reads qstat, and -M sendmail and -M postfix the end of mailq: one message waits."""
     plugins = unpacked('monitoring-plugins-standard', 'monitoring-plugins-common') + '/usr/lib/nagios/plugins'
     for name in ('check_mailq', 'utils.pm'):
         with open(os.path.join(plugins, name)) as file:
             (tmp_path / name).write_text(file.read())
     with open(tmp_path / 'utils.pm', 'a') as file:
-        file.write('\n$PATH_TO_QMAIL_QSTAT = "%s/bin/qpy-qstat";\n1;\n' % server.home)
-    said = run('perl', str(tmp_path / 'check_mailq'), '-M', 'qmail', '-w', '100', '-c', '200')
-    assert said.startswith('OK: qmail mailq (%d) is below threshold' % len(server.waiting()))
-    done = subprocess.run(['perl', str(tmp_path / 'check_mailq'), '-M', 'qmail', '-w', '1', '-c', '9'],
-                          capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout.startswith('WARNING: ')
+        file.write('\n$PATH_TO_QMAIL_QSTAT = "%s/bin/qpy-qstat";\n$PATH_TO_MAILQ = "%s/bin/qpy-mailq";\n1;\n' % (server.home, server.home))
+    plugin, nobody = ['perl', str(tmp_path / 'check_mailq')], {'user': 65534, 'group': 65534, 'extra_groups': []}
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(path.stat().st_mode | 0o055)
+    for kind in ('qmail', 'sendmail', 'postfix'):
+        said = run(*plugin, '-M', kind, '-w', '100', '-c', '200', **nobody)
+        assert said.startswith('OK: %s mailq (%d) is below threshold' % (kind, len(server.waiting()))), said
+        done = subprocess.run([*plugin, '-M', kind, '-w', '1', '-c', '9'], capture_output=True, text=True, **nobody)
+        assert done.returncode == 1 and done.stdout.startswith('WARNING: ')
 
 
 def test_munin(server, log):
