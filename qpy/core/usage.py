@@ -68,7 +68,7 @@ FORM = b"""\
 Usage: %s
 
   %s.
-  The manual is %s(%s).
+  The manual is %s(%s)%s.
 
 Options:
   --help  Show this message and exit.
@@ -90,11 +90,13 @@ def rows() -> dict:
 MANY_NAMED = b'qpy-sendmail'        # it answers by the name it was called by
 
 
-def text(called: bytes) -> bytes:
-    """The answer to --help of the program of this name, with or without qpy- in front; b'' if it has one of its own."""
+def text(called: bytes, home: bytes = b'') -> bytes:
+    """The answer to --help of the program of this name, with or without qpy- in front; b'' if it has one of its own.
+    home: DIR, where it is installed: man looks into DIR/man only when it is told to, or has DIR/bin in PATH."""
     name, table = called.removeprefix(b'qpy-'), rows()
     if name not in table or called == MANY_NAMED:
         return b''
     arguments, section, sentence = table[name]
     usage = called + b' ' + arguments if arguments else called
-    return FORM % (usage, sentence[:1].upper() + sentence[1:], b'qpy-' + name, section)
+    where = b': man -M %s/man qpy-%s' % (home, name) if home else b''
+    return FORM % (usage, sentence[:1].upper() + sentence[1:], b'qpy-' + name, section, where)

@@ -8,7 +8,7 @@ from qpy import unix
 from qpy.core import exits
 
 DEFAULT_HOME = b'/var/qpy'
-name = b'qpy'
+name, built_in = b'qpy', None       # DIR, where the installation has fixed it
 
 
 class Fatal(Exception):
@@ -24,8 +24,8 @@ def run(module, home=None):
 
     home: DIR as str, fixed by the installation; without it $QPYHOME counts, else /var/qpy.
     """
-    global name
-    name = b'qpy-' + module.rpartition('.')[2].rstrip('_').replace('_', '-').encode()
+    global name, built_in
+    name, built_in = b'qpy-' + module.rpartition('.')[2].rstrip('_').replace('_', '-').encode(), home
     unix._exit(flushed(guarded(lambda: call(module, home))))
 
 
@@ -46,7 +46,7 @@ def call(module, home):
 def helped(called):
     """Print how the program of this name is called: the exit code, None if it has an answer of its own.  The table of
     answers is loaded here, as main is above: who works never has it."""
-    answer = __import__('qpy.core.usage', fromlist=['text']).text(called)
+    answer = __import__('qpy.core.usage', fromlist=['text']).text(called, unix.fsencode(built_in or ''))
     return said(lambda: unix.write(1, answer), exits.OK) if answer else None
 
 

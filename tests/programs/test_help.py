@@ -66,6 +66,13 @@ def test_by_other_names(link, target, said, tmp_path):
     assert done.returncode == 0 and done.stdout.startswith('Usage: ' + said)
 
 
+def test_the_manual_is_where_it_was_installed():
+    """An installed program says how to read its page: man does not look there by itself."""
+    done = subprocess.run(['/usr/bin/python3', '-c', 'from qpy.lib import program; program.run("qpy.user.sendmail", "/srv/q")', '--help'],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert 'The manual is qpy-sendmail(8): man -M /srv/q/man qpy-sendmail.\n' in done.stdout, done
+
+
 def test_the_table_is_the_manual():
     """Every program but those with an answer of their own, or none, has a row; its section and sentence are its page's."""
     table = usage.rows()
