@@ -80,6 +80,17 @@ def test_procmail(deliver):
     assert deliver('|preline %s ORGMAIL=%s/o DEFAULT=%s/d %s/.procmailrc\n' % (path, *[deliver.home] * 3)).returncode == 111
 
 
+def test_procmail_without_a_default(deliver):
+    """It may make no /var/mail/USER, and the mail waits; with DEFAULT on the line it says so and delivers."""
+    path = program('procmail')
+    if os.path.exists('/var/mail/nobody') or UID is None and os.access('/var/mail', os.W_OK):
+        pytest.skip('the file is there, or may be made')
+    for line, code in (('|preline %s -a "$EXT"\n', 111), ('|preline %s -a "$EXT" DEFAULT=$HOME/Maildir/\n', 0)):
+        done = deliver(line % path)
+        assert done.returncode == code and b'Couldn\'t create "/var/mail/' in done.stdout + done.stderr, done
+    assert only(deliver.home / 'Maildir/new').endswith(MESSAGE)
+
+
 def test_maildrop(deliver):
     """`|preline maildrop` delivers under $HOME by a filter file."""
     path = program('maildrop')
