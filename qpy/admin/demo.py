@@ -139,6 +139,9 @@ def readable_copy(uid):
     path = os.path.join(program_files.CODE, 'qpy/unix.py')
     if os.geteuid() != 0 or all(reachable(os.stat(place), uid) for place in ways_to(path)):
         return None
+    place = tempfile.gettempdir()
+    if not all(reachable(os.stat(above), uid) for above in ways_to(place)):
+        raise doing.Trouble('uid %d may not reach %s; set TMPDIR to another directory' % (uid, place))
     copy = tempfile.mkdtemp(prefix='qpy-demo-source-')
     for name in SOURCES:
         if os.path.isdir(os.path.join(program_files.CODE, name)):

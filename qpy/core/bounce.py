@@ -11,6 +11,8 @@ with failures only; with all else its header (RFC 3461, 4.3), and so it is where
 
 A report is (head, how much of the original, tail): the original itself passes through in pieces.
 """
+from itertools import takewhile
+
 from qpy.core import address, dates, ip, notices, route
 from qpy.core.text import lower, printable
 
@@ -306,7 +308,11 @@ CODES = {BOUNCE: (b'54', b'5.0.0'), DELAY: (b'4', b'4.0.0'), SUCCESS: (b'2', b'2
 
 
 def enhanced_code(text, classes=b'54', otherwise=b'5.0.0'):
-    """The first code in a report that is of the first of these classes, else of the second; or another one."""
+    """The first code in a report that is of the first of these classes, else of the second; or another one.  Whom a
+    message has waited for too long has 4.4.7 (RFC 3463, 3.5) where nobody has named one.
+    """
+    if notices.EXPIRED in text:
+        otherwise = b'4.4.7'
     found = [word for word in text.translate(_TO_BLANKS).split(b' ') if _is_code(word)]
     for first in (classes[i:i + 1] for i in range(len(classes))):
         for word in found:
@@ -325,11 +331,18 @@ def _is_code(word):
 
 
 def _diagnostic(text):
-    """`smtp; 550 ...` if the report quotes a server, else `x-qpy; ...`; folded, ASCII."""
+    """`smtp; 550 ...` if the report quotes a server (its words and none of ours: RFC 3464, 2.3.6), else `x-qpy; ...`;
+    folded, ASCII.
+    """
     before, said, reply = text.partition(b' said: ')
-    kind, reply = (b'smtp', reply) if said else (b'x-qpy', before)
+    kind, reply = (b'smtp', b'\n'.join(takewhile(_is_reply, reply.split(b'\n')))) if said else (b'x-qpy', before)
     flat = b' '.join(printable(reply[:DIAGNOSTIC].replace(b'\n', b' ')).split())
     return kind + b'; ' + _fold(flat) if flat else b''
+
+
+def _is_reply(line):
+    """A line of a server's begins with its code (RFC 5321, 4.2)."""
+    return line[:3].isdigit()
 
 
 def _fold(value):

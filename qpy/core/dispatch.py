@@ -65,7 +65,6 @@ STALE = 10_000                  # entries of the heap of sleepers that are of no
 
 TRIPLE = b'#@[]'                # sender of a double bounce
 
-TOO_LONG = b"I'm not going to try again; this message has been in the queue too long.\n"
 LATE = b'The sender wanted this message back rather than late, and its time is over. (#5.4.7)\n'
 CANCELLED = b'This message was taken out of the queue by the administrator. (#5.7.0)\n'
 UNREACHABLE = b'Nothing there answers at the moment; not tried again yet. '
@@ -551,7 +550,7 @@ class Dispatch:
         text = text[:REPORT_LIMIT]
         known = letter in sendlog.RESULTS
         if known and letter == b'Z' and (job.dying or job.order == FAIL):
-            letter, text = b'D', ended(text) + (TOO_LONG if job.dying else CANCELLED)
+            letter, text = b'D', ended(text) + (notices.EXPIRED if job.dying else CANCELLED)
         self.lines.append(sendlog.result(number, letter, text))
         text = shortened(text, job.total)
         flight.left -= 1
@@ -638,7 +637,7 @@ class Dispatch:
         job.stranded.add(place)
         for index, _ in reversed(recipients):
             if job.dying:
-                self._settle(job, index, b'D', ended(text) + TOO_LONG)
+                self._settle(job, index, b'D', ended(text) + notices.EXPIRED)
             else:
                 self._settle(job, index, b'Z', text)
 

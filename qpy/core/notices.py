@@ -7,6 +7,9 @@
 FAILURE, SUCCESS, DELAY, NEVER = b'FAILURE', b'SUCCESS', b'DELAY', b'NEVER'
 ANYTHING = b''              # what DELIVERBY asks for, and only NEVER forbids (RFC 2852, section 4)
 
+# What qmail-send adds to the last report on somebody for whom a message has waited as long as it may.
+EXPIRED = b"I'm not going to try again; this message has been in the queue too long.\n"
+
 ORCPT_LIMIT = 500           # bytes (RFC 3461, 5.4)
 
 # How a success came about (RFC 3464, 2.3.3).  What the next hop will tell by itself is not told here.

@@ -60,6 +60,11 @@ def test_a_clone_that_only_root_can_read(mode):
         os.chmod(tree + '/qpy/unix.py', 0o600)
         with room() as tmp:
             check(tree + '/bin/qpy-demo', env={**ENVIRONMENT, 'TMPDIR': tmp})
+        with room() as tmp:                             # neither does it leave one where nobody else may go
+            os.chmod(tmp, 0o700)
+            done = subprocess.run([tree + '/bin/qpy-demo', '--check'], capture_output=True, text=True,
+                                  env={**ENVIRONMENT, 'TMPDIR': tmp}, cwd='/')
+            assert done.returncode == 111 and 'may not reach %s; set TMPDIR' % tmp in done.stderr
     finally:
         shutil.rmtree(top)
 

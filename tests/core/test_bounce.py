@@ -6,7 +6,7 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from qpy.core import bounce
+from qpy.core import bounce, notices
 
 ID = b'1795574404000001'
 NOW = 1795574464
@@ -98,7 +98,8 @@ Return-Path: <joe@example.com>
 
 def test_report_structure():
     """The default form has qmail's text, the fields of RFC 3464, and the message, whole, in this order."""
-    text = b'Connected to 192.0.2.1 but recipient was rejected.\nRemote host said: 550 5.1.1 no such user\n'
+    text = (b'192.0.2.1 does not like recipient.\nRemote host said: 550-5.1.1 no such\n550 5.1.1 user\n'
+            b'Giving up on 192.0.2.1.\n')
     data = made([failure(text=text, orcpt=b'rfc822;Bob+2Bx@elsewhere.example')], envid=b'QQ+3D1')
     parsed = email.message_from_bytes(data, policy=email.policy.default)
     assert not parsed.defects
@@ -112,7 +113,7 @@ def test_report_structure():
     assert recipient['Original-Recipient'] == 'rfc822; Bob+x@elsewhere.example'
     assert recipient['Final-Recipient'] == 'rfc822; bob@elsewhere.example'
     assert (recipient['Action'], recipient['Status']) == ('failed', '5.1.1')
-    assert recipient['Diagnostic-Code'] == 'smtp; 550 5.1.1 no such user'
+    assert recipient['Diagnostic-Code'] == 'smtp; 550-5.1.1 no such 550 5.1.1 user'
     assert copy.get_content_type() == 'message/rfc822'
     assert data.endswith(b'\n\nReturn-Path: <joe@example.com>\n' + MAIL + b'\n--1795574404000001.0123456789abcdef/qpy--\n')
 
@@ -244,7 +245,8 @@ def test_header_only():
 def test_codes():
     """The status of RFC 3464 is the first permanent code in the text, else the first temporary one."""
     for text, code in ((b'x (#5.1.1)', b'5.1.1'), (b'a 4.4.1 b 5.7.1', b'5.7.1'), (b'(#4.4.7)', b'4.4.7'),
-                       (b'192.0.2.5 and 5.1.1.1', b'5.0.0'), (b'', b'5.0.0'), (b'5.1.1234', b'5.0.0')):
+                       (b'192.0.2.5 and 5.1.1.1', b'5.0.0'), (b'', b'5.0.0'), (b'5.1.1234', b'5.0.0'),
+                       (b'it ended with 111.\n' + notices.EXPIRED, b'4.4.7'), (b'450 4.2.1 x\n' + notices.EXPIRED, b'4.2.1')):
         assert bounce.enhanced_code(text) == code
 
 

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from qpy.core import deliverby, destinations, dispatch, schedule
+from qpy.core import deliverby, destinations, dispatch, notices, schedule
 
 L, R = b'local', b'remote'
 START = 1_800_000_000
@@ -536,7 +536,7 @@ def test_reports_on_very_many_are_shortened():
         short = dispatch.shortened(long, total)
         assert len(short) <= max(dispatch.LEAST_TEXT, dispatch.STATE_TEXT // total) + 5
         assert short.startswith(b'first') and short.endswith(b'last\n')
-    assert dispatch.shortened(b'x' * 500 + dispatch.TOO_LONG, 10 ** 7).endswith(dispatch.TOO_LONG)
+    assert dispatch.shortened(b'x' * 500 + notices.EXPIRED, 10 ** 7).endswith(notices.EXPIRED)
 
 
 def test_unremovable():

@@ -176,7 +176,9 @@ def test_lies_of_a_process(stage):
 
 def test_descriptors_do_not_pile_up(stage):
     """P-09: as many descriptors after a hundred deliveries as after one."""
+    import gc
     import os
+    gc.collect()                # what other tests have left
     counts = []
     for name in range(100):
         stage.deliver(1001, name)
@@ -184,4 +186,4 @@ def test_descriptors_do_not_pile_up(stage):
         stage.workers[1001].report()
         stage.until(lambda name=name: name in stage.results)
         counts.append(len(os.listdir('/proc/self/fd')))
-    assert counts[0] == counts[-1]
+    assert counts[0] >= counts[-1]
