@@ -378,9 +378,11 @@ class Session:
         self.node, self.waiting = argument, True
         return ETRN, argument
 
-    def hurried(self, count: int) -> 'tuple | None':
-        """The answer to ETRN: so many messages are tried. How many is told to those whose mail goes anywhere. Returns an
-        event of its own or None."""
+    def hurried(self, count: int, reason: bytes = b'') -> 'tuple | None':
+        """The answer to ETRN: so many messages are tried; with a reason they were a moment ago, and are not again.  Whether any
+        wait is told to those whose mail goes anywhere.  Returns an event of its own or None."""
+        if reason and self.trusted():
+            return self.not_hurried(reason)
         node, self.node, self.waiting = self.node, b'', False
         told = replies.ETRN_STARTED % (count, node) if count else replies.ETRN_NOTHING % node
         self.reply(told if self.trusted() else replies.ETRN_ASKED % node)

@@ -11,7 +11,7 @@
     (RESPONSE, base64)  a step of it                           ... or not_authenticated(later, reason)
     (CANCEL, None)     it is not wanted any more               (no answer)
     (XCLIENT, {NAME: value})    the client is another one      answer: introduced(client, attributes), or hang_up
-    (ETRN, node)       can what waits for it be tried now?     answer: hurried(how many messages), or not_hurried(reason)
+    (ETRN, node)       can what waits for it be tried now?     answer: hurried(how many messages, reason), or not_hurried(reason)
     (CLOSE, None)      send what output() gives, then close    (no answer; nothing follows)
 """
 ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'

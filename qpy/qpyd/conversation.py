@@ -425,13 +425,13 @@ class Conversation:
         etrn_line.ask(self.server.loop, self.server.home, node, self.etrn_said)
 
     def etrn_said(self, count, reason):
-        """How many messages are tried; None: none, and why."""
+        """How many messages are tried, or why none are (0: they were a moment ago)."""
         if self.input < 0 or self.closing:
             return
         session = self.session
         if count:                           # so seldom that nobody fills the log with it
             self.server.log(b'etrn%s: %s, %d messages' % (self.who(), self.server.safe(session.node), count))
-        event = session.not_hurried(reason) if count is None else session.hurried(count)
+        event = session.not_hurried(reason) if count is None else session.hurried(count, reason)
         if event is not None:
             _EVENTS[event[0]](self, event[1])
         self.progressed = self.server.now()

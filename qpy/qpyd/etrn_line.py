@@ -14,7 +14,8 @@ ABSENT = b'the queue cannot be asked now'
 
 
 def ask(loop, home, node, answered):
-    """answered(how many messages are tried, b'') later, or answered(None, why not)."""
+    """answered(how many messages are tried, b'') later; answered(0, why) where that was done a moment ago, answered(None, why)
+    where it cannot be asked."""
     try:
         sock = packets.connect(home, b'control', packets.owner_of(home, b'qpys'), unix.SOCK_STREAM)
     except (KeyError, unix.error):
@@ -57,6 +58,12 @@ class Question:
         self.loop.forget(self.sock.fileno())
         self.sock.close()
         self.sock, records = None, self.said.split(b'\0')
-        count = text.parse_uint(records[0], MOST) if records[1:] == [b'.', b''] else None
-        refused = records[0][1:] if records[0][:1] == b'!' and records[1:] == [b''] else b''
-        self.answered(count, b'' if count is not None else text.printable(refused[:REASON_MAX]) or ABSENT)
+        word, _, number = records[0].rpartition(b' ')
+        count = text.parse_uint(number, MOST) if records[1:] == [b'.', b''] and word in (b'', b'later') else None
+        if count is None:
+            refused = records[0][1:] if records[0][:1] == b'!' and records[1:] == [b''] else b''
+            self.answered(None, text.printable(refused[:REASON_MAX]) or ABSENT)
+        elif word:
+            self.answered(0, b'asked for a moment ago; again in %d seconds' % count)
+        else:
+            self.answered(count, b'')

@@ -7,7 +7,8 @@ or `!` and the reason.  A connection may ask again.
     list [ID]               m TAB ID TAB size TAB birth TAB sender TAB place TAB due TAB attempts TAB uid; if
                             it is held  h TAB why; for each recipient of it  t TAB status TAB channel TAB recipient TAB what was said
     run [ID]                try everything (or this) now
-    etrn DOMAIN             try what waits for a domain of control/etrn now (RFC 1985): the number of messages
+    etrn DOMAIN             try what waits for a domain of control/etrn now (RFC 1985): the number of messages, or
+                            `later SECONDS` where that was asked for a moment ago
     hold ID [reason]        leave it alone until release
     release ID
     drop ID                 remove it, tell nobody
@@ -178,7 +179,7 @@ class Desk:
         try:
             yield b'%d' % self.send.hurry_node(rest, uid, self.now())
         except etrn.Later as problem:
-            raise Refused(b'asked for a moment ago; again in %d seconds' % problem.args[0]) from None
+            yield b'later %d' % problem.args[0]
         except etrn.Unknown as problem:
             raise Refused(problem.args[0]) from None
         except ValueError:

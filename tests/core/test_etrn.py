@@ -76,6 +76,15 @@ def test_what_is_said(relay, count, reply):
     assert one.notes == []
 
 
+def test_what_a_stranger_learns():
+    """Nothing: neither that something waits, nor, by asking twice, that something has waited."""
+    for relay, replies in ((None, {b'250'}), (b'', {b'251', b'253', b'458'})):
+        one = session(relay=relay)
+        said = {say(one, b'ETRN branch.example', lambda it, a=answer: it.hurried(*a))[1][:3]
+                for answer in ((0,), (3,), (0, b'asked for a moment ago; again in 60 seconds'))}
+        assert said == replies
+
+
 def test_what_is_refused():
     """459 for what is not listed, 458 where send says no, 501 for what is no domain, 503 in a transaction; each is noted."""
     one = session()

@@ -96,7 +96,7 @@ class FakeSend(threading.Thread):
 @pytest.mark.parametrize('answer, code, log', [
     (b'3\0.\0', b'253 2.0.0 ok, 3 pending messages for node branch.example started', ' helo -: branch.example, 3 messages'),
     (b'0\0.\0', b'251 2.0.0', 'refused etrn ip'),
-    (b'!asked for a moment ago; again in 7 seconds\0', b'458 4.3.0 unable to queue messages for node branch.example: asked for '
+    (b'later 7\0.\0', b'458 4.3.0 unable to queue messages for node branch.example: asked for '
      b'a moment ago; again in 7 seconds', 'refused etrn ip'),
     (b'', b'458 4.3.0', 'refused etrn'), (b'3', b'458 4.3.0', 'refused etrn'), (b'x\0.\0', b'458 4.3.0', 'refused etrn'),
     (b'3\0' * 1000 + b'.\0', b'458 4.3.0', 'refused etrn'), (b'!\x1b[31m\0', b'458 4.3.0', 'refused etrn'),
