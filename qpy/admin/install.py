@@ -86,6 +86,12 @@ def install(options):
         raise doing.Trouble('--submission needs --smtp, and root: ports 587 and 465 are below 1024')
     if options.admin and not all(options.admin.rpartition('@')):
         raise doing.Trouble('--admin needs a whole address, such as you@example.org')
+    with places.alone(home):
+        return make(home, listen, options)
+
+
+def make(home, listen, options):
+    """The steps that change something."""
     if not options.rootless:
         owners.make_accounts(home)
     places.make_directories(home, options.rootless)

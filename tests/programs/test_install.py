@@ -116,6 +116,24 @@ def test_a_power_cut_leaves_old_or_new(tmp_path, monkeypatch):
     assert os.listdir(home + '/lib') == ['qpy'] and not glob.glob(home + '/bin/*.new')
 
 
+def test_two_at_once(place):
+    """A second qpy-install in the same DIR says that it waits, and then does its work: they do not take each other's files
+    away."""
+    os.mkdir(place.home)
+    os.chown(place.home, *(PLAIN, PLAIN) if place.user else (-1, -1))
+    held = os.open(place.home, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    command = [SOURCE + '/bin/qpy-install', place.home, '--offline', '--me', 'x.test']
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd='/', **place.user) for _ in range(2)]
+    for process in both:
+        assert process.stdout.readline() == 'another qpy-install is at work in %s: waiting for its end\n' % place.home
+    assert os.listdir(place.home) == []
+    os.close(held)
+    assert ['installed in' in process.communicate()[0] for process in both] == [True, True]
+    assert [process.returncode for process in both] == [0, 0] and os.listdir(place.home + '/lib/qpy')
+    assert 'is in order' in place.run('--check')
+
+
 def test_a_disk_that_fails(tmp_path, monkeypatch):
     """What cannot be made durable takes nobody's place: the old code stays, and the reason is said."""
     (tmp_path / 'lib/qpy').mkdir(parents=True)

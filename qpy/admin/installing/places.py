@@ -1,4 +1,6 @@
 """The directories of DIR, and whether DIR may be where it is to be."""
+import contextlib
+import fcntl
 import os
 import re
 import socket
@@ -28,6 +30,34 @@ def check_place(home, rootless):
     if rootless and not os.access(there, os.W_OK | os.X_OK):
         raise doing.Trouble('you may not write to %s: run it as root, or install for yourself with: qpy-install ~/mail'
                             % there)
+
+
+@contextlib.contextmanager
+def alone(home):
+    """Only one qpy-install at a time is at work in DIR, which is made if it is missing: two would take each other's files away."""
+    new = not os.path.isdir(home)
+    os.makedirs(home, exist_ok=True)
+    with contextlib.ExitStack() as ends:
+        with contextlib.suppress(PermissionError):          # somebody else's, which is named soon
+            fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            ends.callback(os.close, fd)
+            take_turn(fd, home)
+        try:
+            yield
+        finally:
+            if new and not os.listdir(home):                # nothing came of it
+                os.rmdir(home)
+
+
+def take_turn(fd, home):
+    """Lock DIR, if its file system has locks; who waits is told."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        doing.say('another qpy-install is at work in %s: waiting for its end' % home)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError:
+        pass
 
 
 def make_directories(home, rootless):

@@ -5,6 +5,7 @@ qmail's home, code, launchers, manual, units, sockets.  What people have written
 otherwise: control files, users, aliases with their mailboxes, a queue with mail in it.  Users' mailboxes are never
 touched.  Accounts stay unless --accounts is given: files elsewhere may be theirs.
 """
+import contextlib
 import fcntl
 import glob
 import grp
@@ -31,6 +32,12 @@ def uninstall(options):
         raise doing.Trouble('the code of %s belongs to a package; remove that: apt remove qpy' % home)
     if os.path.isdir(home) and (not os.access(home, os.W_OK) or os.stat(home).st_uid != os.geteuid()):
         raise doing.Trouble('%s is not yours to take away; run it as uid %d' % (home, os.stat(home).st_uid))
+    with places.alone(home) if os.path.isdir(home) else contextlib.nullcontext():
+        return take_away(home, options)
+
+
+def take_away(home, options):
+    """The steps that change something."""
     lock = not_running(home)
     if not options.rootless:
         give_sendmail_back(home)
