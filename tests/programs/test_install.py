@@ -145,7 +145,7 @@ def test_a_disk_that_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError) as found:
         program_files.copy_code(str(tmp_path), str(tmp_path), '/usr/bin/python3')
     assert doing.words(found.value) == '%s/lib/qpy.new: Input/output error' % tmp_path
-    assert os.listdir(tmp_path / 'lib/qpy') == ['old.py']
+    assert os.listdir(tmp_path / 'lib') == ['qpy'] and os.listdir(tmp_path / 'lib/qpy') == ['old.py']
 
 
 @pytest.mark.root

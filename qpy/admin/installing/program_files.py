@@ -53,17 +53,19 @@ def copy_code(place, home, python):
     new, old = target + '.new', target + '.old'
     for path in (new, old):
         shutil.rmtree(path, ignore_errors=True)
-    shutil.copytree(os.path.join(CODE, 'qpy'), new, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'),
-                    copy_function=copy_file)
-    doing.run(python, '-IS', '-m', 'compileall', '-q', '-s', new, '-p', os.path.join(home, 'lib/qpy'), new)
-    kinds = ('.py', '.pyc') if place == home else ('.py',)          # a package may compile where it is unpacked
-    with open(os.path.join(new, os.path.basename(FILES)), 'w') as file:
-        file.write(list_of_files(new, home, python, kinds))
-    tidy(new)
-    renewed = sources(new) != sources(target)
-    doing.sync(new)                 # a power cut leaves the old code or the new one, not the names of files that are empty
-    exchange(new, target)
-    shutil.rmtree(new, ignore_errors=True)
+    try:
+        shutil.copytree(os.path.join(CODE, 'qpy'), new, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'),
+                        copy_function=copy_file)
+        doing.run(python, '-IS', '-m', 'compileall', '-q', '-s', new, '-p', os.path.join(home, 'lib/qpy'), new)
+        kinds = ('.py', '.pyc') if place == home else ('.py',)          # a package may compile where it is unpacked
+        with open(os.path.join(new, os.path.basename(FILES)), 'w') as file:
+            file.write(list_of_files(new, home, python, kinds))
+        tidy(new)
+        renewed = sources(new) != sources(target)
+        doing.sync(new)                 # a power cut leaves the old code or the new one, not the names of files that are empty
+        exchange(new, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)              # after a failure, too: the disk may be full
     return renewed
 
 
