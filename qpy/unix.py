@@ -179,14 +179,22 @@ def read_all(fd, limit):
         pieces.append(piece)
 
 
-def pread_exactly(fd, size, offset):
-    """size bytes at offset; OSError EIO if the file ends before."""
+def pread_all(fd, size, offset):
+    """size bytes at offset, fewer only where the file ends: one pread may always give less."""
     data = pread(fd, size, offset)
     while len(data) < size:
         more = pread(fd, size - len(data), offset + len(data))
         if not more:
-            raise OSError(EIO, 'unexpected end of file')
+            break
         data += more
+    return data
+
+
+def pread_exactly(fd, size, offset):
+    """size bytes at offset; OSError EIO if the file ends before."""
+    data = pread_all(fd, size, offset)
+    if len(data) < size:
+        raise OSError(EIO, 'unexpected end of file')
     return data
 
 

@@ -112,7 +112,7 @@ class Check:
         fd = unix.open(name, unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC,
                        dir_fd=self.place[where])
         try:
-            footer = unix.pread(fd, mess.FOOTER_SIZE, max(0, size - mess.FOOTER_SIZE))
+            footer = unix.pread_all(fd, mess.FOOTER_SIZE, max(0, size - mess.FOOTER_SIZE))
             other = queuecheck.true_name(footer)
             if other is None or other == name:
                 return None

@@ -65,7 +65,7 @@ class Database:
         self.fd = unix.open(self.path, unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK)
         status = unix.fstat(self.fd)
         self.stamp = stamp(status)
-        self.db = cdb.Cdb(lambda offset, count: unix.pread(self.fd, count, offset), status.st_size)
+        self.db = cdb.Cdb(lambda offset, count: unix.pread_all(self.fd, count, offset), status.st_size)
 
     def close(self):
         """Forget the file; the next question opens it again."""

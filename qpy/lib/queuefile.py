@@ -40,7 +40,7 @@ def open_mess(directory, ident, verify=True):
         raise mess.Damaged('no ID')
     fd = unix.open_regular(ident, unix.O_RDONLY, dir_fd=directory)
     try:
-        data = unix.pread(fd, SMALL, 0)
+        data = unix.pread_all(fd, SMALL, 0)
         if len(data) < SMALL:
             message, envelope = mess.unpack(data, ident)
             return Mess(ident, fd, len(message), envelope, message)
@@ -58,7 +58,7 @@ def check_footer(directory, ident):
     fd = unix.open_regular(ident, unix.O_RDONLY, dir_fd=directory)
     try:
         size = unix.fstat(fd).st_size
-        mess.parse_footer(unix.pread(fd, mess.FOOTER_SIZE, max(0, size - mess.FOOTER_SIZE)), ident, size)
+        mess.parse_footer(unix.pread_all(fd, mess.FOOTER_SIZE, max(0, size - mess.FOOTER_SIZE)), ident, size)
     finally:
         unix.close_quietly(fd)
 

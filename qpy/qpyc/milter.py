@@ -321,7 +321,7 @@ def header_of(kept):
     if isinstance(content, bytes):
         data = content
     else:
-        data = unix.pread(content, draft.HEADER_LIMIT + 1, 0)
+        data = unix.pread_all(content, draft.HEADER_LIMIT + 1, 0)
     found = draft.split(data[:draft.HEADER_LIMIT + 1])
     if found is None and kept.size <= draft.HEADER_LIMIT:
         found = len(data), False                    # nothing but a header, the last line perhaps without its end

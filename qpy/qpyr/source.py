@@ -49,7 +49,7 @@ class Source:
 
     def envelope(self):
         """What stands behind the message in its queue file (core.mess.Envelope); OSError or Damaged."""
-        return mess.parse(unix.pread(self.fd, ENVELOPE_LIMIT, self.start + self.length)[:-mess.FOOTER_SIZE])
+        return mess.parse(unix.pread_all(self.fd, ENVELOPE_LIMIT, self.start + self.length)[:-mess.FOOTER_SIZE])
 
     def close(self):
         """Give the descriptor back."""

@@ -122,6 +122,8 @@ def look_for_loop(fd, delivered_to):
     """The whole message if it is a short one, else None; Failed (permanent) if it has been here before."""
     portions = mailbox.pieces(fd)
     first = next(portions, b'')
+    while len(first) < WHOLE and (more := next(portions, b'')):
+        first += more                           # one read may give less than there is
     whole = first if len(first) < WHOLE else None
     if dotqmail.looping((first,) if whole is not None else chain(first, portions), delivered_to):
         raise Failed(exits.PERM, dotqmail.LOOPING)

@@ -408,7 +408,7 @@ class Lock:
         """Does the dot-lock name a process of this host that is no more?"""
         fd = unix.open_regular(self.dot, unix.O_RDONLY, dir_fd=self.home_fd)
         try:
-            pid, _, host = unix.pread(fd, 100, 0).rstrip(b'\n').partition(b':')
+            pid, _, host = unix.pread_all(fd, 100, 0).rstrip(b'\n').partition(b':')
         finally:
             unix.close_quietly(fd)
         if host != unix.fsencode(unix.gethostname()) or not pid.isdigit() or not 0 < int(pid) <= MOST_PID:
@@ -468,6 +468,6 @@ def sync_name(home_fd, path):
 def tail(fd, size):
     """The last two bytes of the mbox, as far as they can be read."""
     try:
-        return unix.pread(fd, 2, max(0, size - 2))
+        return unix.pread_all(fd, 2, max(0, size - 2))
     except unix.error:
         return b''          # write-only: nothing is known, nothing is added

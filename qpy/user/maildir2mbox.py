@@ -55,7 +55,7 @@ def move(here, path, when, mbox):
     try:
         if not unix.S_ISREG(unix.fstat(fd).st_mode):
             return
-        line = unix.pread(fd, FIRST_LINE, 0).partition(b'\n')[0]
+        line = unix.pread_all(fd, FIRST_LINE, 0).partition(b'\n')[0]
         mailbox.append(here, mbox, dotqmail.from_line(sender(line), when), fd)
     finally:
         unix.close(fd)
