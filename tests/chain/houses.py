@@ -123,7 +123,7 @@ class House:
                 left = give_up - time.monotonic()
                 if left <= 0 or self.lines[-1:] == ['(end)']:
                     raise AssertionError('no %s; the log says:\n%s' % (what, '\n'.join(self.lines[-40:])))
-                self.changed.wait(min(left, 0.5))
+                self.changed.wait(min(left, 0.05))
 
     def await_line(self, words, count=1):
         """Wait for the count-th line that holds these words; returns it."""

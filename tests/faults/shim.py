@@ -24,7 +24,7 @@ FEW, NOMEM, PEER = (errno.EMFILE, errno.ENFILE), (errno.ENOMEM,), (errno.EPIPE, 
 DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 #: what each call can say, beside being the last one
 ERRNOS = {
-    'open': (*FEW, *NOMEM, errno.EIO, errno.EACCES, errno.ENOSPC), 'read': (errno.EIO,), 'pread': (errno.EIO, SHORT),
+    'open': (*FEW, *NOMEM, errno.EIO, errno.EACCES, errno.ENOSPC), 'read': (errno.EIO, SHORT), 'pread': (errno.EIO, SHORT),
     'write': (*DISK, errno.EPIPE, SHORT), 'fsync': (errno.EIO, errno.ENOSPC),
     'close': (errno.EIO, errno.ENOSPC, errno.EDQUOT),
     'stat': (errno.EIO, errno.EACCES), 'lstat': (errno.EIO, errno.EACCES), 'fstat': (errno.EIO,),
