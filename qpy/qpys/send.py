@@ -382,10 +382,13 @@ class Send:
             recipients = [self.route_of(recipient) for recipient in message.envelope.recipients]
             if not any(found[0] == route.REMOTE and self.dispatch.waiting.lists(found[1]) for found in recipients):
                 return
-            view = self.store.view(name, len(recipients)) or state.View(len(recipients))
+            view = self.store.view(name, len(recipients))
         except (unix.error, MemoryError, mess.Damaged, mess.Newer):
             return                          # load() will say so, when it is due
-        self.dispatch.note(id, [(index, recipients[index][1]) for index in view.indices(state.PENDING)
+        if self.waits(message.envelope, view) is not None:
+            return                          # held, or before its time: nobody hurries it; it is read when that is over
+        pending = range(len(recipients)) if view is None else view.indices(state.PENDING)
+        self.dispatch.note(id, [(index, recipients[index][1]) for index in pending
                                 if recipients[index][0] == route.REMOTE])
 
     def found_state(self, name):

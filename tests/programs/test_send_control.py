@@ -380,6 +380,22 @@ def test_etrn_of_a_domain_that_is_new(rig):
     assert answer(rig, b'etrn branch.example')[0][:4] == b'!not' and rig.send.dispatch.waiting.ids == {}
 
 
+@pytest.mark.parametrize('again', [lambda rig: (rig.crash(), rig.start(rig.last + 1)), lambda rig: (
+    rig.write('etrn', '.example'), rig.send.reread(), rig.step())], ids=['restart', 'HUP'])
+@pytest.mark.parametrize('option', [(b'b', b'%d' % (1_800_000_000 + 3600)), (b'h', b'because')])
+def test_etrn_hurries_nothing_that_is_to_wait(branch, again, option):
+    """A message that its sender wants released later (RFC 4865), or that is held, is neither tried nor counted; after that time
+    it is, as any other."""
+    branch.put(b'a@branch.example', options=[option])
+    again(branch)
+    assert answer(branch, b'etrn branch.example') == [b'0', b'.']
+    branch.step()
+    assert branch.jobs == []
+    branch.wait(3601)
+    assert len(tried(branch)) == (option[0] == b'b')
+    assert answer(branch, b'etrn branch.example') == [b'%d' % (option[0] == b'b'), b'.']
+
+
 def test_etrn_costs_what_waits_there(branch):
     """Of a thousand messages that wait those for the domain are read, and no others."""
     for number in range(1000):
@@ -564,7 +580,7 @@ def test_ctl(rig, capfd):
         captured = capfd.readouterr()
         assert json.loads(captured.out)['held'] == 1
         assert 'no such message' in captured.err
-        rig.put(b'a@y.example')
+        rig.ends[b'new'].send(rig.put(b'a@y.example', announce=False) + b'\0')      # the loop belongs to the other thread
         queued.wait_until(lambda: ctl.main(rig.home, [b'destinations']) == 0 and 'active 1 ' in output(capfd))
         for words in ([b'--json', b'destinations'], [b'destinations']):
             assert ctl.main(rig.home, words) == 0
