@@ -42,7 +42,7 @@ def main(home, args):
         if words[0] == 'queue':
             return import_queue(home, place, only_report)
         found = from_qmail(place) if words[0] == 'qmail' else from_postfix(place, owner_of(home))
-        found.notes += of_accounts(home, found)
+        found.notes += [*of_procmail(found.files.get('control/defaultdelivery', '')), *of_accounts(home, found)]
         return Import(os.fsdecode(home), only_report).run(found)
     except OSError as problem:
         raise program.Fatal(exits.TEMP, b'unable to use %s: %s' % (os.fsencode(str(problem.filename or place)),
@@ -83,6 +83,14 @@ def of_accounts(home, found):
         return []                       # an installation of one account, which gets all mail
     assign = found.files.get('users/assign') or qmailhome.read(os.fsdecode(home) + '/users/assign') or ''
     return mailusers.notes(pwd.getpwall(), assign, account(home, 'alias'), owner_of_home)
+
+
+def of_procmail(delivery, rules='/etc/procmailrc'):
+    """A sentence where procmail is to deliver, and nothing says where it puts what no rule takes."""
+    if 'procmail' in delivery and 'DEFAULT=' not in delivery + (qmailhome.read(rules) or ''):
+        yield ('control/defaultdelivery: procmail may make no file in /var/mail here: mail that no rule takes waits (Couldn\'t '
+               'create "/var/mail/USER") and bounces at last, unless the file is there already; write DEFAULT=$HOME/Maildir/ '
+               'behind it, or into ' + rules)
 
 
 def owner_of_home(path):

@@ -661,10 +661,6 @@ class Translation:
             command = VARIABLE.sub(lambda found: '$' + found[1] + VARIABLES[found[2]], command)
             self.write('defaultdelivery', ['|preline ' + command])
             self.say('mailbox_command: its words go to the shell behind preline, with the environment of qpy-command.8')
-            if 'procmail' in command and 'DEFAULT=' not in command:
-                self.say('mailbox_command: procmail may make no file in /var/mail here: mail that no rule takes waits (Couldn\'t '
-                         'create "/var/mail/USER") and bounces at last, unless the file is there already; write '
-                         'DEFAULT=$HOME/Maildir/ behind it in control/defaultdelivery, or into /etc/procmailrc')
         elif box:
             self.write('defaultdelivery', ['./' + box])
         else:

@@ -504,12 +504,30 @@ def test_rates(home, tmp_path, main, limits, needs):
 
 
 @pytest.mark.parametrize('command, told', [
-    ('procmail -a "$EXTENSION"', True), ('/usr/bin/procmail -a "$EXTENSION" DEFAULT=$HOME/Maildir/', False),
+    ('procmail -a "$EXTENSION"', not os.path.exists('/etc/procmailrc')), ('/usr/bin/procmail -a "$EXTENSION" DEFAULT=$HOME/Maildir/', False),
     ('/usr/bin/maildrop', False)])
 def test_procmail_that_would_write_into_the_spool(home, tmp_path, command, told):
     """Debian's stock mailbox_command has procmail make /var/mail/USER, which no delivery may: what to write is said."""
     text = imported(home, tmp_path, 'mailbox_command = %s\n' % command, '')[1]
-    assert ('look: mailbox_command: procmail may make no file in /var/mail here' in text) == told, text
+    assert ('look: control/defaultdelivery: procmail may make no file in /var/mail here' in text) == told, text
+
+
+def test_procmail_of_a_qmail_home(home, tmp_path):
+    """rc's default delivery is looked at too; who has a DEFAULT in /etc/procmailrc has nothing to do."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', 'rc': "qmail-start '|preline procmail' splogger qmail\n"})
+    assert 'look: control/defaultdelivery: procmail may make no file in /var/mail' in '\n'.join(run(home, 'qmail', tmp_path / 'qmail')[1])
+    (tmp_path / 'procmailrc').write_text('DEFAULT=$HOME/Maildir/\n')
+    assert [len(list(import_.of_procmail('|preline procmail', str(tmp_path / name)))) for name in ('procmailrc', 'none')] == [0, 1]
+
+
+def test_every_parameter_of_the_readme_has_an_equal():
+    """What README's table names is never `no equal` by its name alone."""
+    with open(ROOT + '/README.md') as file:
+        rows = file.read().partition('### From Postfix')[2].partition('\n## ')[0].split('\n|')[3:]
+    named = {word for row in rows for word in re.findall('`([a-z0-9_]+)`', row.partition('|')[0])}
+    tables, tools = {'virtual', 'transport', 'reject_rbl_client', 'check_policy_service'}, {'mailq', 'postsuper', 'postconf', 'newaliases'}
+    known = postfix.SILENT | {name for name, _ in postfix.NUMBERS + postfix.TIMES + postfix.RATES}
+    assert len(named) > 20 and named - known == tables | tools
 
 
 @pytest.mark.parametrize('main, files, said', [
