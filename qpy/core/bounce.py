@@ -11,8 +11,6 @@ with failures only; with all else its header (RFC 3461, 4.3), and so it is where
 
 A report is (head, how much of the original, tail): the original itself passes through in pieces.
 """
-from itertools import takewhile
-
 from qpy.core import address, dates, ip, notices, route
 from qpy.core.text import lower, printable
 
@@ -335,7 +333,9 @@ def _diagnostic(text):
     folded, ASCII.
     """
     before, said, reply = text.partition(b' said: ')
-    kind, reply = (b'smtp', b'\n'.join(takewhile(_is_reply, reply.split(b'\n')))) if said else (b'x-qpy', before)
+    lines = reply.split(b'\n')
+    theirs = next((n for n, line in enumerate(lines) if not _is_reply(line)), len(lines))
+    kind, reply = (b'smtp', b'\n'.join(lines[:theirs])) if said else (b'x-qpy', before)
     flat = b' '.join(printable(reply[:DIAGNOSTIC].replace(b'\n', b' ')).split())
     return kind + b'; ' + _fold(flat) if flat else b''
 
