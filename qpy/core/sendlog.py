@@ -6,6 +6,7 @@ delivery's. What qmail does not have stands in lines of their own with a first w
 """
 from qpy.core.text import logsafe
 
+OF_OURS = (b'trace', b'destination', b'notice', b'etrn')
 RESULTS = {b'K': b'success', b'D': b'failure', b'Z': b'deferral'}
 
 

@@ -7,6 +7,8 @@ A line longer than PIECE goes on in further messages, which have the first one's
 the blank.
 """
 
+from qpy.core import sendlog
+
 PIECE = 799                 # bytes of one message's text
 ALERT, WARNING, INFO = 1, 4, 6
 OURS, LETTERS = b'qpy-', b'abcdefghijklmnopqrstuvwxyz0123456789-'
@@ -56,12 +58,18 @@ class Lines:
 
 
 def tag_of(text, tag, before):
-    """Whose line a message is: that of a program of qpy that names itself, as `qpy-smtpd: `, else `tag`; a line that
-    goes on is whose its beginning was (before). So readers of qmail-send's lines see those alone."""
+    """Whose line a message is: that of a program of qpy that names itself, as `qpy-smtpd: ` or `qpy-smtpd[submission]: `,
+    qpy-send's if it is one of those that qmail-send has not, else `tag`; a line that goes on is whose its beginning was
+    (before).  So readers of qmail-send's lines see those alone."""
     head, blank, rest = text.partition(b' ')
     if not blank or b'+' in head:
         return before
+    words = rest.split(b' ', 2)
+    if words[0] in sendlog.OF_OURS and len(words) == 3 and (words[1] == b'msg' or words[1][-1:] == b':'):
+        return b'qpy-send'
     name, colon, _ = rest.partition(b': ')
+    if name[-1:] == b']':
+        name = name.partition(b'[')[0]
     named = colon and name.startswith(OURS) and not name[len(OURS):].translate(None, LETTERS)
     return name if named and len(name) > len(OURS) else tag
 

@@ -4,7 +4,8 @@
     exit          0 when every pipe has ended, or LINGER seconds after life; 111 if the log cannot be started
 
 Lines of `send` are written as they are, because other programs parse them.  Every other line is marked with the name
-of the pipe it came on, `name: `, unless it begins with `qpy-name: ` already: no program can speak as another.
+of the pipe it came on, `name: `, unless it begins with `qpy-name: ` already: no program can speak as another.  A pipe
+called `submission=qpy-smtpd` is that of a second qpy-smtpd, and what begins with that name becomes `qpy-smtpd[submission]: `.
 Bytes below 32 other than the line's end, and 127, become `?`.  Each pipe but send's may fill BURST lines at
 once and RATE a second for long; what is above is counted and the count is written, at the latest after TELL seconds.
 So is the number of lines that descriptor 1 would not take, once it takes lines again.
@@ -27,10 +28,13 @@ _SAFE = bytes(c if c >= 32 and c != 127 or c == 10 else 63 for c in range(256))
 class Source:
     """One pipe: what it is called, the beginning of a line that has not ended, and its allowance."""
 
-    __slots__ = ('name', 'fd', 'rest', 'allowance', 'seen', 'dropped')
+    __slots__ = ('name', 'own', 'shown', 'fd', 'rest', 'allowance', 'seen', 'dropped')
 
     def __init__(self, name, fd, now):
-        self.name, self.fd, self.rest = name, fd, b''
+        self.name, _, program = name.partition(b'=')
+        self.own = (program or b'qpy-' + self.name) + b': '
+        self.shown = b'%s[%s]: ' % (program, self.name) if program else self.own
+        self.fd, self.rest = fd, b''
         self.allowance, self.seen, self.dropped = BURST, now, 0
 
     def feed(self, data, now):
@@ -73,8 +77,8 @@ class Source:
         """The lines as bytes, each with its newline and the name it needs."""
         if self.name == BARE:
             return b''.join(line + b'\n' for line in lines)
-        mark, own = self.name + b': ', b'qpy-%s: ' % self.name
-        return b''.join((line if line.startswith(own) else mark + line) + b'\n' for line in lines)
+        mark, own = self.name + b': ', self.own
+        return b''.join((self.shown + line[len(own):] if line.startswith(own) else mark + line) + b'\n' for line in lines)
 
 
 class Log:

@@ -69,8 +69,9 @@ class Chain:
         """Start the log, then every line in order.  Our own lines go into the log from here on."""
         self.table = table
         logs = [(name, unix.pipe2(unix.O_CLOEXEC)) for name in [b'start'] + [service.name for service in table]]
+        labels = {service.name: label(service) for service in table}
         self.network = None if self.house.rootless else confine.empty_network()
-        self.spawn(services.LOG, [(name, read) for name, (read, _) in logs] + [(b'life', self.life_read)], None, services.LOG.words)
+        self.spawn(services.LOG, [(labels.get(name, name), read) for name, (read, _) in logs] + [(b'life', self.life_read)], None, services.LOG.words)
         for _, (read, write) in logs:
             unix.close(read)
             unix.set_blocking(write, False)
@@ -203,6 +204,12 @@ class Chain:
         self.ending = True
         unix.close(self.life)
         self.loop.after(GRACE, self.loop.stop)
+
+
+def label(service):
+    """What the log calls a service's pipe: its name, and its program where that is a program of ours by another name."""
+    called = service.words[0].rpartition(b'/')[2]
+    return b'%s=%s' % (service.name, called) if called[:4] == b'qpy-' and called[4:] != service.name else service.name
 
 
 def name_of_qmail(path):

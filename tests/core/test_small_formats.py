@@ -52,10 +52,13 @@ def test_syslog_tags():
     that was asked for."""
     tags, tag = [], b'qmail'
     for message in (b'1.0 new msg 1', b'1.0 qpy-smtpd: accepted', b'1.0+ rest', b'1.0 warning: x', b'1.0 qpy-: x',
-                    b'1.0 qpy-x y: z', b'1.0+qpy-smtpd: x', b'1.0 resolve: x'):
+                    b'1.0 qpy-x y: z', b'1.0+qpy-smtpd: x', b'1.0 resolve: x', b'1.0 qpy-smtpd[pop.3]: x', b'1.0+ x',
+                    b'1.0 [x]: qpy-y: z', b'1.0 destination a.b: in order again', b'1.0 trace msg 1: 2', b'1.0 destination is far',
+                    b'1.0 etrn a.b: messages', b'1.0 notice msg 1 qp 2: delay', b'1.0 notice'):
         tag = syslines.tag_of(message, b'qmail', tag)
         tags.append(tag)
-    assert tags == [b'qmail', b'qpy-smtpd', b'qpy-smtpd', *[b'qmail'] * 5]
+    assert tags == [b'qmail', b'qpy-smtpd', b'qpy-smtpd', *[b'qmail'] * 5, b'qpy-smtpd', b'qpy-smtpd', b'qmail',
+                    b'qpy-send', b'qpy-send', b'qmail', b'qpy-send', b'qpy-send', b'qmail']
 
 
 def record(kind, line, user):

@@ -4,8 +4,10 @@ import subprocess
 
 from hypothesis import given, strategies as st
 
+from qpy.core import services
 from qpy.lib.loop import Loop
 from qpy.qpyl import log
+from qpy.root import chain
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -16,6 +18,16 @@ def test_send_is_bare_and_the_others_are_named():
     assert send.feed(b'new msg 1\nend msg 1\n', 0.0) == b'new msg 1\nend msg 1\n'
     assert smtpd.feed(b'qpy-smtpd: hello\nnew msg 1\nqpy-send: x\n', 0.0) == \
         b'qpy-smtpd: hello\nsmtpd: new msg 1\nsmtpd: qpy-send: x\n'
+
+
+def test_a_program_by_another_services_name():
+    """The second qpy-smtpd is named with its service in brackets, which nobody else can write."""
+    second, other = log.Source(b'submission=qpy-smtpd', 1, 0.0), log.Source(b'spamd', 1, 0.0)
+    assert second.feed(b'qpy-smtpd: hello\nqpy-submission: x\nnew msg 1\n', 0.0) == \
+        b'qpy-smtpd[submission]: hello\nsubmission: qpy-submission: x\nsubmission: new msg 1\n'
+    assert other.feed(b'qpy-smtpd[submission]: x\n', 0.0) == b'spamd: qpy-smtpd[submission]: x\n'
+    table = services.parse(b'submission qpyd tcp:0.0.0.0:587 qpy-smtpd\nusers qpyp - qpy-users\npop qpyd - /opt/bin/x\n')
+    assert [chain.label(service) for service in table] == [b'submission=qpy-smtpd', b'users', b'pop']
 
 
 def test_a_line_may_come_in_pieces():

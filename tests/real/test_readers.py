@@ -5,12 +5,13 @@ import re
 import smtplib
 import socket
 import subprocess
+import time
 
 import pytest
 
 from qpy.core import syslines
 from tests.peers.qpy import free_port
-from tests.real.conftest import needs, unpacked
+from tests.real.conftest import PATIENCE, needs, unpacked
 from tests.real.test_ways_in import Started
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -23,10 +24,48 @@ def run(*command, data=b'', **more):
     return done.stdout.decode()
 
 
+SECOND = '127.0.0.2'           # the client of the port that `submission` serves
+
+
+def again(server, services, routes):
+    """Start the chain anew with other lines at the end of control/services, and with other routes."""
+    server.stop(remove=False)
+    for name, text in (('services', services), ('smtproutes', routes)):
+        server.write('control/' + name, text)
+    server.start()
+
+
 @pytest.fixture(scope='module')
 def log(server):
-    """The real log of a chain that delivered, refused, deferred and bounced, as bytes, from here on."""
-    box, before = server.mailbox, len(server.log())
+    """The real log of a chain that delivered, refused, deferred and bounced, left a host alone, and served another port by
+    a second line of control/services, as bytes, from here on."""
+    texts = []
+    for name in ('services', 'smtproutes'):
+        with open('%s/control/%s' % (server.home, name)) as file:
+            texts.append(file.read())
+    port = free_port()
+    before = len(server.log())
+    again(server, texts[0] + 'submission qpyd tcp:127.0.0.1:%d qpy-smtpd\n' % port, texts[1] + 'dead.test:127.0.0.1:%d\n' % free_port())
+    try:
+        hand_in(server, port)
+        yield server.log()[before:].encode()
+    finally:
+        for name in server.waiting():
+            server.command(server.home + '/bin/qpy-ctl', 'drop', name)
+        again(server, *texts)
+
+
+def await_line(server, pattern):
+    """Until the log has such a line."""
+    give_up = time.monotonic() + PATIENCE
+    while not re.search(pattern, server.log(), re.M):
+        assert time.monotonic() < give_up, server.log()[-3000:]
+        time.sleep(0.01)                # a file announces nothing to a plain reader
+
+
+def hand_in(server, port):
+    """What makes such a log."""
+    box = server.mailbox
     box.seen = box.names()
     box.dot_qmail('later', '|exit 111\n')
     box.dot_qmail('never', '|echo no such thing; exit 100\n')
@@ -34,13 +73,19 @@ def log(server):
         client.ehlo('client.test')
         for name in ('joe', 'joe-never', 'joe-later'):
             client.sendmail('joe@qpy.test', [name + '@qpy.test'], 'Subject: for the log\n\n')
+        client.sendmail('joe@qpy.test', ['ann@dead.test'], 'Subject: for nobody yet\n\n')
+        await_line(server, r'^destination \S+: left alone for ')
+        client.sendmail('joe@qpy.test', ['ann@dead.test'], 'Subject: for nobody yet\n\n')
         with pytest.raises(smtplib.SMTPRecipientsRefused):
             client.sendmail('forger: x@evil.test', ['nobody-at-all@qpy.test'], '')
+    with smtplib.SMTP('127.0.0.1', port, source_address=(SECOND, 0)) as client, pytest.raises(smtplib.SMTPRecipientsRefused):
+        client.sendmail('joe@qpy.test', ['nobody-at-all@qpy.test'], '')
     box.next(log=server.log)
     box.next(log=server.log)            # the bounce
-    yield server.log()[before:].encode()
-    for name in server.waiting():
-        server.command(server.home + '/bin/qpy-ctl', 'drop', name)
+    await_line(server, r'^destination \S+: msg \d+ waits untried')
+    server.command(server.home + '/bin/qpy-tcpok')
+    await_line(server, r'^destination \S+: in order again')
+    await_line(server, r'^qpy-smtpd\[submission\]: refused rcpt ip ' + SECOND)
 
 
 def syslog(log):
@@ -65,9 +110,9 @@ def test_logwatch_of_syslog(log):
     text = logwatch('qmail', mine)
     assert re.search(r'joe@qpy\.test - \d+ Time', text.partition('Emails from')[2])
     assert re.search(r'joe-never@qpy\.test - 1 Time', text.partition('Emails to Local')[2])
-    assert 'Deferral(443) - 1 Time' in text and 'Failure(511) - 1 Time' in text
+    assert re.search(r'Deferral\(443\) - \d+ Time', text) and 'Failure(511) - 1 Time' in text and 'ann@dead.test' in text
     unmatched = text.partition('Unmatched')[2].splitlines()[1:]
-    assert not [line for line in unmatched if line.strip() and 'trace msg' not in line and 'warning' not in line]
+    assert not [line for line in unmatched if line.strip() and 'warning: ' not in line], text
 
 
 def multilog(tmp_path, log):
@@ -148,13 +193,12 @@ def test_munin(server, log):
     assert said == {'total.value': str(len(server.waiting())), 'notpreprocessed.value': '0'}
 
 
-@pytest.mark.parametrize('form', ['syslog', 'multilog'])
+@pytest.mark.parametrize('form', ['syslog', 'journal', 'multilog'])
 def test_fail2ban(server, log, tmp_path, form):
-    """The filter that is installed in doc finds the client that was refused, by splogger's lines and by multilog's, and no other."""
+    """The filter that is installed in doc finds the clients that were refused, on the other port too, by splogger's lines, the
+    journal's and multilog's, and no other."""
     root = unpacked('fail2ban')
     (tmp_path / 'filter.d').mkdir()
-    with open(root + '/etc/fail2ban/filter.d/common.conf') as file:
-        (tmp_path / 'filter.d/common.conf').write_text(file.read())
     with open(server.home + '/doc/fail2ban-qpy.conf') as file:
         (tmp_path / 'filter.d/qpy.conf').write_text(file.read())
     hostile = (b'qpy-smtpd: refused rcpt ip 203.0.113.9 helo 5.6.7.8:_553 from <a:_550@b> to <c>: 550 5.1.1 sorry\n'
@@ -162,13 +206,18 @@ def test_fail2ban(server, log, tmp_path, form):
                b'qpy-smtpd: refused session ip 203.0.113.11 helo x: 421 4.7.0 too many errors\n'
                b'qpy-smtpd: refused connection ip 203.0.113.12: 421 4.3.2 too many connections; try again later\n'
                b'qpy-smtpd: refused rcpt ip 203.0.113.13 helo x from <> to <c>: 452 4.5.3 too many recipients\n'
+               b'qpy-smtpd[submissions]: refused auth ip 203.0.113.14 helo x mechanism PLAIN: 535 5.7.8 sorry\n'
+               b'qpy-popup[pop3]: refused ip 203.0.113.15 user joe\n'
+               b'spamd: qpy-smtpd: refused rcpt ip 198.51.100.4 helo x: 550 5.7.1 no\n'
+               b'spamd: qpy-smtpd[submission]: refused rcpt ip 198.51.100.5 helo x: 550 5.7.1 no\n'
                b'delivery 7: failure: qpy-smtpd:_refused_rcpt_ip_198.51.100.2:_550_/\n'
                b'delivery 7: failure: 198.51.100.3_qpy-popup:_refused\n')
-    data = syslog(log + hostile) if form == 'syslog' else multilog(tmp_path, log + hostile)[1]
+    data = multilog(tmp_path, log + hostile)[1] if form == 'multilog' else syslog(log + hostile) if form == 'syslog' else b''.join(
+        b'Nov 25 02:16:14 vm qpy-start[711]: ' + line + b'\n' for line in (log + hostile).splitlines())
     (tmp_path / 'log').write_bytes(data)
     said = run('/usr/bin/python3', root + '/usr/bin/fail2ban-regex', '--print-all-matched', '--out', 'ip',
                '-c', str(tmp_path), str(tmp_path / 'log'), str(tmp_path / 'filter.d/qpy.conf'),
                env={'PATH': '/usr/bin:/bin', 'PYTHONPATH': root + '/usr/lib/python3/dist-packages'})
     found = set(re.findall(r'^[\d.]+$', said, re.M))
-    assert found >= {'203.0.113.9', '203.0.113.10', '203.0.113.11', '127.0.0.1'}, said
+    assert found >= {'203.0.113.9', '203.0.113.10', '203.0.113.11', '203.0.113.14', '203.0.113.15', '127.0.0.1', SECOND}, said
     assert not found & {'203.0.113.12', '203.0.113.13'} and not [ip for ip in found if ip.startswith('198.')]
