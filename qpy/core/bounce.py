@@ -30,7 +30,6 @@ DOUBLE_COPY = b'--- Below this line is the original bounce.\n\n'
 EIGHT_BIT = b'Content-Transfer-Encoding: 8bit\n'
 STRIPPED = b'\n\n--- End of message stripped.\n'
 
-TRIPLE = b'#@[]'            # sender of a double bounce; what it cannot be delivered to is dropped
 LINE = 900                  # bytes of the longest line of a report (RFC 5322 section 2.1.1: 998)
 DIAGNOSTIC = 600            # bytes of text in a Diagnostic-Code
 HEADER_LIMIT = 65536        # bytes of header in a report that returns no more
@@ -112,13 +111,13 @@ def envelope(sender, settings):
     Only failures are reported of messages without a sender.  A failed bounce goes to the postmaster, a failure of that to
     nobody (qmail-send.c, injectbounce).
     """
-    if sender == TRIPLE:
+    if sender == notices.TRIPLE:
         return None
     if sender:
         return b'', route.bounce_recipient(sender)
     if not settings.double_user:
         return None
-    return TRIPLE, settings.double_user + b'@' + settings.double_host
+    return notices.TRIPLE, settings.double_user + b'@' + settings.double_host
 
 
 # --- the report -----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 
 from qpy.core import destinations, etrn, notices, priority, route, schedule, sendlog, text
+from qpy.core.jobs import NOWHERE, WINDOW, Channel, Flight, Place, Work
 
 # --- actions ---
 LOAD = 'load'           # id, forced (also if held): read mess/ID and state/ID, then loaded() or not_loaded()
@@ -57,13 +58,9 @@ STARTS = 256                    # transactions started per step and channel
 RECIPIENTS = 100                # in one remote transaction
 REPORT_LIMIT = 10_000           # bytes of one report, as in qmail-send
 STATE_TEXT, LEAST_TEXT = 32 << 20, 200      # bytes kept of all reports on one message; of one, however many there are
-WINDOW = 5                      # transactions a destination may have before one of them has ended
 CROWDED = 300                   # seconds a destination that turned one away beside others gets no more than those
 MOST_DESTINATIONS = 20_000      # remembered without anything to do there
-NOWHERE = {}                    # nobody's, and never written to
 STALE = 10_000                  # entries of the heap of sleepers that are of no use any more, beside one for each sleeper
-
-TRIPLE = b'#@[]'                # sender of a double bounce
 
 LATE = b'The sender wanted this message back rather than late, and its time is over. (#5.4.7)\n'
 CANCELLED = b'This message was taken out of the queue by the administrator. (#5.7.0)\n'
@@ -79,112 +76,6 @@ class Settings:
     def __init__(self, lifetime=604800, bounce_at_end=False, per_host=20, warn_after=0, limits=None, etrn=()):
         self.lifetime, self.bounce_at_end, self.per_host = lifetime, bounce_at_end, per_host
         self.warn_after, self.limits, self.etrn = warn_after, limits or {}, etrn
-
-
-class Job:
-    """One message in the pass that is being made over it.
-
-    id: number, name: 16 digits; length: bytes of the message; flags: for R records; options: for L records;
-    birth: wall time of acceptance, of which the steady age follows; next: recorded time of the next attempt
-    (0: none); attempts: passes before this one; total: recipients, finished ones included; has_state:
-    state/ID exists. todo: [(index, route.LOCAL or REMOTE, recipient, destination)] of this pass; failed:
-    indices failed and not yet reported.  succeeded: the same of those whose sender wants to hear that; warned: he was
-    told that it takes long; wishes: {index: [(letter, value)]} of the recipients that have any (core.mess); by: a
-    deliverby.By or None; stranded: the Places whose trouble made recipients of this pass wait.  body:
-    whatever the program keeps with the job.  priority: see core.priority.  domains: {domain that may be asked for: indices}
-    of this pass; early: it is made out of turn.
-    """
-
-    __slots__ = ('id', 'name', 'length', 'sender', 'flags', 'options', 'birth', 'next', 'attempts', 'total',
-                 'has_state', 'todo', 'failed', 'body', 'new_lines',
-                 'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order',
-                 'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports', 'by', 'stranded', 'priority', 'domains',
-                 'early')
-
-    def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0,
-                 attempts=0, has_state=False, failed=(), new_lines=(), succeeded=(), warned=False, wishes=None,
-                 by=None, priority=priority.COMMON):
-        self.id, self.name, self.length, self.sender, self.todo = id, name, length, sender, todo
-        self.total, self.birth, self.flags, self.options = total, birth, flags, options
-        self.next, self.attempts, self.has_state = next, attempts, has_state
-        self.failed, self.new_lines = list(failed), new_lines
-        self.succeeded, self.warned, self.wishes, self.reports = list(succeeded), warned, wishes, ()
-        self.by, self.priority = by, priority
-        self.body = self.works = self.order = self.after = None
-        self.undone = len(todo)
-        self.ready, self.deferred, self.entries = {}, {}, []
-        self.remote = self.dirty = self.dying = self.skipped = self.early = False
-        self.domains = NOWHERE
-        self.stranded = set()
-
-    def wants(self, index, what):
-        """Is the sender to be told this (core.notices) of this recipient?  Nobody is where there is no sender."""
-        if not self.sender or self.sender == TRIPLE:
-            return False
-        return notices.wanted(dict(self.wishes.get(index, ())).get(b'N') if self.wishes else None, what)
-
-    def is_late(self, wall):
-        """Is the time over by which it was to be delivered?"""
-        return self.by is not None and wall >= self.by.deadline
-
-
-class Work:
-    """A job's recipients at one destination: [(index, recipient)], the next one last."""
-
-    __slots__ = ('job', 'place', 'recipients')
-
-    def __init__(self, job, place):
-        self.job, self.place, self.recipients = job, place, []
-
-
-class Flight:
-    """A transaction: `left` of its recipients have no report yet; good: place.good when it started."""
-
-    __slots__ = ('job', 'place', 'left', 'good')
-
-    def __init__(self, job, place, left):
-        self.job, self.place, self.left, self.good = job, place, left, place.good
-
-
-class Place:
-    """A destination: a host, where smtproutes names one a relay, or a local user.  until: steady time before which it is left
-    alone; failed: when that was decided last.
-
-    window: transactions it has shown to be good for; one more with each that ends well, half with a deferral, and for a
-    while (still: until then) as many as it served beside one that it turned away.  good: reports that speak well of it.
-    limit, pace: what control/destinationlimits says, and what is left of the rate; again: when somebody waits for more of it.
-    stranded: IDs of the messages that sleep because of its trouble; called: domains that were asked for meanwhile.
-    """
-
-    __slots__ = ('name', 'channel', 'active', 'works', 'window', 'waiting', 'parked', 'failures', 'failed', 'until',
-                 'reason', 'limit', 'pace', 'again', 'stranded', 'still', 'good', 'called')
-
-    def __init__(self, name, channel):
-        self.name, self.channel = name, channel
-        self.active = self.works = self.failures = self.failed = self.until = 0     # works: those with recipients left
-        self.still = self.good = 0
-        self.waiting, self.parked, self.reason = None, None, b''
-        self.window, self.again = WINDOW, 0
-        self.limit = self.pace = None
-        self.stranded, self.called = set(), ()
-
-
-class Channel:
-    """Local or remote: how many transactions there are and may be, and whose turn it is.
-
-    capacity: what the spawner says that it can; None until it has said so.
-    """
-
-    __slots__ = ('name', 'wanted', 'capacity', 'active', 'ring', 'places')
-
-    def __init__(self, name, wanted):
-        self.name, self.wanted, self.capacity = name, wanted, None
-        self.active, self.ring, self.places = 0, priority.Turns(), {}
-
-    @property
-    def limit(self):
-        """The lesser of what the administrator wants and what the spawner can."""
-        return min(self.wanted, self.capacity or 0)
 
 
 class Dispatch:
@@ -371,7 +262,7 @@ class Dispatch:
         """The schedule of the slower channel counts; past its lifetime this is the message's last pass."""
         job.remote = any(entry[1] == route.REMOTE for entry in job.todo)
         job.dying = schedule.dying(self.clock.age(job.birth), job.attempts, self.clock.running,
-                                   self.settings.lifetime, skip(job))
+                                   self.settings.lifetime, job.skip)
 
     def _restrict(self, job, only):
         """A pass out of turn, over the recipients of these domains."""
@@ -631,7 +522,7 @@ class Dispatch:
 
     def _give_up_for_now(self, work):
         """Defer, without trying, what is meant for a destination in trouble; the last pass ends it."""
-        job, place, recipients = work.job, work.place, emptied(work)
+        job, place, recipients = work.job, work.place, work.empty()
         text = shortened(UNREACHABLE + place.reason, job.total)
         self.lines.append(sendlog.untried(place.name, job.name, len(recipients), job.dying))
         job.stranded.add(place)
@@ -766,7 +657,7 @@ class Dispatch:
 
     def _bounce(self, job):
         kind = job.reports[0]
-        if job.sender == TRIPLE:
+        if job.sender == notices.TRIPLE:
             self.lines.append(sendlog.triple_bounce(job.name))
             return self.bounced(job.id, True)
         self.actions.append((BOUNCE, job, list(self._subjects(job, kind)), kind))
@@ -818,7 +709,7 @@ class Dispatch:
 
     def _plan(self, job):
         """Note why and until when the message waits."""
-        wait = schedule.retry(self.clock.age(job.birth), skip(job))
+        wait = schedule.retry(self.clock.age(job.birth), job.skip)
         job.next = self.now + schedule.late(wait, self.chance())
         if job.by is not None and not job.is_late(self.clock.wall(self.now)):       # then its sender is to hear of it
             job.next = min(job.next, max(self.now + 1, int(self.clock.steady(job.by.deadline))))
@@ -924,7 +815,7 @@ class Dispatch:
 
     def _give_back(self, job, letter, text):
         """The outcome of all that has not started."""
-        for work, recipients in [(work, emptied(work)) for work in job.works]:
+        for work, recipients in [(work, work.empty()) for work in job.works]:
             for index, _ in reversed(recipients):
                 self._settle(job, index, letter, text)
 
@@ -1035,15 +926,3 @@ def shortened(text, total):
 def ended(text):
     """A report whose last line is ended."""
     return text if not text or text.endswith(b'\n') else text + b'\n'
-
-
-def skip(job):
-    """The step of the job's retry curve: the remote one if anything of it is remote."""
-    return schedule.SKIP_REMOTE if job.remote else schedule.SKIP_LOCAL
-
-
-def emptied(work):
-    """The recipients of a Work that is not to be started any more, the next one last."""
-    recipients, work.recipients = work.recipients, []
-    work.place.works -= bool(recipients)
-    return recipients

@@ -7,6 +7,8 @@
 FAILURE, SUCCESS, DELAY, NEVER = b'FAILURE', b'SUCCESS', b'DELAY', b'NEVER'
 ANYTHING = b''              # what DELIVERBY asks for, and only NEVER forbids (RFC 2852, section 4)
 
+TRIPLE = b'#@[]'            # sender of a double bounce; what cannot be delivered of it is dropped
+
 # What qmail-send adds to the last report on somebody for whom a message has waited as long as it may.
 EXPIRED = b"I'm not going to try again; this message has been in the queue too long.\n"
 

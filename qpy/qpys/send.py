@@ -16,8 +16,8 @@ log.
 from _collections import deque
 
 from qpy import unix, unix_kernel
-from qpy.core import channel, dates, deliverby, destinations, dispatch, etrn, exits, mess, notices, priority, route, schedule, sendlog, \
-    smtproutes, state, text
+from qpy.core import channel, dates, deliverby, destinations, dispatch, etrn, exits, jobs, mess, notices, priority, \
+    route, schedule, sendlog, smtproutes, state, text
 from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
 
@@ -451,14 +451,14 @@ class Send:
         birth = mess.arrival(id, envelope, latest, born)
         if view is None:
             todo = [(index, *route_of(recipient)) for index, recipient in enumerate(recipients)]
-            job = dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
-                               birth, flags, options, new_lines=lines, wishes=wishes, by=by, priority=first)
+            job = jobs.Job(id, name, message.size, envelope.sender, todo, len(recipients),
+                           birth, flags, options, new_lines=lines, wishes=wishes, by=by, priority=first)
         else:
             todo = [(index, *route_of(recipients[index])) for index in view.indices(state.PENDING)]
-            job = dispatch.Job(id, name, message.size, envelope.sender, todo, len(recipients),
-                               birth, flags, options,
-                               self.clock.steady(view.due) if view.due else 0, view.attempts, True,
-                               view.indices(state.FAILED), (), view.indices(state.SUCCEEDED), view.warned > 0, wishes, by, first)
+            job = jobs.Job(id, name, message.size, envelope.sender, todo, len(recipients),
+                           birth, flags, options,
+                           self.clock.steady(view.due) if view.due else 0, view.attempts, True,
+                           view.indices(state.FAILED), (), view.indices(state.SUCCEEDED), view.warned > 0, wishes, by, first)
         if not mess.is_dated(id, latest) and mess.came(id, latest, born) != born:
             job.entries.append((b'b', b'%d' % mess.came(id, latest)))      # written with what this pass has to say
         return job

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from qpy.core import deliverby, destinations, dispatch, notices, schedule
+from qpy.core import deliverby, destinations, dispatch, jobs, notices, schedule
 
 L, R = b'local', b'remote'
 START = 1_800_000_000
@@ -48,7 +48,7 @@ class World:
             elif letter == b'a':
                 due, attempts = int(fields[0]), int(fields[1])
         todo = [(n, *recipient) for n, recipient in enumerate(recipients) if n not in status]
-        return dispatch.Job(id, b'%016d' % id, 100, sender, todo, len(recipients), id // 1_000_000,
+        return jobs.Job(id, b'%016d' % id, 100, sender, todo, len(recipients), id // 1_000_000,
                             next=due and self.clock.steady(due), attempts=attempts, has_state=id in self.states,
                             failed=[n for n in status if status[n] == b'f'],
                             succeeded=[n for n in status if status[n] == b's'],
@@ -328,7 +328,7 @@ def test_destinations_that_never_answer_leave_room(channel, limits, mute):
     live = w.add((channel, b'live'))
     w.step()
     assert (live, b'r0@live') in w.open.values()
-    assert w.d.channels[channel].active <= dispatch.WINDOW * mute + 1
+    assert w.d.channels[channel].active <= jobs.WINDOW * mute + 1
 
 
 def test_a_destination_grows_again_when_the_others_are_done():
