@@ -142,11 +142,10 @@ def smtp(home, plan):
 
 
 def list_queue(home, plan):
-    """-bp, mailq: what waits.  Whatever is wrong with the daemons, this is a question, and it was answered."""
+    """-bp, mailq: what waits; 75 where nobody can say, which no monitor must take for an empty queue."""
     from qpy.user import qread
     unix.signal(unix.SIGPIPE, unix.SIG_DFL)
-    program.guarded(lambda: listed(home, qread))
-    return exits.OK
+    return exits.OK if program.guarded(lambda: listed(home, qread)) == exits.OK else exits.EX_TEMPFAIL
 
 
 def listed(home, qread):
@@ -155,7 +154,9 @@ def listed(home, qread):
         count, size = qread.shown(home, [], qread.as_text)
         qread.put(totals(max(count, waiting(home)), count, size))
     except program.Fatal as trouble:
-        program.warn(b'the queue cannot be listed: ' + trouble.text)
+        program.complain(b'the queue cannot be listed: ' + trouble.text)
+        return exits.TEMP
+    return exits.OK
 
 
 def waiting(home):
