@@ -27,6 +27,7 @@ TABLE = ((b'bin/*',                   b'root',        ANY,     0o555, 0o755),
          (b'service/qpy/log/run',     b'root',        ANY,     0o555, 0o755),
          (b'service/qpy/log/main**',  ANY,            ANY,     0,     0o755),       # as whom the logger runs is the site's
          (b'service/**',              b'root',        ANY,     0,     0o755),
+         (b'run/mailids',             b'root',        ANY,     0o444, 0o644),
          (b'queue/lock',              b'root',        ANY,     0o600, 0o600),
          (b'queue/mess/ID',           b'qpyq',        b'qpyq', 0o640, 0o640),
          (b'queue/mess/*.part',       b'qpyq',        b'qpyq', 0,     0o640),

@@ -524,6 +524,20 @@ echo "links: $(for path in sbin/sendmail lib/sendmail bin/mailq bin/newaliases s
 echo "old: $(/usr/sbin/sendmail.dist)"
 ! command -v dpkg-divert || dpkg-divert --truename /usr/sbin/sendmail
 /usr/sbin/sendmail -bv root@localhost
+if command -v dpkg-divert; then
+    mkdir -p %(top)s/mta/DEBIAN %(top)s/mta/usr/sbin
+    printf 'Package: qpy-test-mta\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x.test>\nDescription: x\n' >%(top)s/mta/DEBIAN/control
+    printf '#!/bin/sh\necho another\n' >%(top)s/mta/usr/sbin/runq; chmod 755 %(top)s/mta/usr/sbin/runq
+    dpkg-deb --build %(top)s/mta %(top)s/mta.deb; dpkg --install %(top)s/mta.deb
+    echo "kept: $(readlink /usr/sbin/runq) $(/usr/sbin/runq.dist)"
+    check() { %(top)s/qpy/bin/qpy-install %(top)s/qpy --check | grep '^/usr' || true; }
+    check; echo 'first check done'
+    ln -sf /bin/true /usr/sbin/runq; dpkg-divert --local --no-rename --remove /usr/bin/mailq >&2
+    check; echo 'second check done'
+    ! %(top)s/qpy/bin/qpy-install %(top)s/qpy --offline --sendmail; rm /usr/sbin/runq
+    %(top)s/qpy/bin/qpy-install %(top)s/qpy --offline --sendmail
+    echo 'third check:'; check; echo 'done'
+fi
 ln -s %(top)s/qpy/service/qpy.service /etc/systemd/system/qpy.service
 printf 'Subject: x\\n\\nwaits\\n' >%(top)s/qpy/queue/mess/1234567890123456
 echo 'to uninstall:'
@@ -559,8 +573,18 @@ def test_being_the_machines_sendmail(tmp_path):
     assert 'links: %s\nold: old\n' % links in done.stdout
     assert not shutil.which('dpkg-divert') or '\n/usr/sbin/sendmail.dist\n' in done.stdout
     assert done.stdout.count('is kept as /usr/sbin/sendmail.dist') == 1 and 'deliverable, local' in done.stdout
+    if shutil.which('dpkg-divert'):         # a package that comes later, and somebody who puts his own link there
+        assert 'kept: %s/qpy/bin/qpy-sendmail another\nfirst check done\n' % tmp_path in done.stdout
+        second = done.stdout.partition('first check done\n')[2].partition('second check done\n')[0].splitlines()
+        remedy = 'qpy-install %s/qpy --sendmail' % tmp_path
+        assert [line.partition(':')[0] for line in second] == ['/usr/sbin/runq', '/usr/bin/mailq']
+        assert all(line.endswith(remedy) for line in second) and 'is no link to' in second[0] and 'dpkg does not know' in second[1]
+        assert '/usr/sbin/runq and /usr/sbin/runq.dist are both there' in done.stderr
+        assert '/usr/sbin/runq is now a link to %s/qpy/bin/qpy-sendmail\n' % tmp_path in done.stdout.partition('second check done')[2]
+        assert 'third check:\ndone\n' in done.stdout
     after = done.stdout.partition('to uninstall:\n')[2]
-    for words in ('/usr/sbin/sendmail is what it was before', '/usr/bin/mailq is gone', 'qpy.service is removed',
+    runq = 'what it was before' if shutil.which('dpkg-divert') else 'gone'
+    for words in ('/usr/sbin/sendmail is what it was before', '/usr/bin/mailq is gone', '/usr/sbin/runq is ' + runq, 'qpy.service is removed',
                   'left: %s/qpy/queue (1 messages)' % tmp_path, 'left: %s/qpy/control (what --purge' % tmp_path,
                   'left: the mailboxes of users', 'qpy:\nalias\ncontrol\nqueue\nusers\n', '\nme\n', '\nagain: old\n',
                   'no accounts\nno groups\n'):

@@ -33,6 +33,7 @@ FILES = {'bin/qpy-send': ('root', 'root', 0o755), 'lib/site/more.py': ('root', '
          'queue/state/lock': ('qpys', 'qpyq', 0o600), 'queue/state/' + ID: ('qpys', 'qpyq', 0o640),
          'queue/state/copy.1': ('qpys', 'qpyq', 0o640), 'queue/state/shorter': ('qpys', 'qpyq', 0o640),
          'queue/damaged/' + ID: ('qpyq', 'qpyq', 0o640), 'check/greylist': ('qpyc', 'qpyc', 0o600),
+         'run/mailids': ('root', 'root', 0o644),
          'tls/policies': ('qpyr', 'qpyr', 0o640), 'lib/bin/qpy-x': ('root', 'root', 0o755)}
 CONTENT = {'control/smtplogins': 'me@relay.test:secret\n', 'control/locals': 'x.test\n'}
 SOCKETS = {'run/submit': ('qpyq', 'qpyq', 0o666), 'run/clean': ('qpys', 'qpyq', 0o600)}

@@ -10,7 +10,7 @@ import pwd
 import re
 import stat
 
-from qpy.admin.installing import doing, kernel, owners, packages, program_files, supervisors
+from qpy.admin.installing import doing, kernel, other_names, owners, packages, program_files, supervisors
 from qpy.core import accounts, grammars, installed, layout
 from qpy.lib import controls, faults
 
@@ -59,7 +59,7 @@ def complaints(home, rootless):
     for path, text in (*of_files(house), *other_than_installed(home), *of_sockets(house)):
         if path not in named or (b'set-user-id' in text or b'capabilities' in text or b'access list' in text) and text not in said:
             found.append((path, text))
-    return [shown(text) for _, text in found] + ([] if rootless else of_people(home, house))
+    return [shown(text) for _, text in found] + ([] if rootless else of_people(home, house) + other_names.complaints(home))
 
 
 def shown(text):

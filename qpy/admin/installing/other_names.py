@@ -1,6 +1,7 @@
 """Other names for our programs: those that qmail's users know, and those that the machine calls sendmail."""
 import os
 import shutil
+import subprocess
 
 from qpy.admin.installing import doing
 
@@ -45,22 +46,71 @@ def be_sendmail(home, rootless):
     """Put our sendmail, mailq and newaliases where the system's callers look; what is there is kept beside."""
     if rootless:
         raise doing.Trouble('--sendmail needs root')
-    for path, name in SYSTEM_LINKS:
-        target = os.path.join(home, 'bin', name)
-        if os.path.islink(path) and os.path.realpath(path) == os.path.realpath(target):
-            continue                    # ours already, or our package's
-        if path == '/usr/lib/sendmail' and os.path.realpath('/usr/lib') == os.path.realpath('/usr/sbin'):
+    for path, target in system_links(home):
+        if ours(path, target):
+            if not guarded(path):
+                divert(path, '--no-rename')
             continue
-        if os.path.lexists(path):
-            set_aside(path)
+        set_aside(path)
         doing.link(path, target)
         doing.say('%s is now a link to %s' % (path, target))
 
 
+def system_links(home):
+    """[(path, target)], each place once."""
+    one = os.path.realpath('/usr/lib') == os.path.realpath('/usr/sbin')
+    return [(path, os.path.join(home, 'bin', name)) for path, name in SYSTEM_LINKS if not (one and path == '/usr/lib/sendmail')]
+
+
+def ours(path, target):
+    """Is it our link, or that of our package?"""
+    return os.path.islink(path) and os.path.realpath(path) == os.path.realpath(target)
+
+
+def guarded(path):
+    """Whether no package can put its own file there: it is diverted, or our package's, or there is no dpkg."""
+    if not shutil.which('dpkg-divert') or diverted(path):
+        return True
+    return subprocess.run(['dpkg-query', '--search', path], capture_output=True).returncode == 0
+
+
+def diverted(path):
+    """Does dpkg put elsewhere what packages have by this name?"""
+    return bool(shutil.which('dpkg-divert') and doing.run('dpkg-divert', '--list', path).strip())
+
+
+def divert(path, rename):
+    """Let dpkg do so, also for packages to come."""
+    doing.run('dpkg-divert', '--local', rename, '--divert', path + '.dist', '--add', path)
+
+
 def set_aside(path):
-    """Move what is there out of the way, by dpkg's rules where there is dpkg."""
-    if shutil.which('dpkg-divert'):
-        doing.run('dpkg-divert', '--local', '--rename', '--divert', path + '.dist', '--add', path)
+    """Move what is there, or comes by a package, out of the way, by dpkg's rules where there is dpkg."""
+    there, before = os.path.lexists(path), diverted(path)
+    if before and there and os.path.lexists(path + '.dist'):
+        raise doing.Trouble('%s and %s.dist are both there, and the second is what a package has put there; move the first away'
+                            % (path, path))
+    if shutil.which('dpkg-divert') and not before:
+        divert(path, '--rename')
     if os.path.lexists(path):
         os.rename(path, path + '.dist')
-    doing.say('%s is kept as %s.dist' % (path, path))
+    if there:
+        doing.say('%s is kept as %s.dist' % (path, path))
+
+
+def complaints(home):
+    """[what is wrong with the links of --sendmail, with the remedy]; none where nobody has asked for them."""
+    found = [(path, target, ours(path, target)) for path, target in system_links(home)]
+    if not any(good for _, _, good in found):
+        found = [each for each in found if taken_over(each[0])]
+    remedy = '; qpy-install %s --sendmail' % home
+    return ['%s: is no link to %s, so that not all mail of this machine comes to qpy%s' % (path, target, remedy)
+            for path, target, good in found if not good] + \
+        ['%s: dpkg does not know that it is ours, and another mail system\'s package would replace it%s' % (path, remedy)
+         for path, _, good in found if good and not guarded(path)]
+
+
+def taken_over(path):
+    """Whether set_aside was here, and what stands there now is no link to a qpy."""
+    link = os.path.basename(os.readlink(path)) if os.path.islink(path) else ''
+    return not link.startswith('qpy-') and diverted(path) and path + '.dist' in doing.run('dpkg-divert', '--list', path)
