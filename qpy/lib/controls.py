@@ -27,6 +27,10 @@ class Broken(program.Fatal):
         self.why = error.text
 
 
+REPLACED = b'the directory control, or one that a link in it leads to, is not what it was when this program was started; ' \
+           b'start qpy anew'
+
+
 def raw(home: bytes, name: bytes) -> bytes | None:
     """The bytes of DIR/control/NAME, None if there is no such file. Broken if it cannot be had."""
     try:
@@ -55,9 +59,16 @@ def unreadable(path: bytes, problem) -> bytes:
         return b'this is a directory, and must be a file; rmdir %s' % path
     if isinstance(problem, unix.NotRegular):
         return b'this is a FIFO, and must be a file; rm %s' % path
+    if replaced(path, problem):
+        return REPLACED
     if problem.errno == unix.EACCES:
         return b'uid %d may not read it; chmod 0644 %s' % (unix.geteuid(), path)
     return b'unable to read it: ' + program.reason(problem)
+
+
+def replaced(path: bytes, problem) -> bool:
+    """Is what we may read by its mode closed all the same?  Landlock's rules are for the directories of the start."""
+    return problem.errno == unix.EACCES and unix.access(path, unix.R_OK)
 
 
 def parsed(parse, home: bytes, name: bytes):

@@ -1,7 +1,7 @@
 """The programs of the chain: started one by one, ended together."""
 from qpy import unix, unix_kernel
 from qpy.core import exits, manifest, services
-from qpy.lib import confine, execute, faults, program
+from qpy.lib import confine, controls, execute, faults, program
 from qpy.root import look
 
 NO_NETWORK = (b'qpyd', b'qpyt', b'qpyq', b'qpys', b'qpyl')   # accounts where a program without a line of the manifest has none
@@ -147,7 +147,8 @@ class Chain:
             for fault in faults.of_edits(self.house, self.table):
                 program.warn(fault.text + (b'; until it is mended, who reads it keeps what it had' if fault.grave else b''))
         except unix.error as problem:
-            program.warn(b'unable to look at control: ' + program.reason(problem))
+            replaced = controls.replaced(self.house.home + b'/control', problem)
+            program.warn(b'unable to look at control: ' + (controls.REPLACED if replaced else program.reason(problem)))
         self.tell_send(unix.SIGHUP)
 
     def tell_send(self, number):

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import houses  # noqa: E402
 
+from qpy import unix_kernel  # noqa: E402
 from qpy.admin.sink import Sink  # noqa: E402
 
 
@@ -115,6 +116,29 @@ def test_an_edited_time_limit(house):
     house.sendmail('user-slow@here.test')
     house.await_line('delivery 1: deferral')
     assert house.stop() == 0
+
+
+def test_another_directory_in_the_place_of_control(house):
+    """The programs may read what was there at their start (Landlock): what they say of a control that was replaced as a whole,
+    as by a restored backup, names the remedy that helps, and not a mode that is right."""
+    if not unix_kernel.landlock_abi():
+        pytest.skip('no Landlock here')
+    house.start()
+    house.await_confined(['send', 'users'])
+    control = house.home + '/control'
+    house.as_owner('/bin/cp', '-a', control, control + '.new')
+    house.as_owner('/bin/mv', control, control + '.old')
+    house.as_owner('/bin/mv', control + '.new', control)
+    house.process.send_signal(signal.SIGHUP)
+    said = [house.await_line(words) for words in ('qpy-start: warning: unable to look at control: ',
+                                                  'alert: unable to reread controls: control/locals: ')]
+    assert all(line.endswith('when this program was started; start qpy anew') for line in said)
+    assert not [line for line in house.lines if 'chmod' in line]
+    house.smtp('user@here.test', text='all the same')
+    house.await_message('user/Maildir', 'all the same')
+    assert house.stop() == 0
+    house.start()
+    assert not [line for line in house.lines if 'start qpy anew' in line] and house.stop() == 0
 
 
 def test_a_host_without_a_dot():
