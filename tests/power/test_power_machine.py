@@ -240,6 +240,24 @@ def test_interleavings(kind, own):
                                                          deadline=None, print_blob=False))
 
 
+def test_what_a_cut_leaves_behind_a_message_in_an_mbox():
+    """L-19: NULs where the next one was to be; the message before them is there, and the next one is written anew."""
+    box, joe, ann = b'box@here.example', b'joe@here.example', b'ann@here.example'
+    machine = type('Machine', (Machine,), {'kind': 'ordered', 'own': False})()
+    machine.submit(count=2, recipients=[box], sender=joe)
+    machine.settle()
+    machine.deliver(count=1)
+    machine.settle()
+    machine.submit(count=1, recipients=[ann], sender=joe)
+    machine.settle()
+    machine.cut(calls=7, power=False, seed=0)
+    machine.deliver(count=1)
+    machine.cut_now(seed=0)
+    left = machine.seam.disk.tree(b'/disk/home')[b'box/Mailbox']
+    machine.teardown()
+    assert left.rpartition(b'the end\n\n')[2].startswith(b'\0')
+
+
 class Quiet(Machine):
     """The same where nothing goes wrong but the power: what a wrong order loses is found in a tenth of the time."""
 
