@@ -25,6 +25,7 @@ FILE_ID = 2
 WRITE, FLUSH = b'W', b'F'
 RECORD = struct.Struct('<cQI')
 BLOCK = 4096
+SUPERBLOCK = 65536          # where btrfs has its own, and takes for granted that it is written whole: torn, it mounts no more
 MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -194,7 +195,7 @@ def cut_at(history, i, chance, subset):
     if subset:
         keep = chance.random()
         blocks = [block for block in blocks if chance.random() < keep]
-        if blocks and chance.random() < 0.5:        # the last of them is torn
+        if blocks and chance.random() < 0.5 and blocks[-1][0] != SUPERBLOCK:        # the last of them is torn
             offset, data = blocks[-1]
             blocks[-1] = offset, data[:512 * chance.randrange(1, 8)]
     return Cut(history[i][0], safe, blocks)
