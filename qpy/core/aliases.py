@@ -10,8 +10,7 @@ r"""/etc/aliases: Sendmail's list of names and where their mail goes, and the fo
     old: /var/mail/old                   a file: refused, says so
 
 In users/aliases.cdb (core.aliasvalue) names that stand for other names of the file are expanded, so that whoever is on
-two lists gets one copy.  Not a name with an owner of its own, and not one that mail never asks the file about: a user's,
-or that of a .qmail file.
+two lists gets one copy.  Not a name with an owner of its own, and not a user's, whose mail never asks this file.
 """
 from qpy.core import text, token822
 from qpy.core.aliasvalue import INCLUDE, NOTHING, OWNER, WAITS

@@ -138,7 +138,7 @@ class Lookup:
         names = [name for name, _ in dotqmail.candidates(user.dash, user.ext)]
         alias = self.aliased(user)
         if alias is not None:
-            names.insert(1, ALIASES)
+            names.insert(0, ALIASES)
         verdict, name = route.look(user, names, kind)
         if name == ALIASES and self.unusable(alias):
             raise Trouble(exits.TEMP, b'the alias %s cannot be used: %s' % (user.ext, self.unusable(alias)))

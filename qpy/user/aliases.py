@@ -40,6 +40,8 @@ def rebuild(home):
             program.warn(b'%s: %s is not used: %s' % (source, name, elsewhere(name)))
         elif not aliasvalue.waiting(table[name]) and lookup.unusable(table[name]):
             program.warn(b'%s: %s: mail for it waits: %s' % (source, name, lookup.unusable(table[name])))
+        elif hides(lookup, name):
+            program.warn(b'%s: %s comes before %s' % (source, name, hides(lookup, name)))
     unix.write_all(1, b'%s: %d aliases\n' % (source, len(table)))
     return exits.EX_DATAERR if any(value_waits(table, name) for _, name, _ in wrong) else exits.OK
 
@@ -61,16 +63,21 @@ def value_waits(table, name):
 
 
 def hidden(lookup, name):
-    """Why an alias has no effect, b'' if it has: users and .qmail files come first, as they do with qmail."""
+    """Why an alias has no effect, b'' if it has: users come first, as they do with qmail."""
     try:
         user = lookup.find(name)
     except Trouble:
         return b''
-    if user.user != b'alias':
-        return b'it belongs to the user %s; to send his mail elsewhere, write ~%s/.qmail' % (user.user, user.user)
-    file = b'%s/.qmail-%s' % (user.home, dotqmail.safe(name))
+    if user.user == b'alias':
+        return b''
+    return b'it belongs to the user %s; to send his mail elsewhere, write ~%s/.qmail' % (user.user, user.user)
+
+
+def hides(lookup, name):
+    """The .qmail file of alias's that counts no more beside an alias, b'' if there is none."""
+    account = lookup.alias()
+    path = b'%s/.qmail-%s' % (account[3], dotqmail.safe(name)) if account else b''
     try:
-        unix.stat(file)
+        return path and unix.stat(path) and path
     except unix.error:
         return b''
-    return file + b' comes first'

@@ -139,17 +139,13 @@ def chain(first, rest):
 # --- .qmail --------------------------------------------------------------------------------------------------
 
 def decide(plan, home):
-    """The instructions: of the very .qmail file of the address, of /etc/aliases, of a -default file, of .forward, or the
-    default ones."""
+    """The instructions: of /etc/aliases, of a .qmail file, of .forward, or the default ones."""
     job = plan.job
-    exact, *defaults = dotqmail.candidates(job.dash, job.ext)
-    fd, plan.tail, forward_only = find(plan.home_fd, [exact])
-    if fd < 0:
-        found = elsewhere.aliases(home, job)
-        if found is not None:
-            plan.owner, plan.instructions = found
-            return
-        fd, plan.tail, forward_only = find(plan.home_fd, defaults)
+    found = elsewhere.aliases(home, job)
+    if found is not None:
+        plan.owner, plan.instructions = found
+        return
+    fd, plan.tail, forward_only = find(plan.home_fd, dotqmail.candidates(job.dash, job.ext))
     if fd < 0:
         found = elsewhere.dot_forward(home, job, plan.home_fd)
         if found is not None:

@@ -87,22 +87,24 @@ def test_forwards_and_owner(house):
 
 
 def test_who_comes_first(house):
-    """.qmail-NAME before the alias before .qmail-default; newaliases says which aliases are not used."""
+    """The alias before .qmail-NAME before .qmail-default; newaliases says which files are not used, and -bv what is."""
     (house.path / 'alias/.qmail-root').write_text('file@far.example\n')
+    (house.path / 'alias/.qmail-info').write_text('file@far.example\n')
     (house.path / 'alias/.qmail-default').write_text('catchall@far.example\n')
     done = house.aliases('root: alias@far.example\nweb: alias@far.example\n')
-    assert done.returncode == 0 and b'root is not used: ' in done.stderr and b'web' not in done.stderr
-    for name, wanted in (('root', 'file'), ('web', 'alias'), ('other', 'catchall')):
+    said = os.fsencode('root comes before %s/alias/.qmail-root\n' % house.home)
+    assert done.returncode == 0 and done.stderr.endswith(said) and done.stderr.count(b'\n') == 1
+    assert b'users/aliases.cdb' in house.run('sendmail', '-bv', 'root').stdout
+    for name, wanted in (('root', 'alias'), ('info', 'file'), ('web', 'alias'), ('other', 'catchall')):
         assert house.alias(name).returncode == 0 and house.envelope() == 'Fs@y|T%s@far.example||' % wanted
 
 
 def test_names_of_users(house):
-    """An alias with a user's name redirects nobody, not in other aliases either, and newaliases says what to do; nor does one
-    that a .qmail file hides.  A line of users/assign gives the name to alias, and then the alias counts."""
+    """An alias with a user's name redirects nobody, not in other aliases either, and newaliases says what to do.  A line of
+    users/assign gives the name to alias, and then the alias counts."""
     ids, (uid, gid) = '%s:%d:%d:%s', (os.stat(house.path).st_uid, os.stat(house.path).st_gid)
     text = 'root: joe, web\njoe: ann@far.example\nw: \\joe\nweb: bob@far.example\n'
-    (house.path / 'alias/.qmail-web').write_text('file@far.example\n')
-    for account, dashext, wanted in (('joe', '::', 'Tjoe|Tweb'), ('alias', '-:joe', 'Tann@far.example|Tweb')):
+    for account, dashext, wanted in (('joe', '::', 'Tjoe|Tbob@far.example'), ('alias', '-:joe', 'Tann@far.example|Tbob@far.example')):
         (house.path / 'users/assign').write_text('=joe:%s:%s:\n.\n' % (
             ids % (account, uid, gid, house.path / account), dashext))
         assert house.run('newu').returncode == 0

@@ -148,8 +148,8 @@ def test_homes_that_are_not_mounted(home, monkeypatch, place, expected):
 
 
 def test_alias_that_cannot_be_used_is_temporary(home):
-    """Mail for an alias that newaliases has marked waits, so that is the answer, with the reason; a .qmail file of that name
-    comes first."""
+    """Mail for an alias that newaliases has marked waits, so that is the answer, with the reason, also where
+    alias has a .qmail file of that name."""
     table = aliases.compile(b'good: joe\nself: self\none: two\ntwo: one\nempty:\nboth: good, bad\nbad: joe, @y.example\n')[0]
     cdb.replace(home + b'/users/aliases.cdb', bytes_.build(table.items()))
     assert verdict(home, b'good@here.example') == b'yes'
@@ -158,7 +158,7 @@ def test_alias_that_cannot_be_used_is_temporary(home):
         way = users.Lookup(home).resolve(name + b'@here.example', routes.load(home))
         assert way.verdict == b'temp' and way.reason.endswith(b'the alias %s cannot be used: %s' % (name, why))
     touch(home, b'alias/.qmail-self')
-    assert verdict(home, b'self@here.example') == b'yes'
+    assert verdict(home, b'self@here.example') == b'temp'
 
 
 def test_damaged_cdb_is_temporary(home):

@@ -124,7 +124,7 @@ def new_aliases(home):
 def first_aliases(home, admin, rootless, known=()):
     """~alias/.qmail-root, -postmaster, -mailer-daemon; into ~alias/Maildir/ unless an address is given.
 
-    known: names that /etc/aliases has, which a file here would hide."""
+    known: names that /etc/aliases has; they need no file."""
     alias = os.path.join(home, 'alias')
     to_maildir = False
     for name in FIRST_ALIASES:
