@@ -1,5 +1,6 @@
 """What all tests share: the source on the path, a moderate hypothesis, and visible skips for what needs root."""
 import contextlib
+import functools
 import os
 import pathlib
 import resource
@@ -69,6 +70,34 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker('root'):
                 item.add_marker(pytest.mark.skip(reason='needs root'))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With --dist=loadfile a worker takes a whole file, and one of them all files whose tests share the machine's accounts,
+    mounts and servers: it begins with those, since they take longest.
+    """
+    if config.getoption('dist') != 'loadfile':
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.split('::', 1)[0]
+            return 'the machine' if needs_machine(path) else path
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+@functools.cache
+def needs_machine(path):
+    """Whether tests of a file, named as pytest does, share something of the machine: those of root and of other people's
+    software.
+    """
+    if path.startswith(('tests/real/', 'tests/net/')):
+        return True
+    with open(os.path.join(SOURCE, path), encoding='utf-8') as file:
+        return 'mark.root' in file.read()
 
 
 ROLES = ('qpyd', 'qpyt', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpya', 'qpyc', 'qpyl', 'alias')
