@@ -423,11 +423,13 @@ def fault_of_sender(entry: bytes) -> bytes:
     return b'' if good else b'write login:address, login:@domain or login:*'
 
 
-FAULTS = {b'checkexempt': fault_of_address, b'badhelo': fault_of_helo, b'validrcptto': fault_of_address, b'locals': fault_of_own_domain, b'percenthack': fault_of_own_domain, b'rcpthosts': fault_of_domain,
-          b'etrn': fault_of_domain, b'mailgroups': fault_of_group, b'morercpthosts': fault_of_domain, b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address,
-          b'accounts': fault_of_account, b'smtproutes': fault_of_route, b'senderroutes': fault_of_sender_route,
-          b'smtplogins': fault_of_login, b'smtptokens': fault_of_token, b'tlsdestinations': fault_of_tls,
-          b'destinationlimits': fault_of_limit, b'authsenders': fault_of_sender, b'virtualdomains': fault_of_virtual}
+FAULTS = {b'accounts': fault_of_account, b'authsenders': fault_of_sender, b'badhelo': fault_of_helo,
+          b'badmailfrom': fault_of_address, b'badrcptto': fault_of_address, b'checkexempt': fault_of_address,
+          b'destinationlimits': fault_of_limit, b'etrn': fault_of_domain, b'locals': fault_of_own_domain,
+          b'mailgroups': fault_of_group, b'morercpthosts': fault_of_domain, b'percenthack': fault_of_own_domain,
+          b'rcpthosts': fault_of_domain, b'senderroutes': fault_of_sender_route, b'smtplogins': fault_of_login,
+          b'smtproutes': fault_of_route, b'smtptokens': fault_of_token, b'tlsdestinations': fault_of_tls,
+          b'validrcptto': fault_of_address, b'virtualdomains': fault_of_virtual}
 
 
 # --- values -------------------------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ from qpy.core.validrcptto import ValidRecipients
 from qpy.lib import cdb as cdb_files
 from qpy.lib import controls
 
-FILES = (b'me', b'accountlimits', b'authsenders', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure', b'checkfrom', b'checkrecipients', b'concurrencyaddress',
-         b'concurrencyincoming', b'databytes', b'dnsbl', b'envnoathost', b'etrn', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals',
-         b'maxrcpt', b'milters', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns', b'smtpgreeting', b'spfrules',
-         b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd', b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
+FILES = (b'me', b'accountlimits', b'authsenders', b'badhelo', b'badmailfrom', b'badrcptto', b'checkfailure',
+         b'checkfrom', b'checkrecipients', b'concurrencyaddress', b'concurrencyincoming', b'databytes', b'dnsbl',
+         b'envnoathost', b'etrn', b'greetdelay', b'greylist', b'helorules', b'localiphost', b'locals', b'maxrcpt',
+         b'milters', b'mindatarate', b'percenthack', b'policyservers', b'ratelimits', b'rcpthosts', b'reversedns',
+         b'smtpgreeting', b'spfrules', b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd',
+         b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
 BARE_LF = (b'', b'commands', b'451')
 
 

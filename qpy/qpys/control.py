@@ -20,9 +20,9 @@ or `!` and the reason.  A connection may ask again.
     tcpok [HOST]            leave none (or not this one) alone any longer
 
 root and send's own account may all of it.  Others may stat, list what they submitted themselves, run, which does
-something once a minute whoever asks, and etrn, which does so for each domain once in core.etrn.AGAIN seconds.  place: new, active, waiting or held; due: unix time, 0 for
-now; status: pending, done or failed.  Fields hold no byte outside 32..126: others are shown as `?`, and the
-lines of a reason are joined by ` / `.
+something once a minute whoever asks, and etrn, which does so for each domain once in core.etrn.AGAIN seconds.
+place: new, active, waiting or held; due: unix time, 0 for now; status: pending, done or failed.  Fields hold no byte
+outside 32..126: others are shown as `?`, and the lines of a reason are joined by ` / `.
 """
 from qpy import unix
 from qpy.core import dispatch, etrn, mess, state, text
@@ -143,8 +143,8 @@ class Desk:
         view = view or state.View(len(envelope.recipients))
         place, due = self.place(id)
         lines = [b'm\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d' % (
-            name, message.size, mess.arrival(id, envelope, self.send.clock.latest, view.born), text.listed(envelope.sender), place, due, view.attempts,
-            owner or 0)]
+            name, message.size, mess.arrival(id, envelope, self.send.clock.latest, view.born), text.listed(envelope.sender),
+            place, due, view.attempts, owner or 0)]
         if place == b'held' and hold:
             lines.append(b'h\t' + text.one_line(hold))
         for index, recipient in enumerate(envelope.recipients):

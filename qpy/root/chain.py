@@ -71,7 +71,8 @@ class Chain:
         logs = [(name, unix.pipe2(unix.O_CLOEXEC)) for name in [b'start'] + [service.name for service in table]]
         labels = {service.name: label(service) for service in table}
         self.network = None if self.house.rootless else confine.empty_network()
-        self.spawn(services.LOG, [(labels.get(name, name), read) for name, (read, _) in logs] + [(b'life', self.life_read)], None, services.LOG.words)
+        given = [(labels.get(name, name), read) for name, (read, _) in logs] + [(b'life', self.life_read)]
+        self.spawn(services.LOG, given, None, services.LOG.words)
         for _, (read, write) in logs:
             unix.close(read)
             unix.set_blocking(write, False)
