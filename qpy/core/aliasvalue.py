@@ -13,6 +13,13 @@ def parse(data):
     return owner, [(kind, word) for kind, word in lines if kind not in (OWNER, NOTHING)]
 
 
+def shown(data):
+    """A value for people: `&ann@example.org, :include file, in the name of owner-list`."""
+    owner, items = parse(data)
+    words = [b':include: ' + word if kind == INCLUDE else kind + word for kind, word in items] or [b'nothing']
+    return b', '.join(words + [b'in the name of ' + owner] * bool(owner))
+
+
 def waiting(data):
     """Why mail for a name with this value waits, b'' if it does not."""
     return next((word for kind, word in parse(data)[1] if kind == WAITS), b'')

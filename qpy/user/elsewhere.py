@@ -1,4 +1,4 @@
-"""Where instructions may stand for which there is no .qmail file: DIR/users/aliases.cdb, and ~/.forward.
+"""Where instructions may stand that are in no .qmail file: DIR/users/aliases.cdb, and ~/.forward.
 
     aliases(home, job)                  for mail that belongs to no user: (owner or b'', instructions) or None
     dot_forward(home, job, home_fd)     for a user, if control/dotforward says yes: instructions or None

@@ -11,8 +11,8 @@ from qpy.lib import controls, program
 PIECE = 65536           # bytes read at a time
 
 MOST_DESCRIPTORS = 65536        # where a kernel without close_range(2) makes us close one by one
-NOT_THERE = {exits.QQ_CONNECT_TIMEOUT: b'qpy-queued does not answer: ',
-             exits.QQ_CONNECT_REFUSED: b'qpy-queued cannot be reached: '}
+NOT_THERE = {exits.QQ_CONNECT_TIMEOUT: b'the queue does not answer: ',
+             exits.QQ_CONNECT_REFUSED: b'the queue cannot be reached: '}
 LINE_SHOWN = 200        # bytes of a refused field in an error message
 
 

@@ -215,7 +215,7 @@ def aliases(home, plan):
 
 def verify(home, plan):
     """-bv, -bt: where each operand goes, and why.  0: all can be delivered; 1: one cannot; 75: cannot be said."""
-    from qpy.core import smtproutes
+    from qpy.core import aliasvalue, smtproutes
     from qpy.lib import controls, route, users
     unix.signal(unix.SIGPIPE, unix.SIG_DFL)
     hosts, tables, lookup = injection.settings(home), route.load(home), users.Lookup(home)
@@ -228,6 +228,8 @@ def verify(home, plan):
             if way.route.channel == b'remote':
                 good, words = smtproutes.explained(sender, way.route.domain, *relays)
                 way.verdict, way.reason = way.verdict if good else b'temp', way.reason + b'; ' + words
+            elif way.file == users.ALIASES:
+                way.reason += b': ' + aliasvalue.shown(lookup.aliased(way.user))
             verdicts.add(way.verdict)
             unix.write_all(1, describe(address, way))
     if not verdicts:

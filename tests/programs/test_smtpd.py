@@ -284,6 +284,23 @@ def test_exit_codes(make):
     assert 'qpy-smtpd: fatal: unable to use control/databytes, line 1, "many": not a number' in rig.log()
 
 
+def test_a_soft_limit_of_thirty_megabytes(make):
+    """Under tcpserver behind softlimit, as qmail's run scripts have it, 30 MB of address space are enough for a message."""
+    rig = make(me='here.example\n')
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen(['prlimit', '--as=30000000', *PYTHON, SOURCE + '/bin/qpy-smtpd'], stdin=theirs, stdout=theirs,
+                               env=rig.environment({'RELAYCLIENT': ''}))
+    theirs.close()
+    with ours, ours.makefile('rwb') as talk:
+        for line in (b'', b'HELO x', b'MAIL FROM:<a@x.y>', b'RCPT TO:<b@x.y>', b'DATA', b'Subject: x\r\n\r\n' + b'x' * 70 + b'\r\n.', b'QUIT'):
+            if line:
+                talk.write(line + b'\r\n')
+                talk.flush()
+            assert talk.readline()[:1] in b'23'
+    assert process.wait(20) == 0 and len(rig.queued.messages) == 1
+
+
+
 @pytest.mark.parametrize('through', ['file', 'pipe'])
 def test_descriptors_that_are_no_sockets(make, through):
     """Commands from a regular file or a pipe, replies into a pipe; LF line ends only with QPYLOCALBS
