@@ -5,11 +5,13 @@
     qpy-import [-n] queue [DIRECTORY]       /var/qmail/queue, at rest, into our running queue
 
 Descriptor 1: a line per file or message, then what to look at.  -n: only the report.  What was in DIR stays beside the
-new file as NAME~.  Nothing is changed where it is read from, but for a list of the messages that were taken over.
+new file as NAME~, alias/.qmail-NAME as old.qmail-NAME.  Nothing is changed where it is read from, but for a list of the
+messages that were taken over.
 Exit: 0; 1 done, but a file, an entry or a message was not taken over; 100 called wrongly; 111 it cannot be done.
 """
 import os
 import pwd
+import stat
 import time
 
 from qpy.admin import mailusers, newmrh, newu, postfix, qmailhome, qmailqueue
@@ -129,6 +131,12 @@ def owner_of(home):
     return owner
 
 
+def old_name(path):
+    """Where a file of DIR is put before a new one comes: .qmail-NAME~ would be the address NAME~."""
+    directory, name = os.path.split(path)
+    return '%s/old%s' % (directory, name) if name.startswith('.qmail') else path + '~'
+
+
 class Import:
     """Writing what was found into DIR."""
 
@@ -138,7 +146,7 @@ class Import:
     def run(self, found):
         """All of it; the exit code."""
         for path, text in sorted(found.files.items()):
-            self.file(path, text.encode('latin-1', 'replace'))
+            self.file(path, text.encode('latin-1', 'replace'), found.modes.get(path))
         if not self.only_report:
             self.compile()
         for name, value in found.no_equal.items():
@@ -150,8 +158,8 @@ class Import:
                 'them read (qpy-control.5, When an edit acts)')
         return INCOMPLETE if found.incomplete else self.code
 
-    def file(self, path, data):
-        """One file: checked, and written if it is not so already."""
+    def file(self, path, data, mode=None):
+        """One file: checked, and written if it is not so already.  mode: what it must have, if that matters."""
         target, name = os.path.join(self.home, path), os.fsencode(path.partition('/')[2])
         if path.startswith('control/'):
             data = self.checked(name, data)
@@ -159,16 +167,16 @@ class Import:
                 return
         try:
             with open(target, 'rb') as file:
-                if file.read() == data:
+                if file.read() == data and mode in (None, stat.S_IMODE(os.fstat(file.fileno()).st_mode)):
                     return say('same: ' + path)
             replaced = True
         except FileNotFoundError:
             replaced = False
         if self.only_report:
             return say('would write: ' + path)
-        self.write(target, data, path, replaced)
+        self.write(target, data, path, replaced, 0o640 if path in SECRET else 0o644 if mode is None else mode)
         self.changed.add(path)
-        say('written: %s%s' % (path, ', the old one is %s~' % path if replaced else ''))
+        say('written: %s%s' % (path, ', the old one is ' + old_name(path) if replaced else ''))
 
     def checked(self, name, data):
         """The data of a control file without the lines that would be refused, which become comments; None if that
@@ -192,18 +200,19 @@ class Import:
                 data = b'\n'.join(lines)
         return None
 
-    def write(self, target, data, path, replaced):
+    def write(self, target, data, path, replaced, mode):
         """Write it whole; DIR's owner owns it, and what is alias's is alias's."""
         directory = os.stat(os.path.dirname(target))
         with open(target + '.tmp', 'wb') as file:
-            os.fchmod(file.fileno(), 0o640 if path in SECRET else 0o644)
+            os.fchmod(file.fileno(), 0o600)
             if os.geteuid() == 0:
                 os.fchown(file.fileno(), directory.st_uid, self.group() if path in SECRET else directory.st_gid)
+            os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if replaced:
-            os.replace(target, target + '~')
+            os.replace(target, os.path.join(self.home, old_name(path)))
         os.replace(target + '.tmp', target)
 
     def group(self):

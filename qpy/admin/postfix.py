@@ -5,6 +5,7 @@
     found.files                           {path below DIR: text}
     found.notes                           sentences on what is not the same
     found.no_equal                        {parameter: value} that nothing here answers to
+    found.modes                           {}: no file has to have the mode of another
     found.incomplete                      an entry that has an equal, or a table, was not taken over
 """
 import ipaddress
@@ -52,10 +53,11 @@ SILENT = set('''alias_database alias_maps append_dot_mydomain biff command_direc
     smtpd_tls_security_level smtpd_use_tls anvil_rate_time_unit smtp_destination_rate_delay
     default_destination_rate_delay smtpd_upstream_proxy_protocol smtpd_authorized_xclient_hosts smtpd_sasl_path
     smtpd_sasl_type smtpd_sasl_auth_enable smtpd_sender_login_maps relay_transport smtpd_reject_unlisted_recipient
-    smtp_tls_wrappermode fast_flush_domains'''.split())
+    smtp_tls_wrappermode fast_flush_domains smtpd_enforce_tls'''.split())
 # Of control/services: the programs that some of what is written needs.
 CHECK_LINE = 'check qpyc seq:check:0660:qpyc:qpyd qpy-check'
 AUTH_LINE = 'auth qpya seq:auth:0660:qpya:qpyd qpy-auth'
+TLS_LINE = 'tls qpyt unix:tls:0660:qpyt:qpyd qpy-tls'
 MILTER_LINE = 'milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter'
 RESTRICTIONS = ('smtpd_client_restrictions', 'smtpd_helo_restrictions', 'smtpd_sender_restrictions',
                 'smtpd_relay_restrictions', 'smtpd_recipient_restrictions', 'smtpd_data_restrictions')
@@ -113,7 +115,7 @@ class Translation:
     def __init__(self, values, read, hostname='localhost', owner=lambda local: ''):
         self.values, self.read, self.hostname, self.owner = values, read, hostname, owner
         self.incomplete, self.unread, self.left = False, set(), []
-        self.files, self.notes, self.no_equal, self.routes = {}, [], {}, {}
+        self.files, self.modes, self.notes, self.no_equal, self.routes = {}, {}, [], {}, {}
         self.keys = {}                  # {file of alias: what of virtual_alias_maps it is made of}
         for step in (self.names, self.domains, self.virtual, self.mailbox_domains, self.transports, self.senders,
                      self.passwords, self.tls, self.networks, self.clients, self.logins, self.filters, self.numbers,
@@ -234,9 +236,20 @@ class Translation:
             local, at, host = self.value('2bounce_notice_recipient').partition('@')
             self.write('doublebounceto', [local])
             self.write('doublebouncehost', [host] if at else [])
-        for name in ('smtp_bind_address', 'smtp_bind_address6'):
+        self.sources()
+
+    def sources(self):
+        """Addresses that mail leaves from; Postfix takes a single one of inet_interfaces for it, too (postconf(5),
+        smtp_bind_address)."""
+        own = [network_of(word) for word in words(self.value('inet_interfaces', 'all'))]
+        found = []
+        for name, version in (('smtp_bind_address', 4), ('smtp_bind_address6', 6)):
+            of_kind = [network.network_address for network in own if network is not None and network.version == version]
             if name in self.values:
-                self.write('outgoingip', self.files.get('control/outgoingip', '').split() + [self.value(name).strip('[]')])
+                found.append(self.value(name).strip('[]'))
+            elif None not in own and len(of_kind) == 1 and not of_kind[0].is_loopback:
+                found.append(str(of_kind[0]))
+        self.write('outgoingip', found)
 
     def domains(self):
         """What is delivered here, and what is passed on."""
@@ -473,30 +486,61 @@ class Translation:
 
     def senders(self):
         """sender_dependent_relayhost_maps, into senderroutes."""
-        self.by_sender = {key.lower(): self.place(value, key) for key, value
-                          in self.tables('sender_dependent_relayhost_maps')}
+        self.by_sender = {}
+        for key, value in self.tables('sender_dependent_relayhost_maps'):
+            place = self.place(value, key)
+            if place is None:
+                self.lost('sender_dependent_relayhost_maps: "%s %s" is not taken over' % (key, value))
+            else:
+                self.by_sender[key.lower()] = place
 
     def passwords(self):
-        """smtp_sasl_password_maps: the login in front of each place that has one, the password in smtplogins."""
-        passwords = {}
+        """smtp_sasl_password_maps: the login in front of each place that has one, the password in smtplogins.  Postfix looks
+        for the name of the server, then for the next hop as it is written (SASL_README)."""
+        found = {}                      # what of a place it is for: (key, user, password)
         for key, value in self.tables('smtp_sasl_password_maps'):
             user, _, password = value.partition(':')
             if '@' in key and '[' not in key:
                 self.lost('smtp_sasl_password_maps: the login by sender of %s is not taken over' % key)
             else:
-                passwords[self.place(key, 'password') or key] = user, password
+                what = host_and_port(self.place(key, 'password') or key) if '[' in key or ':' in key else key.lower()
+                found.setdefault(what, (key, user, password))
         self.notes = [note for note in self.notes if not note.startswith('password:')]
-        lines = []
+        lines, used = [], set()
         for table in (self.routes, self.by_sender):
-            for key, place in table.items():
-                if place in passwords:
-                    user, password = passwords[place]
+            for name, place in table.items():
+                login = self.login(place, found)
+                if login:
+                    key, user, password = login
+                    used.add(key)
                     kind, equals, place = place.rpartition('=')
-                    table[key] = kind + equals + user + '@' + place
+                    if ':' in host_of(place):
+                        self.lost('smtp_sasl_password_maps: control/smtplogins holds no login for an IPv6 address: write the '
+                                  'name of %s into control/smtproutes, and its login' % place)
+                        continue
+                    table[name] = kind + equals + user + '@' + place
                     lines.append('%s@%s:%s' % (user, host_of(place), password))
+        for key, _, _ in found.values():
+            if key not in used:
+                self.lost('smtp_sasl_password_maps: no relay in relayhost or another map is %s; its login is not taken over: write '
+                          'it into control/smtproutes and smtplogins if it is that of a relay by another name' % key)
+        if lines and self.value('smtp_sasl_auth_enable') != 'yes':
+            self.say('smtp_sasl_auth_enable is not yes in main.cf: Postfix did not log in, unless master.cf says so; here logins in '
+                     'control/smtproutes and senderroutes are used')
         self.write('smtplogins', lines)
         self.write('smtproutes', ['%s:%s' % pair for pair in self.routes.items()])
-        self.write('senderroutes', ['%s:%s' % pair for pair in self.by_sender.items() if pair[1]])
+        self.write('senderroutes', ['%s:%s' % pair for pair in self.by_sender.items()])
+
+    def login(self, place, found):
+        """(key, user, password) for a place in smtproutes; None if there is none."""
+        if not place or place.startswith('lmtp='):
+            return None
+        host, port = host_and_port(place)
+        exact = found.get(host.strip('[]')) or found.get((host, port))
+        loose = None if exact else found.get((host, ''))
+        if loose:
+            self.say('smtp_sasl_password_maps: %s is taken for %s; Postfix wants the port there, too' % (loose[0], place))
+        return exact or loose
 
     def tls(self):
         """Levels of TLS on the way out."""
@@ -522,10 +566,20 @@ class Translation:
                 self.no_equal['mynetworks_style'] = self.value('mynetworks_style')
         relaying = {network.lstrip('!'): network[:1] != '!' for network in networks}
         proxies = self.proxies()
-        lines = ['%s:allow%s%s' % (network, ',RELAYCLIENT=""' if nearest(network, relaying) else '',
-                                   ',XCLIENT="1"' if nearest(network, proxies) else '') for network in {**relaying, **proxies}]
-        self.write('tcp.smtp', lines + [':allow'])
+        tls = ',FORCETLS="1"' if self.tls_is_forced() else ''
+        lines = ['%s:allow%s%s%s' % (network, ',RELAYCLIENT=""' if nearest(network, relaying) else '', tls,
+                                     ',XCLIENT="1"' if nearest(network, proxies) else '') for network in {**relaying, **proxies}]
+        self.write('tcp.smtp', lines + [':allow' + tls])
         self.write('rcpthosts', self.accepted)
+
+    def tls_is_forced(self):
+        """Does nobody get a word in without TLS?  Levels above encrypt mean encrypt for a server (postconf(5))."""
+        level = self.value('smtpd_tls_security_level')
+        if level in ('', 'none', 'may') and (level or self.value('smtpd_enforce_tls') != 'yes'):
+            return False
+        self.say('smtpd_tls_security_level %s: FORCETLS="1" in control/tcp.smtp is that; no mail comes in until qpy-tls runs '
+                 'and has a certificate: add this line to control/services: %s' % (level or 'encrypt', TLS_LINE))
+        return True
 
     def proxies(self):
         """{network: True} of those who may say who their clients are; in the protocol that all are to speak, none: an
@@ -673,8 +727,20 @@ class Translation:
         for table in words(self.value('alias_maps', 'hash:/etc/aliases')):
             if table.partition(':')[2] != '/etc/aliases':
                 self.say('alias_maps: %s is not read; our aliases are those of /etc/aliases' % table)
-        if words(self.value('inet_interfaces', 'all')) in (['loopback-only'], ['localhost']):
+        self.interfaces()
+
+    def interfaces(self):
+        """Where it listened; control/services is not written here."""
+        listed = words(self.value('inet_interfaces', 'all'))
+        if listed in (['loopback-only'], ['localhost']):
             self.say('inet_interfaces: listen on 127.0.0.1 only, with qpy-install --smtp 127.0.0.1:25')
+        elif 'all' not in listed:
+            known = [(word, '127.0.0.1' if word == 'localhost' else network_of(word)) for word in listed]
+            places = ['tcp:%s:25' % in_brackets(str(network).partition('/')[0]) for _, network in known if network]
+            names = ' '.join(word for word, network in known if not network)
+            self.say('inet_interfaces: only these addresses were listened on: let this be the line in control/services: smtpd qpyd '
+                     '%s qpy-smtpd%s' % (','.join(places) or 'tcp:ADDRESS:25',
+                                         ', with the address of %s added in the same way' % names if names else ''))
 
     def catch_all(self):
         """luser_relay: where mail for names that nobody has goes."""
@@ -698,6 +764,13 @@ class Translation:
     def referred(self, name):
         """A name of the administrator's own that other values use."""
         return any('$' + name in value or '{%s}' % name in value for value in self.values.values())
+
+
+def host_and_port(place):
+    """(host, port or '') of a place in smtproutes."""
+    kind, _, rest = place.lower().rpartition('=')
+    host = host_of(rest)
+    return host, rest[len(host):].lstrip(':') or ('465' if kind == 'smtps' else '')
 
 
 def host_of(place):
@@ -728,6 +801,11 @@ def on_circles(leads):
 
 
 # --- clients -------------------------------------------------------------------------------------------------------
+
+def in_brackets(address):
+    """An address before a port."""
+    return '[%s]' % address if ':' in address else address
+
 
 def network_of(word):
     """An address or network as ipaddress has it; None if it is none."""

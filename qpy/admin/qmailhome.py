@@ -1,11 +1,15 @@
 """What a qmail home (control/, users/, alias/, rc) means in qpy's files.
 
     found = Translation(path)      found.files {path below DIR: text}; found.notes; found.no_equal {file: why}
+                                   found.modes {path below DIR: mode}, where it has to be what it was
 Text is latin-1: bytes go through as they are.
 """
 import os
+import pwd
 import re
+import stat
 
+from qpy.admin import qmailrules
 from qpy.core import controls as tables
 
 ELSEWHERE = {       # control files of patches, and what answers to them here
@@ -32,6 +36,9 @@ SOURCES = (('outgoingip', ''), ('outgoingip6', ''), ('outgoingips', '@'), ('doma
 PATTERNED = ('badmailfrom', 'badrcptto')         # lists of addresses, which patches take for expressions
 PATTERN = re.compile(r'^[^#]*[*^\\|?()]|^[^#].*\$$|^!|^[^#]*\[[^@]*@')
 START = re.compile(r'\bqmail-start[ \t]')
+WITHOUT_LOGINS = ('smtproutes', 'smtplogins')    # what is secret in them goes where not everybody may read it
+THERE = {'concurrencylocal': 10, 'concurrencyremote': 20}       # what qmail does without these files
+DELIVERY = 'control/defaultdelivery'
 USERS = ('assign', 'include', 'exclude', 'mailnames', 'subusers', 'append')
 WRITTEN_BY_HAND = (tables.LIST, tables.MAP)
 KINDS = {row[0].decode(): row[1] for row in tables.TABLE}
@@ -41,7 +48,7 @@ class Translation:
     """See the top of the module."""
 
     def __init__(self, path, tcp_smtp='/etc/tcp.smtp'):
-        self.path, self.files, self.notes, self.no_equal = path, {}, [], {}
+        self.path, self.files, self.notes, self.no_equal, self.modes = path, {}, [], {}, {}
         self.incomplete = False         # what is left out here has no equal
         self.control()
         self.routes()
@@ -60,7 +67,7 @@ class Translation:
         for name in sorted(os.listdir(os.path.join(self.path, 'control'))):
             if name in KINDS and name not in OTHERWISE and os.path.isfile(os.path.join(self.path, 'control', name)):
                 if KINDS[name] != tables.CDB or name == 'validrcptto.cdb':
-                    self.files['control/' + name] = self.read('control/' + name)
+                    self.for_all('control/' + name, os.path.join(self.path, 'control', name))
             elif not tables.is_copy(os.fsencode(name)) and not name.endswith(('.tmp', '.cdb')):
                 self.no_equal['control/' + name] = ELSEWHERE.get(name) or why_not(name)
         for name in PATTERNED:
@@ -74,6 +81,19 @@ class Translation:
                               'it is accepted for locals and virtualdomains')
         if 'control/me' not in self.files:
             self.notes.append('there is no control/me; what is in DIR stays')
+        more = ['%s (%d there, %d here)' % (name, number, tables.row(name.encode())[2]) for name, number in THERE.items()
+                if 'control/' + name not in self.files]
+        if more:
+            self.notes.append('without such a file more is done at a time here than there: control/' + ', '.join(more))
+
+    def for_all(self, path, source):
+        """A control file, which everybody may read here; not one that is kept from somebody."""
+        if path[len('control/'):] not in WITHOUT_LOGINS and not os.stat(source).st_mode & stat.S_IROTH:
+            self.incomplete = True
+            self.notes.append('%s is not written: not everybody may read %s, and everybody could read it here; if nothing in it '
+                              'is secret, chmod o+r there and come again' % (path, source))
+        else:
+            self.files[path] = read(source)
 
     def routes(self):
         """Logins that patches write into smtproutes and authsenders: KEY:RELAY[:PORT]|USER|PASSWORD."""
@@ -103,11 +123,15 @@ class Translation:
 
     def rules(self, path):
         """tcprules' source, which is no control file there."""
-        text = self.read('control/tcp.smtp') or read(path)
-        if text is None:
+        if not self.read('control/tcp.smtp') and os.path.isfile(path):
+            self.for_all('control/tcp.smtp', path)
+        elif self.read('control/tcp.smtp') is None:
             self.notes.append('no tcp.smtp was found: say who may relay in control/tcp.smtp')
-        else:
-            self.files['control/tcp.smtp'] = text
+        if 'control/tcp.smtp' in self.files:
+            text, remarks, whole = qmailrules.translated(self.files['control/tcp.smtp'])
+            self.files['control/tcp.smtp'], self.incomplete = text, self.incomplete or not whole
+            self.notes += ['control/tcp.smtp, line %s: %s' % (', '.join(map(str, numbers)), sentence)
+                           for sentence, numbers in remarks]
 
     def users(self):
         """users/assign and its relatives."""
@@ -115,6 +139,7 @@ class Translation:
             text = self.read('users/' + name)
             if text is not None:
                 self.files['users/' + name] = text
+                self.modes['users/' + name] = kept(os.stat(os.path.join(self.path, 'users', name)).st_mode) & ~0o022
         old = os.path.join(self.path, 'alias')
         if any(line.split(':')[4:5] in ([old], ['/var/qmail/alias'])
                for line in self.files.get('users/assign', '').splitlines()):
@@ -128,6 +153,7 @@ class Translation:
         for name in names:
             if name.startswith('.qmail') and os.path.isfile(os.path.join(directory, name)):
                 self.files['alias/' + name] = text = self.read('alias/' + name)
+                self.rights('alias/' + name, os.stat(directory).st_uid)
                 with_cr = [str(number) for number, line in enumerate(text.split('\n'), 1) if line[-1:] == '\r']
                 if with_cr:
                     self.notes.append("alias/%s: line %s ends in a carriage return: its mail waits until they are gone "
@@ -139,19 +165,40 @@ class Translation:
             if name in ('Maildir', 'Mailbox'):
                 self.notes.append('alias/%s is left where it is: mail in it is not moved' % name)
 
+    def rights(self, path, alias):
+        """Who could read and write a .qmail file of alias, and whether it could run programs.  alias: his uid there."""
+        there = os.stat(os.path.join(self.path, path))
+        self.modes[path] = kept(there.st_mode)
+        if there.st_mode & stat.S_IWOTH:
+            self.notes.append('%s: everybody may write to it, so its mail waits, here as there (Uh-oh: .qmail file is writable): '
+                              'chmod o-w' % path)
+        if there.st_uid not in (0, alias, *uids('alias')):
+            self.notes.append('%s was a file of %s, who could edit it; here alias has it, as whom it is obeyed. If he is '
+                              'to edit it still, chown it; a first line +list has it forward only' % (path, account(there.st_uid)))
+        elif there.st_uid not in (alias, *uids('alias')) and not there.st_mode & (stat.S_IROTH | stat.S_IRGRP):
+            self.notes.append('%s: only root could read it there, alias can here' % path)
+
     def start(self):
-        """The default delivery that /var/qmail/rc gives qmail-start."""
+        """The default delivery that /var/qmail/rc gives qmail-start, which may have it from a control file; qmail-start
+        itself reads none."""
         lines = (self.read('rc') or '').replace('\\\n', ' ').split('\n')
         script = '\n'.join(line for line in lines if line.lstrip()[:1] != '#')
         word = shell_word(START.split(script, maxsplit=1)[-1]) if START.search(script) else ''
-        if 'control/defaultdelivery' in self.files:
+        there = self.files.get(DELIVERY)
+        if there is not None and re.search(r'\bdefaultdelivery\b', script):
             pass
         elif not word:
-            self.notes.append("no defaultdelivery was found: it is ./Maildir/ here, where qmail's is ./Mailbox")
+            self.notes.append("no defaultdelivery was found: it is ./Maildir/ here, where qmail's is ./Mailbox" if there is None
+                              else 'rc does not read control/defaultdelivery, and without a patch nothing does: qmail delivers '
+                              'to ./Mailbox then; the file counts here')
         elif '$' in word or '`' in word:
-            self.notes.append('rc: defaultdelivery is what %s says there; write it into control/defaultdelivery' % word)
+            self.notes.append('rc: defaultdelivery is what %s says there; write it into control/defaultdelivery%s'
+                              % (word, '' if there is None else ', which is taken over as it is'))
         else:
-            self.files['control/defaultdelivery'] = word + '\n'
+            self.files[DELIVERY] = word + '\n'
+            if there is not None and there.rstrip('\n') != word.rstrip('\n'):
+                self.notes.append('control/defaultdelivery is what rc gives qmail-start; rc does not read the file of that '
+                                  'name, which says: ' + ' / '.join(there.splitlines()))
 
 
 def why_not(name):
@@ -173,12 +220,35 @@ def read(path):
         return None
 
 
+def kept(mode):
+    """The mode of a file that gets a group of ours: the group may do no more than everybody could."""
+    return mode & 0o707 | mode & (mode & 0o007) << 3
+
+
+def uids(name):
+    """[uid] of an account, [] if there is none."""
+    try:
+        return [pwd.getpwnam(name).pw_uid]
+    except KeyError:
+        return []
+
+
+def account(uid):
+    """The name of an account, or its uid."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return 'uid %d' % uid
+
+
 def with_login(line, logins):
-    """A line KEY:RELAY[:PORT]|USER|PASSWORD as ours; its login goes to logins."""
+    """A line KEY:RELAY[:PORT]|USER|PASSWORD as ours; its login goes to logins, of a comment nowhere."""
     route, bar, rest = line.partition('|')
     user, _, password = rest.partition('|')
-    if not bar or line[:1] == '#':
+    if not bar:
         return line
+    if line[:1] == '#':
+        return route
     key, _, place = route.partition(':')
     place = place.replace(';', ':')
     logins.append('%s@%s:%s' % (user, place.partition(':')[0], password))

@@ -3,14 +3,16 @@ import fcntl
 import os
 import pwd
 import re
+import stat
 import subprocess
 import time
 import types
 
 import pytest
 
-from qpy.admin import import_, mailusers, postfix, qmailqueue
-from qpy.core import controls, mess, route, services
+from qpy.admin import import_, mailusers, postfix, qmailqueue, qmailrules
+from qpy.core import controls, mess, route, services, tcprules
+from qpy.qpyd import settings
 from tests.peers.queued import Daemon, make_home
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -122,6 +124,138 @@ def test_the_default_delivery(home, tmp_path, rc, wanted, said):
     text = '\n'.join(run(home, 'qmail', tmp_path / 'qmail')[1])
     path = home / 'control/defaultdelivery'
     assert (path.read_text() if path.exists() else None) == wanted and said in text, text
+
+
+@pytest.mark.parametrize('rc, wanted, said', [
+    ('qmail-start "|dot-forward .forward\n./Maildir/" splogger qmail\n', '|dot-forward .forward\n./Maildir/\n',
+     'look: control/defaultdelivery is what rc gives qmail-start; rc does not read the file of that name, which says: ./Mailbox'),
+    ('# see control/defaultdelivery\nqmail-start ./Maildir/\n', './Maildir/\n', 'which says: ./Mailbox'),
+    ('qmail-start ./Mailbox splogger qmail\n', './Mailbox\n', ''),
+    ('qmail-start "`cat /var/qmail/control/defaultdelivery`"\n', './Mailbox\n', ''),
+    ('DD=$(cat control/defaultdelivery)\nqmail-start "$DD"\n', './Mailbox\n', ''),
+    ('qmail-start "$DD"\n', './Mailbox\n', 'rc: defaultdelivery is what $DD says there; write it into control/defaultdelivery, '
+     'which is taken over as it is'),
+    ('qmail-start\n', './Mailbox\n', 'look: rc does not read control/defaultdelivery')])
+def test_a_file_of_the_default_delivery(home, tmp_path, rc, wanted, said):
+    """control/defaultdelivery counts where rc reads it, for qmail-start does not; else what rc says counts, and it is said
+    when that is something else."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', 'control/defaultdelivery': './Mailbox\n', 'rc': rc})
+    text = '\n'.join(run(home, 'qmail', tmp_path / 'qmail')[1])
+    assert (home / 'control/defaultdelivery').read_text() == wanted
+    assert said in text and len(re.findall('look: .*defaultdelivery', text)) == bool(said), text
+
+
+RULES = '''# who may relay
+127.:allow,RELAYCLIENT="",RBLSMTPD=""
+127.0.0.2:allow,RBLSMTPD="-blocked"
+127.0.0.3:allow,RBLSMTPD="later"
+127.0.0.4:allow,RBLSMTPD=""
+=.office.test:allow,RELAYCLIENT=""
+joe@10.0.0.1:deny
+10.0.0.5:allow,TARPITCOUNT="5",SPFBEHAVIOR="3"
+10.0.0.6:allow,TARPITCOUNT="5",MINE="x"
+10.0.0.7:allow,QMAILQUEUE="/bin/scan",MINE="x",NOBADHELO=""
+10.0.0.8-9:deny,SPFBEHAVIOR="3"
+:allow
+'''
+
+
+def test_rules_that_mean_something_else_here(home, tmp_path):
+    """tcp.smtp of qmail spoke to rblsmtpd, to patches and to a tcpserver that looks up names, too: each such line is told
+    with what to write; who was refused for good is refused."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', 'etc/tcp.smtp': RULES})
+    code, lines = run(home, 'qmail', tmp_path / 'qmail')
+    assert (home / 'control/tcp.smtp').read_text() == RULES.replace('127.0.0.2:allow,RBLSMTPD="-blocked"', '127.0.0.2:deny')
+    said = [line.removeprefix('look: control/tcp.smtp, line ') for line in lines if line.startswith('look: control/tcp.smtp')]
+    assert [line.partition(' is read')[0].partition(' looks up')[0] for line in said] == [
+        '3: RBLSMTPD="-..."', '4: RBLSMTPD="..."', '5: RBLSMTPD=""', '6, 7: the warm qpy-smtpd', '8: SPFBEHAVIOR', '8, 9: TARPITCOUNT',
+        '9: MINE'], lines
+    assert code == 1
+    rules = tcprules.parse((home / 'control/tcp.smtp').read_bytes())
+    assert [rules.verdict(ip)[0] for ip in (b'127.0.0.1', b'127.0.0.2', b'127.0.0.3')] == [True, False, True]
+
+
+def test_rules_that_mean_the_same_here(home, tmp_path):
+    """Nothing is said of them, and the file is what it was; so is one that tcprules has compiled."""
+    for data in (b'127.:allow,RELAYCLIENT=""\n10.0.0.1:deny\ntls=joe@x.test:allow,RELAYCLIENT=""\n:allow\n', b'\0=x:allow\n'):
+        text, remarks, whole = qmailrules.translated(data.decode())
+        assert (text.encode(), remarks, whole) == (data, [], True)
+
+
+def test_the_variables_of_clients():
+    """What the report takes for read here is what qpy-smtpd reads."""
+    assert qmailrules.READ_HERE == {name.decode() for name in settings.GIVEN}
+
+
+def mode(path):
+    """The mode of a file."""
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_modes_of_alias(home, tmp_path):
+    """A .qmail file with its x bit may only forward, one that is kept from others stays so, and one that everybody may write
+    to is not obeyed here either; a group of ours may do no more than everybody could."""
+    modes = {'x': 0o744, 'secret': 0o600, 'group': 0o640, 'wide': 0o664, 'all': 0o666, 'plain': 0o644, 'set': 0o4755}
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', **{'alias/.qmail-' + name: '|x\n' for name in modes}})
+    write(home, {'alias/.qmail-x': '|x\n'})
+    for name, bits in modes.items():
+        os.chmod(tmp_path / 'qmail/alias' / ('.qmail-' + name), bits)
+    text = '\n'.join(run(home, 'qmail', tmp_path / 'qmail')[1])
+    assert {name: mode(home / 'alias' / ('.qmail-' + name)) for name in modes} == {
+        'x': 0o744, 'secret': 0o600, 'group': 0o600, 'wide': 0o644, 'all': 0o666, 'plain': 0o644, 'set': 0o755}
+    assert 'look: alias/.qmail-all: everybody may write to it' in text and text.count('everybody may write') == 1
+    lines = run(home, 'qmail', tmp_path / 'qmail')[1]
+    assert not [line for line in lines if line.startswith('written')]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='needs root: files of others')
+def test_owners_of_alias(home, tmp_path):
+    """A file of alias that somebody else could edit is told, and one that alias could not read; not those of root and alias."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', **{'alias/.qmail-' + name: '|x\n' for name in ('his', 'alias', 'root', 'hidden')}})
+    alias = tmp_path / 'qmail/alias'
+    for name, uid in (('.qmail-his', 64111), ('', 64112), ('.qmail-alias', 64112)):
+        os.chown(alias / name, uid, 64111)
+    os.chmod(alias / '.qmail-hidden', 0o600)
+    looks = [line for line in run(home, 'qmail', tmp_path / 'qmail')[1] if line.startswith('look: alias/')]
+    assert [line[:55] for line in looks] == [
+        'look: alias/.qmail-hidden: only root could read it ther', 'look: alias/.qmail-his was a file of uid 64111, who cou']
+    assert 'chown it; a first line +list' in looks[1] and os.stat(home / 'alias/.qmail-his').st_uid == os.stat(home / 'alias').st_uid
+
+
+def test_what_is_kept_from_others_stays_so(home, tmp_path):
+    """No login and no file that not everybody may read there can be read by everybody here."""
+    write(tmp_path / 'qmail', {
+        'control/me': 'a.test\n', 'control/smtproutes': '#:old.test|joe|sesame\n:new.test|joe|sesame\n', 'control/badhelo': 'x.test\n',
+        'users/assign': '.\n', 'users/exclude': 'eve\n', 'etc/tcp.smtp': ':allow\n'})
+    for name in ('control/smtproutes', 'control/badhelo', 'users/exclude', 'etc/tcp.smtp'):
+        os.chmod(tmp_path / 'qmail' / name, 0o600)
+    os.chmod(tmp_path / 'qmail/users/assign', 0o666)
+    code, lines = run(home, 'qmail', tmp_path / 'qmail')
+    assert code == 1 and [line.partition(' not everybody')[0] for line in lines if 'is not written' in line] == [
+        'look: control/badhelo is not written:', 'look: control/tcp.smtp is not written:'], lines
+    assert not (home / 'control/badhelo').exists() and (home / 'control/smtproutes').read_text() == '#:old.test\n:joe@new.test\n'
+    assert (mode(home / 'users/exclude'), mode(home / 'users/assign'), mode(home / 'control/me')) == (0o600, 0o644, 0o644)
+    assert [path.name for path in home.rglob('*') if path.is_file() and b'sesame' in path.read_bytes()] == ['smtplogins']
+
+
+def test_an_old_file_of_alias_is_no_address(home, tmp_path):
+    """What was there is put beside the new one, under a name that no mail comes to."""
+    write(home, {'alias/.qmail-root': '&old@x.test\n'})
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', 'alias/.qmail-root': '&new@x.test\n'})
+    assert 'written: alias/.qmail-root, the old one is alias/old.qmail-root' in run(home, 'qmail', tmp_path / 'qmail')[1]
+    assert {path.name: path.read_text() for path in (home / 'alias').iterdir()} == {
+        '.qmail-root': '&new@x.test\n', 'old.qmail-root': '&old@x.test\n'}
+
+
+@pytest.mark.parametrize('files, said', [
+    ({}, 'control/concurrencylocal (10 there, 100 here), concurrencyremote (20 there, 200 here)'),
+    ({'control/concurrencylocal': '10\n'}, 'control/concurrencyremote (20 there, 200 here)'),
+    ({'control/concurrencylocal': '10\n', 'control/concurrencyremote': '20\n'}, '')])
+def test_more_at_a_time(home, tmp_path, files, said):
+    """Without its files of concurrency qmail does less at a time than we do: that is said."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', **files})
+    found = [line for line in run(home, 'qmail', tmp_path / 'qmail')[1] if 'at a time here' in line]
+    assert [line.rpartition(': ')[2] for line in found] == ([said] if said else [])
 
 
 @pytest.mark.parametrize('where, told', [('/var/qmail/alias', True), ('/home/bob', False)])
@@ -576,6 +710,75 @@ def test_what_the_readme_names(home, tmp_path, main, files, said):
         file = home / 'control' / name
         assert (file.read_text() if file.exists() else None) == wanted, (name, text)
     assert said in text and ('no equal' in text) == ('no equal' in said) and 'left out' not in text, text
+
+
+SASL = 'smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = hash:/etc/postfix/sasl\n'
+NOT_V6 = 'smtp_sasl_password_maps: control/smtplogins holds no login for an IPv6 address: '
+LEFT = 'smtp_sasl_password_maps: no relay in relayhost or another map is '
+
+
+@pytest.mark.parametrize('main, sasl, files, said', [
+    ('relayhost = [out.test]:587\n', 'out.test joe:a:b\n', {'smtproutes': ':joe@out.test:587\n', 'smtplogins': 'joe@out.test:a:b\n'}, ''),
+    ('relayhost = [out.test]:587\n', '[out.test]:submission joe:a\n', {'smtproutes': ':joe@out.test:587\n', 'smtplogins': 'joe@out.test:a\n'}, ''),
+    ('relayhost = [Out.test]:587\n', '[out.test]:587 eve:b\nout.test joe:a\n', {'smtplogins': 'joe@Out.test:a\n'}, LEFT + '[out.test]:587'),
+    ('relayhost = [out.test]:587\n', '[out.test] joe:a\n', {'smtplogins': 'joe@out.test:a\n'},
+     '[out.test] is taken for out.test:587; Postfix wants the port'),
+    ('relayhost = [out.test]:587\n', '[out.test]:25 joe:a\n', {'smtproutes': ':out.test:587\n', 'smtplogins': None}, LEFT + '[out.test]:25;'),
+    ('relayhost = out.test\n', 'mx.out.test joe:a\n', {'smtproutes': ':out.test\n', 'smtplogins': None}, LEFT + 'mx.out.test;'),
+    ('relayhost = [2001:db8::1]:587\n', '[2001:db8::1]:587 joe:a\n', {'smtproutes': ':[2001:db8::1]:587\n', 'smtplogins': None},
+     NOT_V6 + 'write the name of [2001:db8::1]:587 into control/smtproutes'),
+    ('relayhost = [out.test]:465\n', 'out.test joe:a\n', {'smtproutes': ':smtps=joe@out.test\n', 'smtplogins': 'joe@out.test:a\n'}, ''),
+    ('sender_dependent_relayhost_maps = hash:/etc/postfix/bysender\n', 'one.test joe:a\ntwo.test eve:b\nthree.test x:c\n',
+     {'senderroutes': 'joe@h.test:joe@one.test:587\n@h.test:smtps=eve@two.test\n', 'smtplogins': 'joe@one.test:a\neve@two.test:b\n'},
+     LEFT + 'three.test;'),
+    ('relay_domains = r.test\nrelay_transport = lmtp:out.test\n', 'out.test joe:a\n', {'smtplogins': None}, LEFT + 'out.test;'),
+    ('relayhost = [out.test]\nsmtp_sasl_auth_enable = no\n', 'out.test joe:a\n', {'smtplogins': 'joe@out.test:a\n'},
+     'smtp_sasl_auth_enable is not yes')])
+def test_logins_at_relays(home, tmp_path, main, sasl, files, said):
+    """A login is found by the name of the server and by the next hop as it is written; one that no relay has is told."""
+    write(tmp_path / 'pf', {'sasl': sasl, 'bysender': 'joe@h.test [one.test]:587\n@h.test [two.test]:465\n'})
+    code, text, _ = imported(home, tmp_path, SASL + main, '')
+    for name, wanted in files.items():
+        file = home / 'control' / name
+        assert (file.read_text() if file.exists() else None) == wanted, (name, text)
+    assert said in text and code == (LEFT in text or NOT_V6 in text) and (LEFT in text) == (LEFT in said), text
+
+
+def test_a_relay_of_a_sender_that_is_none(home, tmp_path):
+    """A place that cannot be said here is told."""
+    write(tmp_path / 'pf', {'bysender': 'joe@h.test [one.test]:gopher\n'})
+    code, text, _ = imported(home, tmp_path, 'sender_dependent_relayhost_maps = hash:/etc/postfix/bysender\n', '')
+    assert code == 1 and 'sender_dependent_relayhost_maps: "joe@h.test [one.test]:gopher" is not taken over' in text
+
+
+@pytest.mark.parametrize('main, forced', [
+    ('smtpd_tls_security_level = encrypt\n', True), ('smtpd_tls_security_level = secure\n', True), ('smtpd_enforce_tls = yes\n', True),
+    ('smtpd_tls_security_level = may\nsmtpd_enforce_tls = yes\n', False), ('smtpd_tls_security_level = none\n', False), ('', False)])
+def test_nobody_in_the_clear(home, tmp_path, main, forced):
+    """A server that wants TLS of everybody goes on wanting it, and the report has the line of the program that does it."""
+    text = imported(home, tmp_path, 'mynetworks = 10.0.0.0/8\n' + main, '')[1]
+    wanted = '10.0.0.0/8:allow,RELAYCLIENT=""%s\n:allow%s\n'
+    assert (home / 'control/tcp.smtp').read_text() == wanted % ((',FORCETLS="1"',) * 2 if forced else ('', ''))
+    assert ('no equal' in text, 'FORCETLS="1" in control/tcp.smtp is that' in text) == (False, forced), text
+    assert not forced or services.parse(re.search('a certificate: add this line to control/services: (.*)', text)[1].encode())
+
+
+@pytest.mark.parametrize('value, sources, said', [
+    ('192.0.2.1', '192.0.2.1\n', 'smtpd qpyd tcp:192.0.2.1:25 qpy-smtpd'),
+    ('192.0.2.1, [2001:db8::1]', '192.0.2.1\n2001:db8::1\n', 'smtpd qpyd tcp:192.0.2.1:25,tcp:[2001:db8::1]:25 qpy-smtpd'),
+    ('127.0.0.1 192.0.2.1', None, 'smtpd qpyd tcp:127.0.0.1:25,tcp:192.0.2.1:25 qpy-smtpd'),
+    ('localhost, 192.0.2.1 $myhostname', None,
+     'smtpd qpyd tcp:127.0.0.1:25,tcp:192.0.2.1:25 qpy-smtpd, with the address of h.test added'),
+    ('192.0.2.1\nsmtp_bind_address = 192.0.2.9', '192.0.2.9\n', 'smtpd qpyd tcp:192.0.2.1:25 qpy-smtpd'),
+    ('$myhostname', None, 'smtpd qpyd tcp:ADDRESS:25 qpy-smtpd, with the address of h.test added'),
+    ('127.0.0.1', None, 'smtpd qpyd tcp:127.0.0.1:25 qpy-smtpd'), ('loopback-only', None, 'qpy-install --smtp 127.0.0.1:25'), ('all', None, '')])
+def test_addresses_listened_on(home, tmp_path, value, sources, said):
+    """The report has the line for the addresses that were listened on; a single one is where mail left from, too."""
+    text, file = imported(home, tmp_path, 'inet_interfaces = %s\n' % value, '')[1], home / 'control/outgoingip'
+    assert said in text and ('inet_interfaces' in text) == bool(said), text
+    assert (file.read_text() if file.exists() else None) == sources
+    for line in re.findall('(smtpd qpyd tcp:[0-9[].* qpy-smtpd)', text):
+        assert services.parse(line.encode())
 
 
 @pytest.mark.parametrize('main, page', [
