@@ -485,10 +485,14 @@ class Translation:
         return 'lmtp=' + place if transport == 'lmtp' and place else place
 
     def senders(self):
-        """sender_dependent_relayhost_maps, into senderroutes."""
-        self.by_sender = {}
-        for key, value in self.tables('sender_dependent_relayhost_maps'):
-            place = self.place(value, key)
+        """sender_dependent_relayhost_maps, into senderroutes; DUNNO stands for what would be without them."""
+        self.by_sender, entries = {}, self.tables('sender_dependent_relayhost_maps')
+        keys = {key.lower() for key, _ in entries}
+        for key, value in entries:
+            nothing = value.upper() == 'DUNNO'
+            if nothing and (key[:1] == '@' or '@' + key.lower().rpartition('@')[2] not in keys):
+                continue
+            place = None if nothing else self.place(value, key)
             if place is None:
                 self.lost('sender_dependent_relayhost_maps: "%s %s" is not taken over' % (key, value))
             else:

@@ -745,10 +745,11 @@ def test_logins_at_relays(home, tmp_path, main, sasl, files, said):
 
 
 def test_a_relay_of_a_sender_that_is_none(home, tmp_path):
-    """A place that cannot be said here is told."""
-    write(tmp_path / 'pf', {'bysender': 'joe@h.test [one.test]:gopher\n'})
+    """A place that cannot be said here is told; so is DUNNO for one sender of a domain that has a relay. Alone it says nothing."""
+    write(tmp_path / 'pf', {'bysender': 'joe@h.test [one.test]:gopher\nann@h.test DUNNO\n@h.test [two.test]\neve@x.test dunno\n@y.test DUNNO\n'})
     code, text, _ = imported(home, tmp_path, 'sender_dependent_relayhost_maps = hash:/etc/postfix/bysender\n', '')
-    assert code == 1 and 'sender_dependent_relayhost_maps: "joe@h.test [one.test]:gopher" is not taken over' in text
+    assert code == 1 and (home / 'control/senderroutes').read_text() == '@h.test:two.test\n'
+    assert re.findall('sender_dependent_relayhost_maps: "(.*)" is not taken over', text) == ['joe@h.test [one.test]:gopher', 'ann@h.test DUNNO']
 
 
 @pytest.mark.parametrize('main, forced', [
