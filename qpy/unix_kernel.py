@@ -1,11 +1,11 @@
-"""The rarer system calls, by ctypes: namespaces, capabilities, prctl, syncfs, sync_file_range, aio.
+"""The rarer system calls, by ctypes: namespaces, capabilities, prctl, keyrings, syncfs, sync_file_range, aio.
 
 Separate from unix, because ctypes costs 2-3 ms and 13 modules: only programs that confine themselves, and the
 queue's, pay for it.  Always used as unix_kernel.name(...), the same seam as unix.  Errors are OSError.
 """
 import ctypes as _ctypes
 import os as _os
-from errno import EINTR as _EINTR
+from errno import EINTR as _EINTR, ENOSYS as _ENOSYS
 from struct import iter_unpack as _iter_unpack, pack as _pack
 
 from qpy import unix as _unix
@@ -85,6 +85,27 @@ def show_arguments(words):
     start, end = int(fields[45]), int(fields[46])          # arg_start and arg_end of proc(5), counted from the state
     if 0 < start < end:
         _ctypes.memmove(start, b'\0'.join(words)[:end - start - 1].ljust(end - start, b'\0'), end - start)
+
+
+_KEYCTL = {'x86_64': 250, 'aarch64': 219, 'riscv64': 219}
+_JOIN_SESSION_KEYRING, _SETPERM, _SESSION_KEYRING = 1, 5, -3
+
+
+def _keyctl(what, *words):
+    number = _KEYCTL.get(_os.uname().machine)
+    if number is None:
+        raise OSError(_ENOSYS, _os.strerror(_ENOSYS))
+    return _checked(_libc.syscall(_ctypes.c_long(number), _ctypes.c_long(what), *map(_ctypes.c_long, words)))
+
+
+def new_session_keyring():
+    """Leave the session keyring for a new and empty one: no key of the old one is possessed any more (keyrings(7))."""
+    _keyctl(_JOIN_SESSION_KEYRING, 0)
+
+
+def seal_session_keyring():
+    """Let nobody use this session keyring, not who inherits it either; its owner and CAP_SYS_ADMIN can undo that."""
+    _keyctl(_SETPERM, _SESSION_KEYRING, 0)
 
 
 class _CapHeader(_ctypes.Structure):

@@ -1,6 +1,7 @@
 """Giving up privileges for good, and proving it.
 
     confine(home, program)                       a program's line of core.manifest, before its first foreign byte
+    seal_keys(), own_keys()                      the keys of whoever started this, and of others, are out of reach
     drop(uid, gid)                               a daemon's account: nothing of root is left
     enter_mail_namespace(uids, gids, uid, gid)   the seed's: only mail users exist, and it may become them
     keep_two_capabilities(uid, gid)              the seed's where namespaces are forbidden
@@ -19,12 +20,40 @@ class NotDropped(OSError):
     """The process still holds what it gave up."""
 
 
+# --- keys ----------------------------------------------------------------------------------------------------
+
+NO_KEYS = (unix.EPERM, unix.ENOSYS)     # a container's filter, which those we start have too; a kernel without keys
+
+
+def seal_keys():
+    """Leave the session keyring of whoever started us, whose keys all of our descendants would possess, for an empty one;
+    as root for one that nobody can use: those whom own_keys() gives none share nothing either."""
+    try:
+        unix_kernel.new_session_keyring()
+        if unix.geteuid() == 0:
+            unix_kernel.seal_session_keyring()
+    except OSError as problem:
+        if problem.errno not in NO_KEYS:
+            raise
+
+
+def own_keys():
+    """A session keyring that no other account's process is in.  A user's quota of keys (200) may be used up by his own
+    processes: then the sealed one stays."""
+    try:
+        unix_kernel.new_session_keyring()
+    except OSError as problem:
+        if problem.errno not in (*NO_KEYS, unix.EDQUOT):
+            raise
+
+
 # --- a daemon's account --------------------------------------------------------------------------------------
 
 def drop(uid, gid, groups=()):
     """Become uid with gid and `groups` for good, with no capability and no way to get one."""
     unix_kernel.set_dumpable(0)
     no_core()
+    own_keys()                           # as root, whose quota is large: many may have one account
     if unix.geteuid() == 0:
         unix_kernel.drop_bounding_set()
         unix.setgroups(list(groups))
@@ -173,6 +202,7 @@ def become_user(uid, gid):
     unix.setgroups([])
     unix.setresgid(gid, gid, gid)
     unix.setresuid(uid, uid, uid)
+    own_keys()
     unix_kernel.capset(0, 0, 0)          # an empty permitted set empties the ambient one too
     unix_kernel.set_dumpable(0)
     verify(uid, gid)

@@ -27,6 +27,7 @@ def main(home, args):
     """Learn who has mail, step down, hand over."""
     unix.umask(0o077)
     unix.chdir(b'/')
+    confine.seal_keys()
     found = inherit.listeners()
     host, limit = local.hostname(), controls.number(home, local.TIME_LIMIT)
     local.child.read_limits(home)

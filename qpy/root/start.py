@@ -8,7 +8,7 @@
 
 In a DIR that does not belong to root everything runs under the account of DIR's owner, and that is said.
 
-Order: umask, directory, accounts, controls, lock, limits, sockets, programs, privileges, readiness, then the first signal.
+Order: umask, keys, directory, accounts, controls, lock, limits, sockets, programs, privileges, readiness, then the first signal.
 """
 from qpy import unix, unix_kernel
 from qpy.core import services
@@ -19,6 +19,7 @@ from qpy.root import bind, chain, look, notify
 def main(home, args):
     """The story: look, bind, start, step down, watch."""
     unix.umask(0o077)
+    confine.seal_keys()
     house = look.house_at(home)
     look.check(house)
     table = services.table(controls.raw(home, services.FILE))
