@@ -42,7 +42,13 @@ BACKLOG = 4096      # the kernel's own limit (somaxconn) cuts it where it is low
 
 
 def life(loop, found, ended=None):
-    """End with the chain: call `ended` (default: stop the loop) when the pipe called `life` is closed."""
-    for fd in found.pop(b'life', []):
+    """End with the chain: call `ended` (default: stop the loop) once, when the pipe called `life` is closed."""
+    fds = found.pop(b'life', [])
+
+    def closed():
+        for fd in fds:
+            loop.forget(fd)
+        (ended or loop.stop)()
+    for fd in fds:
         unix.set_blocking(fd, False)
-        loop.watch(fd, ended or loop.stop)
+        loop.watch(fd, closed)

@@ -124,6 +124,9 @@ class Conversation:
         self.flush()
         if self.input >= 0:
             self.interest()
+        if self.server.leaving:
+            self.leave()
+            self.server.look_who_waits()
 
     def interest(self):
         """Watch what there is to watch for now."""
@@ -528,6 +531,11 @@ class Conversation:
         self.session.hang_up(reply)
         self.last(None)
         self.run()
+
+    def leave(self):
+        """The chain ends."""
+        if self.input >= 0 and not self.closing and not self.session.waiting:
+            self.hang_up(replies.ENDING)
 
     # The log.
 

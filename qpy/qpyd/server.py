@@ -46,6 +46,7 @@ class Server:
         self.stamp, self.written, self.telling = 0, b'', False
         self.known, self.known_by = {}, None    # {(its address, ours): Client}, by which settings
         self.ended = None               # called when the last client has gone (one shot)
+        self.listening, self.leaving = [], False
         self.now, self.wall = unix.monotonic, unix.time
 
     # Clients.
@@ -54,7 +55,10 @@ class Server:
         """Serve everybody who connects to a listening socket."""
         if sock.family in (unix.AF_INET, unix.AF_INET6):
             sock.setsockopt(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)      # each client inherits it
-        self.loop.watch_shared(sock.fileno(), lambda: self.accept(sock))
+        if sock not in self.listening:
+            self.listening.append(sock)
+        if not self.leaving:
+            self.loop.watch_shared(sock.fileno(), lambda: self.accept(sock))
 
     def accept(self, listening):
         """Take the clients that wait; all of them connected before this looks at the control files."""
@@ -204,12 +208,21 @@ class Server:
         if self.clients:
             self.timer = self.loop.after(self.patience(), self.sweep)
 
-    def farewell(self):
-        """The chain ends: say so to everybody."""
+    def farewell(self, seconds):
+        """The chain ends: take nobody more, and say so to everybody; to who waits for an answer, about a message that the
+        queue has or may have, after that: nobody is to send again what was taken."""
+        self.leaving = True
+        for listening in self.listening:
+            self.loop.forget(listening.fileno())
+        self.loop.after(seconds, self.loop.stop)
         for conversation in list(self.clients):
-            if not conversation.closing and not conversation.session.waiting:
-                conversation.hang_up(replies.ENDING)
-        self.write_log()
+            conversation.leave()
+        self.look_who_waits()
+
+    def look_who_waits(self):
+        """The end, if nobody does."""
+        if not any(conversation.session.waiting and not conversation.closing for conversation in self.clients):
+            self.loop.stop()
 
     # The log.
 

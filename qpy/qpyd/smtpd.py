@@ -15,6 +15,7 @@ from qpy.lib import confine, controls, inherit, loop, master, program, service, 
 from qpy.qpyd import census, runner, server, settings
 from qpy.qpyd.conversation import Conversation, FileConversation
 
+LAST_ANSWERS = 2.5          # seconds that answers may still take when the chain ends; less than qpy-tls stays for them
 LAST_REPLIES = 1.0          # seconds that a worker without its runner of filters still has for its clients
 STRAY_MAX = 1024        # descriptors below this that a careless parent left open are closed
 TLS_WAIT = 2.0          # seconds for qpy-tls to say whether it has a certificate
@@ -67,6 +68,13 @@ class Workers(master.Master):
         self.numbers, self.number = {}, 0
         master.Master.__init__(self, found, self.work, count)
 
+    def run(self):
+        """As every master; the workers' last answers are waited for."""
+        master.Master.run(self)
+        unix.close(self.write_end)
+        for pid in self.born:
+            unix.waitpid(pid, 0)
+
     def start(self):
         """Start a worker with a free number."""
         self.numbers = {pid: number for pid, number in self.numbers.items() if pid in self.born}
@@ -83,14 +91,14 @@ class Workers(master.Master):
         filters.lost = lambda: own_loop.after(LAST_REPLIES, own_loop.stop)     # we may fork no other: our master may
         unix.raise_descriptor_limit()
         self.census.take(self.number)
-        inherit.life(own_loop, found)
         here = server.Server(self.home, own_loop, self.watched, self.census, filters)
+        inherit.life(own_loop, found, lambda: here.farewell(LAST_ANSWERS))
         for name in list(found):
             for sock in inherit.sockets(found, name):
                 here.listen(sock)
         confine.confine(self.home, b'smtpd')
         own_loop.run()
-        here.farewell()
+        here.write_log()
         return exits.OK if filters.sock is not None else exits.TEMP
 
 

@@ -1,4 +1,5 @@
 """An upgrade in place while mail flows: what was acknowledged arrives, and qpy-install says what is left to do."""
+import contextlib
 import os
 import shutil
 import smtplib
@@ -58,8 +59,9 @@ class Stream:
             self.acknowledged.append(words)
 
     def by_smtp(self, words):
-        try:
-            self.house.smtp(self.user + '@here.test', text=words)
+        try:                                    # whoever has his 250 does not care what becomes of QUIT
+            with contextlib.closing(smtplib.SMTP('127.0.0.1', self.house.port, 'client.test', timeout=60)) as client:
+                client.sendmail('sender@else.test', [self.user + '@here.test'], 'Subject: s\r\n\r\n%s\r\n' % words)
         except (OSError, smtplib.SMTPException):
             return False
         return True
@@ -95,7 +97,7 @@ def upgrade(house, installer):
 def test_messages_flow_through_an_upgrade_and_the_restart_after_it(house, release):
     """The code is exchanged several times while messages come by SMTP and sendmail; nobody is refused for it, the
     running chain goes on with what it has loaded; then it is restarted on the new code.  What was acknowledged has
-    arrived, and once, but for what had no answer when the chain ended."""
+    arrived, and everything once: who had handed a message over got his answer before the chain ended."""
     house.start()
     stream = Stream(house)
     try:
@@ -116,8 +118,7 @@ def test_messages_flow_through_an_upgrade_and_the_restart_after_it(house, releas
         stream.end()
     wanted = set(stream.acknowledged)
     house.await_that(lambda: wanted <= set(arrived(house, stream.user)), 'all of the stream')
-    twice = {words for words, n in arrived(house, stream.user).items() if n > 1}
-    assert twice <= set(stream.refused)             # whose answer was lost when the chain ended, and who came again
+    assert not {words for words, n in arrived(house, stream.user).items() if n > 1}
     assert house.stop() == 0
     assert 'start it with %s/bin/qpy-start' % house.home in upgrade(house, release(0))
 

@@ -535,6 +535,29 @@ def test_the_chain_ends(make):
     wait_until(lambda: not any(os.path.exists('/proc/%d' % pid) for pid in pids))
 
 
+@pytest.mark.parametrize('answered', [True, False])
+def test_the_chain_ends_while_a_message_has_no_answer_yet(make, answered):
+    """Its client hears of it before the 421, so that he does not send again what was taken; nobody waits for ever."""
+    rig = make().warm(workers=1)
+    rig.queued.hold.clear()
+    idle, client = rig.connect(), rig.connect()
+    assert [idle.reply()[:3], client.reply()[:3]] == [b'220', b'220']
+    for line in (b'HELO x', b'MAIL FROM:<a@x.example>', b'RCPT TO:<joe@mx.example.com>', b'DATA'):
+        assert client.say(line)[:1] in b'23'
+    client.send(b'Subject: x\r\n\r\n.\r\n')
+    wait_until(lambda: rig.queued.connections)
+    rig.queued.connections[0].recv(1, socket.MSG_PEEK)          # it has come
+    os.close(rig.life)
+    rig.life = os.open('/dev/null', os.O_RDONLY)
+    assert idle.reply()[:3] == b'421' and rig.server.poll() is None
+    if answered:
+        rig.queued.hold.set()
+        assert [client.reply()[:3], client.reply()[:3]] == [b'250', b'421']
+    assert rig.server.wait(20) == 0
+    rig.queued.hold.set()
+    assert client.line() == b''
+
+
 FILTER = '''#!/bin/sh
 cat > {home}/message; tr '\\0' '\\n' < /dev/fd/1 > {home}/envelope
 {{ env; }} > {home}/environment
