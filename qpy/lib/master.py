@@ -34,7 +34,7 @@ class Master:
         self.loop.run()
 
     def start(self):
-        """One more worker."""
+        """One more worker; its pid, None if that has to wait."""
         try:
             pid = unix.fork()
         except unix.error as problem:
@@ -43,6 +43,7 @@ class Master:
         if not pid:
             unix._exit(program.guarded(self.child))
         self.born[pid] = unix.monotonic()
+        return pid
 
     def child(self):
         """The worker's side of fork: nothing of the master's loop stays."""
@@ -61,9 +62,9 @@ class Master:
             if not pid:
                 return
             if pid in self.born:
-                self.ended(unix.monotonic() - self.born.pop(pid), unix.waitstatus_to_exitcode(status))
+                self.ended(unix.monotonic() - self.born.pop(pid), unix.waitstatus_to_exitcode(status), pid)
 
-    def ended(self, age, code):
+    def ended(self, age, code, pid=None):  # pylint: disable=unused-argument
         """A worker ended: say so, and have another one soon."""
         if age > GROWN_UP:
             self.pause = FIRST_PAUSE

@@ -16,21 +16,34 @@ REMEMBER = 5.0              # seconds an answer of passwd is believed while /etc
 MOST = 5000                 # answers remembered
 GONE = (unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG)
 CLOSED = (unix.EACCES, unix.EPERM)
+PASSWD = b'passwd'          # where NSS goes, as a place that may hang
 ALIASES = b'../users/aliases.cdb'     # seen from DIR/alias
 
 
 class Lookup:
-    """Look-ups in one DIR. Remembers what passwd said for a few seconds, and keeps users/cdb open."""
+    """Look-ups in one DIR. Remembers what passwd said for a few seconds, and keeps users/cdb open.
 
-    __slots__ = ('home', 'cdb', 'aliases', 'known', 'passwd', 'master', 'mapped')
+    line: who wants to know beforehand where we go that may hang (qpyp.board), and raises Trouble if it does."""
 
-    def __init__(self, home):
-        self.home = home
+    __slots__ = ('home', 'line', 'cdb', 'aliases', 'known', 'passwd', 'master', 'mapped')
+
+    def __init__(self, home, line=None):
+        self.home, self.line = home, line
         self.cdb = cdb.Database(home + b'/users/cdb')
         self.aliases = cdb.Database(home + b'/users/aliases.cdb')
         self.known, self.passwd, self.mapped = {}, None, (None, None)
         status = unix.stat(home)
         self.master = (status.st_uid, status.st_gid) if status.st_uid else None
+
+    def at(self, place, call, *args):
+        """call(*args), which may hang as long as a place does: a home, a file, PASSWD."""
+        if self.line is None:
+            return call(*args)
+        self.line.enter(place)
+        try:
+            return call(*args)
+        finally:
+            self.line.leave()
 
     # --- accounts ---
 
@@ -62,23 +75,26 @@ class Lookup:
             self.known[name] = found, now + REMEMBER
         return found
 
-    @staticmethod
-    def asked(name):
-        """What passwd says now."""
+    def asked(self, name):
+        """What passwd says now; while that hangs, what the file says."""
         try:
-            return unix_passwd.getpwnam(name)
+            return self.at(PASSWD, unix_passwd.getpwnam, name)
         except unix.error as problem:
             raise Trouble(getpw.QLX_SYS, b'passwd cannot be asked: ' + reason(problem)) from problem
+        except Trouble:
+            found = in_file(name)
+            if found is None:
+                raise
+            return found
 
-    @staticmethod
-    def owner(home):
+    def owner(self, home):
         """The uid a directory belongs to, None if it does not exist."""
         try:
-            return unix.stat(home).st_uid
+            return self.at(home, unix.stat, home).st_uid
         except unix.error as problem:
             if problem.errno not in GONE:
                 raise Trouble(getpw.QLX_NFS, home + b': ' + reason(problem)) from problem
-        if unmounted(home):
+        if self.at(home, unmounted, home):
             raise Trouble(getpw.QLX_NFS, home + b' is missing, and no other is beside it: is it not mounted?')
         return None
 
@@ -133,13 +149,15 @@ class Lookup:
 
     def look(self, user):
         """(verdict, .qmail file name or None) as core.route.resolve wants it."""
-        if (user.dash or user.ext) and self.owner_if_seen(user.home) is None:
+        if not user.dash and not user.ext:
+            return route.YES, None
+        if self.at(user.home, self.owner_if_seen, user.home) is None:
             raise Trouble(getpw.QLX_NFS, b'the home directory ' + user.home + b' is missing')
         names = [name for name, _ in dotqmail.candidates(user.dash, user.ext)]
         alias = self.aliased(user)
         if alias is not None:
             names.insert(0, ALIASES)
-        verdict, name = route.look(user, names, kind)
+        verdict, name = self.at(user.home, route.look, user, names, kind)
         if name == ALIASES and self.unusable(alias):
             raise Trouble(exits.TEMP, b'the alias %s cannot be used: %s' % (user.ext, self.unusable(alias)))
         return verdict, name
@@ -158,7 +176,11 @@ class Lookup:
         """Why mail for an alias with this value waits, b'' if it does not, as far as we may see its lists."""
         account = self.alias() or (b'', None)
         for kind, word in aliasvalue.parse(value)[1]:
-            wrong = word if kind == aliasvalue.WAITS else fault_of_list(word, account[1]) if kind == aliasvalue.INCLUDE else b''
+            wrong = b''
+            if kind == aliasvalue.WAITS:
+                wrong = word
+            elif kind == aliasvalue.INCLUDE:
+                wrong = self.at(word, fault_of_list, word, account[1])
             if wrong:
                 return wrong
         return b''
@@ -216,6 +238,20 @@ def fault_of_list(path, uid):
     # who is named in an access list needs the bit of the group too
     closed = not there.st_mode & 0o400 if there.st_uid == uid else not there.st_mode & 0o044
     return path + b' is closed to the account alias' if closed else b''
+
+
+def in_file(name):
+    """(name, uid, gid, home) of /etc/passwd alone, None if it does not have that name."""
+    try:
+        lines = unix.read_file(b'/etc/passwd').split(b'\n')
+    except unix.error:
+        return None
+    for line in lines:
+        fields = line.split(b':')
+        if fields[0] == name and len(fields) == 7:
+            ids = text.parse_uint(fields[2], assign.MAXIMUM_ID), text.parse_uint(fields[3], assign.MAXIMUM_ID)
+            return None if None in ids else (name, *ids, fields[5])
+    return None
 
 
 def passwd_stamp():

@@ -1,8 +1,9 @@
 """Asking DIR/run/users, or DIR/run/exists where that is closed to us, whether a recipient exists, without ever waiting
 for it.
 
-Nobody there, or no answer in time: `unknown`, and the recipient is accepted; delivery will tell. That is said once in
-the log. A positive answer is remembered for some seconds.
+A worker that is held up by what somebody asked before is left, and all that is open is asked of another one.  Nobody
+there, or no answer in time: `unknown`, and the recipient is accepted; delivery will tell. That is said once in the log.
+A positive answer is remembered for some seconds.
 """
 from qpy import unix
 from qpy.core import channel
@@ -10,7 +11,8 @@ from qpy.lib import packets, program
 
 REMEMBER = 10.0         # seconds a `yes` or `unknown` holds
 MOST = 5000             # answers remembered
-PATIENCE = 10.0         # seconds to wait for an answer
+ANSWER = 3.0            # seconds until another worker is asked; above the OVERSTAYS of qpyp.board
+TRIES = 3               # workers that are asked in turn
 RETRY = 1.0             # seconds before a missing qpy-users is looked for again
 
 
@@ -35,11 +37,15 @@ class Recipients:
             self.complain(b'unable to connect to run/users or run/exists')
             return b'unknown'
         self.number += 1
-        self.waiting[b'%d' % self.number] = address, answered, unix.monotonic() + PATIENCE
-        self.channel.send(b'Q', b'%d' % self.number, address)
-        if self.timer is None:
-            self.timer = self.loop.after(PATIENCE, self.late)
+        self.send(b'%d' % self.number, address, answered, 1)
         return None
+
+    def send(self, number, address, answered, tries):
+        """Ask this, for the first time or again."""
+        self.waiting[number] = address, answered, tries, unix.monotonic() + ANSWER
+        self.channel.send(b'Q', number, address)
+        if self.timer is None:
+            self.timer = self.loop.after(ANSWER, self.late)
 
     def connect(self):
         """Is there a connection now?"""
@@ -73,7 +79,7 @@ class Recipients:
             found = self.waiting.pop(fields[0], None)
             if letter != b'q' or found is None:
                 continue
-            address, answered, _ = found
+            address, answered, _, _ = found
             verdict = fields[1]
             if verdict in (b'yes', b'unknown'):
                 self.remember(address, verdict)
@@ -86,20 +92,27 @@ class Recipients:
         self.known[address] = verdict, unix.monotonic() + REMEMBER
 
     def gone(self, reason):
-        """The connection ended: everybody who waits is told `unknown`."""
-        self.channel, self.retry = None, unix.monotonic() + RETRY
+        """The connection ended: what is open is asked of another worker, and at last `unknown`."""
+        self.channel = None
         waiting, self.waiting = self.waiting, {}
-        if waiting:
+        there = any(tries < TRIES for _, _, tries, _ in waiting.values()) and self.connect()
+        unheard = []
+        for number, (address, answered, tries, _) in waiting.items():
+            if there and tries < TRIES:
+                self.send(number, address, answered, tries + 1)
+            else:
+                unheard.append(answered)
+        if unheard:
             self.complain(b'qpy-users gave no answer (%s)' % str(reason).encode('ascii', 'replace'))
-        for _, answered, _ in waiting.values():
+        for answered in unheard:
             answered(b'unknown')
 
     def late(self):
-        """Questions that are not answered in time end the connection; the next question makes a new one."""
+        """Questions that are not answered in time end the connection."""
         self.timer = None
         if not self.waiting:
             return
-        oldest = min(until for _, _, until in self.waiting.values())
+        oldest = min(until for _, _, _, until in self.waiting.values())
         if oldest <= unix.monotonic():
             if self.channel is not None:
                 self.channel.close()

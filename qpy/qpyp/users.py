@@ -10,22 +10,23 @@ nothing, starts nothing but its own workers. Exit: 0 when the chain ends, 111 ot
 """
 from qpy.core import channel, exits, localstatus, route
 from qpy.core.getpw import Trouble
-from qpy.lib import confine, inherit, loop, master, packets, program, service
+from qpy.lib import confine, inherit, loop, packets, program, service
 from qpy.lib import route as routes
 from qpy.lib import users
+from qpy.qpyp import board
 
-WORKERS = 2                 # so that one directory that hangs does not stop every answer
+WORKERS = 2                 # that serve; who waits for a directory that hangs is one more
 MOST_CLIENTS = 500          # connections of one worker
 STRANGERS, OF_ONE = 64, 8   # connections over `exists` of one worker; of one uid, who is not root
 MOST_WAITING = 10000        # answers a client may leave unread
 
 
 class Server:
-    """One worker: answers everybody who connects."""
+    """One worker: answers everybody who connects.  line: its own of the board."""
 
-    def __init__(self, home):
-        self.loop = loop.Loop()
-        self.lookup = users.Lookup(home)
+    def __init__(self, home, line=None):
+        self.loop, self.line = loop.Loop(), line
+        self.lookup = users.Lookup(home, line)
         self.controls = routes.watched(home)
         self.clients = set()
         self.strangers = {}                 # {a client of `exists`: its uid}
@@ -71,6 +72,8 @@ class Server:
             client.close()
             self.clients.discard(client)
             self.strangers.pop(client, None)
+        if self.line is not None and self.line.over():
+            self.loop.call_soon(self.loop.stop)         # after what was answered has left
 
     def whose(self, local):
         """The fields of a `w` record after its number."""
@@ -92,9 +95,9 @@ def told(trouble):
     return sentence + b'\n' + trouble.text if sentence else trouble.text
 
 
-def worker(home, found):
-    """Serve until the chain ends."""
-    server = Server(home)
+def worker(home, found, line):
+    """Serve until the chain ends, or somebody has taken our place."""
+    server = Server(home, line)
     inherit.life(server.loop, found)
     for sock in inherit.sockets(found, b'users'):
         packets.serve(server.loop, sock, server.accept)
@@ -110,5 +113,7 @@ def main(home, args):
     found = service.begin(b'users', args)
     routes.load(home)                               # broken controls end us here
     users.Lookup(home).account(b'root')             # NSS loads its modules
+    boss = board.Watching(found, lambda found, line: worker(home, found, line), WORKERS)
     confine.confine(home, b'users-master')
-    return master.run(found, lambda found: worker(home, found), WORKERS)
+    boss.run()
+    return exits.OK

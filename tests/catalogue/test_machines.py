@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import smtplib
 import socket
 import struct
 import subprocess
@@ -179,6 +180,80 @@ def test_a_home_that_hangs():
         for number in range(3):
             there.await_message('ann/Maildir', 'for ann %d' % number)
         assert there.stop() == 0
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.parametrize('first', ['deliveries', 'rcpt'])
+def test_homes_of_passwd_that_hang(first):
+    """L-02: several users of passwd have homes on a file server that is gone.  At RCPT their mail has to wait, and names that
+    are unknown are refused all the while; deliveries to them are deferred, and everybody else's are made.  Workers
+    wait for them, as many as may; the log names each once; and when the homes answer again, they have their mail."""
+    hanging = ['h%d' % number for number in range(1, 6)]
+    with house(houses.Rooted, users={}) as there:
+        most_given_up(there, 3)
+        for name in ('hung', 'well', *('well/' + name for name in hanging), 'bob'):
+            os.mkdir(os.path.join(there.top, name))
+        for name in [*('well/' + name for name in hanging), 'bob']:
+            os.chown(os.path.join(there.top, name), ANN if name != 'bob' else BOB, BOB)
+        os.symlink('hung', there.top + '/server')
+        hung = Hung(there.top + '/hung')
+        try:
+            start_with(there, [(name, ANN, there.top + '/server/' + name) for name in hanging] + [('bob', BOB, there.top + '/bob')])
+            for step in (deliver, ask) if first == 'deliveries' else (ask, deliver):
+                step(there, hanging)
+            there.await_line('deferral', len(hanging))
+            assert any('/server/h5_does_not_answer' in line for line in there.lines)
+            named = [line.partition(' does not answer')[0][-2:] for line in there.lines if 'another worker serves' in line]
+            assert 'h1' in named and len(set(named)) == len(named) <= 3 and set(named) < set(hanging)
+            assert len(houses.descendants(there.daemons()['users'])) == 2 + 3
+        finally:
+            os.symlink('well', there.top + '/server.new')
+            os.rename(there.top + '/server.new', there.top + '/server')
+            hung.end()
+        there.await_that(lambda: len(houses.descendants(there.daemons()['users'])) == 2, 'end of those who waited')
+        there.process.send_signal(signal.SIGALRM)
+        for name in hanging:
+            there.await_message('well/%s/Maildir' % name, 'for ' + name)
+        assert there.stop() == 0
+
+
+def ask(there, hanging):
+    """At RCPT: what hangs has to wait, the others are told from those that do not exist."""
+    with smtplib.SMTP('127.0.0.1', there.port, local_hostname='client.test', timeout=20) as client:
+        client.ehlo()
+        client.mail('sender@else.test')
+        for name in hanging:
+            assert client.rcpt(name + '@here.test')[0] == 451
+            assert client.rcpt('nobody@here.test')[0] == 550
+            assert client.rcpt('bob@here.test')[0] == 250
+        assert client.rcpt('h1-list@here.test')[0] == 451
+
+
+def deliver(there, hanging):
+    """To what hangs, and to somebody else after each."""
+    for name in hanging:
+        there.sendmail(name + '@here.test', text='Subject: s\n\nfor %s\n' % name)
+        there.smtp('bob@here.test', text='beside ' + name)
+        there.await_message('bob/Maildir', 'beside ' + name)
+
+
+def most_given_up(there, number):
+    """Let fewer workers wait, so that a test sees the last of them."""
+    path = there.home + '/lib/qpy/qpyp/board.py'
+    with open(path) as file:
+        text = file.read()
+    assert '\nGIVEN_UP = 8 ' in text
+    with open(path, 'w') as file:
+        file.write(text.replace('\nGIVEN_UP = 8 ', '\nGIVEN_UP = %d ' % number))
+
+
+def start_with(there, people):
+    """Start a chain that finds these in its /etc/passwd: (name, uid, home)."""
+    with open('/etc/passwd') as known, open(there.top + '/passwd', 'w') as own:
+        own.write(known.read() + ''.join('%s:x:%d:%d::%s:/bin/false\n' % (name, uid, BOB, home) for name, uid, home in people))
+    words = 'mount --bind %s/passwd /etc/passwd && exec "$@"' % there.top
+    there.start(through=('unshare', '-m', 'sh', '-c', words, 'sh'))
 
 
 # --- load ---

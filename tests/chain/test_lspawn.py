@@ -478,6 +478,16 @@ def test_answers_are_remembered_for_a_moment(chain):
     assert chain.asked.count(b'joe') <= 2
 
 
+def test_a_new_table_counts_at_once(chain):
+    """What qpy-newu or an edit of users/cdb changes is asked for again, by the confined program, within the moment for which
+    an answer is remembered."""
+    chain.user(b'joe')
+    assert chain.deliver(b'joe')[0] == b'K' and chain.asked.count(b'joe') == 1
+    with open(chain.home + '/users/cdb', 'w') as table:
+        table.write('new')
+    assert chain.deliver(b'joe')[0] == b'K' and chain.asked.count(b'joe') == 2
+
+
 def test_signals_do_not_cut_deliveries(chain):
     """TERM, INT, HUP and ALRM to lspawn and the seed change nothing: the chain ends by its life pipe."""
     chain.user(b'joe')

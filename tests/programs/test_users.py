@@ -13,7 +13,7 @@ from qpy.core import aliases, assign, cdb as bytes_, channel, route
 from qpy.core.getpw import Trouble
 from qpy.lib import cdb, loop, packets, program, users
 from qpy.lib import route as routes
-from qpy.qpyp import getpw as getpw_program
+from qpy.qpyp import board, getpw as getpw_program
 from qpy.qpyp import users as server
 
 try:
@@ -414,3 +414,360 @@ def test_who_asks_says_what_it_does_not_expect(monkeypatch):
         asking.lost(reason)
         assert said == warned and asking.channel is None
     assert told == [None, None]
+
+
+# --- what hangs ------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Two workers' Lines of one board, with a clock and the descriptor of who is told."""
+    clock = [1000.0]
+    monkeypatch.setattr(board.unix, 'monotonic', lambda: clock[0])
+    ear, mouth = os.pipe2(os.O_NONBLOCK)
+    shared = board.Board(bytearray(board.Board.size(3)), 3)
+    yield [board.Line(shared, number, mouth) for number in range(3)], clock, ear
+    os.close(ear)
+    os.close(mouth)
+
+
+def test_nobody_follows_to_what_hangs(lines):
+    """A place where another worker has been for a while is trouble at once, and none when that one is back; other places are
+    open.  The master is told of the first that goes out, and not of each."""
+    (one, two, _), clock, ear = lines
+    one.enter(b'/nfs/joe')
+    two.enter(b'/nfs/joe')                      # just now is no reason
+    two.leave()
+    clock[0] += board.SOON
+    with pytest.raises(Trouble) as caught:
+        two.enter(b'/nfs/joe')
+    assert (caught.value.code, caught.value.text) == (115, b'/nfs/joe does not answer')
+    for place in (b'/nfs/joe2', b'/nfs/jo', b'/nfs/sue', b'passwd', b''):
+        two.enter(place)
+        two.leave()
+    one.leave()
+    two.enter(b'/nfs/joe')
+    assert os.read(ear, 100) == b'\0\0'
+    clock[0] += board.SOON
+    with pytest.raises(Trouble) as caught:
+        two.enter(b'passwd')
+        one.enter(b'passwd')
+        clock[0] += board.SOON
+        two.enter(b'passwd')
+    assert caught.value.code == 118
+
+
+def test_places_with_long_names(lines):
+    """What is longer than a line counts as far as that goes, and spoils no other line."""
+    (one, two, three), clock, _ = lines
+    long = b'/' + b'x' * 5000
+    one.enter(long)
+    three.enter(b'/c')
+    two.enter(long + b'y')
+    assert [one.board.place(number) for number in range(3)] == [long[:board.NAME], long[:board.NAME], b'/c']
+    two.leave()
+    clock[0] += board.SOON
+    with pytest.raises(Trouble):
+        two.enter(long + b'z')
+
+
+def test_when_no_more_may_wait_all_beside_waits(lines):
+    """As many workers wait as may: what lies in the directory of a home that hangs is trouble too, and nothing else is."""
+    (one, two, _), clock, _ = lines
+    one.enter(b'/nfs/joe')
+    clock[0] += board.SOON
+    one.board.full[0] = 1.0
+    with pytest.raises(Trouble):
+        two.enter(b'/nfs/sue')
+    for place in (b'/nfs2/sue', b'/nfs', b'/nfs/more/sue', b'passwd', b'/sue', b''):
+        two.enter(place)
+        two.leave()
+    one.leave()
+    one.enter(b'passwd')
+    clock[0] += board.SOON
+    two.enter(b'other')
+
+
+class Workers(board.Watching):
+    """The master without its children: what it starts is noted."""
+
+    def __init__(self, count):
+        self.started = 0
+        super().__init__({}, None, count)
+        for _ in range(count):
+            self.start()
+
+
+@pytest.fixture
+def boss(monkeypatch, lines):
+    """Workers under a clock that stands, and what they log."""
+    said, pids = [], iter(range(100, 200))
+    monkeypatch.setattr(program, 'warn', said.append)
+    monkeypatch.setattr(unix, 'fork', lambda: next(pids))
+    made = Workers(2)
+    made.told = lambda: None
+    yield made, lines[1], said
+    for fd in (made.ear, made.mouth, made.read_end, made.write_end, made.loop.epoll):
+        fd.close() if hasattr(fd, 'close') else os.close(fd)
+
+
+def test_who_overstays_is_given_up(boss):
+    """A worker that is in one place for too long gets a successor, once; the log names the place once, also if two were there;
+    when it ends none takes its place, and its line is free.  One that is quick is left alone, and then nobody is looked at."""
+    there, clock, said = boss
+    one, two = (board.Line(there.board, there.lines[pid], there.mouth) for pid in (100, 101))
+    two.enter(b'/nfs/sue')
+    two.leave()
+    one.enter(b'/nfs/joe')
+    clock[0] += board.OVERSTAYS - 0.5
+    there.look()
+    assert not said and there.timer.when == clock[0] + 0.5 and not two.over()
+    two.enter(b'/nfs/joe2')
+    there.board.write(two.number, b'/nfs/joe')              # as if both had gone there at a time
+    clock[0] += board.OVERSTAYS
+    there.look()
+    assert one.over() and two.over() and sorted(there.lines) == [100, 101, 102, 103] and len(set(there.lines.values())) == 4
+    assert said == [b'/nfs/joe does not answer: what needs it waits, and another worker serves the rest']
+    there.look()
+    assert len(there.lines) == 4 and there.timer is None
+    there.born.pop(100)
+    there.ended(5.0, 0, 100)
+    assert sorted(there.lines) == [101, 102, 103] and said[1:] == [b'/nfs/joe: no worker waits for it any more']
+    there.born.pop(102)
+    there.ended(5.0, -9, 102)
+    assert said[2:] == [b'worker killed by signal 9, starting another one']
+
+
+def test_the_number_of_those_who_are_given_up_is_limited(boss, monkeypatch):
+    """No more than GIVEN_UP are replaced: the next one that overstays is when one of them has come back."""
+    there, clock, said = boss
+    for count in range(board.GIVEN_UP + 1):
+        pid = max(there.lines)
+        board.Line(there.board, there.lines[pid], there.mouth).enter(b'/nfs%d/joe' % count)
+        clock[0] += board.OVERSTAYS
+        there.look()
+    assert len(there.given_up) == board.GIVEN_UP and len(there.lines) == board.GIVEN_UP + 2 and pid not in there.given_up
+    assert there.board.full[0] and there.timer is None and b'no more are given up' in said[-1]
+    first = min(there.given_up)
+    there.born.pop(first)
+    there.ended(5.0, 0, first)
+    assert not there.board.full[0]
+    there.look()
+    assert pid in there.given_up and len(there.lines) == board.GIVEN_UP + 2
+
+
+@pytest.mark.parametrize('number', [float('nan'), float('inf'), -float('inf'), 1e300])
+def test_the_master_minds_no_nonsense_on_the_board(boss, number):
+    """A worker that is not ours any more writes what it likes: the master looks again in time, and not all the time."""
+    there, clock, _ = boss
+    line = there.lines[100]
+    there.board.lines[line * board.LINE:line * board.LINE + 2] = b'\xff\xff'
+    there.board.since[line] = number
+    there.look()
+    assert len(there.board.place(line)) == board.NAME
+    assert there.timer is None or there.timer.when == clock[0] + board.OVERSTAYS
+
+
+def test_a_home_that_hangs_elsewhere(home, lines):
+    """Whose home hangs in another worker is temporary, for deliveries and at RCPT, with that reason; everybody else is answered,
+    as is a plain user of users/assign, whose home is not looked at."""
+    (one, two, _), clock, _ = lines
+    one.enter(home + b'/joe')
+    clock[0] += board.SOON
+    worker = server.Server(home, two)
+    answer = worker.whose(b'joe-list')
+    assert answer[0] == b'temp' and answer[-1] == b'NFS failure in qmail-local.\n' + home + b'/joe does not answer'
+    assert worker.exists(b'joe@here.example')[0] == b'temp' and worker.exists(b'nobody@here.example')[0] == b'no'
+    touch(home, b'alias/.qmail-root')
+    assert worker.whose(b'root')[0] == worker.exists(b'root@here.example')[0] == b'yes'
+    assigned(home, b'=joe:joe:4242:1:%s/joe:::\n+joe-:joe:4242:1:%s/joe:-::\n' % (home, home))
+    assert worker.exists(b'joe@here.example')[0] == b'yes' and worker.exists(b'joe-x@here.example')[0] == b'temp'
+    one.leave()
+    assert worker.exists(b'joe-x@here.example')[0] == b'no' and not two.board.since[two.number]
+
+
+def test_a_passwd_that_hangs_elsewhere(home, lines, monkeypatch):
+    """While passwd hangs in another worker, who is in the file is answered by that, and everybody else is temporary."""
+    (one, two, _), clock, _ = lines
+    one.enter(users.PASSWD)
+    clock[0] += board.SOON
+    real, file = unix.read_file, [b'']
+    monkeypatch.setattr(unix, 'read_file', lambda path, **more: file[0] if path == b'/etc/passwd' else real(path, **more))
+    file[0] = b'root:x:0:0:::\nshort:x:4242\nodd:x:many:1::/:\njoe:x:4242:4242:Joe:%s/joe:/bin/sh\n+::::::\n' % home
+    worker = server.Server(home, two)
+    assert worker.whose(b'Joe')[:4] == (b'yes', b'joe', b'4242', b'4242')
+    for name in (b'sue', b'short', b'odd', b'joe-x'):               # joe-x may be an account
+        answer = worker.whose(name)
+        assert answer[0] == b'temp' and answer[-1] == b'Temporary failure in qmail-lspawn.\npasswd does not answer'
+    one.leave()
+    assert worker.whose(b'odd')[:2] == (b'yes', b'alias')
+
+
+def test_a_worker_that_comes_back_answers_and_ends(home, lines):
+    """One that was given up says what it found out, and serves no more."""
+    (one, _, _), _, _ = lines
+    ours, theirs = unix.socketpair()
+    worker = server.Server(home, one)
+    worker.accept(theirs, (1, os.getuid(), 1))
+    one.board.over[one.number] = 1.0
+    unix.send_packet(ours, channel.pack(b'W', b'1', b'joe') + channel.pack(b'Q', b'2', b'joe@here.example'))
+    worker.loop.run()
+    answers = channel.unpack(unix.recv_packet(ours)[0], channel.USERS_ANSWER)
+    assert [(letter, fields[1]) for letter, fields in answers] == [(b'w', b'yes'), (b'q', b'yes')]
+    ours.close()
+
+
+# --- who asks ------------------------------------------------------------------------------------------------
+
+class Asked:
+    """qpyu.lookup with workers of ours: connections, what each was asked, and what it answers."""
+
+    def __init__(self, home, monkeypatch):
+        from qpy.qpyu import lookup
+        self.loop, self.ends, self.told = loop.Loop(), [], []
+        monkeypatch.setattr(lookup.packets, 'connect', self.connect)
+        monkeypatch.setattr(lookup.program, 'warn', lambda words: None)
+        self.users = lookup.Users(self.loop, home, 0)
+
+    def connect(self, *_):
+        """A new worker."""
+        ours, theirs = unix.socketpair()
+        self.ends.append(theirs)
+        return ours
+
+    def ask(self, local):
+        """One question; what is told is (local part, user or None)."""
+        self.users.ask(local, lambda answer: self.told.append((local, answer and answer[1])))
+        self.loop.step(0)
+
+    def heard(self, worker=-1):
+        """The local parts that a worker has been asked for, by number."""
+        found = {}
+        while True:
+            packet = unix.recv_packet(self.ends[worker])
+            if not packet or not packet[0]:
+                return found
+            found.update((fields[1], fields[0]) for _, fields in channel.unpack(packet[0], channel.USERS_ASK))
+
+    def say(self, number, user, worker=-1):
+        """Have a worker answer."""
+        unix.send_packet(self.ends[worker], channel.pack(b'w', number, b'yes', user, b'1', b'1', b'/', b'', b'', b'x'))
+        self.loop.step(0.5)
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    (tmp_path / 'users').mkdir()
+    return Asked(os.fsencode(tmp_path), monkeypatch)
+
+
+def test_what_is_not_answered_is_asked_of_another_worker(asked, monkeypatch):
+    """A worker that is held up is left after ANSWER seconds, and all that is open is asked of another one, in turn; what the
+    first one says at last is not heard.  After TRIES of them nobody can say."""
+    from qpy.qpyu import lookup
+    monkeypatch.setattr(lookup, 'ANSWER', 0.05)
+    monkeypatch.setattr(lookup, 'TRIES', 3)
+    asked.ask(b'hung')
+    asked.ask(b'bob')
+    first = asked.heard()
+    assert list(first) == [b'hung', b'bob'] and not asked.told
+    while len(asked.ends) < 2:
+        asked.loop.step(0.1)
+    asked.loop.step(0)
+    assert asked.heard() == first and len(asked.users.questions) == 2
+    asked.say(first[b'bob'], b'bob')
+    assert asked.told == [(b'bob', b'bob')]
+    while len(asked.told) < 2:
+        asked.loop.step(0.1)
+    assert asked.told[1:] == [(b'hung', None)] and len(asked.ends) == 3 and not asked.users.questions and not asked.users.waiting
+
+
+def test_a_worker_that_ends_loses_no_question(asked):
+    """What one that ended was asked is asked of another one, but not for ever: the question may be what ends them."""
+    asked.ask(b'joe')
+    number = asked.heard()[b'joe']
+    asked.ends[0].close()
+    asked.loop.step(0.5)
+    asked.loop.step(0)
+    assert asked.heard() == {b'joe': number} and not asked.told
+    asked.say(number, b'joe')
+    asked.ask(b'sue')
+    for count in (2, 3):
+        asked.ends[-1].close()
+        asked.loop.step(0.5)
+    assert asked.told == [(b'joe', b'joe'), (b'sue', None)] and len(asked.ends) == 3
+
+
+@pytest.mark.parametrize('table', ['users/cdb', '/etc/passwd'])
+def test_a_new_table_counts_from_the_next_delivery_on(asked, monkeypatch, table):
+    """An answer is remembered, but not across a change of users/cdb or of /etc/passwd; one that was asked for before and comes
+    after it is for those who asked before."""
+    from qpy.qpyu import lookup
+    path = table if table[0] == 'u' else 'passwd'
+    asked.users.tables = [os.path.join(asked.users.home, name) for name in (path.encode(), b'other')]
+    assert lookup.TABLES == (b'users/cdb', b'/etc/passwd')
+    asked.ask(b'joe')
+    asked.say(asked.heard()[b'joe'], b'old')
+    asked.ask(b'joe')
+    assert asked.told == [(b'joe', b'old')] * 2 and not asked.heard()
+    for content in (b'new', b'newer'):
+        cdb.replace(asked.users.tables[0], content)
+        asked.ask(b'joe')
+        before = asked.heard()[b'joe']
+    cdb.replace(asked.users.tables[0], b'newest')
+    asked.ask(b'joe')
+    after = asked.heard()[b'joe']
+    asked.say(before, b'newer')
+    asked.say(after, b'newest')
+    asked.ask(b'joe')
+    assert asked.told[2:] == [(b'joe', b'newer'), (b'joe', b'newest'), (b'joe', b'newest')]
+
+
+def test_rcpt_is_asked_of_another_worker(home, monkeypatch):
+    """qpy-smtpd leaves a worker that is held up after ANSWER seconds, or that ends, and asks another one all that is open: who
+    is unknown is refused then too.  After TRIES, or where nobody is there, the recipient is taken, and the log says so once."""
+    from qpy.qpyd import recipients
+    mine, ends, told, said = loop.Loop(), [], [], []
+
+    def connect(*_):
+        ours, theirs = unix.socketpair()
+        ends.append(theirs)
+        return ours
+
+    def heard():
+        packet = unix.recv_packet(ends[-1])
+        return {fields[1]: fields[0] for _, fields in channel.unpack(packet[0], channel.USERS_ASK)} if packet else {}
+
+    def ask(*names):
+        for name in names:
+            assert asking.ask(name, lambda verdict, name=name: told.append((name, verdict))) is None
+        mine.step(0)
+
+    def until(count, worker=0):
+        while len(told) < count or len(ends) < worker:
+            mine.step(0.1)
+        mine.step(0)
+    monkeypatch.setattr(recipients.packets, 'connect', connect)
+    monkeypatch.setattr(recipients.program, 'warn', said.append)
+    monkeypatch.setattr(recipients, 'ANSWER', 0.05)
+    asking = recipients.Recipients(mine, home)
+    ask(b'hung', b'nobody')
+    first = heard()
+    until(0, 2)
+    assert heard() == first and list(first) == [b'hung', b'nobody'] and not told
+    unix.send_packet(ends[-1], channel.pack(b'q', first[b'hung'], b'temp', b'') + channel.pack(b'q', first[b'nobody'], b'no', b''))
+    until(2)
+    assert told == [(b'hung', b'temp'), (b'nobody', b'no')] and not said
+    ask(b'x', b'y')
+    ends[-1].close()
+    until(2, 3)
+    assert list(heard()) == [b'x', b'y']
+    until(4)
+    assert told[2:] == [(b'x', b'unknown'), (b'y', b'unknown')] and len(said) == 1 and len(ends) == 4
+
+    def nobody(*_):
+        raise ConnectionRefusedError
+    ask(b'z')
+    monkeypatch.setattr(recipients.packets, 'connect', nobody)
+    ends[-1].close()
+    until(5)
+    assert told[4:] == [(b'z', b'unknown')] and len(said) == 1
