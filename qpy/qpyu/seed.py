@@ -10,8 +10,8 @@ answers on the socket it was born with.  Everything it needs is imported before.
 import gc
 
 from qpy import unix, unix_kernel
-from qpy.core import channel, exits, mailids, text
-from qpy.lib import confine, controls, groups, inherit, loop, packets, program
+from qpy.core import accounts, channel, exits, mailids, text
+from qpy.lib import cdb, confine, controls, groups, inherit, loop, packets, program
 from qpy.user import local
 
 HIGHEST_ID = 4294967294
@@ -22,10 +22,10 @@ SOCKET = 3                  # where a worker has its socket
 class Ids:
     """Whom the seed may become: uids and gids as [(first, count)]; None: nobody but itself (rootless)."""
 
-    __slots__ = ('uids', 'gids')
+    __slots__ = ('uids', 'gids', 'members')
 
-    def __init__(self, uids=None, gids=None):
-        self.uids, self.gids = uids, gids
+    def __init__(self, uids=None, gids=None, members=None):
+        self.uids, self.gids, self.members = uids, gids, members
 
     def refusal(self, uid, gid):
         """Why not, b'' if it may."""
@@ -36,7 +36,38 @@ class Ids:
             return b'' if uid == mine else b'without root, mail can be delivered only as uid %d' % mine
         if uid == 0 or gid == 0:
             return b'Not allowed to perform deliveries as root.'
+        if self.members is not None and self.members.new(gid):
+            return b'gid %d is no primary group of a user, but has members; if mail is to be delivered with it, write %d ' \
+                   b'into control/mailgroups and start qpy anew' % (gid, gid)
         return mailids.complaint((self.uids, self.gids), uid, gid)
+
+
+class Members:
+    """Groups made since the start that are had by membership: the maps cannot lose them any more.  Of the system's own
+    two files, read anew when they have changed."""
+
+    __slots__ = ('stamps', 'before', 'now')
+    FILES = (b'/etc/passwd', b'/etc/group')
+
+    def __init__(self):
+        self.stamps, self.now = None, set()
+        self.look()
+        self.before = self.now
+
+    def new(self, gid):
+        """Whether gid is one of them."""
+        self.look()
+        return gid in self.now and gid not in self.before
+
+    def look(self):
+        """Follow the files; while one cannot be read, what was known holds."""
+        try:
+            stamps = [cdb.stamp(unix.stat(path)) for path in self.FILES]
+            if stamps != self.stamps:
+                self.now = mailids.of_members(*map(unix.read_file, self.FILES), accounts.LOWEST_MAIL_UID)
+                self.stamps = stamps
+        except unix.error:
+            pass
 
 
 class Seed:

@@ -5,14 +5,15 @@
 
 Local deliveries get control groups of their own where there can be some (lib.groups).
 
-It enters a user namespace in which no id exists but qpyu's, alias's, those of ordinary users, and those that
-users/assign and control/mailgroups name: not root, not shadow, not a service.  run/mailids says which.  It keeps the
+It enters a user namespace in which no id exists but qpyu's, alias's, those that ordinary users have or may be given while
+it runs, and those that users/assign and control/mailgroups name: not root, not shadow, no service, no group that is had
+by membership.  run/mailids says which.  It keeps the
 capabilities to change uid and gid there, and nothing else.  Where namespaces are forbidden it keeps the same two
 outside, behind a filter on their arguments, and says so; where there is neither it ends.  Nothing foreign is read before
 that: the files read here belong to root.
 """
 from qpy import unix
-from qpy.core import accounts, assign, exits, idmap, mailids, text
+from qpy.core import accounts, assign, exits, idmap, mailids
 from qpy.core.cdb import CdbError
 from qpy.lib import cdb, confine, controls, groups, inherit, program
 from qpy.qpyu import seed
@@ -59,7 +60,7 @@ def first_to_go():
 def step_down(home, identity):
     """Stop being root; the Ids this process can still become."""
     uid, gid = identity[b'qpyu']
-    ids = seed.Ids(*mail_ids(home, identity))
+    ids = seed.Ids(*mail_ids(home, identity), seed.Members())
     try:
         cdb.replace(home + b'/run/mailids', mailids.written((ids.uids, ids.gids)))
     except unix.error as problem:
@@ -93,51 +94,58 @@ def identities(home):
 
 
 def mail_ids(home, identity):
-    """(uids, gids) as [(first, count)] of all that may have mail, and of this process."""
-    users = passwd_users() + assigned(home)
-    groups_too = groups_named(home)
-    groups_too += groups_elsewhere({gid for _, gid in users} | set(groups_too))
+    """(uids, gids) as [(first, count)] of all that may have mail, and of this process.
+
+    Ranges, for users who are added while we run; what no user is given is closed, unless it is named."""
+    passwd, group = unix.read_file(b'/etc/passwd'), unix.read_file(b'/etc/group')
+    users = mailids.users(passwd, accounts.LOWEST_MAIL_UID) + assigned(home)
+    groups_too = named_groups(home)
+    members = mailids.of_members(passwd, group, accounts.LOWEST_MAIL_UID) - {gid for _, gid in users} - set(groups_too)
+    groups_too += groups_elsewhere({gid for _, gid in users} | set(groups_too), group, members)
+    shut = [mailids.between(*mailids.SERVICES)]
+    if not mailids.other_sources(if_there(b'/etc/nsswitch.conf')):
+        shut.append(mailids.between(*mailids.LARGE))
+    closed = (shut + mailids.subordinate(if_there(b'/etc/subuid')),
+              shut + mailids.subordinate(if_there(b'/etc/subgid')) + [(gid, 1) for gid in members])
     out = []
     for i in (0, 1):
         named = [identity[role][i] for role in (b'qpyu', b'alias')] + [ids[i] for ids in users] + i * groups_too
         ours = {identity[role][i] for role in accounts.ROLES} - set(named[:2])
-        out.append(idmap.ranges(accounts.LOWEST_MAIL_UID, named, ours | {NOBODY}))
+        out.append(idmap.ranges(accounts.LOWEST_MAIL_UID, named, ours | {NOBODY}, closed[i]))
     return tuple(out)
 
 
-def passwd_users():
-    """[(uid, gid)] of the ordinary users in /etc/passwd: their groups may have low numbers."""
-    found = []
-    for line in unix.read_file(b'/etc/passwd').split(b'\n'):
-        fields = line.split(b':')
-        ids = [text.parse_uint(field, idmap.HIGHEST) for field in fields[2:4]]
-        if len(fields) == 7 and None not in ids and ids[0] >= accounts.LOWEST_MAIL_UID and ids[0] != NOBODY:
-            found.append(tuple(ids))
-    return found
+def if_there(path):
+    """The bytes of a file of the system, none if it is not there."""
+    try:
+        return unix.read_file(path)
+    except FileNotFoundError:
+        return b''
 
 
-def groups_named(home):
+def named_groups(home):
     """[gid] of control/mailgroups, and those that are usual."""
     return [*mailids.USUAL_GROUPS, *map(int, controls.listing(home, b'mailgroups') or ())]
 
 
-def groups_elsewhere(known):
+def groups_elsewhere(known, group, members):
     """[gid] below the minimum of ordinary users that LDAP, NIS and the like have, as far as they list them: but for
-    groups of this system, which `known` may hold."""
-    found, left = mailids.strangers(low_groups() - known, unix.read_file(b'/etc/group'))
+    groups of this system (`group` is /etc/group, `members` those above the minimum), which `known` may hold."""
+    found, left = mailids.strangers(primary_groups(members) - known, group)
     for gid in left:
         program.warn(b'users have gid %d, a group of this system, as their primary group: if they are to get mail, '
                      b'write %d into control/mailgroups' % (gid, gid))
     return found
 
 
-def low_groups():
-    """{gid} below the minimum that are primary groups of ordinary users in any source of accounts.  A child asks: what
-    the C library loads and connects for that stays out of the seed, and a server that does not answer holds up nothing."""
+def primary_groups(members):
+    """{gid} below the minimum, or of these, that are primary groups of ordinary users in any source of accounts.  A child
+    asks: what the C library loads and connects for that stays out of the seed, and a server that does not answer holds up
+    nothing."""
     out, into = unix.pipe2(unix.O_CLOEXEC)
     pid = unix.fork()
     if pid == 0:
-        unix._exit(program.guarded(lambda: write_groups(into)))
+        unix._exit(program.guarded(lambda: write_groups(into, members)))
     unix.close(into)
     try:
         data = unix.read_all(out, 65536)
@@ -149,11 +157,12 @@ def low_groups():
     return {int(word) for word in data.split()}
 
 
-def write_groups(fd):
-    """In the child of low_groups; the alarm ends it."""
+def write_groups(fd, members):
+    """In the child of primary_groups; the alarm ends it."""
     unix.alarm(PATIENCE)
     lowest = accounts.LOWEST_MAIL_UID
-    found = {gid for uid, gid in unix.getpwall() if uid >= lowest and 0 < gid < lowest and uid != NOBODY}
+    found = {gid for uid, gid in unix.getpwall()
+             if uid >= lowest and (0 < gid < lowest or gid in members) and not mailids.within([mailids.between(*mailids.SERVICES)], uid)}
     unix.write_all(fd, b''.join(b'%d\n' % gid for gid in sorted(found)))
     return exits.OK
 

@@ -24,6 +24,31 @@ def test_an_id_is_in_the_map_exactly_if_it_should_be(plus, without):
     assert found == idmap.merged(found) == sorted(found)
 
 
+SPANS = st.lists(st.tuples(st.integers(900, 3000), st.integers(1, 400)), max_size=8)
+
+
+@given(st.sets(st.integers(0, 3000)), st.sets(st.integers(0, 3000)), SPANS)
+def test_what_is_closed_is_in_the_map_only_by_name(plus, without, closed):
+    """What is named comes before what is closed, and what is excluded before both; a few ranges are all kept."""
+    found = idmap.ranges(1000, plus, without, closed)
+    assert found == idmap.merged(found) == sorted(found)
+    inside = [any(first <= number < first + count for first, count in found) for number in range(3400)]
+    for number, there in enumerate(inside):
+        shut = number < 1000 or any(first <= number < first + count for first, count in closed)
+        wanted = number != 0 and number not in without and (number in plus or not shut)
+        assert there == wanted or not there and number not in plus and len(found) >= idmap.FEW
+
+
+def test_there_are_never_many_ranges_that_hold_nobody():
+    """With a thousand closed groups the smallest gaps between them go, not who is known, nor where new ones come."""
+    closed = [(number, 1) for number in range(2000, 4000, 2)]
+    found = idmap.ranges(1000, {2001, 3999, 50}, (), closed)
+    assert len(found) == idmap.FEW
+    for number in (50, 1000, 2001, 3999, 4000, idmap.HIGHEST):
+        assert any(first <= number < first + count for first, count in found)
+    assert len(seccomp.identities(found, found, 'x86_64')) <= 8 * seccomp.LIMIT
+
+
 def run(program, number, *arguments, arch=0xc000003e):
     """What a BPF filter answers: a small interpreter of the instructions seccomp.py uses."""
     data = struct.pack('<IIQ6Q', number, arch, 0, *(list(arguments) + [0] * 6)[:6])

@@ -469,7 +469,7 @@ def run_log(p):
 
 def run_seed(p):
     """Not confined by a filter: what keeps it is its namespace."""
-    for number in (0, 1, 6, 8, 33, 42, 65534, *p.facts['services']):
+    for number in (0, 1, 6, 8, 33, 42, 65534, *p.facts['services'], *p.facts['closed']):
         p.attempt('P24', 'setresuid-%d' % number, lambda: os.setresuid(number, number, number))
         p.attempt('P24', 'setresgid-%d' % number, lambda: os.setresgid(number, number, number))
         p.attempt('P24', 'setgroups-%d' % number, lambda: os.setgroups([number]))
@@ -578,7 +578,8 @@ def swap_client(home, facts):
 def swap_pool(pool, home, facts):
     """lspawn, owned, asks the seed for everybody it should not get."""
     wanted = [(0, 0), (0, facts['user']), (facts['user'], 0), (facts['user'], 42), (65534, 65534), (1, 1)]
-    wanted += [(number, number) for number in facts['services']]
+    wanted += [(number, number) for number in facts['services'] + facts['closed']]
+    wanted += [(facts['user'], number) for number in facts['closed']]
     start, born, waiting = pool.Pool.__init__, pool.Pool.born, []
 
     def begun(self, *arguments):

@@ -111,8 +111,8 @@ def test_P22_clean_does_nothing_else(answers):
 
 
 def test_P24_the_seed_becomes_no_system_id(answers):
-    """The seed, owned, or asked by an owned lspawn: not uid or gid 0, shadow, disk, nobody, a service; no nested
-    namespace, no new map."""
+    """The seed, owned, or asked by an owned lspawn: not uid or gid 0, shadow, disk, nobody, a service, nor
+    what no user has above the minimum; no nested namespace, no new map."""
     assert not possible(answers, 'P24', NOT_THERE | {'ENOSPC'})
     assert {program for program, _ in answers['P24']} == {'seed', 'lspawn'}
 

@@ -9,6 +9,7 @@ import pytest
 from qpy import unix, unix_kernel
 from qpy.core import accounts, idmap, mailids
 from qpy.lib import confine, program
+from qpy.qpyu import seed as mail_users
 from qpy.root import seed
 
 
@@ -100,6 +101,39 @@ def test_the_seed_becomes_mail_users_and_nobody_else():
     assert all(impossible) and shadow and passwd
     assert user == ((2000,) * 3, [], (0, 0, 0), True)
     assert other[:1] == ((701,) * 3,)
+
+
+@pytest.mark.root
+def test_groups_that_are_had_by_membership_do_not_exist_in_there(monkeypatch):
+    """The map made of a system with a docker of gid 1002: nobody in there, with CAP_SETGID, takes it, nor a service's id;
+    a user who is added later can be become."""
+    namespace_or_skip()
+    uids, gids = mapped(monkeypatch, PASSWD, PASSWD, GROUP)
+
+    def probe():
+        confine.enter_mail_namespace(uids, gids, 704, 704)
+        return ([refused(os.setresgid, n, n, n) for n in (1002, 1004, 64045, 61184, 100000)]
+                + [refused(os.setresuid, n, n, n) for n in (64045, 61184, 100000)], below(1000), below(1005))
+    impossible, user, later = in_child(probe)
+    assert all(impossible)
+    assert user[:3] == ((1000,) * 3, [], (0, 0, 0)) and later[0] == (1005,) * 3
+
+
+def test_a_group_that_is_added_later(tmp_path, monkeypatch):
+    """With members and nobody whose primary group it is: refused by the seed, though the map has it.  One that comes with
+    its user is not, nor are those it began with."""
+    files = passwd, group = tmp_path / 'passwd', tmp_path / 'group'
+    passwd.write_bytes(b'joe:x:1000:1000::/h:/s\n')
+    group.write_bytes(b'joe:x:1000:\nshop:x:1004:\n')
+    monkeypatch.setattr(mail_users.Members, 'FILES', tuple(map(os.fsencode, files)))
+    ids = mail_users.Ids([(1000, 9)], [(1000, 9)], mail_users.Members())
+    assert ids.refusal(1000, 1000) == ids.refusal(1000, 1004) == ids.refusal(1001, 1002) == b''
+    group.write_bytes(b'joe:x:1000:\nshop:x:1004:\ndocker:x:1002:joe\n')
+    assert b'gid 1002 is no primary group of a user' in ids.refusal(1001, 1002)
+    passwd.write_bytes(b'joe:x:1000:1000::/h:/s\nann:x:1001:1002::/h:/s\n')
+    assert ids.refusal(1001, 1002) == ids.refusal(1000, 1000) == b''
+    group.unlink()
+    assert ids.refusal(1001, 1002) == b''
 
 
 @pytest.mark.root
@@ -328,15 +362,21 @@ def test_who_leaves_from_an_address_of_his_choice_takes_no_port(name, may_bind, 
 
 # --- who the seed may become ---------------------------------------------------------------------------------
 
-def known(monkeypatch, passwd, every, group=b'root:x:0:\nshadow:x:42:\n', named=None):
-    """mail_ids of a system with these accounts: [(uid, gid)] in /etc/passwd, and of every source."""
-    files = {b'/etc/passwd': b''.join(b'u:x:%d:%d::/h:/s\n' % pair for pair in passwd), b'/etc/group': group}
-    monkeypatch.setattr(unix, 'read_file', files.__getitem__)
+def mapped(monkeypatch, passwd, every, group=b'root:x:0:\nshadow:x:42:\n', named=None, more=(), assigned=(89, 90)):
+    """mail_ids of a system with these accounts: [(uid, gid)] in /etc/passwd, and of every source; more: files."""
+    more = dict(more)
+    files = {**dict.fromkeys((b'/etc/nsswitch.conf', b'/etc/subuid', b'/etc/subgid'), b''), b'/etc/passwd': b''.join(b'u:x:%d:%d::/h:/s\n' % pair for pair in passwd), b'/etc/group': group}
+    monkeypatch.setattr(unix, 'read_file', {**files, **more}.__getitem__)
     monkeypatch.setattr(unix, 'getpwall', every if callable(every) else lambda: every)
-    monkeypatch.setattr(seed, 'assigned', lambda home: [(89, 90)])
+    monkeypatch.setattr(seed, 'assigned', lambda home: [assigned])
     monkeypatch.setattr(seed.controls, 'listing', lambda home, name: named)
-    uids, gids = seed.mail_ids(b'/nonexistent', {role: (700 + n, 700 + n) for n, role in enumerate(accounts.ROLES)})
-    return [[number for number in range(1000) if mailids.within(found, number)] for found in (uids, gids)]
+    return seed.mail_ids(b'/nonexistent', {role: (700 + n, 700 + n) for n, role in enumerate(accounts.ROLES)})
+
+
+def known(monkeypatch, passwd, every, *group, up_to=1000, **keywords):
+    """The same as lists of ids."""
+    return [[number for number in range(up_to) if mailids.within(found, number)]
+            for found in mapped(monkeypatch, passwd, every, *group, **keywords)]
 
 
 OURS = [704, 710]               # qpyu, alias
@@ -353,6 +393,32 @@ def test_whom_the_seed_knows(monkeypatch, capfd):
     assert known(monkeypatch, passwd, elsewhere, named=[b'42'])[1] == [42, 60, 90, 100, 500, *OURS]
     assert capfd.readouterr().err == ''
     assert known(monkeypatch, [], [], named=[b'703', b'20'])[1] == [20, 90, 100, *OURS]     # none of qpy's own
+
+
+GROUP = b'root:x:0:\njoe:x:1000:\ndocker:x:1002:joe\nstaff:x:1003:\nshop:x:1004:\n'
+PASSWD = [(1000, 1000), (64045, 64045), (1001, 1003), (70000, 70000)]
+
+
+def closed(monkeypatch, every=PASSWD, **keywords):
+    """Which of these ids the seed does not know."""
+    uids, gids = known(monkeypatch, PASSWD, every, GROUP, up_to=170_000, **keywords)
+    numbers = (1000, 1001, 1002, 1003, 1004, 1005, 59999, 60513, 60514, 61184, 64045, 65533, 65535, 65536, 70000, 100000, 165536)
+    return [[number for number in numbers if number not in found] for found in map(set, (uids, gids))]
+
+
+def test_what_no_user_has_is_closed(monkeypatch, capfd):
+    """Services' ids, systemd's dynamic users and containers are not known, nor are groups that are had by membership;
+    users who are added while it runs are."""
+    services = [60514, 61184, 64045, 65533, 65535]
+    large = [65536, 100000, 165536]
+    assert closed(monkeypatch) == [services + large, [1002, 1004] + services + large]
+    ldap = {b'/etc/nsswitch.conf': b'passwd: files sss\n', b'/etc/subuid': b'joe:100000:65536\n'}
+    assert closed(monkeypatch, more=ldap) == [services + [100000], [1002, 1004] + services]
+    assert capfd.readouterr().err == ''
+    assert closed(monkeypatch, every=[*PASSWD, (70001, 1004)], more=ldap)[1] == [1002, 1004] + services
+    assert 'gid 1004, a group of this system' in capfd.readouterr().err
+    assert closed(monkeypatch, named=[b'1004'])[1] == [1002] + services + large
+    assert closed(monkeypatch, assigned=(64045, 1002)) == [sorted({*services, *large} - {64045}), [1004] + services + large]
 
 
 def test_a_source_of_accounts_that_does_not_answer(monkeypatch, capfd):
