@@ -43,7 +43,7 @@ class Lookup:
         try:
             return call(*args)
         finally:
-            self.line.leave()
+            self.line.leave(place)
 
     # --- accounts ---
 

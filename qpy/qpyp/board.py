@@ -16,6 +16,7 @@ SOON = 0.5                  # seconds until others do not follow it there
 GIVEN_UP = 8                # workers that may wait beside those that serve
 NAME = 1022                 # bytes of a place that count
 LINE = NAME + 2
+CELLS = 4096                # places of which it is known when they answered last
 
 
 class Hangs(getpw.Trouble):
@@ -24,20 +25,26 @@ class Hangs(getpw.Trouble):
 
 class Board:
     """places: how many workers have a line.  since: when each went where it is, 0.0 while it is nowhere; news: whether the
-    master has been told that it goes out; over: whether it is given up; full: whether as many are as may."""
+    master has been told that it goes out; over: whether it is given up; full: whether as many are as may.  who, when: a
+    place, by its hash, and when it answered; another one of the same cell takes that."""
 
-    __slots__ = ('since', 'news', 'over', 'full', 'lines')
+    __slots__ = ('since', 'news', 'over', 'full', 'who', 'when', 'lines')
 
     def __init__(self, memory, places):
-        whole, size = memoryview(memory), 8 * places
-        self.since, self.news, self.over = (whole[n * size:(n + 1) * size].cast('d') for n in range(3))  # one store each
-        self.full = whole[3 * size:3 * size + 8].cast('d')
-        self.lines = whole[3 * size + 8:]
+        left = memoryview(memory)
+
+        def numbers(count, kind='d'):
+            nonlocal left
+            mine, left = left[:8 * count].cast(kind), left[8 * count:]
+            return mine                         # of which each is read and written in one piece
+        self.since, self.news, self.over = (numbers(places) for _ in range(3))
+        self.full, self.who, self.when = numbers(1), numbers(CELLS, 'q'), numbers(CELLS)
+        self.lines = left
 
     @staticmethod
     def size(places):
         """Bytes of memory for so many."""
-        return places * (3 * 8 + LINE) + 8
+        return places * (3 * 8 + LINE) + 8 + 16 * CELLS
 
     def write(self, line, place):
         """Say where the worker of a line goes."""
@@ -54,14 +61,26 @@ class Board:
         self.since[line] = self.news[line] = self.over[line] = 0.0
 
     def hangs(self, place, now):
-        """Whether somebody has been there for too long; once no further worker may be given up, or beside there."""
+        """Whether somebody has been there for too long; once no further worker may be given up, or beside there, unless it
+        has answered since."""
         place = place[:NAME]
         for line, since in enumerate(self.since.tolist()):
             if since and now - since >= SOON:
                 there = self.place(line)
-                if there == place or self.full[0] and beside(there, place):
+                if there == place or self.full[0] and beside(there, place) and self.answered(place) <= since:
                     return True
         return False
+
+    def answers(self, place, now):
+        """A place has answered."""
+        key = hash(place)                       # the same in all workers, who are forked
+        cell = key % CELLS
+        self.who[cell], self.when[cell] = key, now
+
+    def answered(self, place):
+        """When it did so last, 0.0 if that is not known."""
+        key = hash(place)
+        return self.when[key % CELLS] if self.who[key % CELLS] == key else 0.0
 
 
 def beside(one, other):
@@ -92,9 +111,10 @@ class Line:
             except BlockingIOError:
                 pass                            # full: the master is on its way
 
-    def leave(self):
+    def leave(self, place):
         """After it."""
         self.board.since[self.number] = 0.0
+        self.board.answers(place[:NAME], unix.monotonic())
 
     def over(self):
         """Whether somebody else has taken our place."""

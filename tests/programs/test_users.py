@@ -436,15 +436,15 @@ def test_nobody_follows_to_what_hangs(lines):
     (one, two, _), clock, ear = lines
     one.enter(b'/nfs/joe')
     two.enter(b'/nfs/joe')                      # just now is no reason
-    two.leave()
+    two.leave(b'/nfs/joe')
     clock[0] += board.SOON
     with pytest.raises(Trouble) as caught:
         two.enter(b'/nfs/joe')
     assert (caught.value.code, caught.value.text) == (115, b'/nfs/joe does not answer')
     for place in (b'/nfs/joe2', b'/nfs/jo', b'/nfs/sue', b'passwd', b''):
         two.enter(place)
-        two.leave()
-    one.leave()
+        two.leave(place)
+    one.leave(b'/nfs/joe')
     two.enter(b'/nfs/joe')
     assert os.read(ear, 100) == b'\0\0'
     clock[0] += board.SOON
@@ -464,7 +464,7 @@ def test_places_with_long_names(lines):
     three.enter(b'/c')
     two.enter(long + b'y')
     assert [one.board.place(number) for number in range(3)] == [long[:board.NAME], long[:board.NAME], b'/c']
-    two.leave()
+    two.leave(long + b'y')
     clock[0] += board.SOON
     with pytest.raises(Trouble):
         two.enter(long + b'z')
@@ -480,11 +480,31 @@ def test_when_no_more_may_wait_all_beside_waits(lines):
         two.enter(b'/nfs/sue')
     for place in (b'/nfs2/sue', b'/nfs', b'/nfs/more/sue', b'passwd', b'/sue', b''):
         two.enter(place)
-        two.leave()
-    one.leave()
+        two.leave(place)
+    one.leave(b'/nfs/joe')
     one.enter(b'passwd')
     clock[0] += board.SOON
     two.enter(b'other')
+
+
+def test_who_has_answered_since_is_no_neighbour(lines):
+    """What lies beside a home that hangs is open all the same if it has answered since then; if it did so before, it may be
+    on the same server."""
+    (one, two, three), clock, _ = lines
+    two.enter(b'/home/early')
+    two.leave(b'/home/early')
+    clock[0] += 1.0
+    one.enter(b'/home/joe')
+    clock[0] += 1.0
+    three.enter(b'/home/sue')
+    three.leave(b'/home/sue')
+    clock[0] += 1.0
+    one.board.full[0] = 1.0
+    two.enter(b'/home/sue')
+    two.leave(b'/home/sue')
+    for place in (b'/home/early', b'/home/new', b'/home/joe'):
+        with pytest.raises(Trouble):
+            two.enter(place)
 
 
 class Workers(board.Watching):
@@ -516,7 +536,7 @@ def test_who_overstays_is_given_up(boss):
     there, clock, said = boss
     one, two = (board.Line(there.board, there.lines[pid], there.mouth) for pid in (100, 101))
     two.enter(b'/nfs/sue')
-    two.leave()
+    two.leave(b'/nfs/sue')
     one.enter(b'/nfs/joe')
     clock[0] += board.OVERSTAYS - 0.5
     there.look()
@@ -581,7 +601,7 @@ def test_a_home_that_hangs_elsewhere(home, lines):
     assert worker.whose(b'root')[0] == worker.exists(b'root@here.example')[0] == b'yes'
     assigned(home, b'=joe:joe:4242:1:%s/joe:::\n+joe-:joe:4242:1:%s/joe:-::\n' % (home, home))
     assert worker.exists(b'joe@here.example')[0] == b'yes' and worker.exists(b'joe-x@here.example')[0] == b'temp'
-    one.leave()
+    one.leave(home + b'/joe')
     assert worker.exists(b'joe-x@here.example')[0] == b'no' and not two.board.since[two.number]
 
 
@@ -598,7 +618,7 @@ def test_a_passwd_that_hangs_elsewhere(home, lines, monkeypatch):
     for name in (b'sue', b'short', b'odd', b'joe-x'):               # joe-x may be an account
         answer = worker.whose(name)
         assert answer[0] == b'temp' and answer[-1] == b'Temporary failure in qmail-lspawn.\npasswd does not answer'
-    one.leave()
+    one.leave(users.PASSWD)
     assert worker.whose(b'odd')[:2] == (b'yes', b'alias')
 
 
