@@ -141,6 +141,11 @@ def code_directories():
     return [_os.fsencode(path) for path in _sys.path]
 
 
+def interpreter():
+    """The path of the interpreter, as bytes; b'' if it does not know."""
+    return _os.fsencode(_sys.executable or '')
+
+
 def argv0():
     """The last part of the name this program was called by, as bytes."""
     return _os.fsencode(_sys.argv[0] if _sys.argv else '').rpartition(b'/')[2]

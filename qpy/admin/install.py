@@ -78,7 +78,7 @@ def parse(words, home=os.fsdecode(program.DEFAULT_HOME)):
 def install(options):
     """Every step, each of which leaves alone what is there."""
     home = options.home
-    program_files.check_interpreter(options.python, options.rootless)
+    program_files.check_interpreter(home, options.python, options.rootless)
     places.check_name(home)
     places.check_place(home, options.rootless)
     listen = first_files.smtp_line(options.smtp, options.rootless) if options.smtp else None

@@ -13,7 +13,7 @@ STARTED_BY = {b'all': ANYBODY, b'qpy-local': ANYBODY, b'qpy-inject': ANYBODY, b'
               b'qpy-remote': b'qpyr'}               # readers that are no line of control/services
 CODE_SUFFIX, PROGRAM = b'.py', b'qpy-'
 WRITTEN = (b'control', b'bin', b'users', b'lib/site')    # what only root (or DIR's owner) may change, besides the code
-LINKED = (b'control', b'bin', b'users')     # where a link is as good as the file, and the way to that as good as ours
+LINKED = (b'control', b'bin', b'users', b'lib/site')     # where a link is as good as the file, and the way to that as good as ours
 SECRETS = (b'smtplogins',)      # control files that not everybody may read
 
 
@@ -57,10 +57,12 @@ def rootless(home, ids):
     return House(home, True, {role: ids for role in accounts.ROLES + (b'root',)})
 
 
-def everything(house, code, checks=grammar.CHECKS):
-    """All of them.  code: the directory of the modules; checks: {control file: the grammar of its own}."""
+def everything(house, code, checks=grammar.CHECKS, interpreter=None):
+    """All of them.  code: the directory of the modules; checks: {control file: the grammar of its own}; interpreter: its path
+    and the directories where it looks for modules, ours if None."""
     yield from of_accounts(house)
     yield from of_layout(house)
+    yield from of_interpreter(house, *(interpreter or (unix.interpreter(), unix.code_directories())))
     yield from of_code(house, code)
     yield from of_controls(house.home, checks)
     try:
@@ -156,6 +158,38 @@ def of_code(house, code):
         for path in entries(house.home + b'/' + name):
             if not is_link(path):                    # of_link has looked there
                 yield from of_writers(path, safe)
+
+
+def of_interpreter(house, executable, directories):
+    """The interpreter and the directories of its modules, where others can change them: they would be root at the next start."""
+    if executable and not unix.access(executable, 0):
+        yield Fault(executable, b'%s: missing, by which all programs run; install it, or run qpy-install %s with another --python'
+                    % (executable, house.home))
+        return
+    safe = {0, house.of(b'root')[0]}
+    starts = [*hops(executable), *map(nearest, directories)]
+    for path in dict.fromkeys(way for start in starts for end in (start, real(start)) for way in ways_to(end)):
+        for fault in of_writers(path, safe):
+            yield Fault(path, fault.text + b', or run qpy-install %s with another --python' % house.home)
+
+
+def hops(path):
+    """path and whatever it leads to, link by link; and the file by which a virtual environment names its interpreter."""
+    found = []
+    while path and path not in found:
+        found += [path]
+        end = unix.readlink(path) if controls.is_link(path) else path
+        path = end if end[:1] == b'/' else path.rpartition(b'/')[0] + b'/' + end
+    places = [place.rpartition(b'/')[0] for place in found]
+    environments = [above + b'/pyvenv.cfg' for place in places for above in (place, place.rpartition(b'/')[0])]
+    return found + [*filter(lambda name: unix.access(name, 0), environments)]
+
+
+def nearest(path):
+    """path if it is there, else the lowest directory above it that is."""
+    while path and not unix.access(path, 0):
+        path = path.rpartition(b'/')[0]
+    return path or b'/'
 
 
 def of_link(path, safe):

@@ -455,7 +455,7 @@ def test_an_interpreter_under_a_private_home_is_refused(tmp_path):
     private.mkdir(mode=0o700)
     shutil.copy('/usr/bin/python3', private / 'python3')
     with pytest.raises(doing.Trouble, match='cannot be executed by every account'):
-        program_files.check_interpreter(str(private / 'python3'), rootless=False)
+        program_files.check_interpreter('/srv/mail', str(private / 'python3'), rootless=False)
 
 
 @pytest.mark.root

@@ -378,6 +378,109 @@ def test_it_needs_root(rooted):
     assert '%s belongs to root' % rooted in done.stderr and 'run this as root' in done.stderr
 
 
+# --- the interpreter -------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def own_python(tmp_path_factory):
+    """A DIR with an interpreter of its own, and where that lies: not below DIR."""
+    top = tmp_path_factory.mktemp('python')
+    place = str(top / 'py')
+    library = os.path.dirname(subprocess.run(['/usr/bin/python3', '-IS', '-c', 'import os; print(os.__file__)'], capture_output=True,
+                                             text=True).stdout.strip())
+    version = os.path.basename(library)
+    shutil.copytree(library, '%s/lib/%s' % (place, version), symlinks=True, ignore=shutil.ignore_patterns('test', '__pycache__'))
+    os.mkdir(place + '/bin')
+    shutil.copy('/usr/bin/python3', place + '/bin/python3')
+    code, said = install(str(top / 'qpy'), '--offline', '--me', 'x.test', '--python', place + '/bin/python3')
+    assert code == 0, said
+    return str(top / 'qpy'), place, version
+
+
+def give_away(path):
+    os.chown(path, PLAIN, PLAIN)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('name, spoil', [
+    ('bin/python3', give_away), ('bin/python3', lambda path: os.chmod(path, 0o777)), ('bin', give_away), ('', give_away),
+    ('lib/VERSION', give_away), ('lib/VERSION/lib-dynload', lambda path: os.chmod(path, 0o775))])
+def test_P04_an_interpreter_that_others_can_change(own_python, name, spoil):
+    """Whoever can change it, or where it finds modules, would be root: qpy-install refuses it before it is run, --check has a
+    line, and qpy-start does not start; nobody but root is to own what is named."""
+    home, place, version = own_python
+    path = os.path.join(place, name.replace('VERSION', version)).rstrip('/')
+    before = os.stat(path)
+    assert check.complaints(home, False) == []
+    spoil(path)
+    try:
+        lines = check.complaints(home, False)
+        started = subprocess.run([home + '/bin/qpy-start'], capture_output=True, text=True, cwd='/', timeout=10)
+        again = install(home, '--offline', '--python', place + '/bin/python3')
+    finally:
+        os.chown(path, before.st_uid, before.st_gid)
+        os.chmod(path, before.st_mode & 0o7777)
+    assert len(lines) == 1 and lines[0].startswith(path + ': ') and 'could change what runs here; ' in lines[0] \
+        and lines[0].endswith(path + ', or run qpy-install %s with another --python' % home)
+    assert started.returncode == 111 and started.stderr == 'qpy-start: fatal: unable to start: %s\n' % lines[0]
+    assert again == (111, 'qpy-install: fatal: %s\n' % lines[0])
+
+
+@pytest.mark.root
+def test_P04_modules_that_others_can_change(own_python):
+    """--check looks at each module of the interpreter, and has one line for many; its remedy is one."""
+    home, place, version = own_python
+    top = '%s/lib/%s' % (place, version)
+    os.chmod(top + '/os.py', 0o666)
+    (line,) = check.complaints(home, False)
+    assert line == '%s/os.py: has mode 0666, others could change what runs here; chmod go-w %s/os.py' % (top, top)
+    for name in ('json/__init__.py', 'json', 'socket.py'):
+        give_away(os.path.join(top, name))
+    (line,) = check.complaints(home, False)
+    assert 'and so with 3 more below %s; chown -R root %s; chmod -R go-w %s' % (top, top, top) in line
+    subprocess.run(['sh', '-c', line.partition('; ')[2]], check=True)
+    assert check.complaints(home, False) == []
+
+
+@pytest.mark.root
+def test_P04_links_on_the_way_to_an_interpreter(own_python):
+    """Every link that leads to it counts, and the file by which a virtual environment names another."""
+    home, place, _ = own_python
+    house = check.faults.rooted(os.fsencode(home))
+    joes = os.path.join(os.path.dirname(place), 'joe')
+    os.mkdir(joes)
+    try:
+        os.symlink(place + '/bin/python3', joes + '/python3')
+        os.symlink('joe/python3', os.path.dirname(place) + '/python')
+        path = os.fsencode(os.path.dirname(place) + '/python')
+        assert [*check.faults.of_interpreter(house, path, ())] == []
+        give_away(joes)
+        assert [fault.path for fault in check.faults.of_interpreter(house, path, ())] == [os.fsencode(joes)]
+        os.chown(joes, 0, 0)
+        with open(joes + '/pyvenv.cfg', 'w'):
+            os.chmod(joes + '/pyvenv.cfg', 0o666)
+        assert [fault.path for fault in check.faults.of_interpreter(house, path, ())] == [os.fsencode(joes + '/pyvenv.cfg')]
+        (fault,) = check.faults.of_interpreter(house, b'/no/python', ())
+        assert fault.text.startswith(b'/no/python: missing') and fault.grave
+    finally:
+        os.unlink(os.path.dirname(place) + '/python')
+        shutil.rmtree(joes)
+
+
+@pytest.mark.root
+def test_P04_without_root_it_may_be_ones_own(own_python):
+    """A rootless installation takes an interpreter of its owner, and none of a third account."""
+    _, place, _ = own_python
+    house = check.faults.rootless(b'/srv/mail', (PLAIN, PLAIN))
+    path = os.fsencode(place + '/bin/python3')
+    try:
+        give_away(path)
+        assert [*check.faults.of_interpreter(house, path, ())] == []
+        os.chown(path, PLAIN + 1, PLAIN)
+        assert [fault.path for fault in check.faults.of_interpreter(house, path, ())] == [path]
+    finally:
+        os.chown(path, 0, 0)
+
+
 # --- people ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.root

@@ -72,7 +72,47 @@ def of_start(house):
     code = house.home + b'/lib/qpy'
     if not os.path.isdir(code):
         return [(code, b'%s: missing; install qpy again' % code)]
-    return [(fault.path, fault.text) for fault in faults.everything(house, code, grammars.CHECKS)]
+    python, directories = interpreter(house)
+    found = faults.everything(house, code, grammars.CHECKS, (os.fsencode(python), directories))
+    found = [(fault.path, fault.text) for fault in found]
+    return found + of_modules(house, directories, {path for path, _ in found})
+
+
+def interpreter(house):
+    """The interpreter of DIR's launchers and where it finds modules: unknown if others can change it, who shall not be run."""
+    python = program_files.interpreter_of(os.fsdecode(house.home))
+    if not python or [*faults.of_interpreter(house, os.fsencode(python), ())]:
+        return python, ()
+    try:
+        return python, program_files.directories_of(python)
+    except (doing.Trouble, PermissionError):
+        return python, ()
+
+
+NOT_LOADED = {'site-packages', 'dist-packages'}         # by python3 -IS; where ours are is DIR/lib/site
+
+
+def of_modules(house, directories, named):
+    """[(path, complaint)] on modules of the interpreter that others can change, but for those named already: one line for all
+    in a directory."""
+    safe, wrong = {0, house.of(b'root')[0]}, []
+    for top in directories:
+        found = [(path, fault.text) for path in modules_below(os.fsdecode(top)) if path not in named
+                 for fault in faults.of_writers(path, safe)]
+        named |= {path for path, _ in found}
+        if len(found) > 1:
+            what = found[0][1].partition(b'; ')[0]
+            found = [(top, b'%s, and so with %d more below %s; chown -R root %s; chmod -R go-w %s' % (what, len(found) - 1, top, top, top))]
+        wrong += found
+    return wrong
+
+
+def modules_below(top):
+    """Every directory and file that modules are loaded from, as bytes."""
+    for directory, names, files in os.walk(top):
+        names[:] = sorted(set(names) - NOT_LOADED)
+        yield from (path for path in (os.fsencode(os.path.join(directory, name)) for name in (*names, *sorted(files)))
+                    if os.path.exists(path))
 
 
 # --- files -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import stat
 import subprocess
 
 from qpy.admin.installing import doing, other_names
+from qpy.lib import faults
 
 PYTHON = '/usr/bin/python3'
 CODE = os.path.abspath(__file__).rsplit('/', 4)[0]       # what holds qpy/
@@ -26,8 +27,8 @@ program.run(%(module)r, %(home)r)
 """
 
 
-def check_interpreter(python, rootless):
-    """Trouble unless every account can run it and it is new enough."""
+def check_interpreter(home, python, rootless):
+    """Trouble unless every account can run it, only root (or who installs for himself) can change it, and it is new enough."""
     real = os.path.realpath(python)
     if not os.path.isfile(real):
         raise doing.Trouble('%s is missing; install python3' % python)
@@ -37,10 +38,32 @@ def check_interpreter(python, rootless):
             raise doing.Trouble('%s cannot be executed by every account, because of %s; install Debian\'s python3, or give '
                                 'another with --python' % (python, path))
         path = os.path.dirname(path)
+    refuse_foreign(home, python, (), rootless)              # before it is run
     asked = subprocess.run([python, '-IS', '-c', 'import sys; print(sys.version_info >= (3, 11))'],
                            capture_output=True, text=True)
     if asked.stdout.strip() != 'True':
         raise doing.Trouble('%s is no Python of 3.11 or later; give another with --python' % python)
+    refuse_foreign(home, python, directories_of(python), rootless)
+
+
+def refuse_foreign(home, python, directories, rootless):
+    """Trouble if others can change the interpreter or where it finds modules."""
+    owner = (os.geteuid(), os.getegid()) if rootless else (0, 0)
+    house = faults.House(os.fsencode(home), rootless, {b'root': owner})
+    for fault in faults.of_interpreter(house, os.fsencode(python), directories):
+        raise doing.Trouble(os.fsdecode(fault.text))
+
+
+def directories_of(python):
+    """Where an interpreter looks for modules of its own."""
+    words = doing.run(python, '-IS', '-c', 'import sys; print(*sys.path, sep=chr(0), end="")')
+    return [os.fsencode(path) for path in words.split('\0') if path]
+
+
+def interpreter_of(home):
+    """The interpreter that launchers of DIR name, '' if there is none."""
+    first = doing.read(os.path.join(home, 'bin/qpy-start')).partition('\n')[0]
+    return first[2:].split()[0] if first[:3] == '#!/' else ''
 
 
 def copy_code(place, home, python):
