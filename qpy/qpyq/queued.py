@@ -31,6 +31,8 @@ USER_BYTES = 8 << 30        # bytes on the way into the queue for one such uid
 SERVICE_CONNECTIONS = 5000
 SERVICE_MEMORY = 1 << 30
 SPARE_DESCRIPTORS = 2 * GROUP_LIMIT + 100
+STRANGERS_PART = 3          # one part in so many of the descriptors is for connections of others: each may need a second
+LOOKED_AT = 100             # of them at most, for one that is idle, when another comes and there is no place
 
 IDLE = 120.0                # seconds one of those may stay connected and say nothing
 GRACE = 60.0                # seconds until the minimum rate counts
@@ -234,6 +236,11 @@ class Owner:
         """True if this uid may not connect once more."""
         return self.connections >= (SERVICE_CONNECTIONS if self.service else USER_CONNECTIONS)
 
+    def leave(self, owners):
+        """Forget this uid when it has nothing under way."""
+        if not self.connections and not self.bytes:
+            owners.pop(self.uid, None)
+
     def overdrawn(self):
         """True if this uid has more under way than it may."""
         if self.service:
@@ -244,12 +251,13 @@ class Owner:
 class Queued:
     """The daemon's state: clients, the group being gathered, the group being synced."""
 
-    __slots__ = ('loop', 'disk', 'who', 'most', 'clients', 'owners', 'gathered', 'busy', 'scheduled', 'alone', 'committer',
-                 'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date')
+    __slots__ = ('loop', 'disk', 'who', 'most', 'clients', 'strangers', 'owners', 'gathered', 'busy', 'scheduled', 'alone',
+                 'committer', 'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date')
 
     def __init__(self, event_loop, disk, who, most):
         self.loop, self.disk, self.who, self.most = event_loop, disk, who, most
         self.clients, self.owners = set(), {}
+        self.strangers = {}                     # as keys: clients that are no service, the longest there first
         self.gathered, self.busy, self.scheduled = [], None, False
         self.alone = False                      # the last group was a single message that found nothing under way
         self.announcer = Announcer(event_loop, disk.ids.known)
@@ -273,13 +281,27 @@ class Queued:
         owner = self.owners.get(uid)
         if owner is None:
             owner = self.owners[uid] = Owner(uid, uid in self.who.services)
-        if owner.full() or len(self.clients) >= self.most:
+        if owner.full() or not (len(self.clients) < self.most if owner.service else self.room()):
+            owner.leave(self.owners)
             return turn_away(sock)
         owner.connections += 1
-        self.clients.add(Client(self, sock, pid, owner))
+        client = Client(self, sock, pid, owner)
+        self.clients.add(client)
+        if not owner.service:
+            self.strangers[client] = None
         if not self.sweeping:
             self.sweeping = True
             self.loop.after(SWEEP, self.sweep)
+
+    def room(self):
+        """Is there a place for a stranger?  If not, the one who is idle and has been here longest gives up his."""
+        most = self.most // STRANGERS_PART
+        for client in [client for client, _ in zip(self.strangers, range(LOOKED_AT))] if len(self.strangers) >= most else ():
+            if client.idle():
+                client.give_up(exits.QQ_TIMEOUT)
+                break
+            self.strangers[client] = self.strangers.pop(client)        # he is busy: the next one looks further
+        return len(self.strangers) < most
 
     def subscribed(self, sock, peer):
         """send wants to know what there is."""
@@ -527,7 +549,7 @@ class Client:
         self.owner.bytes -= message.bytes
         self._forget_memory(message.memory)
         if self.sock is None:
-            self._leave()
+            self.owner.leave(self.queued.owners)
 
     # --- out ---
 
@@ -584,6 +606,10 @@ class Client:
 
     # --- the end ---
 
+    def idle(self):
+        """True if nothing of a message is under way, and no answer."""
+        return not (self.began or self.pending or self.out or self.stopped)
+
     def overdue(self, now):
         """True if this client holds its place for nothing."""
         if self.stopped or self.pending and not self.out:
@@ -623,12 +649,9 @@ class Client:
         self.sock = None
         self.pending.clear()
         self.queued.clients.discard(self)
+        self.queued.strangers.pop(self, None)
         self.owner.connections -= 1
-        self._leave()
-
-    def _leave(self):
-        if not self.owner.connections and not self.owner.bytes:
-            self.queued.owners.pop(self.owner.uid, None)
+        self.owner.leave(self.queued.owners)
 
 
 # --- the channel called new ----------------------------------------------------------------------------------

@@ -29,12 +29,14 @@ from qpy.core import dispatch, etrn, mess, state, text
 from qpy.lib import packets
 
 CLIENTS = 64                # connections at a time
+KEPT = 16                   # of these for root and qpy's own accounts
 PER_UID = 8                 # of one user who is not root
 REQUEST_LIMIT = 1024        # bytes
 OUT = 65536                 # bytes kept for a client that reads slowly
 BATCH = 50                  # messages listed per pass of the loop, for all clients together
 SORTED = 10_000             # messages up to which a list is in order of arrival
-PATIENCE = 30               # seconds a client may say and take nothing
+PATIENCE = 30               # seconds for a whole request, and that a client may take nothing of its answer
+RATE = 200                  # bytes a second that a user takes of an answer, after that time
 RUN_EVERY = 60              # seconds between runs that others than root may ask for
 
 PLACES = {dispatch.DUE: b'new', dispatch.FORCED: b'new', dispatch.PARKED: b'active', dispatch.HELD: b'held'}
@@ -61,6 +63,7 @@ class Desk:
     def __init__(self, send):
         self.send, self.clients = send, set()
         self.trusted = (0, unix.geteuid())
+        self.own = {*self.trusted, *smtpd(send.home)}
         self.last_run = None
         self.answer = {b'stat': self.stat, b'list': self.list, b'run': self.run,
                        b'etrn': self.etrn, b'hold': self.hold,
@@ -70,10 +73,21 @@ class Desk:
     def connected(self, sock, peer):
         """A client, unless there are too many of them."""
         mine = sum(client.uid == peer[1] for client in self.clients)
-        if len(self.clients) >= CLIENTS or mine >= PER_UID and peer[1] not in self.trusted:
+        room = mine < PER_UID or peer[1] in self.trusted
+        if not room or not (len(self.clients) < CLIENTS if peer[1] in self.own else self.room()):
             sock.close()
             return
         self.clients.add(Client(self, sock, peer[1]))
+
+    def room(self):
+        """Is there a place for a user?  If not, the one who has been idle longest gives up his."""
+        users = [client for client in self.clients if client.uid not in self.own]
+        idle = [client for client in users if client.idle()]
+        if len(users) >= CLIENTS - KEPT and idle:
+            longest = min(idle, key=lambda client: client.since)
+            longest.close()
+            users.remove(longest)
+        return len(users) < CLIENTS - KEPT
 
     def records(self, uid, request):
         """The answer as an iterator of records, some of them empty: those only give the others their turn."""
@@ -251,25 +265,51 @@ class Desk:
         return iter(())
 
 
-class Client:
-    """One connection: asks, waits, reads its answer as fast as it wants, but not slower than PATIENCE allows.
-    """
+def smtpd(home):
+    """[uid] of who asks for ETRN's clients."""
+    try:
+        return [packets.owner_of(home, b'qpyd')]
+    except (KeyError, unix.error):
+        return []
 
-    __slots__ = ('desk', 'sock', 'uid', 'rest', 'out', 'answer', 'timer', 'last', 'waiting')
+
+class Client:
+    """One connection: asks, waits, reads its answer as fast as it wants, but not slower than PATIENCE and RATE allow.
+
+    since: when its turn came, to ask or to take; taken: bytes since then; last: when it took the last; full: the kernel
+    keeps no more for it."""
+
+    __slots__ = ('desk', 'sock', 'uid', 'rest', 'out', 'answer', 'timer', 'since', 'taken', 'last', 'full', 'waiting')
 
     def __init__(self, desk, sock, uid):
         self.desk, self.sock, self.uid = desk, sock, uid
-        self.rest, self.out, self.answer, self.waiting = b'', b'', None, False
-        self.last = unix.monotonic()
+        self.rest, self.out, self.answer, self.waiting, self.full = b'', b'', None, False, False
+        self.turn()
         self.timer = desk.send.loop.after(PATIENCE, self.look)
         desk.send.loop.watch(sock.fileno(), self.readable)
 
+    def turn(self):
+        """From now on we wait for the client."""
+        self.since = self.last = unix.monotonic()
+        self.taken = 0
+
+    def idle(self):
+        """True if it has asked nothing that is not answered."""
+        return self.answer is None and not self.out
+
+    def overdue(self, now):
+        """True if it holds its place for nothing."""
+        took = now - self.since
+        if self.idle() or took < PATIENCE or not self.out:
+            return self.idle() and took >= PATIENCE
+        return now - self.last >= PATIENCE or self.uid not in self.desk.own and self.taken < RATE * took
+
     def look(self):
         """Time passes."""
-        left = self.last + PATIENCE - unix.monotonic()
-        if left <= 0 and (self.answer is None or self.out):
+        now = unix.monotonic()
+        if self.overdue(now):
             return self.close()
-        self.timer = self.desk.send.loop.after(max(left, 1), self.look)
+        self.timer = self.desk.send.loop.after(max(self.since + PATIENCE - now, 1), self.look)
 
     def readable(self):
         """More of a request, or the end."""
@@ -282,7 +322,6 @@ class Client:
         self.rest += data
         if not data or len(self.rest) > REQUEST_LIMIT:
             return self.close()
-        self.last = unix.monotonic()
         if self.answer is None:
             self.begin()
 
@@ -292,6 +331,8 @@ class Client:
         if not end:
             return
         self.rest = rest
+        if not self.out:
+            self.turn()
         try:
             self.answer = self.desk.records(self.uid, request)
         except Refused as refusal:
@@ -307,6 +348,8 @@ class Client:
         if self.answer is not None and len(self.out) < OUT:
             self.gather()
         self.push()
+        if self.idle():
+            self.turn()
         if self.sock is not None and self.answer is not None and not self.out and not self.waiting:
             self.waiting = True
             self.desk.send.loop.after(0, self.go_on)
@@ -331,10 +374,13 @@ class Client:
     def push(self):
         try:
             while self.out:
-                self.out = self.out[unix.write(self.sock.fileno(), self.out):]
-                self.last = unix.monotonic()
+                sent = unix.write(self.sock.fileno(), self.out)
+                self.out, self.taken, self.last = self.out[sent:], self.taken + sent, unix.monotonic()
+            self.full = False
         except BlockingIOError:
-            pass
+            if not self.full:                   # what the kernel keeps for it is no reading
+                self.full = True
+                self.turn()
         except unix.error:
             return self.close()
         self.desk.send.loop.watch(self.sock.fileno(), self.readable, self.go_on if self.out else None)

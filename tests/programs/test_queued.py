@@ -1,5 +1,6 @@
 """qpy-queued as a process: hostile clients, restarts, limits, the channel to send."""
 import array
+import contextlib
 import os
 import socket
 import time
@@ -184,6 +185,53 @@ def test_one_uid_cannot_take_all_connections(home, daemon):
         os.seteuid(0)
         os.setegid(0)
     assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+
+
+@contextlib.contextmanager
+def acting_as(uid):
+    """Root is this uid for a while, also for who is connected to."""
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def as_uid(home, uid):
+    """A connection of this uid."""
+    with acting_as(uid):
+        return rig.connect(home, b'submit')
+
+
+@pytest.mark.root
+def test_many_uids_leave_room(home):
+    """P15: with places for four strangers, each with his own uid, the fifth has that of the one who is idle longest; where
+    none is, he hears 71.  Root and qpy's own account are served all the while."""
+    daemon = rig.Daemon(home, 'queued', [b'submit', b'new'], 'from qpy import unix; unix.raise_descriptor_limit = lambda: 512')
+    try:
+        busy, idle, *others = [as_uid(home, 61001 + n) for n in range(4)]
+        busy.sendall(protocol.VERSION + ONE[:-3])
+        others[0].sendall(protocol.VERSION + ONE)       # an answer: all before it has been heard
+        assert accepted(answer(others[0]))
+        fifth = as_uid(home, 61005)
+        assert hear(idle).startswith(b'52 ')
+        fifth.sendall(protocol.VERSION + ONE)
+        assert accepted(answer(fifth))
+        for sock in (fifth, *others):
+            sock.sendall((b'' if sock is not others[1] else protocol.VERSION) + ONE[:-3])
+        assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+        rig.wait_until(lambda: hear(as_uid(home, 61006)).startswith(b'71 '))
+        with rig.as_owner():
+            assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+        for sock in (busy, fifth, *others):
+            sock.sendall(ONE[-3:])
+            assert accepted(answer(sock))
+        with acting_as(61007):
+            assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+    finally:
+        daemon.kill()
 
 
 @pytest.mark.root

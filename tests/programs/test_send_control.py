@@ -243,6 +243,63 @@ def test_limits(rig):
     assert not rig.desk.clients
 
 
+def heard(sock):
+    """What has come; None at the end, b'' while there is nothing."""
+    try:
+        return sock.recv(1 << 20) or None
+    except BlockingIOError:
+        return b''
+
+
+def test_many_users_leave_room(rig):
+    """P15: places are kept for root and our own, and the one of the user who is idle longest goes to the next; where all
+    have asked and wait for their answers, there is none."""
+    places = control.CLIENTS - control.KEPT
+    users = []
+    for n in range(places):
+        users.append(client(rig, 2000 + n // control.PER_UID))
+        rig.mono += 0.01
+    assert answer(rig, b'stat', 2000, users[0])[-1] == b'.'         # not idle for so long as the second
+    users.append(client(rig, 3000))
+    assert answer(rig, b'stat', 3000, users[-1])[-1] == b'.' and heard(users[1]) is None and heard(users[0]) == heard(users[2]) == b''
+    for one in rig.desk.clients:
+        one.answer = one.answer or iter(())                         # all of them have asked
+    assert heard(client(rig, 3001)) is None
+    ours = [client(rig, ROOT) for _ in range(control.CLIENTS - len(rig.desk.clients))]
+    assert len(ours) == control.KEPT and [answer(rig, b'stat', ROOT, sock)[-1] for sock in ours] == [b'.'] * len(ours)
+    assert heard(client(rig, ROOT)) is None
+
+
+def test_a_request_has_its_time(rig):
+    """A byte now and then keeps no place: a request is whole in time, or its client is dropped."""
+    sock = client(rig, JOE)
+    for _ in range(control.PATIENCE // 10 + 2):
+        if heard(sock) is None:
+            break
+        sock.send(b's')
+        rig.wait(10)
+    assert heard(sock) is None and not rig.desk.clients
+
+
+@pytest.mark.parametrize('uid, stays', [(JOE, False), (ROOT, True)])
+def test_an_answer_has_its_time(rig, uid, stays):
+    """Who takes a few bytes of a long answer now and then is dropped, unless he is root."""
+    for _ in range(900):
+        rig.put(*[b'someone-with-a-long-name-%d@x.example' % n for n in range(30)], announce=False)
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(60)
+    sock = client(rig, uid)
+    sock.send(b'list\0')
+    for _ in range(100):
+        rig.loop.step(0)
+    (its,) = rig.desk.clients
+    assert its.out
+    for _ in range(2 * control.PATIENCE // 10):
+        its.taken, its.last = its.taken + 5, rig.mono               # as if some bytes had gone
+        rig.wait(10)
+    assert (its.sock is not None) == stays
+
+
 def test_slow_reader(rig):
     """The answer for a client that does not read stops at a bound, and goes on when it reads."""
     for _ in range(300):
