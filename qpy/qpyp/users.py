@@ -8,6 +8,7 @@ Q alone, over DIR/run/exists, from anybody: a qpy-smtpd that somebody has starte
 Reads control/, users/cdb, passwd; looks into home directories by stat(2) as far as qpyp may. Writes
 nothing, starts nothing but its own workers. Exit: 0 when the chain ends, 111 otherwise.
 """
+from qpy import unix
 from qpy.core import channel, exits, localstatus, route
 from qpy.core.getpw import Trouble
 from qpy.lib import confine, inherit, loop, packets, program, service
@@ -18,6 +19,7 @@ from qpy.qpyp import board
 WORKERS = 2                 # that serve; who waits for a directory that hangs is one more
 MOST_CLIENTS = 500          # connections of one worker
 STRANGERS, OF_ONE = 64, 8   # connections over `exists` of one worker; of one uid, who is not root
+KEPT = 16                   # of these for root and qpy's own accounts
 MOST_WAITING = 10000        # answers a client may leave unread
 
 
@@ -29,7 +31,8 @@ class Server:
         self.lookup = users.Lookup(home, line)
         self.controls = routes.watched(home)
         self.clients = set()
-        self.strangers = {}                 # {a client of `exists`: its uid}
+        self.strangers = {}                 # {a client of `exists`: its uid}, who has asked nothing for longest first
+        self.own = {0, *own_uids(home)}
 
     def accept(self, sock, peer):
         """A new client; one too many is sent away."""
@@ -41,10 +44,25 @@ class Server:
     def accept_anybody(self, sock, peer):
         """The same over `exists`, where nobody has so many that the others have none."""
         mine = sum(uid == peer[1] for uid in self.strangers.values())
-        if len(self.strangers) >= STRANGERS or mine >= OF_ONE and peer[1]:
+        room = mine < OF_ONE or not peer[1]
+        if not room or not (len(self.strangers) < STRANGERS if peer[1] in self.own else self.room()):
             sock.close()
             return
         self.strangers[self.serve(sock, peer, channel.EXISTS_ASK)] = peer[1]
+
+    def room(self):
+        """Is there a place for a user over `exists`?  If not, the one who has asked nothing for longest gives up his: what
+        is asked is answered at once."""
+        others = [client for client, uid in self.strangers.items() if uid not in self.own]
+        if len(others) >= STRANGERS - KEPT:
+            self.send_away(others[0])
+        return len(self.strangers) < STRANGERS
+
+    def send_away(self, client):
+        """The end of a client."""
+        client.close()
+        self.clients.discard(client)
+        self.strangers.pop(client, None)
 
     def serve(self, sock, peer, asks):
         """The Channel of a new client."""
@@ -68,10 +86,10 @@ class Server:
             else:
                 verdict, reason = self.exists(subject)
                 client.send(b'q', number, verdict, b'' if client in self.strangers else reason)
+        if client in self.strangers:
+            self.strangers[client] = self.strangers.pop(client)
         if client.backlog() > MOST_WAITING:
-            client.close()
-            self.clients.discard(client)
-            self.strangers.pop(client, None)
+            self.send_away(client)
         if self.line is not None and self.line.over():
             self.loop.call_soon(self.loop.stop)         # after what was answered has left
 
@@ -87,6 +105,17 @@ class Server:
         """The fields of a `q` record after its number."""
         way = self.lookup.resolve(address, self.controls.get())
         return way.verdict, way.reason
+
+
+def own_uids(home):
+    """[uid] of qpy's accounts that may ask over `exists` when they are not started by qpy-start."""
+    found = []
+    for role in (b'qpyd', b'qpyc', b'qpyu', b'qpys'):
+        try:
+            found.append(packets.owner_of(home, role))
+        except (KeyError, unix.error):
+            continue
+    return found
 
 
 def told(trouble):

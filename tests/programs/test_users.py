@@ -351,6 +351,36 @@ def test_server_limits_clients(home, monkeypatch):
     third.close()
 
 
+def closed(sock):
+    """Whether the other side has gone."""
+    return unix.recv_packet(sock) == (b'', [])
+
+
+def test_many_users_leave_room(home):
+    """P15: places of `exists` are kept for root and our own; of users, who has asked nothing for longest gives up his to the
+    next."""
+    worker = server.Server(home)
+    worker.own = {0, 4000}
+
+    def come(uid):
+        ours, its = unix.socketpair()
+        worker.accept_anybody(its, (1, uid, uid))
+        return ours
+    users = [come(5000 + n // server.OF_ONE) for n in range(server.STRANGERS - server.KEPT)]
+    unix.send_packet(users[0], channel.pack(b'Q', b'1', b'joe@far.example'))
+    for _ in range(3):
+        worker.loop.step(0.1)
+    assert unix.recv_packet(users[0])[0].startswith(b'q1\0yes')
+    new = come(6000)
+    assert closed(users[1]) and not any(sock is not users[1] and closed(sock) for sock in (*users, new))
+    ours = [come(4000) for _ in range(server.OF_ONE)] + [come(0) for _ in range(server.KEPT - server.OF_ONE)]
+    assert not any(map(closed, ours)) and closed(come(0)) and closed(come(4000))
+    newest = come(6001)
+    assert closed(users[2]) and not closed(newest)
+    for sock in (*users, new, newest, *ours):
+        sock.close()
+
+
 def test_the_program(home, tmp_path, monkeypatch):
     """The real process: inherited listener, answers, a killed worker replaced, its end with the life pipe."""
     monkeypatch.undo()
