@@ -94,23 +94,26 @@ class Box:
 
 
 def make(path, dir_fd=None):
-    """Make what is missing of a Maildir at path: it, and its tmp, new and cur, each 0700 and on disk.  OSError."""
+    """Make what is missing of a Maildir at path: it, and its tmp, new and cur, each 0700 and on disk.  OSError.
+
+    tmp comes last, when all else is on disk: where it is missing, whoever comes after a failure or a kill begins again.
+    """
     path = path.rstrip(b'/') or b'/'
-    made = make_directory(path, dir_fd)
-    if made:
-        unix.sync_directory(path.rpartition(b'/')[0] or (b'/' if path[:1] == b'/' else b'.'), dir_fd)
-    parts = [make_directory(path + b'/' + part, dir_fd) for part in maildir.PARTS]
-    if made or any(parts):
-        unix.sync_directory(path, dir_fd)
+    make_directory(path, dir_fd)
+    sync_name(dir_fd, path)
+    for part in (b'new', b'cur'):
+        make_directory(path + b'/' + part, dir_fd)
+    unix.sync_directory(path, dir_fd)
+    make_directory(path + b'/tmp', dir_fd)
+    unix.sync_directory(path, dir_fd)
 
 
 def make_directory(path, dir_fd):
-    """Whether it had to be made."""
+    """Unless it is there."""
     try:
         unix.mkdir(path, 0o700, dir_fd=dir_fd)
     except FileExistsError:
-        return False
-    return True
+        pass
 
 
 sequence = 0
@@ -456,8 +459,8 @@ def write_mbox(fd, home_fd, path, head, message_fd, locked):
 
 
 def sync_name(home_fd, path):
-    """Make the name of an mbox that holds nothing yet durable, before anything is in it; fsync of the file alone
-    does not promise that.  A directory that one may not read cannot be synced, and most file systems need it not.
+    """Make the name of an mbox or a Maildir that holds nothing yet durable, before anything is in it; fsync of the file
+    alone does not promise that.  A directory that one may not read cannot be synced, and most file systems need it not.
     """
     try:
         unix.sync_directory(directory_of(path), home_fd)

@@ -37,8 +37,8 @@ def start(seam):
     raise whole.Loss('they do not start')
 
 
-def way(seam, scene, long, own, fault=None, record=None):
-    """One scene with one fault; the disk."""
+def way(seam, scene, long, own, fault=None, record=None, check=whole.check):
+    """One scene with one fault, and check(disk, world) at its end; the disk."""
     messages, verdicts = SCENES[scene]
     world = World(dict(verdicts))
     with seam.on(whole.fresh_disk('bare', own), world):
@@ -51,7 +51,8 @@ def way(seam, scene, long, own, fault=None, record=None):
                 if not submitted:
                     submitted = True
                     for message in messages:
-                        system.submit(Message(message.number, message.sender, message.recipients, long))
+                        system.submit(Message(message.number, message.sender, message.recipients, long,
+                                              message.notify))
                 system.run()
                 break
             except (whole.Died, whole.Undrained, OSError, Killed) as end:
@@ -68,7 +69,7 @@ def way(seam, scene, long, own, fault=None, record=None):
                    system.send.store.mess, system.send.store.state, system.queued.disk.mess):
             leaks.pop(fd, None)
         system.stop()
-        whole.check(disk, world)
+        check(disk, world)
         if not starts:
             assert len(world.acknowledged) + world.refused >= len(messages) and not leaks
     return disk

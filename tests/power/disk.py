@@ -323,6 +323,8 @@ class Disk:
         self._call('ftruncate')
         node = self._node(fd)
         node.seen = node.seen[:size].ljust(size, b'\0')
+        if node.seen == node.safe:
+            node.lost = False           # the bytes that a failed fsync has dropped are cut off: what comes now is dirty anew
 
     def copy_file_range(self, source, target, size):
         """From place to place."""
