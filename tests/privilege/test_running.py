@@ -311,6 +311,63 @@ def test_P15_one_user_leaves_room_for_the_others(running):
         client.communicate('\n')
 
 
+CROWD = """
+import os, socket, sys
+held = []
+for uid in range(55001, 55001 + int(sys.argv[3])):
+    os.setresgid(uid, uid, 0)
+    os.setresuid(uid, uid, 0)
+    for _ in range(8):
+        sock = socket.socket(socket.AF_UNIX, getattr(socket, sys.argv[2]))
+        sock.settimeout(20)
+        sock.connect(sys.argv[1])
+        held.append(sock)
+    os.setresuid(0, 0, 0)
+    os.setresgid(0, 0, 0)
+print('here', flush=True)
+input()
+"""
+
+
+@contextlib.contextmanager
+def crowd(house, name, kind, uids):
+    """So many users with eight idle connections each."""
+    with subprocess.Popen(['/usr/bin/python3', '-I', '-c', CROWD, house.home + '/run/' + name, kind, str(uids)],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
+        assert clients.stdout.readline() == 'here\n'
+        yield
+        clients.communicate('\n')
+
+
+def test_P15_many_users_leave_room_at_control(running):
+    """Nine users with all they may have of run/control, saying nothing: root's mailq has its answer, and another user's."""
+    with crowd(running, 'control', 'SOCK_STREAM', 9):
+        assert 'someone@wait.test' in running.as_owner(running.home + '/bin/qpy-mailq').stdout.decode()
+        for _ in range(3):
+            assert 'someone@wait.test' in running.as_owner(running.home + '/bin/qpy-mailq', uid=BOB, gid=BOB).stdout.decode()
+
+
+ASK = """
+import os, socket, sys
+os.setresuid(int(sys.argv[2]), int(sys.argv[2]), 0)
+for number in range(6):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(20)
+    sock.connect(sys.argv[1])
+    sock.send(b'Q%d\\0ann@here.test\\0' % number)
+    print(sock.recv(1000).split(b'\\0')[1].decode())
+"""
+
+
+def test_P15_many_users_leave_room_at_exists(running):
+    """Thirty users with eight connections each to run/exists, more than there are places: root, an account of ours and
+    another user have their answers of each process."""
+    with crowd(running, 'exists', 'SOCK_SEQPACKET', 30):
+        for uid in (0, pwd.getpwnam('qpyd').pw_uid, BOB):
+            done = running.as_owner('/usr/bin/python3', '-I', '-c', ASK, running.home + '/run/exists', str(uid))
+            assert done.stdout.split() == [b'yes'] * 6
+
+
 def test_P16_P40_nothing_is_set_user_id(running):
     """No file of the installation has a set-user-id or set-group-id bit or capabilities; its tools run as the caller,
     with no capability at all."""
