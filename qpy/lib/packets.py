@@ -36,6 +36,10 @@ class Channel:
             self.scheduled = True
             self.loop.call_soon(self._flush)
 
+    def flush(self):
+        """Have what was sent leave now instead of at the end of this pass."""
+        self._flush()
+
     def backlog(self):
         """How many records wait to be taken by the other side."""
         return len(self.queue)

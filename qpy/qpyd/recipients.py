@@ -92,12 +92,12 @@ class Recipients:
         self.known[address] = verdict, unix.monotonic() + REMEMBER
 
     def gone(self, reason):
-        """The connection ended: what is open is asked of another worker, and at last `unknown`."""
+        """The connection ended: what is open is asked of another worker, from the other end, and at last `unknown`."""
         self.channel = None
         waiting, self.waiting = self.waiting, {}
         there = any(tries < TRIES for _, _, tries, _ in waiting.values()) and self.connect()
         unheard = []
-        for number, (address, answered, tries, _) in waiting.items():
+        for number, (address, answered, tries, _) in reversed(waiting.items()):
             if there and tries < TRIES:
                 self.send(number, address, answered, tries + 1)
             else:

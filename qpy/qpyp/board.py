@@ -116,6 +116,10 @@ class Line:
         self.board.since[self.number] = 0.0
         self.board.answers(place[:NAME], unix.monotonic())
 
+    def troubled(self):
+        """Whether anybody is given up now."""
+        return any(self.board.over)
+
     def over(self):
         """Whether somebody else has taken our place."""
         return bool(self.board.over[self.number])
@@ -191,6 +195,6 @@ class Watching(master.Master):
             return super().ended(age, code, pid)
         self.given_up.discard(pid)
         self.board.full[0] = 0.0
-        self.board.since[line] = 0.0
+        self.board.clear(line)
         program.warn(self.board.place(line) + b': no worker waits for it any more')
         self.watch(0.0)

@@ -86,6 +86,8 @@ class Server:
             else:
                 verdict, reason = self.exists(subject)
                 client.send(b'q', number, verdict, b'' if client in self.strangers else reason)
+            if self.line is not None and self.line.troubled():
+                client.flush()                          # the next question may hold us up
         if client in self.strangers:
             self.strangers[client] = self.strangers.pop(client)
         if client.backlog() > MOST_WAITING:

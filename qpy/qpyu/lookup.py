@@ -105,12 +105,13 @@ class Users:
         self.again(LOSSES)
 
     def again(self, most):
-        """Ask another worker all that is open.  most: tries after which nobody can say."""
+        """Ask another worker all that is open, the newest first: it did not hold up the others.  most: tries after which
+        nobody can say."""
         self.channel = None
         for question in self.questions.values():
             question.timer.cancel()
         there = any(question.tries < most for question in self.questions.values()) and self.connect(lambda words: None)
-        for number, question in list(self.questions.items()):
+        for number, question in reversed(list(self.questions.items())):
             if there and question.tries < most:
                 self.send(number)
             else:
