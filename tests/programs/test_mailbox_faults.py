@@ -66,6 +66,10 @@ def deliver(fd, message, whole=True, create=False):
     return results
 
 
+#: of the batch above: whom each fsync is for, those of the files and then those of a's new/ and b's
+SYNCED_FOR = ({0}, {1}, {2}, {2}, {0, 2}, {1, 2})
+
+
 def files(path, part):
     return [item for box in 'ab' for item in (path / box / part).iterdir()]
 
@@ -101,6 +105,8 @@ def test_every_failure_of_a_batch(home, call, number, whole):
         assert all(item.read_bytes() == HEAD + MESSAGE for item in found)
         assert len(found) >= sum(2 if key == 2 else 1 for key in delivered)
         assert number != 'short' or len(delivered) == 3
+        if call == 'fsync' and fail <= len(SYNCED_FOR):
+            assert {key for key, problem in results.items() if problem is not None} == SYNCED_FOR[fail - 1]
         if call != 'unlink':
             assert not files(path, 'tmp'), (call, fail)
         if not (call == 'fsync' and fail > 4):
@@ -147,6 +153,31 @@ def test_every_failure_of_an_mbox(home, call, number):
         if seam.counts.get(call, 0) < fail:
             break
     assert whole
+
+
+@pytest.mark.parametrize('free', [True, False])
+def test_only_who_holds_the_lock_cuts_an_mbox_back(home, monkeypatch, free):
+    """L-18: where the file system knows no locks, somebody else may have added his message behind ours meanwhile: it
+    stays, with what we had written before it."""
+    fd, message, path = home
+    before, other = b'From a\n\nx\n\n', b'From other\n\ny\n\n'
+    (path / 'mbox').write_bytes(before)
+
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, 'no locks')
+
+    def fail(there):
+        with open(path / 'mbox', 'ab') as file:
+            file.write(other)
+        raise OSError(errno.EIO, 'Input/output error')
+    if not free:
+        monkeypatch.setattr(unix, 'lockf', no_locks)
+        monkeypatch.setattr(unix, 'flock', no_locks)
+    monkeypatch.setattr(unix, 'fsync', lambda there: fail(there) if unix.S_ISREG(os.fstat(there).st_mode) else None)
+    with pytest.raises(mailbox.Failed):
+        mailbox.append(fd, b'./mbox', b'From b\n' + HEAD, message)
+    data = (path / 'mbox').read_bytes()
+    assert data == before if free else data.startswith(before) and data.endswith(other)
 
 
 def test_a_name_that_is_taken(home, monkeypatch):
