@@ -10,10 +10,10 @@ it runs, and those that users/assign and control/mailgroups name: not root, not 
 by membership.  run/mailids says which.  It keeps the
 capabilities to change uid and gid there, and nothing else.  Where namespaces are forbidden it keeps the same two
 outside, behind a filter on their arguments, and says so; where there is neither it ends.  Nothing foreign is read before
-that: the files read here belong to root.
+that: the files read here belong to root, and other sources of accounts are asked by a child that is qpyu already.
 """
 from qpy import unix
-from qpy.core import accounts, assign, exits, idmap, mailids
+from qpy.core import accounts, assign, exits, idmap, mailids, text
 from qpy.core.cdb import CdbError
 from qpy.lib import cdb, confine, controls, groups, inherit, program
 from qpy.qpyu import seed
@@ -21,6 +21,7 @@ from qpy.user import local
 
 NOBODY = 65534              # the uid and gid of what has none
 PATIENCE = 10               # seconds for the list of all accounts
+ANSWER = 3                  # where who makes that list writes it
 FIRST_TO_GO = 300           # oom_score_adj of local deliveries, of 1000
 
 
@@ -101,7 +102,7 @@ def mail_ids(home, identity):
     users = mailids.users(passwd, accounts.LOWEST_MAIL_UID) + assigned(home)
     groups_too = named_groups(home)
     members = mailids.of_members(passwd, group, accounts.LOWEST_MAIL_UID) - {gid for _, gid in users} - set(groups_too)
-    groups_too += groups_elsewhere({gid for _, gid in users} | set(groups_too), group, members)
+    groups_too += groups_elsewhere({gid for _, gid in users} | set(groups_too), group, members, identity[b'qpyu'])
     shut = [mailids.between(*mailids.SERVICES)]
     if not mailids.other_sources(if_there(b'/etc/nsswitch.conf')):
         shut.append(mailids.between(*mailids.LARGE))
@@ -128,42 +129,52 @@ def named_groups(home):
     return [*mailids.USUAL_GROUPS, *map(int, controls.listing(home, b'mailgroups') or ())]
 
 
-def groups_elsewhere(known, group, members):
+def groups_elsewhere(known, group, members, who):
     """[gid] below the minimum of ordinary users that LDAP, NIS and the like have, as far as they list them: but for
     groups of this system (`group` is /etc/group, `members` those above the minimum), which `known` may hold."""
-    found, left = mailids.strangers(primary_groups(members) - known, group)
+    found, left = mailids.strangers(primary_groups(members, who) - known, group)
     for gid in left:
         program.warn(b'users have gid %d, a group of this system, as their primary group: if they are to get mail, '
                      b'write %d into control/mailgroups' % (gid, gid))
     return found
 
 
-def primary_groups(members):
+def primary_groups(members, who):
     """{gid} below the minimum, or of these, that are primary groups of ordinary users in any source of accounts.  A child
-    asks: what the C library loads and connects for that stays out of the seed, and a server that does not answer holds up
-    nothing."""
+    asks, as who = (uid, gid): what the C library loads, connects to and reads for that is foreign, and a server that does not
+    answer holds up nothing."""
     out, into = unix.pipe2(unix.O_CLOEXEC)
     pid = unix.fork()
     if pid == 0:
-        unix._exit(program.guarded(lambda: write_groups(into, members)))
+        unix._exit(program.guarded(lambda: write_groups(into, members, *who)))
     unix.close(into)
     try:
         data = unix.read_all(out, 65536)
     finally:
         unix.close(out)
-    if unix.waitpid(pid, 0)[1]:
+    numbers = {text.parse_uint(word, idmap.HIGHEST) for word in data.split()}
+    believed = {number for number in numbers - {None} if wanted(number, members)}
+    if unix.waitpid(pid, 0)[1] or believed != numbers:
         program.warn(b'no list of all accounts could be had: primary groups of users that only LDAP, NIS or the like knows '
                      b'are to stand in control/mailgroups')
-    return {int(word) for word in data.split()}
+    return believed
 
 
-def write_groups(fd, members):
-    """In the child of primary_groups; the alarm ends it."""
+def wanted(gid, members):
+    """Whether a gid is one that the maps do not have by itself."""
+    return 0 < gid < accounts.LOWEST_MAIL_UID or gid in members
+
+
+def write_groups(fd, members, uid, gid):
+    """In the child of primary_groups, which keeps the log and the pipe and not the seed's sockets; the alarm ends it."""
+    unix.dup2(fd, ANSWER, False)
+    unix.closerange(ANSWER + 1, seed.HIGHEST_FD)
     unix.alarm(PATIENCE)
-    lowest = accounts.LOWEST_MAIL_UID
-    found = {gid for uid, gid in unix.getpwall()
-             if uid >= lowest and (0 < gid < lowest or gid in members) and not mailids.within([mailids.between(*mailids.SERVICES)], uid)}
-    unix.write_all(fd, b''.join(b'%d\n' % gid for gid in sorted(found)))
+    if unix.geteuid() == 0:
+        confine.drop(uid, gid)
+    found = {number for user, number in unix.getpwall() if user >= accounts.LOWEST_MAIL_UID and wanted(number, members)
+             and not mailids.within([mailids.between(*mailids.SERVICES)], user)}
+    unix.write_all(ANSWER, b''.join(b'%d\n' % number for number in sorted(found)))
     return exits.OK
 
 

@@ -421,6 +421,43 @@ def test_what_no_user_has_is_closed(monkeypatch, capfd):
     assert closed(monkeypatch, assigned=(64045, 1002)) == [sorted({*services, *large} - {64045}), [1004] + services + large]
 
 
+@pytest.mark.root
+def test_P24_sources_of_accounts_are_asked_without_root(monkeypatch):
+    """Whoever asks LDAP and the like, whose answers the C library takes apart, is qpyu for good, with no capability, without the
+    seed's sockets.  The counter-test: before it dropped and closed, all of that was there."""
+    read, write = os.pipe()
+    held, other = os.pipe()
+    os.dup2(held, 70)
+
+    def every():
+        os.write(2, pickle.dumps((os.getresuid(), os.getresgid(), os.getgroups(), unix_kernel.capget(),
+                                  unix_kernel.prctl(unix_kernel.PR_GET_NO_NEW_PRIVS), refused(os.setresuid, 0, 0, 0),
+                                  refused(os.fstat, 70))))
+        return [(2000, 500)]
+
+    def probe():
+        os.dup2(write, 2)
+        return known(monkeypatch, [], every)[1]
+    ours = accounts.ROLES.index(b'qpyu') + 700
+    assert in_child(probe) == [90, 100, 500, *OURS]
+    assert pickle.loads(os.read(read, 65536)) == ((ours,) * 3, (ours,) * 3, [], (0, 0, 0), 1, True, True)
+    monkeypatch.setattr(seed.confine, 'drop', lambda *_: None)
+    monkeypatch.setattr(unix, 'closerange', lambda *_: None)
+    assert in_child(probe) == [90, 100, 500, *OURS]
+    uids, _, _, capabilities, _, _, closed = pickle.loads(os.read(read, 65536))
+    assert uids == (0, 0, 0) and capabilities[0] and not closed
+    for fd in (read, write, held, other, 70):
+        os.close(fd)
+
+
+@pytest.mark.parametrize('said, believed', [(b'0\n42\nx\n', {42}), (b'99999\n', set()), (b'-1\n1002\n', {1002})])
+def test_what_a_source_of_accounts_may_not_say(said, believed, monkeypatch, capfd):
+    """Of what that child says only the gids that are asked for count, and never 0; it is noticed."""
+    monkeypatch.setattr(seed, 'write_groups', lambda fd, *_: os.write(fd, said) and 0)
+    assert seed.primary_groups({1002}, (704, 704)) == believed
+    assert 'no list of all accounts could be had' in capfd.readouterr().err
+
+
 def test_a_source_of_accounts_that_does_not_answer(monkeypatch, capfd):
     """Neither what fails nor what hangs there keeps the seed from starting: the others are known, and it says so."""
     def fail():
