@@ -121,17 +121,63 @@ def test_two_at_once(place):
     away."""
     os.mkdir(place.home)
     os.chown(place.home, *(PLAIN, PLAIN) if place.user else (-1, -1))
-    held = os.open(place.home, os.O_RDONLY)
+    held = os.open(place.home + '/.lock', os.O_WRONLY | os.O_CREAT, 0o600)
+    os.chown(held, *(PLAIN, PLAIN) if place.user else (-1, -1))
     fcntl.flock(held, fcntl.LOCK_EX)
     command = [SOURCE + '/bin/qpy-install', place.home, '--offline', '--me', 'x.test']
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd='/', **place.user) for _ in range(2)]
     for process in both:
         assert process.stdout.readline() == 'another qpy-install is at work in %s: waiting for its end\n' % place.home
-    assert os.listdir(place.home) == []
+    assert os.listdir(place.home) == ['.lock']
+    os.unlink(place.home + '/.lock')                    # as who held it does
     os.close(held)
     assert ['installed in' in process.communicate()[0] for process in both] == [True, True]
     assert [process.returncode for process in both] == [0, 0] and os.listdir(place.home + '/lib/qpy')
+    assert not os.path.exists(place.home + '/.lock')
     assert 'is in order' in place.run('--check')
+
+
+@pytest.mark.root
+def test_nobody_else_holds_an_installer_up(tmp_path):
+    """P43: another account locks all that it can open of DIR, for ever: install, upgrade and uninstall go on; a lock that is
+    none is named."""
+    home = str(tmp_path / 'rooted')
+    command = [SOURCE + '/bin/qpy-install', home, '--offline', '--me', 'x.test']
+    subprocess.run(command, check=True, capture_output=True)
+    os.symlink('/etc/passwd', home + '/.lock')
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr) == (
+        111, 'qpy-install: fatal: %s/.lock: not a regular file; no qpy-install has made it: rm -r %s/.lock\n' % (home, home))
+    os.unlink(home + '/.lock')
+    with open(home + '/.lock', 'w'):                    # one that was killed has left it
+        os.chmod(home + '/.lock', 0o600)
+    holder = subprocess.Popen(['/usr/bin/python3', '-I', '-c', LOCKER, home], stdout=subprocess.PIPE, text=True, user=PLAIN,
+                              group=PLAIN, extra_groups=[])
+    try:
+        locked = holder.stdout.readline().split()
+        assert '.' in locked and 'queue' in locked and '.lock' not in locked
+        for words in ((), ('--uninstall', '--purge')):
+            done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0 and 'another' not in done.stdout
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert not os.path.exists(home)
+
+
+LOCKER = """
+import fcntl, os, signal, sys
+held = []
+for name in ['.', *os.listdir(sys.argv[1])]:
+    try:
+        fd = os.open(os.path.join(sys.argv[1], name), os.O_RDONLY)
+    except PermissionError:
+        continue
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    held.append(name)
+print(*held, flush=True)
+signal.pause()
+"""
 
 
 def test_a_disk_that_fails(tmp_path, monkeypatch):

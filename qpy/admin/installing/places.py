@@ -5,6 +5,7 @@ import os
 import re
 import socket
 
+from qpy import unix
 from qpy.admin.installing import doing, owners
 from qpy.core import layout
 
@@ -32,32 +33,61 @@ def check_place(home, rootless):
                             % there)
 
 
+LOCK = '.lock'              # in DIR, while a qpy-install is at work there; what others can open, they could lock for ever
+
+
 @contextlib.contextmanager
 def alone(home):
     """Only one qpy-install at a time is at work in DIR, which is made if it is missing: two would take each other's files away."""
     new = not os.path.isdir(home)
-    os.makedirs(home, exist_ok=True)
-    with contextlib.ExitStack() as ends:
-        with contextlib.suppress(PermissionError):          # somebody else's, which is named soon
-            fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            ends.callback(os.close, fd)
-            take_turn(fd, home)
+    lock = take_turn(home)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(home, LOCK))
+            os.close(lock)
+        if new and os.path.isdir(home) and not os.listdir(home):        # nothing came of it
+            os.rmdir(home)
+
+
+def take_turn(home):
+    """The lock of DIR as a descriptor, None where there is none: in somebody else's DIR, which is named soon, and on a file
+    system without locks; who waits is told.  It goes with who held it, so that he who waited may have to make another."""
+    told = False
+    while True:
+        os.makedirs(home, exist_ok=True)
+        if os.stat(home).st_uid != os.geteuid():
+            return None
+        path = os.path.join(home, LOCK)
         try:
-            yield
-        finally:
-            if new and not os.listdir(home):                # nothing came of it
-                os.rmdir(home)
+            fd = unix.open_regular(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        except unix.NotRegular as problem:
+            raise doing.Trouble('%s: %s; no qpy-install has made it: rm -r %s' % (path, problem.strerror, path)) from None
+        except (FileNotFoundError, PermissionError):
+            if os.path.isdir(home):
+                return None
+            continue                                        # DIR has just been taken away
+        try:
+            told = wait_for(fd, home, told)
+        except OSError:
+            return fd
+        if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
+            return fd
+        os.close(fd)
 
 
-def take_turn(fd, home):
-    """Lock DIR, if its file system has locks; who waits is told."""
+def wait_for(fd, home, told):
+    """Lock it; whether somebody was told that this takes time."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        doing.say('another qpy-install is at work in %s: waiting for its end' % home)
+        if not told:
+            doing.say('another qpy-install is at work in %s: waiting for its end' % home)
         fcntl.flock(fd, fcntl.LOCK_EX)
-    except OSError:
-        pass
+        return True
+    return told
 
 
 def make_directories(home, rootless):

@@ -51,8 +51,8 @@ def take_away(home, options):
         remove(home, ('queue',))
     if lock is not None:
         os.close(lock)
-    if os.path.isdir(home) and not os.listdir(home):
-        os.rmdir(home)
+    if os.path.isdir(home) and not set(os.listdir(home)) - {places.LOCK}:
+        shutil.rmtree(home)
         doing.say('%s is gone' % home)
     if not options.rootless and options.accounts:
         remove_accounts(home, names)
@@ -149,7 +149,7 @@ def remove(home, names):
 def left(home, waiting, names):
     """What is still there, and how to be rid of it.  names: of the accounts that nobody wanted to be rid of."""
     lines = []
-    for name in sorted(os.listdir(home)) if os.path.isdir(home) else ():
+    for name in sorted(set(os.listdir(home)) - {places.LOCK}) if os.path.isdir(home) else ():
         what = '%d messages' % waiting if name == 'queue' else \
             'what --purge takes away too' if name in THEIRS else 'not of qpy\'s making'
         lines.append('left: %s/%s (%s)' % (home, name, what))
