@@ -378,6 +378,97 @@ def test_it_needs_root(rooted):
     assert '%s belongs to root' % rooted in done.stderr and 'run this as root' in done.stderr
 
 
+def take_away(path):
+    os.rename(path, path + '-aside')
+
+
+def add_a_line(path):
+    take_away(path)
+    shutil.copy(path + '-aside', path)
+    with open(path, 'a') as file:
+        file.write('ExecStartPre=/bin/true\n')
+
+
+def set_user_id(path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    shutil.copy('/bin/true', path)
+    os.chmod(path, 0o4755)
+
+
+def link_there(path):
+    os.symlink('/etc/passwd', path)
+
+
+def closed(path):
+    take_away(path)
+    shutil.copy(path + '-aside', path)
+    os.chmod(path, 0o600)
+
+
+def closed_by_alias(path):
+    closed(path)
+    os.chown(path, pwd.getpwnam('alias').pw_uid, -1)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('name, spoil, words', [
+    ('alias/.qmail-root', closed, 'has mode 0600, alias may not read it, so that mail for it waits; chmod 0644 PATH'),
+    ('alias/.qmail-root', closed_by_alias, None),
+    ('x', set_user_id, 'is set-user-id or set-group-id; chmod ug-s PATH'), ('more/deep/x', set_user_id, 'is set-user-id'),
+    ('alias/Maildir/x', set_user_id, 'is set-user-id'), ('alias/Maildir/new/1.2.x', set_user_id, 'is set-user-id'),
+    ('queue/mess/1234567890123457', link_there, "not of qpy's making"), ('queue/x', link_there, "not of qpy's making"),
+    ('queue/mess/1234567890123458', os.mkfifo, "not of qpy's making"),
+    ('man/man8/qpy-send.8', take_away, 'missing; install qpy again'),
+    ('man/man8/qpy-queued.8', add_a_line, 'not as qpy-install put it there; install qpy again'),
+    ('service/qpy/run', take_away, 'missing; run qpy-install HOME'), ('service/qpy/log/run', take_away, 'missing; run qpy-install HOME'),
+    ('service/qpy.service', take_away, 'missing; run qpy-install HOME'),
+    ('service/qpy.service', add_a_line, 'not as qpy-install put it there; run qpy-install HOME, and keep settings of your own by systemctl '
+                                        'edit qpy')])
+def test_what_else_may_be_wrong_with_files(fresh, name, spoil, words):
+    """Each is named by --check in one line; nothing else is."""
+    path = os.path.join(fresh, name)
+    assert check.complaints(fresh, False) == []
+    there = set(os.listdir(fresh))
+    spoil(path)
+    try:
+        lines = [line for line in check.complaints(fresh, False) if '-aside' not in line]
+    finally:
+        if os.path.lexists(path):
+            os.unlink(path)
+        if os.path.exists(path + '-aside'):
+            os.rename(path + '-aside', path)
+        for made in set(os.listdir(fresh)) - there:
+            shutil.rmtree(os.path.join(fresh, made))
+    assert len(lines) == bool(words) and all(
+        line.startswith('%s: %s' % (path, words.replace('PATH', path).replace('HOME', fresh))) for line in lines)
+
+
+@pytest.fixture(scope='module')
+def fresh(tmp_path_factory):
+    """A DIR as it has just been installed."""
+    home = str(tmp_path_factory.mktemp('fresh') / 'qpy')
+    code, said = install(home, '--offline', '--me', 'x.test')
+    assert code == 0, said
+    return home
+
+
+@pytest.mark.root
+def test_a_queue_elsewhere_is_looked_at(fresh):
+    """A directory of the table that an administrator keeps on another disk, by a link, is checked as in its place."""
+    queue, elsewhere = fresh + '/queue', fresh + '-queue'
+    os.rename(queue, elsewhere)
+    os.symlink(elsewhere, queue)
+    try:
+        assert check.complaints(fresh, False) == []
+        with open(elsewhere + '/mess/x', 'w'):
+            (line,) = check.complaints(fresh, False)
+        os.unlink(elsewhere + '/mess/x')
+        assert line.startswith(queue + "/mess/x: not of qpy's making")
+    finally:
+        os.unlink(queue)
+        os.rename(elsewhere, queue)
+
+
 # --- the interpreter -------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope='module')
@@ -511,6 +602,25 @@ def test_who_else_can_be_one_of_ours(rooted, monkeypatch):
     lines = with_people()
     os.unlink(rooted + '/control/accounts')
     assert any('several roles have one account' in line for line in lines)
+
+
+@pytest.mark.root
+def test_who_can_log_in_or_let_others_in(rooted, monkeypatch, tmp_path):
+    """A password on an account of ours, or none where one is asked for; an administrator or a password of one of our groups.
+    Locked ones, and those of others, are nobody's business."""
+    shadow, gshadow = tmp_path / 'shadow', tmp_path / 'gshadow'
+    monkeypatch.setattr(check, 'SHADOW', str(shadow))
+    monkeypatch.setattr(check, 'GSHADOW', str(gshadow))
+    shadow.write_text('root:$y$x:1::::::\nqpyd:!:1::::::\nqpyl:!*:1::::::\nqpyq:!$y$x:1::::::\nqpys:*:1::::::\n\n')
+    gshadow.write_text('sudo:$y$x:joe:joe\nqpyq:!::\nqpyd:*::\n')
+    assert check.complaints(rooted, False) == []
+    shadow.write_text('qpyd:$y$x:1::::::\nqpyl::1::::::\n')
+    gshadow.write_text('qpyq:!:joe,ann:\nqpyd:$y$x::\n')
+    assert check.complaints(rooted, False) == [
+        'the account qpyd can log in with a password; usermod --lock qpyd',
+        'the account qpyl can log in with no password at all; usermod --lock qpyl',
+        "the group qpyq has the administrator joe,ann, who can put anybody into it; gpasswd --administrators '' qpyq",
+        'the group qpyd has a password, by which others come into it; gpasswd --remove-password qpyd']
 
 
 @pytest.mark.root

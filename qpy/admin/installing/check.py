@@ -56,7 +56,7 @@ def complaints(home, rootless):
         return [broken.why.decode()]
     found = of_start(house)
     named, said = {path for path, _ in found}, {text for _, text in found}
-    for path, text in (*of_files(house), *other_than_installed(home), *of_sockets(house)):
+    for path, text in (*of_files(house), *other_than_installed(home), *of_units(house), *of_sockets(house)):
         if path not in named or (b'set-user-id' in text or b'capabilities' in text or b'access list' in text) and text not in said:
             found.append((path, text))
     return [shown(text) for _, text in found] + ([] if rootless else of_people(home, house) + other_names.complaints(home))
@@ -117,8 +117,8 @@ def modules_below(top):
 
 # --- files -----------------------------------------------------------------------------------------------------
 
-FOLLOWED = (b'bin', b'lib', b'control', b'users', b'doc', b'service', b'lib/qpy', b'lib/site/dns', b'lib/site/click')
-MAIL = (b'new', b'cur', b'tmp')         # of alias's mailboxes: their messages are nobody's business here
+FOLLOWED = {name for name, *_ in layout.TABLE} - {b'man'} | {b'lib/qpy', b'lib/site/dns', b'lib/site/click'}
+MAIL = re.compile(rb'alias/(.*/)?(new|cur|tmp)/.*', re.S)       # whose messages' modes are nobody's business here
 OWN_PAGE = re.compile(rb'man/man\d/qpy[^/]*')
 ATTRIBUTES = {'security.capability': b'%s: carries file capabilities; setcap -r %s',
               **dict(layout.ACCESS_LISTS)}
@@ -130,16 +130,27 @@ def of_files(house):
     found = [(path, layout.complaint(path, (0, 0, 0), None)) for path in (house.home + b'/' + name for name in directories)
              if not os.path.lexists(path)]
     found += [(house.home, line) for line in of_attributes(house.home, os.stat(house.home))]
-    for top in sorted(name for name in directories if name and b'/' not in name):
+    for top in sorted({name for name in directories if name and b'/' not in name} | {*os.listdir(house.home)}):
         for name, path, there in walk(house.home, top):
             found += [(path, line) for line in of_attributes(path, there)]
-            if name in directories:
+            if name in directories or MAIL.fullmatch(name):
                 continue                        # of_start has looked at it
             row = next((row for fits, row in rows.get(top, ()) if fits(name)), None)
-            if row is not None:
-                found += [(path, line) for line in of_file(house, row, path, there)]
-            elif top in installed.STRICT:
+            if top in installed.STRICT and (row is None or not stat.S_ISREG(there.st_mode)):
                 found.append((path, b'%s: not of qpy\'s making; qpy-fsck says more about it; move it elsewhere' % path))
+            elif row is not None:
+                found += [(path, line) for line in of_file(house, row, path, there)]
+    return found + of_recipes(house)
+
+
+def of_recipes(house):
+    """[(path, complaint)] on .qmail files of alias that alias cannot read: mail for these addresses waits."""
+    found, top = [], house.home + b'/alias'
+    for path in faults.entries(top) if os.path.isdir(top) and os.access(top, os.R_OK) else ():
+        there = os.stat(path)
+        if path.startswith(top + b'/.qmail') and b'alias' in house.identity and not faults.readable(there, house.of(b'alias')):
+            found.append((path, b'%s: has mode %04o, alias may not read it, so that mail for it waits; chmod 0644 %s'
+                          % (path, there.st_mode & 0o7777, path)))
     return found
 
 
@@ -153,8 +164,8 @@ def rows_by_top():
 
 
 def walk(home, top):
-    """(name below DIR, path, stat) of a directory of DIR and everything in it; links are passed over but for those by which a
-    package keeps things elsewhere."""
+    """(name below DIR, path, stat) of what is in DIR and everything in it; links are passed over but for those by which a
+    package or an administrator keeps directories elsewhere, and those in the queue, where none is ours."""
     waiting = [top]
     while waiting:
         name = waiting.pop()
@@ -165,10 +176,10 @@ def walk(home, top):
             continue
         if name == b'man' and stat.S_ISLNK(there.st_mode):
             waiting += own_pages(path)
-        if stat.S_ISLNK(there.st_mode):
+        if stat.S_ISLNK(there.st_mode) and top not in installed.STRICT:
             continue
         yield name, path, there
-        if stat.S_ISDIR(there.st_mode) and not (top == b'alias' and name.rpartition(b'/')[2] in MAIL):
+        if stat.S_ISDIR(there.st_mode):
             waiting += sorted((name + b'/' + entry for entry in os.listdir(path)), reverse=True)
 
 
@@ -181,6 +192,8 @@ def own_pages(man):
 
 def of_attributes(path, there):
     """What mode and owner do not show: set-user-id bits, capabilities, access lists."""
+    if stat.S_ISLNK(there.st_mode):
+        return
     if there.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISDIR(there.st_mode):
         yield b'%s: is set-user-id or set-group-id; chmod ug-s %s' % (path, path)
     try:
@@ -223,8 +236,25 @@ def of_sockets(house):
     return found
 
 
+def of_units(house):
+    """[(path, complaint)] on what supervisors start us by, where it is missing; and on the unit, where it is not ours any more."""
+    home, found = os.fsdecode(house.home), []
+    try:
+        units = supervisors.main_units(home, home, house.rootless)
+    except doing.Trouble:                       # the complaints have named it
+        return []
+    for name, (content, _) in units.items():
+        path = house.home + b'/service/' + os.fsencode(name)
+        if not os.path.exists(path):
+            found.append((path, b'%s: missing; run qpy-install %s' % (path, house.home)))
+        elif name == supervisors.UNIT and os.access(path, os.R_OK) and doing.read(path) != content:
+            found.append((path, b'%s: not as qpy-install put it there; run qpy-install %s, and keep settings of your own by '
+                          b'systemctl edit qpy' % (path, house.home)))
+    return found
+
+
 def other_than_installed(home):
-    """[(path, complaint)] on every module and launcher that is missing, or not what qpy-install put there."""
+    """[(path, complaint)] on every module, launcher and page that is missing, or not what qpy-install put there."""
     try:
         with open(os.path.join(home, program_files.FILES)) as file:
             lines = file.read().splitlines()
@@ -233,8 +263,8 @@ def other_than_installed(home):
     wrong, listed = [], {line.partition('  ')[2]: line.partition('  ')[0] for line in lines}
     for name, digest in listed.items():
         path = os.fsencode(os.path.join(home, name))
-        if name.startswith('bin/') and os.path.islink(os.path.join(home, 'bin')):
-            continue
+        if name.startswith(('bin/', 'man/')) and os.path.islink(os.path.join(home, name[:3])):
+            continue                            # a package's
         try:
             with open(path, 'rb') as file:
                 if hashlib.sha256(file.read()).hexdigest() != digest:
@@ -262,6 +292,8 @@ def strangers(home, listed):
 # --- people ----------------------------------------------------------------------------------------------------
 
 NO_SHELLS = ('nologin', 'false')
+SHADOW, GSHADOW = '/etc/shadow', '/etc/gshadow'
+NO_PASSWORD = ('!', '*')                # what a hash begins with that fits no password
 
 
 def of_people(home, house):
@@ -281,9 +313,37 @@ def of_people(home, house):
         elif entry.pw_uid in uids:
             wrong.append('the account %s has the uid of %s, and is it; give it another: usermod --uid UID %s'
                          % (entry.pw_name, uids[entry.pw_uid], entry.pw_name))
-    for group in dict.fromkeys(accounts.GROUP.values()):
-        wrong += of_group(names[group.decode()], roles, everybody)
-    return wrong + of_other_groups(roles, {names[group.decode()] for group in accounts.GROUP.values()})
+    own = [names[group.decode()] for group in dict.fromkeys(accounts.GROUP.values())]
+    for group in own:
+        wrong += of_group(group, roles, everybody)
+    wrong += of_passwords(roles, everybody) + of_administrators(own)
+    return wrong + of_other_groups(roles, {*own})
+
+
+def fields(path, count):
+    """The lines of a file of the system that have so many fields."""
+    lines = [line.split(':') for line in doing.read(path).split('\n')]
+    return [line for line in lines if len(line) >= count]
+
+
+def of_passwords(roles, everybody):
+    """[complaint] on accounts of ours that a password opens, or none does."""
+    hashes = {entry.pw_name: entry.pw_passwd for entry in everybody if entry.pw_name in roles and entry.pw_passwd != 'x'}
+    hashes.update((name, value) for name, value, *_ in fields(SHADOW, 2) if name in roles)
+    return ['the account %s can log in with %s; usermod --lock %s' % (name, 'a password' if value else 'no password at all', name)
+            for name, value in hashes.items() if not value.startswith(NO_PASSWORD)]
+
+
+def of_administrators(own):
+    """[complaint] on who may put people into our groups, or comes in by a password of theirs."""
+    wrong = []
+    for name, value, administrators, *_ in fields(GSHADOW, 4):
+        if name in own and administrators:
+            wrong.append("the group %s has the administrator %s, who can put anybody into it; gpasswd --administrators '' %s"
+                         % (name, administrators, name))
+        if name in own and value and not value.startswith(NO_PASSWORD):
+            wrong.append('the group %s has a password, by which others come into it; gpasswd --remove-password %s' % (name, name))
+    return wrong
 
 
 def of_other_groups(roles, own):

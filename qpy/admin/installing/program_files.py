@@ -104,9 +104,10 @@ def sources(top, kinds=('.py',)):
 
 
 def list_of_files(code, home, python, kinds):
-    """What --check compares modules and launchers with later: the text of FILES."""
+    """What --check compares modules, launchers and pages with later: the text of FILES."""
     found = {'lib/qpy/' + name: content for name, content in sources(code, kinds).items()}
     found.update(('bin/' + name, launcher(name, module, home, python).encode()) for name, module in launchers())
+    found.update((os.path.relpath(page(home, name), home), content) for name, content in sources(os.path.join(CODE, 'man'), SECTIONS).items())
     return ''.join('%s  %s\n' % (hashlib.sha256(found[name]).hexdigest(), name) for name in sorted(found))
 
 
@@ -187,10 +188,15 @@ def copy_pages(home):
         if not os.path.isdir(directory) or os.path.realpath(directory) == os.path.realpath(os.path.join(home, target)):
             continue
         for name in sorted(os.listdir(directory)):
-            place = os.path.join(home, target)
-            if source == 'man':
-                section = name.rpartition('.')[2]
-                place = os.path.join(home, 'man/man' + section if section.isdigit() else 'doc')
-            os.makedirs(place, exist_ok=True)
-            shutil.copyfile(os.path.join(directory, name), os.path.join(place, name))
-            os.chmod(os.path.join(place, name), 0o644)
+            place = page(home, name) if source == 'man' else os.path.join(home, target, name)
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            shutil.copyfile(os.path.join(directory, name), place)
+            os.chmod(place, 0o644)
+
+
+SECTIONS = tuple('.%d' % number for number in range(1, 10))
+
+
+def page(home, name):
+    """Where a file of the manual goes: what is no page is an example."""
+    return os.path.join(home, 'man/man' + name[-1] if name.endswith(SECTIONS) else 'doc', name)

@@ -43,13 +43,21 @@ exec setuidgid %(logger)s multilog t ./main
 
 def write_units(place, home, rootless):
     """service in `place`: for systemd, and for runit, daemontools and their kin."""
-    words = {'home': home, 'fence': units.START.decode(), 'logger': owners.account_names(place)['qpyl']}
     service = os.path.join(place, 'service')
     os.makedirs(os.path.join(service, 'qpy/log/main'), exist_ok=True)
-    doing.write(os.path.join(service, 'qpy.service'), SYSTEMD % words)
-    doing.write(os.path.join(service, 'qpy/run'), RUN % words, 0o755)
-    doing.write(os.path.join(service, 'qpy/log/run'), (RUN_LOG if rootless else RUN_LOG_AS) % words, 0o755)
+    for name, (content, mode) in main_units(place, home, rootless).items():
+        doing.write(os.path.join(service, name), content, mode)
     write_each_unit(place, home, service)
+
+
+UNIT = 'qpy.service'
+
+
+def main_units(place, home, rootless):
+    """{name below service: (content, mode)} of what starts the whole of it."""
+    words = {'home': home, 'fence': units.START.decode(), 'logger': owners.account_names(place)['qpyl']}
+    return {UNIT: (SYSTEMD % words, 0o644), 'qpy/run': (RUN % words, 0o755),
+            'qpy/log/run': ((RUN_LOG if rootless else RUN_LOG_AS) % words, 0o755)}
 
 
 def service_table(place):
