@@ -19,6 +19,8 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 PR_SET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NAME = 1, 3, 4, 15
 PR_GET_KEEPCAPS, PR_SET_KEEPCAPS = 7, 8
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
+PR_GET_SECUREBITS, PR_SET_SECUREBITS = 27, 28
+SECBIT_NO_SETUID_FIXUP_LOCKED, SECBIT_KEEP_CAPS_LOCKED = 1 << 3, 1 << 5
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 36, 38, 39
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
@@ -143,6 +145,11 @@ def drop_bounding_set():
             return                                   # EINVAL: past the last one this kernel knows
         if present:
             prctl(PR_CAPBSET_DROP, capability)
+
+
+def lose_capabilities_with_root():
+    """From now on, and that is locked: when none of the three uids is root's any longer, no capability is left."""
+    prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED)
 
 
 def keep_capabilities(mask):

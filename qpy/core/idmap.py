@@ -5,7 +5,7 @@ own accounts.  What is not in the map does not exist inside: not root, not shado
 """
 HIGHEST = 4294967294        # 2**32 - 1 means "no id"
 LINES = 340                 # the kernel's limit on the lines of a map (Linux 4.15)
-FEW = 200                   # ranges that the filter in its place has room for
+FEW = 180                   # ranges that the filter in its place has room for
 
 
 def ranges(lowest, plus, without, closed=()):

@@ -6,7 +6,8 @@ arguments of 64 bits from 16.  Jumps count instructions and go forward only.  Er
 import struct
 
 LOAD, JUMP, EQUAL, GREATER_EQUAL, ANY_BIT, RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
-ALLOW, EPERM, ENOSYS, KILL = 0x7fff0000, 0x00050001, 0x00050026, 0x80000000
+ALLOW, NOTHING, EPERM, ENOSYS, KILL = 0x7fff0000, 0x00050000, 0x00050001, 0x00050026, 0x80000000
+#      NOTHING: not done, and no error
 NUMBER, ARCHITECTURE = 0, 4
 CLONE_NEWUSER = 0x10000000
 LIMIT = 4096                # instructions the kernel takes
@@ -29,7 +30,9 @@ def identities(uids, gids, machine):
     none, and no setns or new user namespace.  ValueError for a machine that is not in MACHINES or maps that are too
     long.
 
-    Who is a mail user may so ask to be what he is, as maildrop and procmail do."""
+    Who is a mail user may so ask to be what he is, as maildrop and procmail do.  But no setresuid keeps the saved uid,
+    by which the kernel takes the capabilities of who becomes a user (lib.confine.keep_two_capabilities): seteuid, which
+    is such a one, does nothing, as who is that user already means."""
     if machine not in MACHINES:
         raise ValueError(machine)
     arch, setgroups, unshare, clone, clone3, setns, changes = MACHINES[machine]
@@ -41,6 +44,7 @@ def identities(uids, gids, machine):
                                     (RETURN, 0, 0, ALLOW)])
     program += on_call(setgroups, [(LOAD, 0, 0, argument(0)), (EQUAL, 1, 0, 0), (RETURN, 0, 0, EPERM),
                                    (RETURN, 0, 0, ALLOW)])
+    program += on_kept_saved_uid(changes[0][0][0], uids)
     for calls, ranges in zip(changes, (uids, gids)):
         program += on_change(calls, ranges)
     program.append((RETURN, 0, 0, ALLOW))
@@ -57,6 +61,14 @@ def packed(program):
 def on_call(number, steps):
     """Take these few steps for this call, whose number is loaded; they must end in a return."""
     return [(EQUAL, 0, len(steps), number), *steps]
+
+
+def on_kept_saved_uid(number, ranges):
+    """For setresuid, if its third id is to stay: nothing happens where the first is too, else it is refused."""
+    steps = [(LOAD, 0, 0, argument(0)), (EQUAL, 1, 0, KEPT), (RETURN, 0, 0, EPERM), *within(argument(1), ranges),
+             (RETURN, 0, 0, NOTHING)]
+    return [(EQUAL, 1, 0, number), (JUMP, 0, 0, len(steps) + 3), (LOAD, 0, 0, argument(2)), (EQUAL, 1, 0, KEPT),
+            (JUMP, 0, 0, len(steps)), *steps, (LOAD, 0, 0, NUMBER)]
 
 
 def on_change(calls, ranges):

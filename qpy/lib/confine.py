@@ -69,9 +69,9 @@ def no_core():
     unix.set_limit('CORE', 0, 0)
 
 
-def verify(uid, gid, groups=(), capabilities=0):
+def verify(uid, gid, groups=(), capabilities=0, saved=None):
     """NotDropped unless the kernel says we are just that."""
-    if unix.getresuid() != (uid, uid, uid) or unix.getresgid() != (gid, gid, gid):
+    if unix.getresuid() != (uid, uid, uid if saved is None else saved) or unix.getresgid() != (gid, gid, gid):
         raise NotDropped(unix.EPERM, 'uid or gid is still another')
     if set(unix.getgroups()) - {gid} != set(groups) - {gid}:
         raise NotDropped(unix.EPERM, 'supplementary groups are left')
@@ -180,21 +180,29 @@ def _write_maps(answer, ask, parent, maps):
     return 0
 
 
-def keep_two_capabilities(uid, gid):
+def keep_two_capabilities(uid, gid, saved=None):
     """Become uid, gid, keeping CAP_SETUID and CAP_SETGID and nothing else; no exec gives more.
+
+    saved: the saved uid, 0 outside of the namespace of mail, where the filter lets nobody come back to it: who has it and
+    becomes another has no capability from then on, by the kernel's own rule, which is locked.  So no process is ever a
+    user with CAP_SETGID, who could write any gid into the map of a user name space of that user's.
 
     What a worker does after this: setgroups([]), setresgid, setresuid, then clear_capabilities() and verify()."""
     no_core()
     unix_kernel.drop_bounding_set()
-    unix_kernel.prctl(unix_kernel.PR_SET_KEEPCAPS, 1)
+    if saved is None:
+        unix_kernel.prctl(unix_kernel.PR_SET_KEEPCAPS, 1)
+    else:
+        unix_kernel.lose_capabilities_with_root()
     unix.setgroups([])
     unix.setresgid(gid, gid, gid)
-    unix.setresuid(uid, uid, uid)
+    unix.setresuid(uid, uid, uid if saved is None else saved)
     unix_kernel.capset(SEED_CAPABILITIES, SEED_CAPABILITIES, 0)
-    unix_kernel.prctl(unix_kernel.PR_SET_KEEPCAPS, 0)
+    if saved is None:
+        unix_kernel.prctl(unix_kernel.PR_SET_KEEPCAPS, 0)
     unix_kernel.set_dumpable(0)
     unix_kernel.no_new_privs()
-    verify(uid, gid, (), SEED_CAPABILITIES)
+    verify(uid, gid, (), SEED_CAPABILITIES, saved)
 
 
 def become_user(uid, gid):

@@ -72,7 +72,7 @@ def step_down(home, identity):
         raise
     except unix.error as problem:
         program.warn(b'no user namespace (%s): users are kept apart by a filter instead' % program.reason(problem))
-        confine.keep_two_capabilities(uid, gid)
+        confine.keep_two_capabilities(uid, gid, 0)
         try:
             confine.seed_filter(ids.uids, ids.gids)
         except (unix.error, ValueError) as missing:

@@ -1,4 +1,5 @@
 """Giving up privileges: what is left afterwards, asked of the kernel.  Each probe runs in a child of its own."""
+import ctypes
 import errno
 import os
 import pickle
@@ -182,13 +183,102 @@ def test_where_namespaces_are_forbidden_a_filter_takes_their_place():
         return others() + [refused(os.setuid, 2001), refused(os.setgroups, []), os.getresuid() == os.getresgid() == (2000,) * 3]
 
     def probe():
-        confine.keep_two_capabilities(700, 700)
+        confine.keep_two_capabilities(700, 700, 0)
         confine.seed_filter(uids, uids)
         impossible = others() + [refused(os.setgroups, [6]), refused(unix_kernel.unshare, unix_kernel.CLONE_NEWUSER)]
         return impossible, in_child(as_user), below(2000)
     impossible, user, worker = in_child(probe)
     assert all(impossible) and all(user)
     assert worker == ((2000,) * 3, [], (0, 0, 0), True)
+
+
+def own_namespace(uid):
+    """A process of this user's, outside, that has made a user namespace; its pid, and what ends it."""
+    said, ended = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ended[1])
+        confine.drop(uid, uid)
+        unix_kernel.set_dumpable(1)
+        os.write(said[1], b'x' if refused(unix_kernel.unshare, unix_kernel.CLONE_NEWUSER) else b'y')
+        os.read(ended[0], 1)
+        os._exit(0)
+    os.close(ended[0])
+    os.close(said[1])
+    assert os.read(said[0], 1) == b'y'
+    os.close(said[0])
+
+    def end():
+        os.close(ended[1])
+        os.waitpid(pid, 0)
+    return pid, end
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+KEEP_CAPS = 8
+KEPT = 0xffffffff
+
+
+def called(number, *arguments):
+    """A system call, past the C library."""
+    return LIBC.syscall(number, *map(ctypes.c_long, arguments))
+
+
+RESUID, REUID, FSUID = {'x86_64': (117, 113, 122), 'aarch64': (147, 145, 151)}.get(os.uname().machine, (0, 0, 0))
+WAYS = {'setresuid': [(RESUID, 2000, 2000, 2000)], 'seteuid': [(RESUID, KEPT, 2000, KEPT)], 'real-and-effective': [(RESUID, 2000, 2000, KEPT)],
+        'real-first': [(RESUID, 2000, KEPT, KEPT), (REUID, KEPT, 2000)], 'setreuid': [(REUID, KEPT, 2000)],
+        'setreuid-both': [(REUID, 2000, 2000)], 'real-alone': [(REUID, 2000, KEPT), (REUID, KEPT, 2000)],
+        'saved': [(RESUID, KEPT, 2000, 2000)], 'files-alone': [(FSUID, 2000)], 'as-it-is': []}
+
+
+def map_written(pid, way):
+    """In the place of the seed, owned: as the user who owns the namespace of pid, write a foreign gid into its map."""
+    LIBC.prctl(KEEP_CAPS, 1, 0, 0, 0)
+    for call in WAYS[way]:
+        called(*call)
+    unix_kernel.capset(*[unix_kernel.capget()[1]] * 2, 0)
+    try:
+        fd = os.open('/proc/%d/gid_map' % pid, os.O_WRONLY)
+        os.write(fd, b'0 42 1\n')
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('way', sorted(WAYS))
+def test_no_foreign_id_into_a_users_own_namespace(way):
+    """P24 where namespaces are forbidden, but not to a user elsewhere: whoever has taken over the seed becomes him in no
+    way that leaves CAP_SETGID to write gid 42 into the map of his namespace."""
+    namespace_or_skip()
+    pid, end = own_namespace(2000)
+    ids = idmap.ranges(1000, {700}, ())
+
+    def probe():
+        confine.keep_two_capabilities(700, 700, 0)
+        confine.seed_filter(ids, ids)
+        return map_written(pid, way)
+    try:
+        assert not in_child(probe)
+    finally:
+        end()
+
+
+@pytest.mark.root
+def test_without_a_saved_uid_the_map_is_written():
+    """Counter-test: with the capabilities kept as inside the namespace of mail, and the filter, it is done."""
+    namespace_or_skip()
+    pid, end = own_namespace(2000)
+    ids = idmap.ranges(1000, {700}, ())
+
+    def probe():
+        confine.keep_two_capabilities(700, 700)
+        confine.seed_filter(ids, ids)
+        return map_written(pid, 'setresuid')
+    try:
+        assert in_child(probe)
+    finally:
+        end()
 
 
 @pytest.mark.parametrize('problem', [OSError(errno.EINVAL, 'Invalid argument'), ValueError('riscv64')])
