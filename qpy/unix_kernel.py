@@ -225,22 +225,27 @@ def _aio_setup():
 
 
 def _fsync_some(context, fds):
+    global _aio
     submit, _, number = context
     count = len(fds)
     blocks = _ctypes.create_string_buffer(b''.join([_pack('=QIIHhIQQqQII', n, 0, 0, _AIO_FSYNC, 0, fd, 0, 0, 0, 0, 0, 0)
                                                     for n, fd in enumerate(fds)]), 64 * count)
     first = _ctypes.addressof(blocks)
     table = (_ctypes.c_void_p * count)(*range(first, first + 64 * count, 64))
+    events = _ctypes.create_string_buffer(32 * count)
     taken = max(0, _libc.syscall(submit, number, _ctypes.c_long(count), table))
-    found = _fsync_results(context, taken)
+    try:
+        found = _fsync_results(context, taken, events)
+    except BaseException:
+        _aio = _os.getpid(), None       # the next group would take the answers that are still to come for its own
+        raise
     return found + _unix.fsync_all(fds[taken:])
 
 
-def _fsync_results(context, count):
+def _fsync_results(context, count, events):
     """What became of the first `count` of them, once all have ended."""
     _, getevents, number = context
     found, ended = [None] * count, 0
-    events = _ctypes.create_string_buffer(32 * max(1, count))
     while ended < count:
         got = _libc.syscall(getevents, number, _ctypes.c_long(count - ended), _ctypes.c_long(count - ended), events, None)
         if got == -1 and _ctypes.get_errno() != _EINTR:

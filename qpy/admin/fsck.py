@@ -7,7 +7,7 @@ nothing is ever replaced.  Descriptor 1: a line for each thing worth a word, the
 Exit: 0 all is well, or sees to itself; 1 somebody must look; 100 wrong usage; 111 the queue could not be read.
 """
 from qpy import unix, unix_kernel
-from qpy.core import exits, mess, queuecheck, text
+from qpy.core import exits, mess, mounts, queuecheck, text
 from qpy.lib import program, queuefile
 
 USAGE = b'usage: qpy-fsck [--set-aside] [--all]'
@@ -44,7 +44,7 @@ class Check:
         """What kind of file system keeps the mail, if that is worth a word."""
         try:
             path = unix.readlink(b'/proc/self/fd/%d' % self.place[b'mess'])
-            kind = queuecheck.file_system(unix.read_file(b'/proc/self/mountinfo'), path)
+            kind = mounts.file_system(unix.read_file(b'/proc/self/mountinfo'), path)
         except unix.error:
             return                              # no /proc
         if kind in queuecheck.FILE_SYSTEMS:

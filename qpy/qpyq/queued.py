@@ -13,7 +13,7 @@ The kernel says who a client is (SO_PEERCRED); descriptors it sends along are ne
 from collections import deque
 
 from qpy import unix
-from qpy.core import accounts, dates, exits, ids, mess, submit
+from qpy.core import accounts, dates, exits, ids, mess, mounts, submit
 from qpy.lib import confine, controls, inherit, loop, packets, program, service
 from qpy.qpyq import store
 
@@ -80,7 +80,7 @@ def open_store(home):
     if found.ahead:
         program.warn(b'the queue has IDs ahead of the clock, up to %016d, %s: the clock stood wrong when they were given, or '
                      b'does now; new ones follow it; set it right' % (found.ahead, dates.clock_date(found.ahead // 1_000_000)))
-    return store.Store(directory, own_file_system(home), found, Complaints().say)
+    return store.Store(directory, own_file_system(home, directory), found, Complaints().say)
 
 
 def check_directory(path, there, ours):
@@ -95,6 +95,7 @@ def check_directory(path, there, ours):
                             % (path, there.st_mode & 0o7777))
 
 
+SYNCED_WHOLE = (b'ext4', b'xfs', b'btrfs', b'f2fs')      # syncfs writes all of it, names too, and empties the disk's cache
 LOCK_TRIES, LOCK_PAUSE = 30, 0.1    # a queued that is just ending may still sync its last group
 
 
@@ -108,13 +109,23 @@ def lock(directory, path):
     raise program.Fatal(exits.TEMP, b'unable to lock %s: another qpy-queued serves it' % path)
 
 
-def own_file_system(home):
+def own_file_system(home, mess_directory):
     """True if syncfs waits for nobody else's data, tells errors and ends only when all is safe: queue/mess alone on its
-    device, Linux 5.8, not an ext4 without a journal."""
+    device, Linux 5.8, a file system of which that is known, not an ext4 without a journal.  (On FUSE, 9p or cifs syncfs
+    does not even ask the server.)"""
     release = unix.uname().release.split('.')
     modern = [int(part) if part.isdigit() else 0 for part in release[:2]] >= [5, 8]
-    mine = unix.stat(home + b'/queue/mess').st_dev
-    return modern and mine not in (unix.stat(home).st_dev, unix.stat(b'/').st_dev) and not without_journal(mine)
+    mine = unix.fstat(mess_directory).st_dev
+    return modern and mine not in (unix.stat(home).st_dev, unix.stat(b'/').st_dev) \
+        and file_system(mess_directory) in SYNCED_WHOLE and not without_journal(mine)
+
+
+def file_system(directory):
+    """Its kind, b'' where that cannot be seen."""
+    try:
+        return mounts.file_system(unix.read_file(b'/proc/self/mountinfo'), unix.readlink(b'/proc/self/fd/%d' % directory))
+    except OSError:
+        return b''
 
 
 def without_journal(device):

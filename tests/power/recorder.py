@@ -109,6 +109,28 @@ class Server:
         return b''
 
 
+def mount(directory, image, log, server=Server):
+    """Mount a file system there whose file `disk` is the image; the pid of the child that serves it."""
+    fuse = os.open('/dev/fuse', os.O_RDWR)
+    options = b'fd=%d,rootmode=40000,user_id=0,group_id=0' % fuse
+    if libc.mount(b'qpy', directory.encode(), b'fuse', MS_NOSUID | MS_NODEV, options):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), '/dev/fuse')
+    pid = os.fork()
+    if pid == 0:
+        try:
+            server(fuse, os.open(image, os.O_RDWR), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)).run()
+        finally:
+            os._exit(0)
+    os.close(fuse)
+    return pid
+
+
+def unmount(directory, pid):
+    """The end of both."""
+    libc.umount2(directory.encode(), MNT_DETACH)
+    os.waitpid(pid, 0)
+
+
 class Recorder:
     """See the module."""
 
@@ -120,18 +142,7 @@ class Recorder:
         self.image, self.log = self.top + '/image', self.top + '/log'
         subprocess.run(['cp', '--sparse=always', self.base, self.image], check=True)
         os.mkdir(self.top + '/fuse')
-        fuse = os.open('/dev/fuse', os.O_RDWR)
-        options = b'fd=%d,rootmode=40000,user_id=0,group_id=0' % fuse
-        if libc.mount(b'qpy', (self.top + '/fuse').encode(), b'fuse', MS_NOSUID | MS_NODEV, options):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), '/dev/fuse')
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-                Server(fuse, os.open(self.image, os.O_RDWR), log).run()
-            finally:
-                os._exit(0)
-        os.close(fuse)
+        self.pid = mount(self.top + '/fuse', self.image, self.log)
         self.device = subprocess.run(['losetup', '-f', '--show', self.top + '/fuse/disk'], check=True,
                                      capture_output=True, text=True).stdout.strip()
         return self
@@ -142,8 +153,7 @@ class Recorder:
 
     def __exit__(self, *_):
         subprocess.run(['losetup', '-d', self.device], check=False)
-        libc.umount2((self.top + '/fuse').encode(), MNT_DETACH)
-        os.waitpid(self.pid, 0)
+        unmount(self.top + '/fuse', self.pid)
         self.history = list(read_history(self.log))
         subprocess.run(['rm', '-rf', self.top], check=False)
 

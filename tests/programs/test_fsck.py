@@ -7,7 +7,7 @@ import pytest
 
 from qpy import unix
 from qpy.admin import fsck
-from qpy.core import exits, mess, queuecheck, state
+from qpy.core import exits, mess, mounts, queuecheck, state
 from qpy.lib import program
 from tests.peers import queued as rig
 
@@ -257,15 +257,15 @@ MOUNTS = b"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
     (b'/var/qpy/queue2', b'ext4'), (b'/mnt/a b/queue', b'nfs4'), (b'/srv/x', b'overlay')])
 def test_which_file_system(path, kind):
     """The innermost mount that holds the path, whose name may have blanks."""
-    assert queuecheck.file_system(MOUNTS, path) == kind
-    assert queuecheck.file_system(MOUNTS + b'25 22 0:24 / ' + path.replace(b' ', b'\\040') + b' rw - later none rw\n',
+    assert mounts.file_system(MOUNTS, path) == kind
+    assert mounts.file_system(MOUNTS + b'25 22 0:24 / ' + path.replace(b' ', b'\\040') + b' rw - later none rw\n',
                                   path) == b'later'
 
 
 def test_no_mount_table_is_no_error():
     """Nonsense in place of it says nothing."""
     for data in (b'', b'\n\n', b'x - y', b'1 2 3:4 / /\\9 rw - ext4 x rw', b'\xff' * 100):
-        assert queuecheck.file_system(data, b'/var/qpy') == b''
+        assert mounts.file_system(data, b'/var/qpy') == b''
 
 
 @pytest.mark.root

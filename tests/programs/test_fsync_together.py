@@ -1,8 +1,78 @@
 """unix_kernel.fsync_together: many files made durable at once, each with its own answer."""
 import errno
 import os
+import signal
+
+import pytest
 
 from qpy import unix, unix_kernel
+from qpy.qpyq import queued
+from tests.power import recorder
+
+
+class FailingServer(recorder.Server):
+    """A file system that cannot make anything durable."""
+
+    def fsync(self, node, request):
+        os.write(self.log, b'asked ')
+        return errno.EIO
+
+
+@pytest.fixture
+def failing(tmp_path):
+    """A directory with one file, `disk`, whose fsync fails after it was asked for."""
+    if not os.access('/dev/fuse', os.W_OK):
+        pytest.skip('no /dev/fuse here')
+    place = tmp_path / 'failing'
+    place.mkdir()
+    (tmp_path / 'image').write_bytes(bytes(65536))
+    pid = recorder.mount(str(place), str(tmp_path / 'image'), str(tmp_path / 'log'), FailingServer)
+    yield place
+    os.kill(pid, signal.SIGKILL)                # also if a test that failed has left a file open
+    recorder.unmount(str(place), pid)
+
+
+@pytest.mark.root
+def test_a_sync_that_fails_later(failing, tmp_path):
+    """A file whose fsync the kernel takes, and which fails in its time, has its own answer too."""
+    good = files(tmp_path, 3)
+    bad = os.open(failing / 'disk', os.O_RDWR)
+    os.write(bad, b'x' * 5000)
+    found = unix_kernel.fsync_together([good[0], bad, *good[1:]])
+    assert [problem and problem.errno for problem in found] == [None, errno.EIO, None, None]
+    assert (tmp_path / 'log').read_bytes()
+    for fd in (*good, bad):
+        os.close(fd)
+
+
+@pytest.mark.root
+def test_syncfs_is_not_believed_everywhere(failing, tmp_path):
+    """A queue on a file system of its own has its files synced one by one where syncfs is not known to do that: FUSE is
+    not even asked."""
+    directory = os.open(failing, os.O_RDONLY)
+    unix_kernel.syncfs(directory)
+    assert not (tmp_path / 'log').read_bytes()
+    assert not queued.own_file_system(os.fsencode(tmp_path), directory)
+    os.close(directory)
+
+
+def test_answers_that_were_not_collected_are_nobodys(tmp_path, monkeypatch):
+    """After an error between the call and its answers the next group has its own: nothing is said to be safe before it is."""
+    fds = files(tmp_path, 3)
+    assert unix_kernel.fsync_together(fds) == [None] * 3
+
+    def out_of_memory(*args):
+        raise MemoryError
+    with monkeypatch.context() as patch:
+        patch.setattr(unix_kernel, '_fsync_results', out_of_memory)
+        with pytest.raises(MemoryError):
+            unix_kernel.fsync_together(fds)
+    asked = []
+    monkeypatch.setattr(unix, 'fsync', asked.append)
+    assert unix_kernel.fsync_together(fds) == [None] * 3 and asked == fds
+    monkeypatch.setattr(unix_kernel, '_aio', (0, None))         # for whoever comes after this test
+    for fd in fds:
+        os.close(fd)
 
 
 def files(directory, count):
