@@ -100,6 +100,7 @@ def needs_machine(path):
         return 'mark.root' in file.read()
 
 
+POWER = pytest.StashKey()
 ROLES = ('qpyd', 'qpyt', 'qpyq', 'qpys', 'qpyu', 'qpyr', 'qpyp', 'qpya', 'qpyc', 'qpyl', 'alias')
 
 
@@ -139,8 +140,41 @@ def pytest_unconfigure(config):
         subprocess.run(['groupdel', name], capture_output=True)
 
 
+def power_tried():
+    """(distinct crash states, {what: how many}) that tests of this process have tried."""
+    explorer = sys.modules.get('tests.power.explorer')
+    return (set(explorer.STATES), dict(explorer.FIGURES)) if explorer else (set(), {})
+
+
+def pytest_sessionfinish(session):
+    """A worker of xdist hands over what only the process that prints can sum up."""
+    if hasattr(session.config, 'workeroutput'):
+        states, figures = power_tried()
+        session.config.workeroutput['power'] = {'%x' % state for state in states}, figures
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """That process takes it."""
+    node.config.stash.setdefault(POWER, []).append(getattr(node, 'workeroutput', {}).get('power', (set(), {})))
+
+
+def say_power(terminalreporter):
+    """What the power tests and the faults have tried."""
+    ours, figures = power_tried()
+    states = {'%x' % state for state in ours}
+    for some, numbers in [*terminalreporter.config.stash.get(POWER, [])]:
+        states |= some
+        for name, number in numbers.items():
+            figures[name] = figures.get(name, 0) + number
+    if states or any(figures.values()):
+        said = ', '.join('%d %s' % (number, name) for name, number in figures.items() if number)
+        terminalreporter.write_line('power: %d distinct crash states; %s' % (len(states), said))
+
+
 def pytest_terminal_summary(terminalreporter):
-    """Print how much code is trusted, so that growth is seen."""
+    """Print how much code is trusted, so that growth is seen; and what was tried."""
+    say_power(terminalreporter)
     found = [value for reports in terminalreporter.stats.values() for report in reports
              for name, value in getattr(report, 'user_properties', ()) if name == 'lines of code' and report.when == 'call']
     if found:

@@ -4,8 +4,6 @@ import os
 
 import pytest
 
-from tests.power.conftest import pytest_terminal_summary  # noqa: F401  (its line tells what was tried here)
-
 
 def open_now():
     """The descriptors of this process."""
