@@ -10,6 +10,8 @@ import pytest
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, SOURCE)
+from qpy.core import idmap  # noqa: E402
+from qpy.lib import confine  # noqa: E402
 from tests.peers import debian  # noqa: E402
 
 MESSAGE = b'From: a@b\nTo: joe@x\nSubject: hello\n\nFrom here on\n'
@@ -38,15 +40,17 @@ def deliver(place):
     for name in ('preline', 'forward', 'condredirect', 'bouncesaying', 'except'):
         (tmp_path / 'dir/bin' / name).symlink_to(os.path.join(SOURCE, 'bin/qpy-' + name))
 
-    def run(lines):
+    def run(lines, become=None):
         (home / '.qmail').write_text(lines)
         if UID:
             subprocess.run(['chown', '-R', '%d:%d' % (UID, UID), str(home)], check=True)
         (tmp_path / 'message').write_bytes(MESSAGE)
         with open(tmp_path / 'message', 'rb') as stdin:
-            return subprocess.run(['setpriv', '--no-new-privs', SOURCE + '/bin/qpy-local', 'joe', str(home), 'joe', '', '', 'x.example',
-                                   's@y', './Maildir/'], stdin=stdin, capture_output=True, timeout=60, user=UID, group=UID,
-                                  extra_groups=[] if UID else None, env={'QPYHOME': str(tmp_path / 'dir')})
+            who = dict(preexec_fn=become) if become else dict(user=UID, group=UID, extra_groups=[] if UID else None)
+            bound = [] if become else ['setpriv', '--no-new-privs']
+            return subprocess.run([*bound, SOURCE + '/bin/qpy-local', 'joe', str(home), 'joe', '', '', 'x.example',
+                                   's@y', './Maildir/'], stdin=stdin, capture_output=True, timeout=60,
+                                  env={'QPYHOME': str(tmp_path / 'dir')}, **who)
     run.home = home
     return run
 
@@ -101,6 +105,30 @@ def test_maildrop(deliver):
     done = deliver('|preline %s %s/.filter\n' % (path, deliver.home))
     assert done.returncode == 0, done
     assert only(deliver.home / 'box/new').endswith(MESSAGE)
+
+
+def behind_the_filter():
+    """As where user namespaces are forbidden: a child of the seed, whom its filter stays with."""
+    ids = idmap.ranges(1000, {700, UID}, ())
+    confine.keep_two_capabilities(700, 700, 0)
+    confine.seed_filter(ids, ids)
+    confine.become_user(UID, UID)
+
+
+@pytest.mark.root
+def test_behind_the_filter(deliver):
+    """procmail and maildrop ask to be whom they are, which goes on; who asks for the effective uid alone hears no error."""
+    (deliver.home / '.procmailrc').write_text('MAILDIR=%s\n:0\nsorted/\n' % deliver.home)
+    (deliver.home / '.filter').write_text('to "%s/box"\n' % deliver.home)
+    (deliver.home / '.filter').chmod(0o600)
+    for part in ('sorted', 'box', 'box/tmp', 'box/new', 'box/cur'):
+        (deliver.home / part).mkdir()
+    lines = '|preline %s ORGMAIL=%s/o DEFAULT=%s/d %s/.procmailrc\n' % (program('procmail'), *[deliver.home] * 3)
+    lines += '|preline %s %s/.filter\n' % (program('maildrop'), deliver.home)
+    lines += '|/usr/bin/python3 -I -c "import os; os.seteuid(os.getuid()); os.setresuid(*os.getresuid())"\n'
+    done = deliver(lines, behind_the_filter)
+    assert done.returncode == 0 and done.stdout.endswith(b'did 0+0+3\n'), done
+    assert only(deliver.home / 'sorted/new').endswith(MESSAGE) and only(deliver.home / 'box/new').endswith(MESSAGE)
 
 
 def test_recipes(deliver):
