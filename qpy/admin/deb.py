@@ -114,9 +114,15 @@ if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
 fi
 py3clean -p qpy
 """
+# debconf begins the script anew, whose first lines it therefore is
 POSTRM = """\
 #!/bin/sh
 set -e
+if [ "$1" = purge ] && [ -e /usr/share/debconf/confmodule ]; then
+    . /usr/share/debconf/confmodule
+    db_purge
+    db_stop
+fi
 if [ "$1" = remove ]; then
     rm -rf %(home)s/run %(home)s/service /etc/qpy/users/aliases.cdb
 fi
@@ -125,11 +131,18 @@ if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
 fi
 if [ "$1" = purge ]; then
     rm -rf /etc/qpy
-    for place in queue/mess queue/damaged alias/Maildir/new alias/Maildir/cur; do
-        if [ -n "$(ls -A %(home)s/$place 2>/dev/null)" ]; then
+    kept=
+    for place in queue/mess queue/damaged alias; do
+        if [ -n "$(find %(home)s/$place -type f ! -name '.qmail*' ! -path '*/tmp/*' -print -quit 2>/dev/null)" ]; then
             echo "left: %(home)s/$place, with mail in it" >&2
-            kept=yes
+            kept="$kept ${place%%%%/*}"
         fi
+    done
+    for path in %(home)s/* %(home)s/.[!.]*; do
+        case " $kept " in
+            *" ${path##*/} "*) ;;
+            *) rm -rf "$path" ;;
+        esac
     done
     if [ -z "$kept" ]; then
         rm -rf %(home)s
@@ -137,10 +150,6 @@ if [ "$1" = purge ]; then
     if command -v deb-systemd-helper >/dev/null; then
         deb-systemd-helper purge qpy.service >/dev/null || true
         deb-systemd-helper unmask qpy.service >/dev/null || true
-    fi
-    if [ -e /usr/share/debconf/confmodule ]; then
-        . /usr/share/debconf/confmodule
-        db_purge
     fi
 fi
 """

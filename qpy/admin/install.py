@@ -18,10 +18,13 @@ import sys
 from qpy.admin.installing import (check, doing, first_files, other_names, owners, packages, places, program_files,
                                   supervisors, uninstall)
 from qpy.core import layout
-from qpy.lib import program
+from qpy.lib import controls, program
 
 RESTART = ('qpy runs in %s with the code it was started with: restart it when it suits you (systemctl restart qpy, sv '
            'restart, svc -t); mail goes on meanwhile')
+RESTARTED = ('qpy in %s is started anew by systemd now, when the deliveries under way have ended: that may take %s '
+             '(control/timeoutstop)')
+SYSTEMD_RUNS = '/run/systemd/system'
 PACKAGED = (b'bin', b'lib', b'man', b'doc', b'service')     # directories that hold nothing of one machine
 
 
@@ -114,11 +117,27 @@ def make(home, listen, options):
     for line in wrong:
         doing.say(line)
     if places.running(home):
-        doing.say(RESTART % home if renewed else 'qpy runs in %s and its code has not changed: no restart is needed' % home)
+        doing.say(of_restart(home, renewed))
     else:
         doing.say('installed in %s%s; start it with %s/bin/qpy-start'
                   % (home, ' (rootless: everything runs under your account)' if options.rootless else '', home))
     return doing.WRONG if wrong else doing.OK
+
+
+def of_restart(home, renewed):
+    """What becomes of the chain that runs.  A package's script (dpkg(1)) has systemd start it anew in any case."""
+    if 'DPKG_MAINTSCRIPT_NAME' in os.environ and os.path.isdir(SYSTEMD_RUNS):
+        return RESTARTED % (home, patience(home))
+    return RESTART % home if renewed else 'qpy runs in %s and its code has not changed: no restart is needed' % home
+
+
+def patience(home):
+    """How long deliveries may take to end, in words."""
+    try:
+        seconds = controls.number(os.fsencode(home), b'timeoutstop')
+    except controls.Broken:                     # --check has named it
+        seconds = controls.default(os.fsencode(home), b'timeoutstop')
+    return '%d seconds' % seconds if seconds else 'as long as systemd waits'
 
 
 def stage(options):

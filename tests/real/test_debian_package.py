@@ -158,12 +158,16 @@ def test_another_mail_transport_agent_is_refused_beside_it(booted, tmp_path):
 
 def test_an_upgrade_keeps_what_is_there(booted):
     """The same package again, as an upgrade: control files, aliases and waiting mail are as before, the chain is
-    started anew, and mail goes on."""
+    started anew, which is said as it is, with how long that may take, and mail goes on."""
     booted.write('/etc/qpy/control/smtproutes', 'wait.test:127.0.0.1:9\n')
     sendmail(booted, 'someone@wait.test', text='waits')
     waiting = waiting_mail(booted, 1)
     before = booted.run('systemctl', 'show', '-P', 'MainPID', 'qpy')
-    booted.run('dpkg', '-i', '/root/qpy.deb')
+    booted.write('/etc/qpy/control/timeoutstop', '7\n')
+    done = booted.call('dpkg', '-i', '/root/qpy.deb')
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and 'qpy in %s is started anew by systemd now, when the deliveries under way have ended: that may take ' \
+        '7 seconds (control/timeoutstop)\n' % DIR in said and 'when it suits you' not in said and 'no restart' not in said
     assert booted.read('/etc/qpy/control/smtproutes') == 'wait.test:127.0.0.1:9\n'
     assert 'friend: joe' in booted.read('/etc/aliases')
     assert waiting_mail(booted, 1) == waiting
@@ -181,7 +185,7 @@ def test_uninstall_leaves_the_package_to_dpkg(booted):
 
 def test_removed_and_purged(booted):
     """Removed: nothing runs, the commands are gone, mail and control files are there.  Installed again it goes on.
-    Purged: control files are gone; mail is not, and is named."""
+    Purged: control files and keys are gone; mail is not, and is named, each place once."""
     waiting = waiting_mail(booted, 1)
     booted.run('dpkg', '-r', 'qpy')
     assert booted.call('systemctl', 'is-active', 'qpy').stdout.strip() != 'active'
@@ -192,9 +196,13 @@ def test_removed_and_purged(booted):
     sendmail(booted, 'joe', text='back again')
     mail(booted, words='back again')
     assert waiting_mail(booted, 1) == waiting
+    assert {'check', 'keys', 'tls', 'queue'} <= {*os.listdir(booted.path(DIR))}
     done = booted.call('dpkg', '-P', 'qpy')
     assert done.returncode == 0, done.stderr
-    assert 'left: %s/queue/mess, with mail in it' % DIR in done.stdout + done.stderr
+    said = [line for line in (done.stdout + done.stderr).split('\n') if line.startswith('left: ')]
+    assert 'left: %s/queue/mess, with mail in it' % DIR in said
+    assert len({*said}) == len(said) and {line.split('/')[4].partition(',')[0] for line in said} == {
+        *os.listdir(booted.path(DIR))} <= {'queue', 'alias'}
     assert not os.path.exists(booted.path('/etc/qpy')) and os.listdir(booted.path(DIR + '/queue/mess')) == waiting
 
 
