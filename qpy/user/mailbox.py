@@ -383,20 +383,54 @@ class Lock:
     def take_dot(self):
         """The dot-lock; where none can be made the other two must do."""
         try:
-            fd = unix.open(self.dot, unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC, 0o600,
-                           dir_fd=self.home_fd)
+            self.make_dot()
         except FileExistsError:
             self.drop_stale()
             return False
         except unix.error:
             return True
         self.has_dot = True
+        return True
+
+    def make_dot(self):
+        """Write it under another name and link it, so that it says whose it is as soon as it is there.  NFS may lose the
+        answer to link(2): the number of names tells.  Where there are no links (or no room) it is made in its place.
+        """
+        other = b'%b/.lk%d.%d' % (directory_of(self.dot), unix.getpid(), int(unix.time() * 1e6))
         try:
-            unix.write(fd, b'%d:%b\n' % (unix.getpid(), unix.fsencode(unix.gethostname())))    # as Dovecot does
+            self.write_dot(other)
+        except unix.error:
+            return self.write_dot(self.dot)
+        try:
+            unix.link(other, self.dot, src_dir_fd=self.home_fd, dst_dir_fd=self.home_fd, follow_symlinks=False)
+        except unix.error:
+            if self.names_of(other) != 2:
+                self.write_dot(self.dot)
+        finally:
+            self.remove(other)
+
+    def write_dot(self, name):
+        """A new file that names us, as Dovecot does; FileExistsError."""
+        fd = unix.open(name, unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC, 0o600, dir_fd=self.home_fd)
+        try:
+            unix.write(fd, b'%d:%b\n' % (unix.getpid(), unix.fsencode(unix.gethostname())))
+        except unix.error:
+            pass                                # no room: who dies now leaves one that names nobody
+        unix.close_quietly(fd)
+
+    def names_of(self, path):
+        """How many a file has."""
+        try:
+            return unix.lstat(path, dir_fd=self.home_fd).st_nlink
+        except unix.error:
+            return 0
+
+    def remove(self, path):
+        """If it can be done."""
+        try:
+            unix.unlink(path, dir_fd=self.home_fd)
         except unix.error:
             pass
-        unix.close_quietly(fd)
-        return True
 
     def drop_stale(self):
         """Remove a dot-lock whose writer is dead or long gone; the kernel's locks, which we hold, keep two from doing so."""
@@ -408,12 +442,17 @@ class Lock:
             pass
 
     def writer_is_dead(self):
-        """Does the dot-lock name a process of this host that is no more?"""
+        """Does the dot-lock name a process of this host that is no more, or nobody, and is older than this host's start?
+        A power cut may leave it without its bytes.
+        """
         fd = unix.open_regular(self.dot, unix.O_RDONLY, dir_fd=self.home_fd)
         try:
-            pid, _, host = unix.pread_all(fd, 100, 0).rstrip(b'\n').partition(b':')
+            said, made = unix.pread_all(fd, 100, 0), unix.fstat(fd).st_mtime
         finally:
             unix.close_quietly(fd)
+        if not said.strip(b'\0'):
+            return made < started()
+        pid, _, host = said.rstrip(b'\n').partition(b':')
         if host != unix.fsencode(unix.gethostname()) or not pid.isdigit() or not 0 < int(pid) <= MOST_PID:
             return False
         try:
@@ -426,15 +465,18 @@ class Lock:
         """Give back what is held."""
         if self.has_dot:
             self.has_dot = False
-            try:
-                unix.unlink(self.dot, dir_fd=self.home_fd)
-            except unix.error:
-                pass
+            self.remove(self.dot)
         for unlock in (unix.flock, unix.lockf):
             try:
                 unlock(self.fd, unix.LOCK_UN)
             except unix.error:
                 pass
+
+
+def started():
+    """Unix seconds at which this host was started; 0 where that cannot be seen."""
+    word = unix.read_file(b'/proc/stat').partition(b'\nbtime ')[2].partition(b'\n')[0]
+    return int(word) if word.isdigit() else 0
 
 
 def write_mbox(fd, home_fd, path, head, message_fd, locked):

@@ -79,13 +79,6 @@ def house():
         made.remove()
 
 
-def age_nameless(path):
-    """A lock counts for five minutes if its writer died before he had put his name into it; they are over."""
-    with contextlib.suppress(FileNotFoundError):
-        if not os.path.getsize(path):
-            os.utime(path, (0, 0))
-
-
 class Chain:
     """The House with a program under watch, a host it sends to, and a ledger; nothing is left of who had it before."""
 
@@ -206,7 +199,6 @@ class Chain:
                 return True
             if time.monotonic() > pushed[0] + PUSH:
                 pushed[0] = time.monotonic()
-                age_nameless(self.house.user_homes['ann'] + '/Mailbox.lock')
                 self.house.process.send_signal(signal.SIGALRM)
             return False
         for _ in range(4):

@@ -149,9 +149,6 @@ def test_killed_or_failed_at_any_call(name):
                                            'inject=%s:%s' % (call, what)])
                 assert program.done(home) or code != 0, (call, what)
                 assert not program.torn(home), (call, what)
-                with contextlib.suppress(FileNotFoundError):        # nameless, it counts for five minutes
-                    if not os.path.getsize(home + '/user/Mailbox.lock'):
-                        os.utime(home + '/user/Mailbox.lock', (0, 0))
                 assert run(home, program) == 0 and program.done(home), (call, what)
         finally:
             daemon.end()

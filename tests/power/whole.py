@@ -113,6 +113,8 @@ def install(monkeypatch, long=False):
         monkeypatch.setattr(unix, name, value)
     monkeypatch.setattr(unix, 'send_packet', passing(seam, unix.send_packet, unix.memfd))
     monkeypatch.setattr(queued, 'Committer', Committer)
+    monkeypatch.setattr(queued, 'file_system', lambda directory: b'ext4')
+    monkeypatch.setattr(queued, 'without_journal', lambda device: False)
     monkeypatch.setattr(packets, 'connect', lambda home, name, uid, kind=unix.SOCK_SEQPACKET:
                         seam.system.connect(name, kind))
     monkeypatch.setattr(submit, 'connect', lambda home: seam.system.client())

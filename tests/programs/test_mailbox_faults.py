@@ -1,6 +1,9 @@
 """Maildir and mbox when the system fails: every call, every time, and the order that makes a delivery durable."""
 import errno
+import itertools
 import os
+import socket
+import time
 
 import pytest
 
@@ -178,6 +181,121 @@ def test_only_who_holds_the_lock_cuts_an_mbox_back(home, monkeypatch, free):
         mailbox.append(fd, b'./mbox', b'From b\n' + HEAD, message)
     data = (path / 'mbox').read_bytes()
     assert data == before if free else data.startswith(before) and data.endswith(other)
+
+
+class Killed(BaseException):
+    """Nothing of the process happens any more."""
+
+
+class Held:
+    """An mbox and its Lock, on a real directory."""
+
+    def __init__(self, path):
+        self.dot, self.mine = path / 'mbox.lock', b'%d:%s\n' % (os.getpid(), os.fsencode(socket.gethostname()))
+        self.home = os.open(path, os.O_PATH | os.O_DIRECTORY)
+        self.fd = os.open(path / 'mbox', os.O_RDWR | os.O_CREAT)
+
+    def take(self):
+        """The Lock."""
+        return mailbox.Lock(self.home, b'./mbox', self.fd)
+
+    def close(self):
+        """Whose process ends loses the kernel's locks."""
+        os.close(self.fd)
+        os.close(self.home)
+
+
+def test_a_dot_lock_always_says_whose_it_is(tmp_path):
+    """L-17, INV6: whoever is killed at any call while he takes or gives back the locks of an mbox leaves no dot-lock, or
+    one that names him: it holds nobody up when he is gone."""
+    for number in itertools.count(1):
+        held, calls = Held(tmp_path), itertools.count(1)
+
+        def dying(real, number=number, calls=calls):
+            def call(*args, **more):
+                if next(calls) >= number:
+                    raise Killed()
+                return real(*args, **more)
+            return call
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ('open', 'write', 'link', 'unlink', 'lockf', 'flock', 'close'):
+                patch.setattr(unix, name, dying(getattr(unix, name)))
+            try:
+                held.take().release()
+                break
+            except Killed:
+                pass
+        assert not held.dot.exists() or held.dot.read_bytes() == held.mine, number
+        held.close()
+        for left in tmp_path.iterdir():
+            left.unlink()
+    assert number > 8 and os.listdir(tmp_path) == ['mbox']
+    held.close()
+
+
+def test_a_lost_answer_of_nfs(tmp_path, monkeypatch):
+    """The link was made and its answer lost: said again it exists, and is ours by its number of names."""
+    held, real = Held(tmp_path), unix.link
+
+    def link(*args, **more):
+        real(*args, **more)
+        raise FileExistsError(errno.EEXIST, 'File exists')
+    monkeypatch.setattr(unix, 'link', link)
+    lock = held.take()
+    assert lock.has_dot and held.dot.read_bytes() == held.mine
+    lock.release()
+    held.close()
+    assert os.listdir(tmp_path) == ['mbox']
+
+
+@pytest.mark.parametrize('call', ['link', 'open'])
+def test_a_dot_lock_where_there_are_no_links(tmp_path, monkeypatch, call):
+    """It is made in its place then; and where a directory takes no new name at all, it is done without, unless one is
+    there already."""
+    held, real = Held(tmp_path), getattr(unix, call)
+
+    def refused(path, *args, **more):
+        if call == 'link' or b'lk' in path:
+            raise OSError(errno.EPERM, 'Operation not permitted')
+        return real(path, *args, **more)
+    monkeypatch.setattr(unix, call, refused)
+    lock = held.take()
+    assert lock.has_dot and held.dot.read_bytes() == held.mine
+    lock.release()
+    assert os.listdir(tmp_path) == ['mbox']
+    held.dot.write_bytes(b'1:elsewhere\n')
+    monkeypatch.setattr(mailbox, 'LOCK_PATIENCE', 0)
+    with pytest.raises(mailbox.Failed):
+        held.take()
+    assert held.dot.read_bytes() == b'1:elsewhere\n'
+    held.close()
+
+
+@pytest.mark.parametrize('said', [b'', b'\0' * 20])
+@pytest.mark.parametrize('since, counts', [(-10, False), (10, True)])
+def test_a_dot_lock_without_a_name(tmp_path, monkeypatch, said, since, counts):
+    """A power cut may take the bytes of a dot-lock: an empty one is nobody's if it is older than the host's start."""
+    held = Held(tmp_path)
+    started = int(time.time()) - 100
+    monkeypatch.setattr(unix, 'read_file', lambda path: b'cpu 1\nbtime %d\nprocesses 1\n' % started)
+    monkeypatch.setattr(mailbox, 'LOCK_PATIENCE', 0.01)
+    held.dot.write_bytes(said)
+    os.utime(held.dot, (started + since,) * 2)
+    if counts:
+        with pytest.raises(mailbox.Failed):
+            held.take()
+        assert held.dot.read_bytes() == said
+    else:
+        held.take().release()
+        assert not held.dot.exists()
+    held.close()
+
+
+def test_when_the_host_was_started(monkeypatch):
+    """As the kernel says; where that cannot be seen, at the beginning of time, before which there are no locks."""
+    assert 0 < mailbox.started() <= time.time()
+    monkeypatch.setattr(unix, 'read_file', lambda path: b'cpu 1\n')
+    assert mailbox.started() == 0
 
 
 def test_a_name_that_is_taken(home, monkeypatch):
