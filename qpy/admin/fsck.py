@@ -140,14 +140,19 @@ class Check:
 
     def of_state(self, name):
         """The kinds of one state."""
-        if name not in self.recipients:
-            if self.live and self.arrived_since(name):
-                return []
-            return [b'orphan']
-        if self.recipients[name] is None:
-            return []                           # nothing can be said without its message
+        if name not in self.recipients and self.live and self.arrived_since(name):
+            return []
         try:
+            there = self.stat(b'state', name)
+            if name not in self.recipients:
+                return [b'no file' if unix.S_ISDIR(there.st_mode) else b'orphan']     # a FIFO or a link is unlinked, too
+            if not unix.S_ISREG(there.st_mode):
+                return [b'no state']
+            if self.recipients[name] is None:
+                return []                       # nothing can be said without its message
             data = queuefile.read_state(self.place[b'state'], name)
+        except FileNotFoundError:
+            return []
         except unix.error:
             return [b'unreadable']
         if data is None:

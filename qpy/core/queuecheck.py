@@ -50,7 +50,11 @@ TABLE = {
         b'is nothing of ours; no program looks at it',
         LEFT),
     b'no file': (WRONG, True,
-        b'is not a regular file; no program looks at it',
+        b'is not a regular file; no program can use it',
+        LEFT),
+    b'no state': (WRONG, True,
+        b'is not a regular file, and its message waits as long as this is in the place of its state; '
+        b'once it is set aside, all recipients are tried again',
         LEFT),
     b'unreadable': (WRONG, False,
         b'cannot be read now, which says nothing about it; send tries again',

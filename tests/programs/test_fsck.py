@@ -144,6 +144,33 @@ def test_what_is_no_file(home):
     assert len(os.listdir(home + b'/queue/damaged')) == 3 and not os.listdir(home + b'/queue/mess')
 
 
+NO_FILES = {'fifo': os.mkfifo, 'directory': os.mkdir, 'link': lambda path: os.symlink('/dev/null', path)}
+
+
+@pytest.mark.parametrize('data', [message(IDS[0]), torn(IDS[0])], ids=['whole', 'torn'])
+@pytest.mark.parametrize('make', NO_FILES)
+def test_a_state_that_is_no_file(home, make, data):
+    """Q-18: what stands in the place of a state keeps its message waiting: it is said, and set aside when asked."""
+    put(home, IDS[0], data)
+    NO_FILES[make](home + b'/queue/state/' + IDS[0])
+    line = b'queue/state/%b: %b' % (IDS[0], queuecheck.TABLE[b'no state'][2])
+    code, said = run(home)
+    assert code == 1 and line in said and os.path.lexists(home + b'/queue/state/' + IDS[0])
+    run(home, b'--set-aside')
+    assert not os.path.lexists(home + b'/queue/state/' + IDS[0])
+    assert os.listdir(home + b'/queue/mess') == ([IDS[0]] if data == message(IDS[0]) else [])
+    assert line not in run(home, b'--set-aside')[1]
+
+
+@pytest.mark.parametrize('make, kind', [('directory', b'no file'), ('fifo', b'orphan'), ('link', b'orphan')])
+def test_an_orphan_that_is_no_file(home, make, kind):
+    """A directory, which send cannot remove, is set aside when asked; what it removes is left to it."""
+    NO_FILES[make](home + b'/queue/state/' + IDS[0])
+    code, said = run(home, b'--set-aside')
+    assert code == (kind == b'no file') and said[0] == b'queue/state/%b: %b' % (IDS[0], queuecheck.TABLE[kind][2])
+    assert os.path.lexists(home + b'/queue/damaged/' + IDS[0]) == (kind == b'no file')
+
+
 @pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda path: os.symlink('/dev/null', path)])
 @pytest.mark.parametrize('name', [b'state/lock', b'lock', b'state/' + IDS[0], b'state/shorter', b'mess/%b.part' % IDS[0], b'damaged/' + IDS[0]])
 def test_no_name_is_waited_for(home, name, make):

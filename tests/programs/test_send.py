@@ -306,10 +306,11 @@ def test_no_regular_file(rig, make):
 
 
 @pytest.mark.timeout(60)
-def test_a_state_that_is_no_regular_file(rig):
-    """A FIFO in the place of a state: its message waits, the warning names the state, other mail goes on."""
+@pytest.mark.parametrize('make, remove', [(os.mkfifo, os.unlink), (os.mkdir, os.rmdir)])
+def test_a_state_that_is_no_regular_file(rig, make, remove):
+    """In the place of a state: its message waits, the warning names the state, other mail goes on."""
     ident = rig.put(b'a@here.example', announce=False)
-    os.mkfifo(rig.home + b'/queue/state/' + ident)
+    make(rig.home + b'/queue/state/' + ident)
     rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
     rig.step(10)
     rig.wait(200)
@@ -318,9 +319,21 @@ def test_a_state_that_is_no_regular_file(rig):
         b'warning: trouble reading state/%s; will try again later (not a regular file)' % ident] * 2
     with pytest.raises(unix.NotRegular):
         rig.send.store.append(ident, [(b'o',)])
-    os.unlink(rig.home + b'/queue/state/' + ident)
+    remove(rig.home + b'/queue/state/' + ident)
     rig.wait(400)
     assert [job[2] for job in rig.jobs] == [ident]
+
+
+def test_orphans_that_are_no_files(rig):
+    """A FIFO and a link are removed as a state is; a directory stays, and is named: qpy-fsck moves it."""
+    names = [b'17000000000000%02d' % n for n in range(3)]
+    for make, name in zip((os.mkfifo, os.mkdir, lambda path: os.symlink('/dev/null', path)), names):
+        make(rig.home + b'/queue/state/' + name)
+    rig.crash()
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert there(rig, b'state') == [names[1]]
+    assert any(line.startswith(b'warning: unable to unlink state/' + names[1]) for line in rig.lines())
 
 
 def test_orphan_states(rig):
