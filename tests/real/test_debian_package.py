@@ -83,6 +83,9 @@ def mail(there, place='/home/joe/Maildir', words='', count=1):
         return there.await_that(found, 'mail with %r' % words)
     except AssertionError as problem:
         said = there.call('journalctl', '--no-pager', '-u', 'qpy', '-n', '30').stdout
+        if os.path.exists(there.top + '/log'):          # of a qpy-start without systemd
+            with open(there.top + '/log') as file:
+                said += file.read()
         raise AssertionError('%s; the log says:\n%s' % (problem, said)) from None
 
 
@@ -215,6 +218,10 @@ def test_in_a_clean_chroot_without_systemd(package):
         there.run('dpkg', '-i', '/root/qpy.deb')
         with open(os.path.join(there.top, 'log'), 'w') as log:
             started = there.start('sh', '-c', 'echo $$ >/run/qpy.pid; exec %s/bin/qpy-start' % DIR, stdout=log, stderr=log)
+        def ready():
+            with open(os.path.join(there.top, 'log')) as file:
+                return 'status: local' in file.read()
+        there.await_that(ready, 'start')                    # cron hands its mail in once
         there.run('crontab', '-u', 'joe', '-', data='@reboot printf "out of a chroot\\n"\n')
         there.start('cron', '-f', stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         text = mail(there, words='out of a chroot')
