@@ -77,13 +77,15 @@ class Database:
 def replace(path, data, mode=0o644):
     """Write data as path.tmp, make it durable, and let it take the place of path. OSError on any trouble.
 
-    Two writers at once take turns on a lock of path.tmp; the last one wins."""
+    Two writers at once take turns on a lock of path.tmp; the last one wins.  Others can open it, and so lock it, only in
+    the moment before it is renamed."""
     temporary = path + b'.tmp'
-    fd = locked(temporary, mode)
+    fd = locked(temporary)
     try:
-        unix.fchmod(fd, mode)
+        unix.fchmod(fd, 0o600)
         unix.ftruncate(fd, 0)
         unix.write_all(fd, data)
+        unix.fchmod(fd, mode)
         unix.fsync(fd)
         unix.rename(temporary, path)
     finally:
@@ -91,10 +93,10 @@ def replace(path, data, mode=0o644):
     unix.sync_directory(path.rpartition(b'/')[0] or b'.')
 
 
-def locked(path, mode):
+def locked(path):
     """A descriptor of the file that path names, locked; made if it is not there."""
     while True:
-        fd = unix.open(path, unix.O_RDWR | unix.O_CREAT | unix.O_CLOEXEC | unix.O_NOFOLLOW, mode)
+        fd = unix.open(path, unix.O_RDWR | unix.O_CREAT | unix.O_CLOEXEC | unix.O_NOFOLLOW, 0o600)
         try:
             unix.flock(fd, unix.LOCK_EX)
             if unix.fstat(fd).st_ino == unix.stat(path).st_ino:
