@@ -28,7 +28,7 @@ def main(home, args):
         python = find() or make(place())
     except (OSError, subprocess.CalledProcessError) as problem:
         said = getattr(problem, 'stdout', '') or str(problem)
-        print('qpy-test: fatal: unable to make an environment for the tests: %s\n(Debian: apt install python3-venv)'
+        print('qpy-test: fatal: unable to make an environment for the tests: %s\n(Debian: apt install python3-venv; pip needs a package index)'
               % said.strip(), file=sys.stderr, flush=True)
         return TEMP
     return subprocess.run([python, '-m', 'pytest', '-q', *choose(words)], cwd=SOURCE,

@@ -222,6 +222,9 @@ def dotted_net(where):
 
 def expanded(where, budget):
     """`1.2.3.4-6` as its three addresses; anything else as it is."""
+    if where.count(b'.') == 3 and where[-1:] != b'.' and not where.translate(None, b'0123456789.') \
+            and address.parse_ipv4(where) is None:
+        raise ValueError('not an address: four numbers up to 255')
     if b'-' not in where or where.translate(None, b'0123456789.-'):
         return [where]
     parts = where.split(b'.')

@@ -353,7 +353,7 @@ class Queued:
         A short message that comes alone, as the one before did, is synced here: it need not wait until a thread has
         woken, and the loop again after that."""
         idle, self.scheduled = self.scheduled, False
-        if self.busy is None and self.gathered:
+        if self.busy is None and self.gathered and not self.ending:     # then nobody would be there to answer
             alone, self.alone = self.alone, idle and len(self.gathered) == 1
             self.busy, self.gathered = self.gathered[:GROUP_LIMIT], self.gathered[GROUP_LIMIT:]
             self.disk.name(self.busy)

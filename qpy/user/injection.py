@@ -12,7 +12,7 @@ PIECE = 65536           # bytes read at a time
 
 MOST_DESCRIPTORS = 65536        # where a kernel without close_range(2) makes us close one by one
 NOT_THERE = {exits.QQ_CONNECT_TIMEOUT: b'the queue does not answer: ',
-             exits.QQ_CONNECT_REFUSED: b'the queue cannot be reached: '}
+             exits.QQ_CONNECT_REFUSED: b'the queue cannot be reached (does qpy-queued run?): '}
 LINE_SHOWN = 200        # bytes of a refused field in an error message
 
 

@@ -2,6 +2,7 @@
 import array
 import contextlib
 import os
+import signal
 import socket
 import time
 
@@ -336,6 +337,24 @@ def test_the_end_of_the_chain_is_its_end_and_signals_are_not(home, daemon):
         os.kill(daemon.pid, number)
     assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
     assert daemon.end() == 0
+
+
+def test_the_end_of_the_chain_names_nothing_that_it_does_not_answer(home, daemon):
+    """Messages that come when the chain ends: each has its answer, or is not in the queue and its client comes again."""
+    socks = [rig.connect(home, b'submit') for _ in range(8)]
+    for sock in socks:
+        sock.sendall(protocol.VERSION + ONE)
+    before = {answer(sock)[1:-1] for sock in socks}
+    os.kill(daemon.pid, signal.SIGSTOP)
+    for sock in socks:
+        sock.sendall(ONE)
+    os.close(daemon.life)
+    daemon.life = None
+    os.kill(daemon.pid, signal.SIGCONT)         # all of it lies before it when it wakes
+    assert daemon.wait() == 0
+    answers = [hear(sock) for sock in socks]
+    assert all(said == b'' or accepted(said) for said in answers)
+    assert {said[1:-1] for said in answers if said} == set(listing(home)) - before
 
 
 def test_a_full_disk_is_temporary_and_said_once(home, daemon):

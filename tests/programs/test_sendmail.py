@@ -895,7 +895,7 @@ def test_datemail(home, tmp_path):
     assert result.returncode == 0 and result.stdout.startswith(b'-t a\nDate: ') and b' -0300\nTo: b\n' in result.stdout
 
 
-@pytest.mark.parametrize('variable, said', [(None, 'the queue cannot be reached: connection'), ('QMAILQUEUE', 'fatal: connection')])
+@pytest.mark.parametrize('variable, said', [(None, 'the queue cannot be reached (does qpy-queued run?): connection'), ('QMAILQUEUE', 'fatal: connection')])
 def test_who_cannot_be_reached(send, queue, capfd, monkeypatch, variable, said):
     """Code 73 of the queue itself says that qpy-queued is not there; a filter's speaks of what the filter could not reach."""
     if variable:
