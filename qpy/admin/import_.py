@@ -5,10 +5,11 @@
     qpy-import [-n] queue [DIRECTORY]       /var/qmail/queue, at rest, into our running queue
 
 Descriptor 1: a line per file or message, then what to look at.  -n: only the report.  What was in DIR stays beside the
-new file as NAME~, alias/.qmail-NAME as old.qmail-NAME.  Nothing is changed where it is read from, but for a list of the
-messages that were taken over.
+new file as NAME~, alias/.qmail-NAME as old.qmail-NAME; later ones as NAME.~2~ and old2.qmail-NAME.  Nothing is changed
+where it is read from, but for a list of the messages that were taken over.
 Exit: 0; 1 done, but a file, an entry or a message was not taken over; 100 called wrongly; 111 it cannot be done.
 """
+import itertools
 import os
 import pwd
 import stat
@@ -52,8 +53,13 @@ def main(home, args):
 
 
 def say(line):
-    """One line of the report, safe to print."""
-    print(''.join(c if c.isprintable() else '?' for c in line), flush=True)
+    """One line of the report, safe to print. Who hears no more of it does not end the work."""
+    try:
+        print(''.join(c if c.isprintable() else '?' for c in line), flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
 
 
 def from_qmail(place):
@@ -131,10 +137,13 @@ def owner_of(home):
     return owner
 
 
-def old_name(path):
-    """Where a file of DIR is put before a new one comes: .qmail-NAME~ would be the address NAME~."""
+def old_names(path):
+    """Where a file of DIR is put before a new one comes, the first and the later ones: .qmail-NAME~ would be the address NAME~."""
     directory, name = os.path.split(path)
-    return '%s/old%s' % (directory, name) if name.startswith('.qmail') else path + '~'
+    in_alias = name.startswith('.qmail')
+    yield '%s/old%s' % (directory, name) if in_alias else path + '~'
+    for number in itertools.count(2):
+        yield '%s/old%d%s' % (directory, number, name) if in_alias else '%s.~%d~' % (path, number)
 
 
 class Import:
@@ -174,9 +183,10 @@ class Import:
             replaced = False
         if self.only_report:
             return say('would write: ' + path)
-        self.write(target, data, path, replaced, 0o640 if path in SECRET else 0o644 if mode is None else mode)
+        old = next(name for name in old_names(path) if not os.path.lexists(os.path.join(self.home, name))) if replaced else ''
+        self.write(target, data, path, old, 0o640 if path in SECRET else 0o644 if mode is None else mode)
         self.changed.add(path)
-        say('written: %s%s' % (path, ', the old one is ' + old_name(path) if replaced else ''))
+        say('written: %s%s' % (path, ', the old one is ' + old if old else ''))
 
     def checked(self, name, data):
         """The data of a control file without the lines that would be refused, which become comments; None if that
@@ -200,8 +210,8 @@ class Import:
                 data = b'\n'.join(lines)
         return None
 
-    def write(self, target, data, path, replaced, mode):
-        """Write it whole; DIR's owner owns it, and what is alias's is alias's."""
+    def write(self, target, data, path, old, mode):
+        """Write it whole; DIR's owner owns it, and what is alias's is alias's.  old: where what was there is kept, if anything was."""
         directory = os.stat(os.path.dirname(target))
         with open(target + '.tmp', 'wb') as file:
             os.fchmod(file.fileno(), 0o600)
@@ -211,8 +221,8 @@ class Import:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if replaced:
-            os.replace(target, os.path.join(self.home, old_name(path)))
+        if old:
+            os.replace(target, os.path.join(self.home, old))
         os.replace(target + '.tmp', target)
 
     def group(self):

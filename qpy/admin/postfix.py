@@ -11,6 +11,8 @@
 import ipaddress
 import re
 
+from qpy.core import smtproutes
+
 TABLE_TYPES = ('hash', 'btree', 'lmdb', 'cdb', 'dbm', 'sdbm', 'texthash')       # whose source is text beside it
 NETWORK_TYPES = TABLE_TYPES + ('cidr',)
 WORD = re.compile(r'(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+')
@@ -18,6 +20,9 @@ WORD = re.compile(r'(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+')
 ENTRY = re.compile(r'((?:[^\s"]|"(?:[^"\\]|\\.)*"|")+)\s*(.*)', re.DOTALL)
 TARGET = re.compile(r'(?:[^\s,"]|"(?:[^"\\]|\\.)*")+')
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+ESCAPED = re.compile(QUOTED.pattern + r'|\\(.)')
+PLACE = re.compile(r'(?:\[([^][\s]+)\]|([^][:\s]+))(?::(\w+))?')
+EXCEPTED = re.compile(r'!(?:/|[a-z]+:/)')                 # a file or table behind the !
 FORWARD_ALL = '|forward "$DEFAULT"@'
 # Variables that a command for a mailbox has there, and their names here.
 VARIABLES = {'EXTENSION': 'EXT', 'DOMAIN': 'HOST', 'LOGNAME': 'USER'}
@@ -99,8 +104,8 @@ def words(value):
 
 
 def unquoted(target):
-    """An address as .qmail files hold it: its local part without quotes."""
-    return QUOTED.sub(lambda found: re.sub(r'\\(.)', r'\1', found[1]), target)
+    """An address as .qmail files hold it: its local part without quotes and backslashes."""
+    return ESCAPED.sub(lambda found: found[2] or re.sub(r'\\(.)', r'\1', found[1]), target)
 
 
 def seconds(value, default='s'):
@@ -169,18 +174,23 @@ class Translation:
 
     def tables(self, parameter):
         """[(key, value)] of all tables of a parameter that can be read; the others are told."""
-        found = []
+        found, before = [], []
         for word in words(self.value(parameter)):
-            kind, colon, path = word.partition(':')
+            kind, colon, path = word.removeprefix('proxy:').partition(':')
             if not colon or path[:1] != '/':
                 self.unread.add(parameter)
                 self.no_equal.setdefault(parameter, self.value(parameter))
+                before.append(word)
                 continue
             text = self.read(path) if kind in TABLE_TYPES else None
             if text is None:
                 self.unread.add(parameter)
                 self.lost('%s: unable to use the table %s; its entries are not taken over' % (parameter, word))
+                before.append(word)
             else:
+                if before:
+                    self.say('%s: the entries of %s come first in Postfix, and were not seen: see whether they say something else than '
+                             'those of %s, which count here' % (parameter, ', '.join(before), word))
                 found += parse_table(text)
         return found
 
@@ -188,22 +198,41 @@ class Translation:
         """The domains or networks of a parameter: its words, the words of a file, the keys of a table of these kinds."""
         found = []
         for word in words(self.value(parameter)):
-            inside = self.inside(word, kinds)
+            inside = self.inside(word, kinds, parameter)
             if inside is None:
                 self.lost('%s: %s is not taken over' % (parameter, word))
             else:
                 found += inside
         return [word.lower() for word in found]
 
-    def inside(self, word, kinds):
+    def inside(self, word, kinds, parameter):
         """What one word of a list stands for; None if that cannot be said."""
-        kind, colon, path = word.partition(':') if word[:1].isalpha() else ('', '', word)
+        kind, colon, path = word.removeprefix('proxy:').partition(':') if word[:1].isalpha() else ('', '', word)
+        if EXCEPTED.match(word):
+            return None
         if not colon and path[:1] != '/':
             return [word]
         text = self.read(path) if not colon or kind in kinds else None
         if text is None:
             return None
+        if kind == 'cidr':
+            return self.of_cidr(parse_table(text), '%s: %s' % (parameter, word))
         return [key for key, _ in parse_table(text)] if colon else words(' '.join(logical_lines(text)))
+
+    def of_cidr(self, entries, where):
+        """The networks of a table that count by themselves; if, endif and what is between them, and what counts for all but a
+        network (cidr_table(5)), is told."""
+        found, left, depth = [], [], 0
+        for key, value in entries:
+            step = {'if': 1, 'endif': -1}.get(key.lower(), 0)
+            if step or depth or key[:1] == '!':
+                left.append((key + ' ' + value).rstrip())
+            else:
+                found.append(key)
+            depth = max(0, depth + step)
+        if left:
+            self.lost('%s: conditions and exceptions are not taken over: %s' % (where, ', '.join(left)))
+        return found
 
     def domains_of(self, parameter):
         """The domains of a parameter; one that is excepted is told."""
@@ -422,20 +451,27 @@ class Translation:
 
     def place(self, nexthop, parameter, smtp=True):
         """host, [host] or [host]:port as in smtproutes; None if it is something else."""
-        bare = nexthop[:1] != '['
-        host, _, port = (nexthop[1:].partition(']')[0], '', nexthop.rpartition(']')[2].lstrip(':')) if not bare \
-            else nexthop.partition(':')
+        found = PLACE.fullmatch(nexthop)
+        if not found:
+            return None
+        host, bare, port = found[1] or found[2], bool(found[2]), found[3] or ''
         if port and not port.isdigit():
             port = str(SERVICES.get(port, ''))
             if not port:
                 return None
-        if bare and host and not host.replace('.', '').isdigit():
+        if bare and not host.replace('.', '').isdigit():
             self.say('%s: for %s Postfix looks up MX records, we do not: see that the name has an address'
                      % (parameter, host))
-        host = '[%s]' % host.removeprefix('IPv6:') if ':' in host else host
+        host = '[%s]' % host[5 * host.lower().startswith('ipv6:'):] if ':' in host else host
         if not smtp or port != '465' and self.value('smtp_tls_wrappermode') != 'yes':
             return host + (':' + port if port else '')
         return 'smtps=' + host + ('' if port == '465' else ':' + (port or '25'))
+
+    def places(self, value, parameter, smtp=True):
+        """[place as in smtproutes] of a list, whose places are tried in turn, there (postconf(5), relayhost) as here; None if one
+        of them is something else."""
+        found = [self.place(word, parameter, smtp) for word in value.replace(',', ' ').split()]
+        return None if None in found or not 0 < len(found) <= smtproutes.HOPS else found
 
     def transports(self):
         """relayhost and transport_maps, into smtproutes."""
@@ -453,9 +489,9 @@ class Translation:
                 self.write('locals', self.local)
         self.relay_transport()
         default, relay = self.value('default_transport'), self.value('relayhost')
-        everything = self.place(relay, 'relayhost') if relay else self.transport(default, 'default_transport')
+        everything = self.transport(':' + relay, 'relayhost') if relay else self.transport(default, 'default_transport')
         if everything is None:
-            self.no_equal['default_transport'] = default
+            self.no_equal['relayhost' if relay else 'default_transport'] = relay or default
         elif everything:
             self.routes.setdefault('', everything)
 
@@ -473,16 +509,18 @@ class Translation:
                         self.routes.setdefault('.' + domain, place)
 
     def transport(self, value, parameter):
-        """TRANSPORT:NEXTHOP as in smtproutes, '' if it says nothing of where to; None if it is something else."""
+        """TRANSPORT:NEXTHOP[, NEXTHOP...] as in smtproutes, '' if it says nothing of where to; None if it is something else."""
         transport, _, nexthop = value.partition(':')
         if transport not in ('', 'smtp', 'relay', 'lmtp'):
             return None
-        if transport == 'lmtp' and nexthop.startswith('unix:'):
+        if not nexthop:
+            return ''
+        if transport == 'lmtp' and nexthop.startswith('unix:') and len(words(nexthop)) == 1:
             path = nexthop[5:]
-            place = path if path[:1] == '/' else self.value('queue_directory', '/var/spool/postfix') + '/' + path
+            places = [path if path[:1] == '/' else self.value('queue_directory', '/var/spool/postfix') + '/' + path]
         else:
-            place = self.place(nexthop, parameter, transport != 'lmtp') if nexthop else ''
-        return 'lmtp=' + place if transport == 'lmtp' and place else place
+            places = self.places(nexthop, parameter, transport != 'lmtp')
+        return places and ' '.join('lmtp=' + place if transport == 'lmtp' else place for place in places)
 
     def senders(self):
         """sender_dependent_relayhost_maps, into senderroutes; DUNNO stands for what would be without them."""
@@ -492,7 +530,7 @@ class Translation:
             nothing = value.upper() == 'DUNNO'
             if nothing and (key[:1] == '@' or '@' + key.lower().rpartition('@')[2] not in keys):
                 continue
-            place = None if nothing else self.place(value, key)
+            place = None if nothing else self.transport(':' + value, key)
             if place is None:
                 self.lost('sender_dependent_relayhost_maps: "%s %s" is not taken over' % (key, value))
             else:
@@ -512,18 +550,8 @@ class Translation:
         self.notes = [note for note in self.notes if not note.startswith('password:')]
         lines, used = [], set()
         for table in (self.routes, self.by_sender):
-            for name, place in table.items():
-                login = self.login(place, found)
-                if login:
-                    key, user, password = login
-                    used.add(key)
-                    kind, equals, place = place.rpartition('=')
-                    if ':' in host_of(place):
-                        self.lost('smtp_sasl_password_maps: control/smtplogins holds no login for an IPv6 address: write the '
-                                  'name of %s into control/smtproutes, and its login' % place)
-                        continue
-                    table[name] = kind + equals + user + '@' + place
-                    lines.append('%s@%s:%s' % (user, host_of(place), password))
+            for name, places in table.items():
+                table[name] = ' '.join(self.logged_in(place, self.login(place, found), used, lines) for place in places.split(' '))
         for key, _, _ in found.values():
             if key not in used:
                 self.lost('smtp_sasl_password_maps: no relay in relayhost or another map is %s; its login is not taken over: write '
@@ -534,6 +562,20 @@ class Translation:
         self.write('smtplogins', lines)
         self.write('smtproutes', ['%s:%s' % pair for pair in self.routes.items()])
         self.write('senderroutes', ['%s:%s' % pair for pair in self.by_sender.items()])
+
+    def logged_in(self, place, login, used, lines):
+        """A place in smtproutes with its (key, user, password), if it has one: its key goes to used, its line to lines."""
+        if not login:
+            return place
+        key, user, password = login
+        used.add(key)
+        kind, equals, rest = place.rpartition('=')
+        if ':' in host_of(rest):
+            self.lost('smtp_sasl_password_maps: control/smtplogins holds no login for an IPv6 address: write the '
+                      'name of %s into control/smtproutes, and its login' % rest)
+            return place
+        lines.append('%s@%s:%s' % (user, host_of(rest), password))
+        return kind + equals + user + '@' + rest
 
     def login(self, place, found):
         """(key, user, password) for a place in smtproutes; None if there is none."""

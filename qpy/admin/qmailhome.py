@@ -10,7 +10,7 @@ import re
 import stat
 
 from qpy.admin import qmailrules
-from qpy.core import controls as tables
+from qpy.core import controls as tables, smtproutes
 
 ELSEWHERE = {       # control files of patches, and what answers to them here
     'authsenders': 'control/senderroutes and control/smtplogins, see the notes',
@@ -36,6 +36,10 @@ SOURCES = (('outgoingip', ''), ('outgoingip6', ''), ('outgoingips', '@'), ('doma
 PATTERNED = ('badmailfrom', 'badrcptto')         # lists of addresses, which patches take for expressions
 PATTERN = re.compile(r'^[^#]*[*^\\|?()]|^[^#].*\$$|^!|^[^#]*\[[^@]*@')
 START = re.compile(r'\bqmail-start[ \t]')
+# Files with routes, what they become, and the fault of a line there.
+ROUTES = (('smtproutes', 'smtproutes', tables.fault_of_route), ('authsenders', 'senderroutes', tables.fault_of_sender_route))
+TO_A_PLACE = re.compile(r'[^:|]*(?::[^ \t|]*)?')        # of a comment; behind it may stand a login
+BLANKS = re.compile(r'[ \t]+')
 WITHOUT_LOGINS = ('smtproutes', 'smtplogins')    # what is secret in them goes where not everybody may read it
 THERE = {'concurrencylocal': 10, 'concurrencyremote': 20}       # what qmail does without these files
 DELIVERY = 'control/defaultdelivery'
@@ -96,16 +100,30 @@ class Translation:
             self.files[path] = read(source)
 
     def routes(self):
-        """Logins that patches write into smtproutes and authsenders: KEY:RELAY[:PORT]|USER|PASSWORD."""
+        """Logins that patches write into smtproutes and authsenders, KEY:RELAY[:PORT]|USER|PASSWORD or with blanks (the
+        qmail-remote-auth patch); what is no route may hold a password, and is told by its number."""
         logins = []
-        for source, target in (('smtproutes', 'smtproutes'), ('authsenders', 'senderroutes')):
-            text = self.read('control/' + source)
-            if text is not None and (source == 'authsenders' or '|' in text):
-                lines = [with_login(line, logins) for line in text.splitlines()]
-                if source == 'authsenders' and any(line[:1] == ':' for line in lines):
+        for source, target, fault in ROUTES:
+            text, left = self.read('control/' + source), []
+            if text is None:
+                continue
+            lines = text.split('\n')
+            for at, line in enumerate(lines):
+                for_all = source == 'authsenders' and line[:1] == ':'
+                try:
+                    lines[at] = with_login(line.rstrip(' \t'), logins, tables.fault_of_route if for_all else fault)
+                except ValueError:
+                    left.append(str(at + 1))
+                if for_all:
                     self.notes.append('authsenders: an entry for all senders is a line for all domains in smtproutes')
-                    lines = [line for line in lines if line[:1] != ':']
-                self.files['control/' + target] = ''.join(line + '\n' for line in lines)
+                if for_all or left[-1:] == [str(at + 1)]:
+                    lines[at] = '# not taken over: line %d' % (at + 1)
+            self.files['control/' + target] = '\n'.join(lines)
+            if left:
+                self.incomplete = True
+                self.notes.append('control/%s, line %s: not taken over: neither KEY:RELAY[:PORT] nor that with USER PASSWORD or '
+                                  '|USER|PASSWORD behind it; what it says is not repeated, it may hold a password'
+                                  % (source, ', '.join(left)))
         if logins:
             self.files['control/smtplogins'] = ''.join(login + '\n' for login in dict.fromkeys(logins))
             self.no_equal.pop('control/authsenders', None)
@@ -241,18 +259,32 @@ def account(uid):
         return 'uid %d' % uid
 
 
-def with_login(line, logins):
-    """A line KEY:RELAY[:PORT]|USER|PASSWORD as ours; its login goes to logins, of a comment nowhere."""
-    route, bar, rest = line.partition('|')
-    user, _, password = rest.partition('|')
-    if not bar:
-        return line
-    if line[:1] == '#':
-        return route
-    key, _, place = route.partition(':')
-    place = place.replace(';', ':')
-    logins.append('%s@%s:%s' % (user, place.partition(':')[0], password))
-    return '%s:%s@%s' % (key, user, place)
+def with_login(line, logins, fault):
+    """A line KEY:RELAY[:PORT], with |USER|PASSWORD or USER PASSWORD behind it, as ours; its login goes to logins, of a comment
+    nowhere.  ValueError if it is something else.  fault(KEY:) -> why that is none, b'' if it is one."""
+    if not line or line[:1] == '#':
+        return TO_A_PLACE.match(line)[0]
+    route, *login = line.split('|', 2)
+    key, colon, place = route.partition(':')
+    if not login and BLANKS.search(place):
+        place, *login = BLANKS.split(place)
+        login[0] = login[0].removeprefix('-')
+    if len(login) not in (0, 2) or fault((key + colon).encode('latin-1')):
+        raise ValueError('no route')
+    if login:
+        place = logged_in(place.replace(';', ':'), *login, logins)
+    smtproutes.parse(place.encode('latin-1'))
+    return key + colon + place
+
+
+def logged_in(place, user, password, logins):
+    """USER@RELAY[:PORT], whose login goes to logins; ValueError if control/smtplogins cannot hold it."""
+    hop = smtproutes.parse_hop(('%s@%s' % (user, place)).encode('latin-1'))
+    host = hop.host.decode('latin-1')
+    if not password or ':' in user + host or hop.login != user.encode('latin-1'):
+        raise ValueError('no login')
+    logins.append('%s@%s:%s' % (user, host, password))
+    return '%s@%s' % (user, place)
 
 
 def shell_word(text):

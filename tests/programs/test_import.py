@@ -247,6 +247,82 @@ def test_an_old_file_of_alias_is_no_address(home, tmp_path):
         '.qmail-root': '&new@x.test\n', 'old.qmail-root': '&old@x.test\n'}
 
 
+ROUTES = """h.org:relay.x:2525 joe p1
+# h.org:relay.x:25 u p2
+#:relay.x|u|p2
+# a word: of wisdom p2
+:[192.0.2.1] -a@b pà3 \t
+k.org:relay.x:25:1:2 u p4
+v6.org:[2001:db8::1]:25 u p4
+one.org:relay.x u
+three.org:relay.x u p4 more
+lead.org: relay.x
+u p4
+k o.org:relay.x u p4
+colon.org:relay.x:25:u:p4
+bar.org:relay.x u|u|p4
+open.org:relay.x|u
+eq.org:relay.x x=u p4
+dns.org:
+plain.org:relay.x:26 \t
+list.org:relay.x|u|p5 with blanks
+"""
+TAKEN = """h.org:joe@relay.x:2525
+# h.org:relay.x:25
+#:relay.x
+# a word:
+:a@b@[192.0.2.1]
+%s
+dns.org:
+plain.org:relay.x:26
+list.org:u@relay.x
+"""
+
+
+def test_logins_behind_blanks(home, tmp_path):
+    """USER PASSWORD behind a place is a login; every other line with words there is told by its number, and nothing that
+    may be a password stands in the report or in a file that everybody reads."""
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', 'control/smtproutes': ROUTES,
+                               'control/authsenders': '@b.test:relay.b u p6\n:relay.c u p7\nj@b.test:relay.b x\nk@b.test:relay.b\n'})
+    code, lines = run(home, 'qmail', tmp_path / 'qmail')
+    text = '\n'.join(lines)
+    assert (home / 'control/smtproutes').read_text() == TAKEN % '\n'.join('# not taken over: line %d' % n for n in range(6, 17))
+    assert (home / 'control/smtplogins').read_text() == 'joe@relay.x:p1\na@b@192.0.2.1:pà3\nu@relay.x:p5 with blanks\nu@relay.b:p6\nu@relay.c:p7\n'
+    assert (home / 'control/senderroutes').read_text() == \
+        '@b.test:u@relay.b\n# not taken over: line 2\n# not taken over: line 3\nk@b.test:relay.b\n'
+    assert code == 1 and 'look: control/smtproutes, line 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16: not taken over' in text
+    assert 'look: control/authsenders, line 3: not taken over' in text and 'left out' not in text, text
+    assert not re.search('p[1-7]', text), text
+    assert {path.name for path in home.rglob('*') if path.is_file() and re.search('p[1-7]', path.read_text())} == {'smtplogins'}
+
+
+def test_each_old_file_is_kept(home, tmp_path):
+    """What was in DIR first stays as NAME~ however often something else comes; what came between has a number."""
+    write(home, {'alias/.qmail-x': '&0@x.test\n', 'control/me': '0.test\n'})
+    for number in range(1, 5):
+        write(tmp_path / 'qmail', {'control/me': '%d.test\n' % number, 'alias/.qmail-x': '&%d@x.test\n' % number})
+        lines = run(home, 'qmail', tmp_path / 'qmail')[1]
+    assert 'written: control/me, the old one is control/me.~4~' in lines
+    assert 'written: alias/.qmail-x, the old one is alias/old4.qmail-x' in lines
+    for number, (control, alias) in enumerate((('me~', 'old.qmail-x'), ('me.~2~', 'old2.qmail-x'), ('me.~3~', 'old3.qmail-x'),
+                                               ('me.~4~', 'old4.qmail-x'), ('me', '.qmail-x'))):
+        assert ((home / 'control' / control).read_text(), (home / 'alias' / alias).read_text()) == (
+            '%d.test\n' % number, '&%d@x.test\n' % number)
+        assert control == 'me' or controls.is_copy(control.encode())
+
+
+def test_a_report_that_nobody_hears_out(home, tmp_path):
+    """Piped to head, it says nothing of a broken pipe, and does its work to the end."""
+    write(tmp_path / 'qmail', QMAIL)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([ROOT + '/bin/qpy-import', 'qmail', str(tmp_path / 'qmail')], stdout=writer, stderr=subprocess.PIPE,
+                          env={'QPYHOME': str(home)})
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b'')
+    assert (home / 'users/cdb').stat().st_size and (home / 'control/virtualdomains').read_text() == QMAIL['control/virtualdomains']
+
+
 @pytest.mark.parametrize('files, said', [
     ({}, 'control/concurrencylocal (10 there, 100 here), concurrencyremote (20 there, 200 here)'),
     ({'control/concurrencylocal': '10\n'}, 'control/concurrencyremote (20 there, 200 here)'),
@@ -492,6 +568,70 @@ def test_one_parameter(home, tmp_path, main, files, said):
     assert (said or 'look: ') in text and ('no equal' in text) == ('no equal' in said), text
 
 
+LIST = 'relay_domains = r.test\nrelay_transport = '
+
+
+@pytest.mark.parametrize('main, transport, routes, said', [
+    ('relayhost = [smart.test]:587 [smart2.test]\n', '', ':smart.test:587 smart2.test\n', ''),
+    ('relayhost = [smart.test]:587,[smart2.test]:465 ,\n  [ipv6:2001:db8::1]:26, [10.0.0.1]\n', '',
+     ':smart.test:587 smtps=smart2.test [2001:db8::1]:26 10.0.0.1\n', ''),
+    ('relayhost = smart.test:587, smart2.test\n', '', ':smart.test:587 smart2.test\n', 'relayhost: for smart2.test Postfix looks up MX'),
+    ('relayhost = [smart.test]:587 [smart2.test]:gopher\n', '', None, 'no equal: relayhost: [smart.test]:587 [smart2.test]:gopher'),
+    ('relayhost = [smart.test]x:587\n', '', None, 'no equal: relayhost: [smart.test]x:587'),
+    ('relayhost =%s\n' % (' [a.test]' * 11), '', None, 'no equal: relayhost: [a.test] [a.test]'),
+    ('', 'x.test smtp:[x.a.test]:26, [y.a.test]\n', 'x.test:x.a.test:26 y.a.test\n', ''),
+    ('', 'x.test lmtp:[x.a.test]:26 [y.a.test]\n', 'x.test:lmtp=x.a.test:26 lmtp=y.a.test\n', ''),
+    ('', 'x.test lmtp:unix:a, unix:b\n', None, 'transport: "x.test lmtp:unix:a, unix:b" is not taken over'),
+    ('', 'x.test smtp::26\n', None, 'transport: "x.test smtp::26" is not taken over'),
+    (LIST + 'smtp:[a.test] [b.test]:26\n', '', 'r.test:a.test b.test:26\n.r.test:a.test b.test:26\n', ''),
+    ('smtp_tls_wrappermode = yes\nrelayhost = [a.test]:465 [b.test]:26\n', '', ':smtps=a.test smtps=b.test:26\n', '')])
+def test_several_places(home, tmp_path, main, transport, routes, said):
+    """A list of places, which Postfix tries in turn (3.5), is one here, each place with its own port; or it is told whole."""
+    write(tmp_path / 'pf', {'transport': transport})
+    text, file = imported(home, tmp_path, 'transport_maps = hash:%s/pf/transport\n%s' % (tmp_path, main), '')[1], home / 'control/smtproutes'
+    assert (file.read_text() if file.exists() else None) == routes, text
+    assert said in text and ('no equal' in text) == ('no equal' in said) and 'left out' not in text, text
+    assert 'not taken over' in said or 'not taken over' not in text
+
+
+def test_logins_at_several_places(home, tmp_path):
+    """Each place of a list has its own login, by sender too."""
+    write(tmp_path / 'pf', {'bysender': 'joe@h.test [one.test]:587, [two.test]:465\nann@h.test [one.test] [two.test]:gopher\n',
+                            'sasl': '[one.test]:587 joe:a\ntwo.test eve:b\n[three.test]:26 x:c\n'})
+    code, text, _ = imported(home, tmp_path, 'sender_dependent_relayhost_maps = hash:/etc/postfix/bysender\nrelayhost = [four.test] [three.test]:26\n' + SASL, '')
+    assert (home / 'control/senderroutes').read_text() == 'joe@h.test:joe@one.test:587 smtps=eve@two.test\n'
+    assert (home / 'control/smtproutes').read_text() == ':four.test x@three.test:26\n'
+    assert (home / 'control/smtplogins').read_text() == 'x@three.test:c\njoe@one.test:a\neve@two.test:b\n'
+    assert 'sender_dependent_relayhost_maps: "ann@h.test [one.test] [two.test]:gopher" is not taken over' in text and code == 1
+
+
+CIDR = '10.0.0.0/8 OK\n!10.9.0.0/16 OK\nif 192.0.2.0/24\n192.0.2.5 OK\nIF !192.0.2.0/25\n192.0.2.200 OK\nENDIF\nendif\n172.16.0.0/12 OK\n'
+
+
+def test_conditions_of_networks(home, tmp_path):
+    """if, endif, what is between them and !net in a cidr table are told, and are no hosts; so is a table that is excepted."""
+    write(tmp_path / 'pf', {'nets': CIDR})
+    code, text, _ = imported(home, tmp_path, 'mynetworks = cidr:/etc/postfix/nets !cidr:/etc/postfix/nets !/etc/x !10.1.2.3\n', '')
+    assert (home / 'control/tcp.smtp').read_text() == \
+        '10.0.0.0/8:allow,RELAYCLIENT=""\n172.16.0.0/12:allow,RELAYCLIENT=""\n10.1.2.3:allow\n:allow\n'
+    assert code == 1 and ('look: mynetworks: cidr:/etc/postfix/nets: conditions and exceptions are not taken over: !10.9.0.0/16 OK, '
+                          'if 192.0.2.0/24, 192.0.2.5 OK, IF !192.0.2.0/25, 192.0.2.200 OK, ENDIF, endif\n') in text, text
+    for word in ('!cidr:/etc/postfix/nets', '!/etc/x'):
+        assert 'look: mynetworks: %s is not taken over' % word in text
+
+
+@pytest.mark.parametrize('table, said', [
+    ('proxy:mysql:/etc/postfix/m.cf', True), ('lmdb:/none', True), ('ldap:x', True), ('proxy:hash:/etc/postfix/virtual', False)])
+@pytest.mark.parametrize('first', [True, False])
+def test_a_table_that_comes_first_and_was_not_seen(home, tmp_path, table, said, first):
+    """The first table that has an entry decides in Postfix: that one could not be read is told where another follows it."""
+    tables = [table, 'hash:/etc/postfix/virtual']
+    text = imported(home, tmp_path, 'virtual_alias_maps = %s\n' % ', '.join(tables if first else tables[::-1]), 'v.test x\nann@v.test joe\n')[1]
+    wanted = 'look: virtual_alias_maps: the entries of %s come first in Postfix, and were not seen' % table
+    assert (wanted in text) == (said and first) and ('come first' in text) == (said and first), text
+    assert (home / 'alias/.qmail-v:test-ann').read_text() == '&joe@h.test\n'
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason='needs root: the caller may not write')
 def test_what_is_written_is_said_when_it_is(home, tmp_path):
     """Who may not write into DIR is told so, and of nothing else."""
@@ -535,6 +675,8 @@ ONE = 'mydestination = a.test, localhost\n'
     (ONE, 'v.test x\n"x y"@v.test joe\n', {'.qmail-v:test-x y': '&joe@h.test\n'}, ''),
     (ONE, 'v.test x\n"x y@v.test joe\nv"w@a.test joe\n', {}, 'virtual: v"w@a.test is not taken over: a quotation mark'),
     (ONE + 'myorigin = o.test\n', 'x@a.test y, z@a.test "b c"\n', {'.qmail-x': '&y@o.test\n&z@a.test\n&b c@o.test\n'}, ''),
+    (ONE, 'x@a.test \\y, \\"z"@a.test "b\\c"\n', {'.qmail-x': '&y@h.test\n&"z"@a.test\n&bc@h.test\n'}, ''),
+    (ONE, 'info@a.test \\info@a.test\nx@a.test \\|y\n', {}, 'the target \\|y is not taken over'),
     (ONE + 'myorigin = /none/there\n', 'x@a.test y\nz@a.test y@b.test\n', {'.qmail-z': '&y@b.test\n'},
      'myorigin: unable to read /none/there')])
 def test_where_virtual_aliases_lead(home, tmp_path, main, virtual, files, said):
