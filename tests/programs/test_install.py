@@ -281,6 +281,27 @@ def test_not_inside_another_installation(installed, below):
     assert (os.path.isdir(inside) and os.listdir(inside)) == before
 
 
+@pytest.mark.parametrize('below', [['queue/mess/0', 'queue/mess/22'], ['queue/info'], ['queue/todo']])
+def test_not_into_the_home_of_a_qmail(place, below):
+    """Its queue and files would lie among ours: refused with the remedy before anything is made; an installation of ours in
+    which such a directory stands is brought up to date, and the directory named."""
+    for name in ['control', 'queue/mess', *below]:
+        os.makedirs(os.path.join(place.home, name))
+    if place.user:
+        for top, _, _ in os.walk(place.home):
+            os.chown(top, PLAIN, PLAIN)
+    before = sorted(os.walk(place.home))
+    said = place.run('--offline', '--me', 'x.test', code=111)
+    assert 'is the home of a qmail' in said and said.endswith('qpy-install DIR, then DIR/bin/qpy-import qmail %s\n' % place.home)
+    assert sorted(os.walk(place.home)) == before
+    os.rename(place.home, place.home + '-old')
+    place.run('--offline', '--me', 'x.test')
+    for name in below:
+        os.makedirs(os.path.join(place.home, name), exist_ok=True)
+        os.chmod(os.path.join(place.home, name), 0o777)
+    assert "not of qpy's making" in place.run('--offline', code=100)
+
+
 @pytest.mark.skipif(first_files.unprivileged() <= 25, reason='port 25 is free for all here')
 def test_a_plain_user_cannot_have_port_25(place):
     """It is said before anything is made."""

@@ -27,10 +27,23 @@ def check_place(home, rootless):
         if all(os.path.isdir(os.path.join(above, name)) for name in ('queue/mess', 'queue/state', 'control')):
             raise doing.Trouble('%s lies in the installation %s, whose programs would find what is none of theirs: choose a '
                                 'directory outside of it, or upgrade that one with: qpy-install %s' % (home, above, above))
+    if is_qmail(home):
+        raise doing.Trouble('%s is the home of a qmail, whose queue and files would lie among ours: choose another DIR, and let it take '
+                            'over what is there: qpy-install DIR, then DIR/bin/qpy-import qmail %s' % (home, home))
     there = doing.nearest(home)
     if rootless and not os.access(there, os.W_OK | os.X_OK):
         raise doing.Trouble('you may not write to %s: run it as root, or install for yourself with: qpy-install ~/mail'
                             % there)
+
+
+def is_qmail(home):
+    """Does a directory have a queue of qmail (INTERNALS: info, todo, mess in parts), and none of ours?"""
+    queue = os.path.join(home, 'queue')
+    mess = os.path.join(queue, 'mess')
+    parts = [name for name in os.listdir(mess) if name.isdigit() and os.path.isdir(os.path.join(mess, name))] \
+        if os.path.isdir(mess) and os.access(mess, os.R_OK) else []
+    theirs = parts or any(os.path.isdir(os.path.join(queue, name)) for name in ('info', 'todo'))
+    return bool(theirs) and not os.path.isdir(os.path.join(queue, 'state'))
 
 
 LOCK = '.lock'              # in DIR, while a qpy-install is at work there; what others can open, they could lock for ever
