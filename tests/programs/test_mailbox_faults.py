@@ -317,11 +317,26 @@ def test_a_name_that_is_taken(home, monkeypatch):
 
 
 def test_a_file_system_without_links(home, monkeypatch):
-    """Where there are no hard links the file is renamed, if nothing has the name."""
+    """INV1, L-20: where there are no hard links the file is renamed, if nothing has the name, and each new/ is synced
+    after its last name as everywhere."""
     fd, message, path = home
+    order, rename, fsync = [], unix.rename, unix.fsync
 
     def no_links(*args, **more):
         raise OSError(errno.EPERM, 'no links')
+
+    def renamed(*args, **more):
+        rename(*args, **more)
+        order.append('rename')
+
+    def synced(there):
+        fsync(there)
+        order.append(os.fstat(there).st_ino)
     monkeypatch.setattr(unix, 'link', no_links)
+    monkeypatch.setattr(unix, 'rename', renamed)
+    monkeypatch.setattr(unix, 'fsync', synced)
     assert deliver(fd, message) == {0: None, 1: None, 2: None}
-    assert len(files(path, 'new')) == 4 and not files(path, 'tmp')
+    found = files(path, 'new')
+    assert len(found) == 4 and not files(path, 'tmp')
+    assert set(order[:4]) == {item.stat().st_ino for item in found}
+    assert order[4:] == ['rename'] * 4 + [(path / box / 'new').stat().st_ino for box in 'ab']
