@@ -1,4 +1,5 @@
 """qpy-bouncer in this process, with the real queued."""
+import errno
 import os
 import socket
 import time
@@ -162,6 +163,32 @@ def test_long_message_is_streamed(office):
     found = dict(fields[:2] for _, fields in office.answers(2))
     assert body in office.report(found[ID])[0]
     assert b'<b@x.example>:' in office.report(found[b'1700000000000002'])[0]
+
+
+def test_a_report_that_breaks_off(office, monkeypatch):
+    """A message that cannot be read to its end gets `later`, and what queued has of its report by then is in no other: the
+    next sender's, on the same connection, is his alone, and the first one's, asked for again, is whole and begins once."""
+    other, pread, at = b'1700000000000002', unix.pread, []
+    body = b'Subject: long\n\n' + b'joe wrote this, and who else is nobody to know.\n' * 70_000
+
+    def failing(fd, size, offset):
+        at.append(offset)
+        if offset == 1 << 20 and at.count(offset) == 2:         # it was read once to see whether it is ASCII
+            raise OSError(errno.EIO, 'Input/output error')
+        return pread(fd, size, offset)
+    with open(office.home + b'/control/bouncemaxbytes', 'w') as file:
+        file.write('9000000\n')
+    office.failed(b'a@x.example', body=body)
+    office.failed(b'b@x.example', sender=b'jane@there.example', ident=other)
+    monkeypatch.setattr(unix, 'pread', failing)
+    assert office.ask(b'0') == (b'Z', [ID, b'Input/output error']) and at.count(1 << 20) == 2
+    connection = office.bouncer.queued
+    message, envelope = office.report(office.ask(b'0', ident=other)[1][1])
+    assert b'\nTo: jane@there.example\n' in message and b'joe' not in message
+    assert message.endswith(BODY + message[message.rindex(b'\n--'):]) and envelope.recipients == [b'jane@there.example']
+    message, envelope = office.report(office.ask(b'0')[1][1])
+    assert body in message and envelope.recipients == [b'joe@there.example']
+    assert message.count(b'\nTo: ') == message.count(b'Subject: long\n') == 1 and office.bouncer.queued is connection
 
 
 def test_plain_form():
