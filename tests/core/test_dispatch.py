@@ -463,6 +463,24 @@ def test_parked():
     assert not w.mail
 
 
+def test_parked_for_a_host_that_goes_into_trouble():
+    """INV6: what is parked for a host that does not answer any more sleeps until the host may be tried again, and not for
+    ever."""
+    w = World(per_host=2)
+    for _ in range(dispatch.PARK_FROM + 2 * dispatch.CROWD):
+        w.add((R, b'h'))
+    w.step()
+    parked = {id for id, due in w.d.asleep.items() if due == dispatch.PARKED}
+    assert parked
+    w.answer_all(b'Z', b'h', b'no route')
+    until = w.d.troubled()[0][3]
+    assert all(until <= w.d.asleep[id] <= until + len(parked) // schedule.SPREAD_RATE for id in parked)
+    w.wait(schedule.BACKOFF_MOST)
+    while w.open:
+        w.answer_all()
+    assert not w.mail
+
+
 def test_old_mail_is_not_forgotten_for_new():
     """While new mail pours in, one of four that are loaded is from the backlog."""
     w = World()
