@@ -173,8 +173,9 @@ class Translation:
         return out + value
 
     def tables(self, parameter):
-        """[(key, value)] of all tables of a parameter that can be read; the others are told."""
-        found, before = [], []
+        """[(key, value)] of all tables of a parameter that can be read; the others are told.  Of one key, in whatever case,
+        the first entry counts, as it does for postmap and over several tables."""
+        found, before = {}, []
         for word in words(self.value(parameter)):
             kind, colon, path = word.removeprefix('proxy:').partition(':')
             if not colon or path[:1] != '/':
@@ -191,8 +192,9 @@ class Translation:
                 if before:
                     self.say('%s: the entries of %s come first in Postfix, and were not seen: see whether they say something else than '
                              'those of %s, which count here' % (parameter, ', '.join(before), word))
-                found += parse_table(text)
-        return found
+                for key, value in parse_table(text):
+                    found.setdefault(key.lower(), (key, value))
+        return list(found.values())
 
     def listed(self, parameter, kinds=TABLE_TYPES):
         """The domains or networks of a parameter: its words, the words of a file, the keys of a table of these kinds."""

@@ -594,6 +594,22 @@ def test_several_places(home, tmp_path, main, transport, routes, said):
     assert 'not taken over' in said or 'not taken over' not in text
 
 
+def test_the_first_entry_counts(home, tmp_path):
+    """Of one key, whatever its case, the first entry counts, in a table and over several, as in Postfix: no other relay, no
+    weaker TLS, nobody else's addresses."""
+    parts = {'transport': ('x.test smtp:[one.test]:26\nx.test smtp:[three.test]:26\n', 'X.test smtp:[two.test]:26\n'),
+             'policy': ('[one.test]:26 encrypt\none.test encrypt\n', 'one.test none\n'),
+             'bysender': ('joe@h.test [one.test]\n', 'joe@h.test [two.test]\n'), 'logins': ('boss@h.test boss\n', 'boss@h.test joe\n')}
+    write(tmp_path / 'pf', {name + number: text for name, texts in parts.items() for number, text in zip('12', texts)})
+    settings = {'transport_maps': 'transport', 'smtp_tls_policy_maps': 'policy', 'sender_dependent_relayhost_maps': 'bysender',
+                'smtpd_sender_login_maps': 'logins'}
+    main = ''.join('%s = hash:%s/pf/%s1, hash:%s/pf/%s2\n' % (setting, tmp_path, name, tmp_path, name) for setting, name in settings.items())
+    imported(home, tmp_path, main, '')
+    written = ''.join((home / 'control' / name).read_text() for name in ('smtproutes', 'tlsdestinations', 'senderroutes', 'authsenders'))
+    assert all(words in written for words in ('x.test:one.test:26\n', 'one.test:encrypt\n', 'joe@h.test:one.test\n', 'boss:boss@h.test\n'))
+    assert not any(words in written for words in ('two.test', 'three.test', 'none', 'joe:'))
+
+
 def test_logins_at_several_places(home, tmp_path):
     """Each place of a list has its own login, by sender too."""
     write(tmp_path / 'pf', {'bysender': 'joe@h.test [one.test]:587, [two.test]:465\nann@h.test [one.test] [two.test]:gopher\n',
