@@ -42,6 +42,12 @@ def late(seconds, chance):
     return seconds + int(seconds * chance) // JITTER
 
 
+def due(when, now):
+    """The steady time until which a message was told to sleep, 0 if it cannot have been told so: nothing sleeps so long, the
+    clock stood ahead when it was written."""
+    return when if when <= now + late(LONGEST, 1) else 0
+
+
 def backoff(failures, chance):
     """Seconds to leave a destination alone after so many failures in a row: 60, 120, 240 ... 3600, with
     jitter.

@@ -352,12 +352,16 @@ class Send:
             return self.dispatch.found(int(name))
         if view.held is not None:
             return self.dispatch.found(int(name), dispatch.HELD)
-        due = self.clock.steady(view.due) if view.due else self.clock.now
+        due = self.due(view)
         self.note_soon([int(name)])
         if due <= self.clock.now:
             due = self.clock.now + schedule.spread(self.overdue, self.dispatch.chance())
             self.overdue += 1
-        self.dispatch.found(int(name), min(due, self.clock.now + schedule.LONGEST))
+        self.dispatch.found(int(name), due)
+
+    def due(self, view):
+        """The steady time before which a state says that its message is not to be tried, 0 if it says none."""
+        return schedule.due(self.clock.steady(view.due), self.clock.now) if view.due else 0
 
     def note_soon(self, ids):
         """Find out, a few per pass, whether domains of control/etrn wait for these messages, which nobody has read."""
@@ -457,7 +461,7 @@ class Send:
             todo = [(index, *route_of(recipients[index])) for index in view.indices(state.PENDING)]
             job = jobs.Job(id, name, message.size, envelope.sender, todo, len(recipients),
                            birth, flags, options,
-                           self.clock.steady(view.due) if view.due else 0, view.attempts, True,
+                           self.due(view), view.attempts, True,
                            view.indices(state.FAILED), (), view.indices(state.SUCCEEDED), view.warned > 0, wishes, by, first)
         if not mess.is_dated(id, latest) and mess.came(id, latest, born) != born:
             job.entries.append((b'b', b'%d' % mess.came(id, latest)))      # written with what this pass has to say

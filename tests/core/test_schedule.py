@@ -47,6 +47,13 @@ def test_jitter(seconds, chance):
     assert seconds <= schedule.late(seconds, chance) <= seconds * 17 / 16
 
 
+def test_due():
+    """Q-31: no longer than a message can have been told to sleep, its jitter too; what lies beyond is of a wrong clock."""
+    longest = schedule.late(schedule.retry(10 ** 9, 20), 1)
+    assert [schedule.due(when, 1000) for when in (5, 1000, 1000 + longest, 1001 + longest, 10 ** 9)] == [
+        5, 1000, 1000 + longest, 0, 0]
+
+
 def test_backoff():
     """A destination in trouble is left alone for a minute, then longer, an hour at most."""
     assert [schedule.backoff(n, 0) for n in range(1, 9)] == [60, 120, 240, 480, 960, 1920, 3600, 3600]

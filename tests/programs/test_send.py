@@ -741,6 +741,45 @@ def test_jump_is_told(rig):
     assert not rig.bounce_jobs
 
 
+@pytest.mark.parametrize('started_anew', [True, False])
+def test_a_due_of_a_clock_that_stood_ahead(rig, started_anew):
+    """Q-31: what was to be tried again in five years, as the clock had it that is right now, does not wait for them: it is
+    tried when its time is over, by a new send at once, and written down with the right clock."""
+    years = 5 * 365 * 86_400
+    rig.crash()
+    rig.wall += years
+    rig.last = int(rig.wall) * 1_000_000
+    rig.start()
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    rig.wall -= years
+    assert rig.state(ident).due > rig.wall + years
+    if started_anew:
+        rig.crash()
+        rig.start()
+        rig.ends[b'new'].send(b'%s-%s\0<%016d\0' % (ident, ident, int(rig.wall * 1e6)))
+        rig.step(10)
+    else:
+        rig.wait(430)
+    rig.report(rig.jobs[0], b'Z')
+    assert rig.wall < rig.state(ident).due < rig.wall + 1.1 * 86_400 and not rig.bounce_jobs
+    rig.wait(1.1 * 86_400)
+    rig.report(rig.jobs[0])
+    assert there(rig, b'mess') == []
+
+
+def test_a_time_in_the_envelope_of_a_clock_that_stood_behind(rig):
+    """Q-31: a message that is to be tried at a time is looked at once a day: where the clock is put right in between, it does
+    not wait for the years that the clock stood behind."""
+    years = 5 * 365 * 86_400
+    rig.put(b'a@x.example', options=[(b'b', b'%d' % (rig.wall + years))])
+    assert not rig.jobs
+    rig.wall += years
+    rig.wait(86_401)
+    rig.report(rig.jobs[0])
+    assert there(rig, b'mess') == []
+
+
 def test_second_send(rig):
     """Q-28: the queue is one send's at a time."""
     held = send.own_lock(rig.home, rig.log)
