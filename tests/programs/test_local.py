@@ -5,6 +5,7 @@ import re
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -436,6 +437,28 @@ def test_a_program_that_reads_nothing(deliver):
     """L-29: the message is a file: who does not read it makes no error, who reads it again begins at the start."""
     assert deliver(b'|exec <&-; exit 0\n|wc -c\n|wc -c\n', message=b'x' * 3000000).stdout == (
         b'3000000\n3000000\ndid 0+0+3\n')
+
+
+REFUSING = """
+import sys
+from qpy import unix
+from qpy.lib import program
+def refuse(fd):
+    raise PermissionError(unix.EACCES, 'refused')
+unix.reopen = refuse
+program.run('qpy.user.local')
+"""
+
+
+def test_a_message_that_may_not_be_opened_anew(deliver, home, monkeypatch):
+    """L-29: where the user may not open what he was given (a file of mode 0, no /proc), the programs share its position, and
+    each begins at the start all the same."""
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, 'run', lambda words, env, **options: real(
+        [sys.executable, '-c', REFUSING, *words[1:]], env={**env, 'PYTHONPATH': SOURCE}, **options))
+    done = deliver(b'|cat\n|cat >second\n|exit 0\n|wc -c\n', message=b'four')
+    assert (done.returncode, done.stdout, done.stderr) == (0, b'four4\ndid 0+0+4\n', b'')
+    assert (home / 'second').read_bytes() == b'four'
 
 
 def test_long_output_is_cut(deliver):
