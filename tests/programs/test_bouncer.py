@@ -324,3 +324,30 @@ def test_utf8_and_requiretls(office):
     office.failed(b'a@x.example', options=[(b'Q', b'')])
     message, envelope = office.report(office.ask(b'0')[1][1])
     assert b'\nContent-Type: text/rfc822-headers\n' in message and b'body' not in message and envelope.option(b'Q') == b''
+
+
+# --- a queued that is slow, or goes ---
+
+@pytest.fixture
+def piecewise(monkeypatch):
+    """After each piece of a report the bouncer waits until queued has taken it."""
+    monkeypatch.setattr(bouncer, 'IN_FLIGHT', 1)
+
+
+def test_queued_takes_each_piece_at_once(office, piecewise):
+    """INV6: what queued takes in one piece is nothing that anybody is told of: the bouncer looks as often as it must, and
+    goes on."""
+    letter, (_, new, _) = office.ask(office.failed(b'a@x.example', b'b@y.example'))
+    assert letter == b'K' and office.report(new)[0].count(BODY) == 1
+
+
+def test_queued_goes_in_the_midst_of_a_report(office, piecewise):
+    """INV6: send is told to ask again for a report of which queued had a part only, and then it is made."""
+    indices = state.pack_indices([int(office.failed(b'a@x.example'))])
+    office.asker.send(channel.pack(b'B', ID, indices, b'bounce'))
+    while office.bouncer.current is None:
+        office.loop.step(0.01)
+    office.queued.kill()
+    assert office.answers(1) == [(b'Z', [ID, b'lost connection to queued'])]
+    office.queued = queued.Daemon(office.home, 'queued', [b'submit', b'new'])
+    assert office.ask(b'0')[0] == b'K' and len(os.listdir(office.home + b'/queue/mess')) == 2
