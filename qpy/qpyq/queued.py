@@ -64,14 +64,19 @@ def main(home, args):
 
 def open_store(home):
     """The Store of DIR's queue, locked, swept and with its IDs known; Fatal if something is wrong with it."""
-    listings = []
+    listings, devices = [], set()
     for name in (b'mess', b'state', b'damaged'):
         path = home + b'/queue/' + name
         try:
-            check_directory(path, unix.stat(path), name != b'state')
+            there = unix.stat(path)
+            check_directory(path, there, name != b'state')
+            devices.add(there.st_dev)
             listings.append(unix.listdir(path))
         except OSError as problem:
             raise program.Fatal(exits.TEMP, b'unable to use %s: %s' % (path, program.reason(problem))) from None
+    if len(devices) > 1:                # no message could be set aside, no long one be copied for its delivery
+        raise program.Fatal(exits.TEMP, b'unable to use %s/queue: mess, state and damaged are on different file systems; '
+                            b'mount one at %s/queue, with all three in it' % (home, home))
     directory = unix.open(home + b'/queue/mess', unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC)
     lock(directory, home + b'/queue/mess')
     store.recover(directory, listings[0])
@@ -110,8 +115,8 @@ def lock(directory, path):
 
 
 def own_file_system(home, mess_directory):
-    """True if syncfs waits for nobody else's data, tells errors and ends only when all is safe: queue/mess alone on its
-    device, Linux 5.8, a file system of which that is known, not an ext4 without a journal.  (On FUSE, 9p or cifs syncfs
+    """True if syncfs waits for nobody else's data, tells errors and ends only when all is safe: the queue on another device
+    than DIR and /, Linux 5.8, a file system of which that is known, not an ext4 without a journal.  (On FUSE, 9p or cifs syncfs
     does not even ask the server.)"""
     release = unix.uname().release.split('.')
     modern = [int(part) if part.isdigit() else 0 for part in release[:2]] >= [5, 8]

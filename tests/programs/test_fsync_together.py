@@ -1,12 +1,15 @@
-"""unix_kernel.fsync_together: many files made durable at once, each with its own answer."""
+"""unix_kernel.fsync_together: many files made durable at once, each with its own answer; and the file systems of a queue."""
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from qpy import unix, unix_kernel
 from qpy.qpyq import queued
+from tests.peers import queued as rig
 from tests.power import recorder
 
 
@@ -54,6 +57,33 @@ def test_syncfs_is_not_believed_everywhere(failing, tmp_path):
     assert not (tmp_path / 'log').read_bytes()
     assert not queued.own_file_system(os.fsencode(tmp_path), directory)
     os.close(directory)
+
+
+SERVED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from tests.peers import queued as rig
+home = rig.make_home(sys.argv[2])
+daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
+rig.wait_until(lambda: b'\\n' in daemon.log())
+code = daemon.end()
+os.write(1, b'%d %s' % (code, daemon.log()))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('mounted', ['', '/mess', '/state', '/damaged'])
+def test_a_queue_on_several_file_systems(mounted):
+    """A file system mounted at a part of the queue is refused at start, with where it belongs; at the queue it serves."""
+    with rig.temporary_home() as home:
+        name = os.fsdecode(home)
+        done = subprocess.run(['unshare', '-m', 'sh', '-c', 'mount -t tmpfs -o mode=755 x "$0" && exec "$@"',
+                               name + '/queue' + mounted, sys.executable, '-c', SERVED, rig.SOURCE, name], capture_output=True, timeout=60)
+    if mounted:
+        assert done.stdout == (b'111 qpy-queued: fatal: unable to use %b/queue: mess, state and damaged are on different file '
+                               b'systems; mount one at %b/queue, with all three in it\n' % (home, home)), done
+    else:
+        assert done.stdout.startswith(b'0 ') and b'status: sync by ' in done.stdout, done
 
 
 def test_answers_that_were_not_collected_are_nobodys(tmp_path, monkeypatch):
