@@ -467,8 +467,10 @@ def test_P23_clean_removes_nothing_unfinished(running):
 
 
 def memory(pid):
-    """All that a process has written in its memory."""
+    """All that a process has written in its memory; nothing if it has ended."""
     found = []
+    if not os.path.exists('/proc/%d/maps' % pid):
+        return b''
     with open('/proc/%d/maps' % pid) as maps, open('/proc/%d/mem' % pid, 'rb', 0) as mem:
         for line in maps:
             span, modes = line.split()[:2]
@@ -527,7 +529,8 @@ def test_P32_P35_a_program_sees_its_own_recipient(running):
     assert 'for two' in seen and 'bob' not in seen and seen.split()[-4:] == ['0', '1', '2', '3']       # 3 is ls's own
     workers = [pid for name, pid in processes(running) if name == 'local' and
                houses.status(pid)['Uid'].split()[0] == str(ANN)]
-    assert workers and all(b'bob@here' not in memory(pid) for pid in workers)
+    found = [memory(pid) for pid in workers]            # a child of the worker's may end meanwhile
+    assert any(found) and not any(b'bob@here' in words for words in found)
 
 
 LOOK = """
