@@ -126,7 +126,7 @@ class Conversation:
             self.interest()
         if self.server.leaving:
             self.leave()
-            self.server.look_who_waits()
+            self.server.end_when_answered()
 
     def interest(self):
         """Watch what there is to watch for now."""

@@ -217,9 +217,9 @@ class Server:
         self.loop.after(seconds, self.loop.stop)
         for conversation in list(self.clients):
             conversation.leave()
-        self.look_who_waits()
+        self.end_when_answered()
 
-    def look_who_waits(self):
+    def end_when_answered(self):
         """The end, if nobody does."""
         if not any(conversation.session.waiting and not conversation.closing for conversation in self.clients):
             self.loop.stop()

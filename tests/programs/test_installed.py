@@ -251,6 +251,14 @@ def both(home, *before):
     return [line for line in checked.stdout.split('\n') if line and not line.startswith('note: ')], started
 
 
+def is_mended(rooted, script, said):
+    """Whether --check is content once the remedy that it has named is carried out, after the mounts of script."""
+    remedy = said.partition('; ')[2]
+    done = subprocess.run(['unshare', '-m', 'sh', '-c', script % (remedy + ' &&'), 'sh', rooted + '/bin/qpy-install', rooted, '--check'],
+                          capture_output=True, text=True, cwd='/')
+    return '%s is in order' % rooted in done.stdout
+
+
 @pytest.mark.root
 @pytest.mark.parametrize('mounted', ['', '/bin'])
 def test_a_mount_without_programs(rooted, tmp_path, mounted):
@@ -262,10 +270,7 @@ def test_a_mount_without_programs(rooted, tmp_path, mounted):
     assert said == ['%s/bin: is on a file system mounted noexec, where no program can be started; mount -o remount,exec '
                     '"$(findmnt -nro TARGET -T %s/bin)"' % (rooted, rooted)]
     assert started.returncode == 111 and started.stderr == 'qpy-start: fatal: unable to start: %s\n' % said[0]
-    remedy = said[0].partition('; ')[2]
-    done = subprocess.run(['unshare', '-m', 'sh', '-c', script % (remedy + ' &&'), 'sh', rooted + '/bin/qpy-install', rooted, '--check'],
-                          capture_output=True, text=True, cwd='/')
-    assert '%s is in order' % rooted in done.stdout
+    assert is_mended(rooted, script, said[0])
 
 
 @pytest.mark.root
@@ -279,10 +284,7 @@ def test_a_mount_that_cannot_be_written(rooted, mounted, named):
     assert said == ['%s/%s: is on a file system mounted read-only; mount -o remount,rw "$(findmnt -nro TARGET -T %s/%s)"'
                     % (rooted, named, rooted, named)]
     assert started.returncode == 111 and started.stderr == 'qpy-start: fatal: unable to start: %s\n' % said[0]
-    remedy = said[0].partition('; ')[2]
-    done = subprocess.run(['unshare', '-m', 'sh', '-c', script % (remedy + ' &&'), 'sh', rooted + '/bin/qpy-install', rooted, '--check'],
-                          capture_output=True, text=True, cwd='/')
-    assert '%s is in order' % rooted in done.stdout
+    assert is_mended(rooted, script, said[0])
 
 
 @pytest.mark.root
