@@ -12,7 +12,6 @@ from qpy import unix
 READ = unix.EPOLLIN
 WRITE = unix.EPOLLOUT
 _ENDS = unix.EPOLLHUP | unix.EPOLLERR
-GARBAGE = 20_000, 20, 50    # as of gc.set_threshold: our objects seldom form cycles
 MAX_SLEEP = 3600.0      # seconds; a bound on what a mistake in a timer can cost
 
 
@@ -135,9 +134,8 @@ class Loop:
     # --- the loop itself ---
 
     def run(self):
-        """Serve until stop().  What is there now stays: it is not looked at for garbage again, and the rest seldom."""
+        """Serve until stop().  What is there now stays: it is not looked at for garbage again."""
         gc.freeze()
-        gc.set_threshold(*GARBAGE)
         self.running = True
         while self.running:
             self.step()

@@ -4,6 +4,8 @@ A launcher calls run('qpy.ACCOUNT.NAME'); main(home, args) of that module does t
 Whatever goes wrong in a way nobody foresaw ends the program with 111, which every neighbour takes for "try again
 later", and with one line on descriptor 2: never with a traceback, never with Python's own 1 or 120.
 """
+import gc
+
 from qpy import unix
 from qpy.core import exits
 
@@ -25,6 +27,7 @@ def run(module, home=None):
     home: DIR as str, fixed by the installation; without it $QPYHOME counts, else /var/qpy.
     """
     global name, built_in
+    gc.set_threshold(20_000, 20, 50)        # our objects seldom form cycles, and modules never
     name, built_in = b'qpy-' + module.rpartition('.')[2].rstrip('_').replace('_', '-').encode(), home
     unix._exit(flushed(guarded(lambda: call(module, home))))
 
