@@ -15,7 +15,8 @@ import pwd
 import stat
 import time
 
-from qpy.admin import mailusers, newmrh, newu, postfix, qmailhome, qmailqueue
+from qpy.admin import mailusers, newmrh, newu, qmailhome, qmailqueue
+from qpy.admin.postfix import reading, translation
 from qpy.core import bounce, controls as tables, dates, exits, getpw, grammar, route
 from qpy.lib import controls, program, submit, users
 
@@ -80,7 +81,7 @@ def from_postfix(place, owner):
     text = qmailhome.read(place + '/main.cf')
     if text is None:
         raise program.Fatal(exits.TEMP, b'unable to read %s/main.cf: no such file' % os.fsencode(place))
-    found = postfix.Translation(postfix.parse_main(text), read, os.uname().nodename, owner)
+    found = translation.Translation(reading.parse_main(text), read, os.uname().nodename, owner)
     found.notes.append('aliases stay in /etc/aliases: run qpy-newaliases; what it cannot take it names')
     return found
 

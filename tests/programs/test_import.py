@@ -10,7 +10,8 @@ import types
 
 import pytest
 
-from qpy.admin import import_, mailusers, postfix, qmailqueue, qmailrules
+from qpy.admin import import_, mailusers, qmailqueue, qmailrules
+from qpy.admin.postfix import clients, delivery, translation
 from qpy.core import controls, mess, route, services, tcprules
 from qpy.qpyd import settings
 from tests.peers.queued import Daemon, make_home
@@ -818,7 +819,7 @@ def test_every_parameter_of_the_readme_has_an_equal():
         rows = file.read().partition('### From Postfix')[2].partition('\n## ')[0].split('\n|')[3:]
     named = {word for row in rows for word in re.findall('`([a-z0-9_]+)`', row.partition('|')[0])}
     tables, tools = {'virtual', 'transport', 'reject_rbl_client', 'check_policy_service'}, {'mailq', 'postsuper', 'postconf', 'newaliases'}
-    known = postfix.SILENT | {name for name, _ in postfix.NUMBERS + postfix.TIMES + postfix.RATES}
+    known = delivery.SILENT | {name for name, _ in delivery.NUMBERS + delivery.TIMES + clients.RATES}
     assert len(named) > 20 and named - known == tables | tools
 
 
@@ -957,13 +958,13 @@ def test_the_line_that_services_needs(home, tmp_path, main, page):
 def test_names_in_values(value, wanted):
     """$name, ${name}, $(name), Postfix's own defaults, and a value that names itself."""
     values = {'myhostname': 'h.example.org', 'a': 'A $', 'b': 'B', 'loop': '$loop', 'probe': value}
-    found = postfix.Translation(values, lambda path: None)
+    found = translation.Translation(values, lambda path: None)
     assert found.value('probe') == wanted
 
 
 def test_every_number_is_a_number():
     """Parameters are translated into control files that exist."""
-    for _, name in postfix.NUMBERS + postfix.TIMES:
+    for _, name in delivery.NUMBERS + delivery.TIMES:
         assert controls.row(name.encode())[1] == controls.NUMBER
 
 
