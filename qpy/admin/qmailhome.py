@@ -108,6 +108,8 @@ class Translation:
             if text is None:
                 continue
             lines = text.split('\n')
+            if not os.stat(os.path.join(self.path, 'control', source)).st_mode & stat.S_IROTH:
+                lines = ['#' if line[:1] == '#' else line for line in lines]        # may say a password in any words
             for at, line in enumerate(lines):
                 for_all = source == 'authsenders' and line[:1] == ':'
                 try:

@@ -26,13 +26,13 @@ TICK = os.sysconf('SC_CLK_TCK')
 RESULT = (0.02, 0.002)      # seconds between looks: while a crowd of files is counted, else
 
 
-def own_disk(directory, images, megabytes=8192):
-    """Mount an ext4 of its own, a file in images, on directory; returns what undoes it."""
+def own_disk(directory, images, megabytes=8192, files=0):
+    """Mount an ext4 of its own, a file in images, on directory; returns what undoes it.  files: at least so many have room."""
     image = os.path.join(images, os.path.basename(directory) + '.image')
     os.makedirs(directory, exist_ok=True)
     with open(image, 'wb') as file:
         file.truncate(megabytes << 20)
-    subprocess.run(['mkfs.ext4', '-q', '-F', image], check=True)
+    subprocess.run(['mkfs.ext4', '-q', '-F', *(['-N', str(files)] if files else []), image], check=True)
     subprocess.run(['mount', '-o', 'loop', image, directory], check=True)
 
     def undo():

@@ -226,7 +226,7 @@ def test_owners_of_alias(home, tmp_path):
 def test_what_is_kept_from_others_stays_so(home, tmp_path):
     """No login and no file that not everybody may read there can be read by everybody here."""
     write(tmp_path / 'qmail', {
-        'control/me': 'a.test\n', 'control/smtproutes': '#:old.test|joe|sesame\n:new.test|joe|sesame\n', 'control/badhelo': 'x.test\n',
+        'control/me': 'a.test\n', 'control/smtproutes': '#:old.test|joe|sesame\n# the password is sesame\n:new.test|joe|sesame\n', 'control/badhelo': 'x.test\n',
         'users/assign': '.\n', 'users/exclude': 'eve\n', 'etc/tcp.smtp': ':allow\n'})
     for name in ('control/smtproutes', 'control/badhelo', 'users/exclude', 'etc/tcp.smtp'):
         os.chmod(tmp_path / 'qmail' / name, 0o600)
@@ -234,7 +234,7 @@ def test_what_is_kept_from_others_stays_so(home, tmp_path):
     code, lines = run(home, 'qmail', tmp_path / 'qmail')
     assert code == 1 and [line.partition(' not everybody')[0] for line in lines if 'is not written' in line] == [
         'look: control/badhelo is not written:', 'look: control/tcp.smtp is not written:'], lines
-    assert not (home / 'control/badhelo').exists() and (home / 'control/smtproutes').read_text() == '#:old.test\n:joe@new.test\n'
+    assert not (home / 'control/badhelo').exists() and (home / 'control/smtproutes').read_text() == '#\n#\n:joe@new.test\n'
     assert (mode(home / 'users/exclude'), mode(home / 'users/assign'), mode(home / 'control/me')) == (0o600, 0o644, 0o644)
     assert [path.name for path in home.rglob('*') if path.is_file() and b'sesame' in path.read_bytes()] == ['smtplogins']
 
@@ -954,12 +954,21 @@ def test_the_line_that_services_needs(home, tmp_path, main, page):
 
 @pytest.mark.parametrize('value, wanted', [
     ('$myhostname', 'h.example.org'), ('${mydomain}x', 'example.orgx'), ('$(a)-$b', 'A $-B'), ('$none', ''),
-    ('$loop', '$loop'), ('a$', 'a$'), ('x $myorigin', 'x h.example.org')])
+    ('$loop', '$loop'), ('a$', 'a$'), ('x $myorigin', 'x h.example.org'),
+    ('$default_database_type:$config_directory/x', 'hash:/etc/postfix/x')])
 def test_names_in_values(value, wanted):
     """$name, ${name}, $(name), Postfix's own defaults, and a value that names itself."""
     values = {'myhostname': 'h.example.org', 'a': 'A $', 'b': 'B', 'loop': '$loop', 'probe': value}
     found = translation.Translation(values, lambda path: None)
     assert found.value('probe') == wanted
+
+
+@pytest.mark.parametrize('maps', ['static:joe:geheim', 'hash:/none inline:{ relay.test=joe:geheim }', 'static:{joe:geheim} hash:/none'])
+def test_passwords_in_main_cf_are_not_told(maps):
+    """Tables that stand in main.cf itself."""
+    found = translation.Translation({'smtp_sasl_password_maps': maps, 'lmtp_sasl_password_maps': maps}, lambda path: None)
+    told = repr((found.no_equal, found.notes, found.files))
+    assert 'geheim' not in told and 'smtp_sasl_password_maps' in told and 'lmtp_sasl_password_maps' in found.no_equal
 
 
 def test_every_number_is_a_number():

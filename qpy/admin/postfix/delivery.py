@@ -121,7 +121,7 @@ def rest(config):
     handled = SILENT | {name for name, _ in NUMBERS + TIMES + clients.RATES} | set(clients.RESTRICTIONS)
     for name, value in config.values.items():
         if name not in handled and not referred(config, name):
-            config.no_equal[name] = value
+            config.no_equal[name] = config.shown(name, value)
     config.no_equal = dict(sorted(config.no_equal.items()))
 
 

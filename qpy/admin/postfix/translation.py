@@ -13,6 +13,7 @@ import re
 from qpy.admin.postfix import clients, delivery, names, reading, routes, virtual
 
 EXCEPTED = re.compile(r'!(?:/|[a-z]+:/)')                 # a file or table behind the !
+SECRET = re.compile(r'\b(static|inline):.*', re.DOTALL)
 # In this order: some need what others have found.
 STEPS = (names.names, names.domains, virtual.virtual, names.mailbox_domains, routes.transports, routes.senders,
          routes.passwords, routes.tls, clients.networks, clients.clients, clients.logins, clients.filters, delivery.numbers,
@@ -49,12 +50,18 @@ class Translation:
         """A parameter with every $name in it replaced."""
         return self.expand(self.values.get(name, self.built_in(name) or default), 8)
 
+    def shown(self, name, value=None):
+        """A parameter as a report may say it: not the passwords that stand in it."""
+        value = self.value(name) if value is None else value
+        return SECRET.sub(r'\1:...', value) if 'password' in name else value
+
     def built_in(self, name):
         """Postfix's own default where others are made of it."""
         if name == 'mydomain':
             host = self.value('myhostname')
             return host.partition('.')[2] if host.count('.') > 1 else host
         return {'myhostname': self.hostname, 'myorigin': '$myhostname', 'mail_name': 'Postfix',
+                'config_directory': '/etc/postfix', 'default_database_type': 'hash',
                 'mydestination': '$myhostname, localhost.$mydomain, localhost',
                 'virtual_alias_maps': '$virtual_maps', 'virtual_alias_domains': '$virtual_alias_maps'}.get(name, '')
 
@@ -81,8 +88,8 @@ class Translation:
             kind, colon, path = word.removeprefix('proxy:').partition(':')
             if not colon or path[:1] != '/':
                 self.unread.add(parameter)
-                self.no_equal.setdefault(parameter, self.value(parameter))
-                before.append(word)
+                self.no_equal.setdefault(parameter, self.shown(parameter))
+                before.append(self.shown(parameter, word))
                 continue
             text = self.read(path) if kind in reading.TABLE_TYPES else None
             if text is None:
