@@ -22,8 +22,7 @@ class Ids:
     __slots__ = ('spans', 'first', 'last', 'open')
 
     def __init__(self, found=(), now=0):
-        self.spans = clusters(number for number in found if number > now + AHEAD)
-        near = clusters(number for number in found if number <= now + AHEAD)
+        near, self.spans = map(clusters, by_day(found, now + AHEAD))
         self.first, self.last = near.pop() if near else (0, 0)
         self.spans = near + self.spans
         self.merge()
@@ -66,12 +65,27 @@ class Ids:
             self.spans[n:n + 2] = [(self.spans[n][0], self.spans[n + 1][1])]
 
 
-def clusters(numbers):
-    """[(first, last)] of numbers, sorted: a new one begins where the next is more than AHEAD away."""
+def by_day(numbers, limit):
+    """({day: [first, last]} of the numbers up to the limit, and of those above): of millions few have to be sorted."""
+    near, far = {}, {}
+    for number in numbers:
+        days, day = near if number <= limit else far, number // AHEAD
+        ends = days.get(day)
+        if ends is None:
+            days[day] = [number, number]
+        elif number < ends[0]:
+            ends[0] = number
+        elif number > ends[1]:
+            ends[1] = number
+    return near, far
+
+
+def clusters(days):
+    """[(first, last)] of the numbers in such days, sorted: a new one begins where the next is more than AHEAD away."""
     spans = []
-    for number in sorted(numbers):
-        if spans and number <= spans[-1][1] + AHEAD:
-            spans[-1] = spans[-1][0], number
+    for _, (first, last) in sorted(days.items()):
+        if spans and first <= spans[-1][1] + AHEAD:
+            spans[-1] = spans[-1][0], last
         else:
-            spans.append((number, number))
+            spans.append((first, last))
     return spans

@@ -39,7 +39,7 @@ class Newer(ValueError):
 
 def is_id(name):
     """True if name (bytes) is a canonical ID: 16 decimal digits, before the year 2255."""
-    return len(name) == ID_SIZE and not name.strip(b'0123456789') and name < YEAR_2255
+    return len(name) == ID_SIZE and name.isdigit() and name < YEAR_2255
 
 
 def make_id(number):

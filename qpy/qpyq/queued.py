@@ -64,28 +64,30 @@ def main(home, args):
 
 def open_store(home):
     """The Store of DIR's queue, locked, swept and with its IDs known; Fatal if something is wrong with it."""
-    listings, devices = [], set()
-    for name in (b'mess', b'state', b'damaged'):
-        path = home + b'/queue/' + name
-        try:
-            there = unix.stat(path)
-            check_directory(path, there, name != b'state')
-            devices.add(there.st_dev)
-            listings.append(unix.listdir(path))
-        except OSError as problem:
-            raise program.Fatal(exits.TEMP, b'unable to use %s: %s' % (path, program.reason(problem))) from None
-    if len(devices) > 1:                # no message could be set aside, no long one be copied for its delivery
+    paths = [home + b'/queue/' + name for name in (b'mess', b'state', b'damaged')]
+    there = [usable(unix.stat, path) for path in paths]
+    for path, found in zip(paths, there):
+        check_directory(path, found, path != paths[1])
+    if len({found.st_dev for found in there}) > 1:      # no message could be set aside, no long one be copied for its delivery
         raise program.Fatal(exits.TEMP, b'unable to use %s/queue: mess, state and damaged are on different file systems; '
                             b'mount one at %s/queue, with all three in it' % (home, home))
-    directory = unix.open(home + b'/queue/mess', unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC)
-    lock(directory, home + b'/queue/mess')
-    store.recover(directory, listings[0])
-    listings.append(unix.listdir(home + b'/queue/mess'))
-    found = ids.Ids(store.numbers(*listings), int(unix.time() * 1e6))
+    directory = usable(lambda path: unix.open(path, unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC), paths[0])
+    lock(directory, paths[0])
+    names = [usable(unix.listdir, path) for path in paths]      # once: there may be millions
+    store.recover(directory, names[0])
+    found = ids.Ids(store.numbers(*names), int(unix.time() * 1e6))
     if found.ahead:
         program.warn(b'the queue has IDs ahead of the clock, up to %016d, %s: the clock stood wrong when they were given, or '
                      b'does now; new ones follow it; set it right' % (found.ahead, dates.clock_date(found.ahead // 1_000_000)))
     return store.Store(directory, own_file_system(home, directory), found, Complaints().say)
+
+
+def usable(call, path):
+    """call(path), or Fatal."""
+    try:
+        return call(path)
+    except OSError as problem:
+        raise program.Fatal(exits.TEMP, b'unable to use %s: %s' % (path, program.reason(problem))) from None
 
 
 def check_directory(path, there, ours):

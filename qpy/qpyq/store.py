@@ -207,5 +207,5 @@ def recover(mess_fd, names):
 
 
 def numbers(*listings):
-    """The IDs among the names of several directories, as numbers."""
-    return {int(name) for names in listings for name in names if mess.is_id(name)}
+    """The IDs among the names of several directories, as numbers, one after the other."""
+    return (int(name) for names in listings for name in names if mess.is_id(name))

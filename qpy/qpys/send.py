@@ -14,6 +14,7 @@ the loop gathers what came, asks for the actions, and leaves one packet per neig
 log.
 """
 from _collections import deque
+from heapq import heappop, heappush
 
 from qpy import unix, unix_kernel
 from qpy.core import channel, dates, deliverby, destinations, dispatch, etrn, exits, jobs, mess, notices, priority, \
@@ -21,7 +22,8 @@ from qpy.core import channel, dates, deliverby, destinations, dispatch, etrn, ex
 from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
 
-SCAN = 400              # names looked at per pass of the loop while the queue is searched
+SCAN = 400              # names or files looked at per pass of the loop while the queue is searched
+GLANCE = 0.02           # seconds of a pass after which the search, or the scheduler, goes on in the next one
 NOTES = 100             # messages looked at per pass for who they are for
 STEPS = 4               # steps of the scheduler per pass of the loop
 ROUTES = 20_000         # recipients whose route is remembered
@@ -152,6 +154,7 @@ class Send:
         self.read = {}                      # messages read in this pass, open until its end
         self.routes, self.warned = {}, set()
         self.scan = self.names = None
+        self.ids = []                       # heap of those whose files the search has still to look at
         self.searched = False               # is the whole queue known?
         self.hurry = False                  # what the search still finds is due: somebody has asked for a run
         self.unnoted = deque()              # IDs of messages of which note() is still to look who they are for
@@ -225,13 +228,15 @@ class Send:
 
     def _steps(self):
         """Some steps of the scheduler; False if there may be more to do."""
-        advance, do = self.dispatch.advance, self.do
+        advance, do, end = self.dispatch.advance, self.do, unix.monotonic() + GLANCE
         for _ in range(STEPS):
             actions = advance()
             if not actions:
                 return True
             for action in actions:
                 do[action[0]](*action[1:])
+            if unix.monotonic() > end:
+                break
         return False
 
     def forget_read(self):
@@ -273,9 +278,13 @@ class Send:
         self.wake()
 
     def search(self, below):
-        """Look for messages with IDs below this one and in the spans told before, a few names per pass."""
+        """Look for messages with IDs below this one and in the spans told before, a few per pass.
+
+        First come all names, in the order of the directory, which is a hash's; then the files, by age: so lie files and inodes
+        on the disk.
+        """
         first, self.below, self.beyond, self.spans = self.scan is None, below, self.spans, []
-        self.scan = [self.found_message, self.found_state]
+        self.scan, self.ids = [self.next_name, self.next_message, self.next_state], []
         self.names = unix.scandir(self.store.mess)
         if first:
             self.loop.after(0, self.search_on)
@@ -285,30 +294,56 @@ class Send:
         return id < self.below or any(first <= id <= last for first, last in self.beyond)
 
     def search_on(self):
-        """Some more names."""
-        look, settled, knows = self.scan[0], self.searched_for, self.dispatch.knows
+        """Some more of it."""
+        step, end = self.scan[0], unix.monotonic() + GLANCE
         for _ in range(SCAN):
-            entry = next(self.names, None)
-            if entry is None:
-                return self.search_next()
-            name = unix.fsencode(entry.name)
-            if mess.is_id(name) and settled(int(name)) and not knows(int(name)):
-                look(name)
-        self.loop.after(0, self.search_on)
+            if not step():
+                self.search_next()
+                break
+            if unix.monotonic() > end:
+                break
+        if self.scan:
+            self.loop.after(0, self.search_on)
         self.wake()
 
     def search_next(self):
-        """After the messages the states; after the states nothing."""
+        """After the names the messages, after them the states, after these nothing."""
         self.scan.pop(0)
-        if self.scan:
-            self.names = unix.scandir(self.store.state)
-            self.loop.after(0, self.search_on)
-        else:
+        if not self.scan:
             self.scan = self.names = None
             self.searched, self.hurry = True, False
             if self.undated > NAMED:
                 self.warn(b'%d messages in all come from a clock that stood wrong' % self.undated)
-        self.wake()
+
+    def next_name(self):
+        """Note the name of one message; False after the last one."""
+        entry = next(self.names, None)
+        if entry is None:
+            return False
+        name = unix.fsencode(entry.name)
+        if mess.is_id(name) and self.searched_for(int(name)):
+            heappush(self.ids, int(name))
+        return True
+
+    def next_message(self):
+        """Look at the oldest message; False if there is none left."""
+        if not self.ids:
+            self.names = unix.scandir(self.store.state)
+            return False
+        id = heappop(self.ids)
+        if not self.dispatch.knows(id):
+            self.found_message(b'%016d' % id)
+        return True
+
+    def next_state(self):
+        """Look at the name of one state; False after the last one."""
+        entry = next(self.names, None)
+        if entry is None:
+            return False
+        name = unix.fsencode(entry.name)
+        if mess.is_id(name) and self.searched_for(int(name)) and not self.dispatch.knows(int(name)):
+            self.found_state(name)
+        return True
 
     def found_message(self, name):
         """A message that was in the queue before this run: is its file as long as it says, and when is it due?

@@ -258,12 +258,10 @@ def start_with(there, people):
 
 # --- load ---
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_ten_thousand_idle_connections():
+@pytest.mark.parametrize('wanted', [500, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
+def test_many_idle_connections(wanted):
     """D-01: beside 10,000 clients that say nothing a new one is served at once, with bounded memory."""
     import resource
-    wanted = 10_000
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < wanted + 1000:
         pytest.skip('fewer descriptors than that are allowed here')
     with house() as there:

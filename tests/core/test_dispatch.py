@@ -463,6 +463,24 @@ def test_parked():
     assert not w.mail
 
 
+@pytest.mark.parametrize('many', [5_000, 20_000])
+def test_what_is_parked_is_read_twice(many):
+    """D-05: however many messages drain to one destination, each is read for it, at most once more to be parked, and in every
+    part of the drain as many are delivered by as many steps."""
+    w, reads, left, steps = World(), [], [], 0
+    w.load = lambda id, forced: (reads.append(id), World.load(w, id, forced))
+    for _ in range(many):
+        w.add((R, b'h'), arrived=False)
+    w.step()
+    while w.mail:
+        w.answer_all()
+        steps += 1
+        left.append(len(w.mail))
+    assert len(reads) <= 2 * many and max(map(reads.count, reads[:100])) <= 2
+    tenths = [sum(tenth * many // 10 <= count < (tenth + 1) * many // 10 for count in left) for tenth in range(9)]
+    assert max(tenths) <= 2 * min(tenths), tenths
+
+
 def test_parked_for_a_host_that_goes_into_trouble():
     """INV6: what is parked for a host that does not answer any more sleeps until the host may be tried again, and not for
     ever."""

@@ -67,6 +67,17 @@ def test_a_group_does_not_run_into_what_is_taken():
     assert found.give(10, NOW + 2 * ids.AHEAD - 5) == NOW + 2 * ids.AHEAD + 1
 
 
+def test_found_in_any_order():
+    """Numbers of many days, also around the day that makes a clock a wrong one, are the same spans in whatever order a
+    directory has them, and one that is read once will do."""
+    found = [NOW - 3 * YEAR, NOW - 3 * YEAR + ids.AHEAD, NOW, NOW + ids.AHEAD, NOW + ids.AHEAD + 1, NOW + 3 * ids.AHEAD]
+    for each in (found, found[::-1], found[3:] + found[:3]):
+        keeper = ids.Ids(iter(each), NOW)
+        assert (keeper.first, keeper.last) == (NOW, NOW + ids.AHEAD)
+        assert keeper.spans == [(NOW - 3 * YEAR, NOW - 3 * YEAR + ids.AHEAD), (NOW + ids.AHEAD + 1, NOW + ids.AHEAD + 1),
+                                (NOW + 3 * ids.AHEAD, NOW + 3 * ids.AHEAD)]
+
+
 TIMES = st.one_of(st.sampled_from([NOW, FUTURE, 0, NOW - 2 * YEAR]).flatmap(
     lambda t: st.integers(max(0, t - 3 * ids.AHEAD), t + 3 * ids.AHEAD)), st.integers(0, 8 * 10 ** 15))
 

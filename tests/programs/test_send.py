@@ -633,7 +633,6 @@ def test_alarm_during_the_search(rig, when):
         def found(name):
             find(name)
             rig.send.found_message = find
-            rig.send.scan[0] = find
             rig.send.run_all()
         rig.send.found_message = found
     rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
@@ -645,6 +644,64 @@ def test_alarm_during_the_search(rig, when):
     rig.start(rig.last + 1)
     rig.step(20)
     assert not rig.jobs
+
+
+def test_the_search_looks_at_files_by_age(rig, monkeypatch):
+    """Whatever order the directory has the names in, the files are opened as they were written, oldest first."""
+    idents = [rig.put(b'a@here.example', announce=False) for _ in range(50)]
+    looked, find = [], rig.send.found_message
+    rig.send.found_message = lambda name: (looked.append(name), find(name))
+    scandir = unix.scandir
+    monkeypatch.setattr(unix, 'scandir', lambda fd: iter(sorted(scandir(fd), key=lambda entry: entry.name[::-1], reverse=True)))
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(20)
+    assert looked == idents
+
+
+def test_the_search_leaves_room_for_others(rig):
+    """On a disk that takes its time, a pass of the loop looks at few files: one message for each that is slow."""
+    for _ in range(10):
+        rig.put(b'a@here.example', announce=False)
+    looked, find = [], rig.send.found_message
+
+    def slow(name):
+        looked.append(name)
+        rig.mono += send.GLANCE + 0.001
+        find(name)
+    rig.send.found_message = slow
+    rig.send.search(rig.last + 1)
+    passes = []
+    while rig.send.scan is not None:
+        before = len(looked)
+        rig.send.search_on()
+        passes.append(len(looked) - before)
+    assert len(looked) == 10 and max(passes) == 1
+
+
+def test_a_dead_relay_and_its_neighbours(rig):
+    """D-05: of a thousand messages for a relay that is away few are tried, one for another relay goes at once, and when the
+    first is there again each of them is delivered once."""
+    for _ in range(1000):
+        rig.put(b'x@dead.example', announce=False)
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(20)
+    tried = list(rig.jobs)
+    assert len(tried) <= 5
+    for job in tried:
+        rig.report(job, b'Z', b'no route\n', b'h')
+    rig.step(20)
+    assert not rig.jobs and len(there(rig, b'state')) == 1000
+    rig.put(b'y@live.example')
+    job, = rig.jobs
+    assert job[2] == b'live.example'
+    rig.report(job)
+    rig.send.run_all()
+    rig.step(20)
+    delivered = []
+    while rig.jobs:
+        delivered.append(rig.jobs[0][1])
+        rig.report(rig.jobs[0])
+    assert len(delivered) == len(set(delivered)) == 1000 and not there(rig, b'mess') and not there(rig, b'state')
 
 
 def test_verp(rig):
