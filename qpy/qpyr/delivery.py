@@ -28,10 +28,10 @@ class Delivery:
     """A delivery in flight.  worker: qpyr.remote.Remote.  flags: letters 8, u, q, d, b, m.
 
     on_end(delivery): `results` holds per recipient (answer or None, message report), both as core.smtp_client
-    has them; `in_trouble` says that the destination as a whole failed.
+    has them; `in_trouble` says that the destination as a whole failed, for everybody's mail.
     """
 
-    __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'source', 'on_end', 'results',
+    __slots__ = ('worker', 'settings', 'host', 'sender', 'recipients', 'flags', 'aside', 'source', 'on_end', 'results',
                  'left', 'hops', 'hop', 'usual', 'policy', 'proved', 'ends', 'patterns', 'testing', 'todo', 'server', 'tried', 'sessions',
                  'connection', 'cap',
                  'expired', 'in_trouble', 'last_report', 'definite', 'noticed', 'timed', 'token', 'fresh')
@@ -40,6 +40,7 @@ class Delivery:
         self.worker, self.settings = worker, worker.settings
         self.host, self.sender, self.recipients = idna.domain(host) or host, sender, recipients
         self.flags, self.source, self.on_end = flags, source, on_end
+        self.aside = self.required                  # it is tried in a way that says nothing about other mail to this host
         self.results = [None] * len(recipients)
         self.left = list(range(len(recipients)))    # indices without a result
         self.todo = []                              # (preference, host, address), the next one last
@@ -84,6 +85,7 @@ class Delivery:
                   (b'smtproutes', smtproutes.find(self.host, self.settings.routes)))
         for file, found in tables:
             if found is not None:
+                self.aside |= file == b'senderroutes'
                 try:
                     self.hops = self.settings.hops(found[1])[::-1]
                 except ValueError as problem:
@@ -208,6 +210,10 @@ class Delivery:
         source = outgoingip.choose(self.settings.sources, self.sender, self.host, address)
         return address, self.hop.port, self.hop.kind, self.hop.login, source
 
+    def _leaves_aside(self, key):
+        """Whether it leaves from another address of ours than other senders' mail."""
+        return key[4] != outgoingip.choose(self.settings.sources, b'', self.host, key[0])
+
     def _shields(self, server):
         """What may protect a connection that is used for this; see qpyr.connection."""
         level = self.policy.level
@@ -311,6 +317,7 @@ class Delivery:
     def _try(self, server, address):
         """True if something was begun that will call back."""
         self.server, key = server, self._key(address)
+        self.aside |= self._leaves_aside(key)
         self.connection = self.worker.pool.take(key, self._shields(server))
         if self.connection is not None:
             self._carry()
@@ -328,18 +335,18 @@ class Delivery:
                                % (key[4], unix.strerror(problem.errno).lower().encode())))
             return False
         except OSError as problem:
-            self._not_connected(key[0], problem.errno)
+            self._not_connected(key, problem.errno)
             return False
         return True
 
     def _connected(self, errno):
-        address = self.connection.key[0]
+        key = self.connection.key
         if errno:
-            self._not_connected(address, errno)
+            self._not_connected(key, errno)
             return self._next()
-        self.worker.dead.answered(address)
+        self.worker.dead.answered(key[0])
         if self._is_self():
-            return self._found_self(address)
+            return self._found_self(key[0])
         self._start()
         return self._carry()
 
@@ -401,14 +408,14 @@ class Delivery:
         self.todo = []
         return self._next()
 
-    def _not_connected(self, address, errno):
-        self.connection = None
+    def _not_connected(self, key, errno):
+        self.connection, address = None, key[0]
         reason = unix.strerror(errno).lower().encode()
         if errno in SCARCE:
             self.last_report = remote_report.NO_RESOURCES
-        elif errno == unix.ETIMEDOUT:
+        elif errno == unix.ETIMEDOUT and not self._leaves_aside(key):
             self.worker.dead.timed_out(address, unix.monotonic())
-        else:
+        elif errno != unix.ETIMEDOUT:
             self.worker.dead.answered(address)
         self.tried.append((address, reason))
 
@@ -602,8 +609,8 @@ class Delivery:
     # --- the end ---
 
     def _trouble(self, text):
-        """The destination as a whole failed, for now."""
-        self.in_trouble = True
+        """The destination as a whole failed, for now; or for mail that goes as this does."""
+        self.in_trouble = not self.aside
         return self._all(b'Z', text)
 
     def _all(self, letter, text):

@@ -65,6 +65,15 @@ def test_routes_by_sender():
     assert [mail[0] for mail in other.mail] == [b'JOE@y.example'] and len(one.mail) == 2
 
 
+def test_a_route_of_one_sender_says_nothing_about_other_mail():
+    """Nobody listens where joe's mail goes: the host is in no trouble for those whose mail goes elsewhere."""
+    sender = Sender({b'': b'127.0.0.1:%d' % closed_port()})
+    assert sender.send()[1] is True
+    sender.settings.senders = {b'joe@y.example': b'127.0.0.1:%d' % closed_port()}
+    outcomes, trouble = sender.send(sender=b'joe@y.example')
+    assert outcomes[0][0] == b'Z' and trouble is False
+
+
 # --- logins -------------------------------------------------------------------------------------------------
 
 def read(talk):

@@ -8,7 +8,7 @@ from qpy.core import outgoingip
 from qpy.lib import controls
 from qpy.qpyr import remote
 from tests.peers.smtp_script import Server, good
-from tests.programs.test_remote import Sender
+from tests.programs.test_remote import Sender, closed_port, full_listener
 
 LINES = [b'127.0.0.2', b'::1', b'x.example:127.0.0.3', b'.x.example:127.0.0.4', b'@Y.example:127.0.0.5',
          b'joe@y.example:127.0.0.6', b'free.example:0.0.0.0', b'@six.example:[::1]']
@@ -94,6 +94,24 @@ def test_an_address_we_do_not_have():
     assert outcomes[0][0] == b'Z' and trouble and not server.mail
     assert b'unable to leave from 192.0.2.77, see control/outgoingip: cannot assign requested address' in outcomes[0][1]
     assert not sender.remote.dead.is_dead(b'192.0.2.1', 1e9)
+
+
+def test_an_address_of_one_sender_says_nothing_about_other_mail():
+    """Joe's mail leaves from an address we do not have, or from which nothing is reached: the host is in no trouble, and not
+    held to be dead, for those whose mail leaves from elsewhere."""
+    sender = sender_with(b'joe@y.example:127.0.0.3', port=closed_port())
+    assert [sender.send(sender=who)[1] for who in (b'joe@y.example', b'ann@y.example')] == [False, True]
+    sender.settings.sources = {4: {b'joe@y.example': b'192.0.2.77'}, 16: {}}
+    sender.settings.routes = {b'': b'[192.0.2.1]'}
+    outcomes, trouble = sender.send(sender=b'joe@y.example')
+    assert b'unable to leave from' in outcomes[0][1] and not trouble
+    sock, fillers = full_listener()
+    sender = sender_with(b'joe@y.example:127.0.0.3', port=sock.getsockname()[1])
+    sender.settings.connect_patience = 0.1
+    assert b'timed out' in sender.send(sender=b'joe@y.example')[0][0][1] and not sender.remote.dead.records
+    assert b'timed out' in sender.send()[0][0][1] and list(sender.remote.dead.records) == [b'127.0.0.1']
+    for one in (sock, *fillers):
+        one.close()
 
 
 def test_the_right_to_bind_comes_with_the_file():

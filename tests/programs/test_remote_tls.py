@@ -310,6 +310,16 @@ def test_requiretls_tries_the_next_server():
         assert sender.send(flags=b'q')[0][0][0] == b'K' and len(fine.mail) == 1 and not bad.mail
 
 
+def test_requiretls_says_nothing_about_other_mail():
+    """What fails by that wish alone leaves the host open to mail without it; what fails without it does not."""
+    with Server(good(REQUIRE[:2])) as server:
+        for flags, expected in ((b'q', False), (b'', False)):
+            assert to(server).send(flags=flags)[1] is expected
+        assert to(server, b'encrypt').send()[1] is True
+    with Server(secure('mx.good.example', extensions=REQUIRE)) as server:
+        assert by_dns(server, None).send(flags=b'q') == ([(b'Z', remote_report.UNSIGNED)], False)
+
+
 # --- the pure part ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('head, waived', [
