@@ -173,7 +173,7 @@ def resolve(address, controls, find_user, look):
     """The Way of an address.
 
     find_user(local) -> getpw.User, or Trouble. look(user) -> (YES, name) the .qmail file that will be used;
-    (YES, None) default delivery; (NO, None) none; (UNKNOWN, None) cannot be seen; or Trouble."""
+    (YES, b'') default delivery; (YES, None) one of them; (NO, None) none; (UNKNOWN, None) cannot be seen; or Trouble."""
     route = rewrite(address, controls)
     if route.channel == REMOTE:
         return Way(YES, route, None, None, b'not ours to say: ' + route.reason)
@@ -186,14 +186,17 @@ def resolve(address, controls, find_user, look):
     except Trouble as trouble:
         return Way(TEMP, route, user, None, route.reason + b'; ' + trouble.text)
     reason = route.reason + b'; ' + user.reason + b'; ' + told(user, verdict, file)
-    return Way(verdict, route, user, file, reason)
+    plain = not user.dash and not user.ext              # who always gets mail
+    return Way(YES if plain else verdict, route, user, file or None, reason)
 
 
 def told(user, verdict, file):
     """What was found in the home directory, in words."""
     home = user.home + b'/'
+    if file == b'':
+        return home + b': no file that says otherwise, so the default delivery'
     if file is not None:
-        return home + file
+        return home.rpartition(b'/')[0].rpartition(b'/')[0] + file[2:] if file[:3] == b'../' else home + file
     words = {YES: b'.qmail, or without one the default delivery', NO: b'no .qmail file for ' + user.dash + user.ext,
              UNKNOWN: b'cannot be looked into'}
     return home + b': ' + words[verdict]
@@ -203,11 +206,9 @@ def look(user, candidates, kind):
     """The .qmail file of a user, as look() in resolve. candidates: its names in order, relative to the home.
 
     kind(path) -> YES a regular file, NO none of that name, UNKNOWN not allowed to look; Trouble if it
-    cannot be said. A plain user always gets mail; so his home is not looked into."""
-    if not user.dash and not user.ext:
-        return YES, None
+    cannot be said."""
     for name in candidates:
         found = kind(user.home + b'/' + name)
         if found != NO:
             return found, name if found == YES else None
-    return NO if user.dash else YES, None
+    return (NO, None) if user.dash else (YES, b'')

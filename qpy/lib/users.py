@@ -14,7 +14,7 @@ from qpy.lib import cdb
 
 REMEMBER = 5.0              # seconds an answer of passwd is believed while /etc/passwd is unchanged
 MOST = 5000                 # answers remembered
-GONE = (unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG)
+GONE = (unix.ENOENT, unix.ENOTDIR, unix.ENAMETOOLONG)       # any other error is temporary, as in a delivery
 CLOSED = (unix.EACCES, unix.EPERM)
 PASSWD = b'passwd'          # where NSS goes, as a place that may hang
 ALIASES = b'../users/aliases.cdb'     # seen from DIR/alias
@@ -147,10 +147,11 @@ class Lookup:
 
     # --- homes ---
 
-    def look(self, user):
-        """(verdict, .qmail file name or None) as core.route.resolve wants it."""
+    def look(self, user, own=()):
+        """(verdict, .qmail file name or None) as core.route.resolve wants it.  own: the files of a plain user; without any
+        his home is not looked into, for he always gets mail."""
         if not user.dash and not user.ext:
-            return route.YES, None
+            return self.at(user.home, route.look, user, own, kind) if own else (route.YES, None)
         if self.at(user.home, self.owner_if_seen, user.home) is None:
             raise Trouble(getpw.QLX_NFS, b'the home directory ' + user.home + b' is missing')
         names = [name for name, _ in dotqmail.candidates(user.dash, user.ext)]
@@ -193,9 +194,9 @@ class Lookup:
         except unix.error as problem:
             return None if problem.errno in GONE else -1
 
-    def resolve(self, address, controls):
-        """The Way of an address."""
-        return route.resolve(address, controls, self.deliverable, self.look)
+    def resolve(self, address, controls, own=()):
+        """The Way of an address.  own: as in look."""
+        return route.resolve(address, controls, self.deliverable, lambda user: self.look(user, own))
 
 
 def unmounted(path):

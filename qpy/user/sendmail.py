@@ -221,10 +221,11 @@ def verify(home, plan):
     hosts, tables, lookup = injection.settings(home), route.load(home), users.Lookup(home)
     sender = inject.sender_argument(plan.sender, hosts) if plan.sender else b''
     relays = [controls.mapping_lines(home, name) for name in (b'senderroutes', b'smtproutes')]
+    own = (b'.qmail', b'.forward') if controls.line(home, b'dotforward') == b'yes' else (b'.qmail',)
     verdicts = set()
     for word in plan.operands:
         for address in operand(word, hosts, verdicts):
-            way = lookup.resolve(address, tables)
+            way = lookup.resolve(address, tables, own)
             if way.route.channel == b'remote':
                 good, words = smtproutes.explained(sender, way.route.domain, *relays)
                 way.verdict, way.reason = way.verdict if good else b'temp', way.reason + b'; ' + words

@@ -147,6 +147,12 @@ def test_ways():
     found = way(b'joe@here.example')
     assert found.verdict == route.YES
     assert found.reason == b'control/locals line 1; account joe; /home/joe/: .qmail, or without one the default delivery'
+    assert way(b'joe@here.example', JOE, (b'yes', b'.forward')).reason.endswith(b'/home/joe/.forward')
+    assert way(b'joe@here.example', JOE, (b'yes', b'../users/x')).reason.endswith(b'; /home/users/x')
+    found = way(b'joe@here.example', JOE, (b'yes', b''))
+    assert found.file is None and found.reason.endswith(b'/home/joe/: no file that says otherwise, so the default delivery')
+    found = way(b'joe@here.example', JOE, (b'unknown', None))
+    assert found.verdict == route.YES and found.reason.endswith(b'/home/joe/: cannot be looked into')
     found = way(b'joe-ext@here.example', EXT, (b'no', None))
     assert found.verdict == route.NO and found.reason.endswith(b'/home/joe/: no .qmail file for -ext')
     assert way(b'joe-ext@here.example', EXT, (b'unknown', None)).verdict == route.UNKNOWN
@@ -171,4 +177,4 @@ def test_look():
     assert looked(EXT, {b'/home/joe/a': b'yes', b'/home/joe/b': b'yes'}) == (b'yes', b'a')
     assert looked(EXT, {b'/home/joe/a': b'unknown'}) == (b'unknown', None)
     assert looked(EXT, {}) == (b'no', None)
-    assert looked(JOE, {b'/home/joe/a': b'unknown'}) == (b'yes', None)
+    assert looked(JOE, {b'/home/joe/a': b'unknown'}) == (b'unknown', None) and looked(JOE, {}) == (b'yes', b'')

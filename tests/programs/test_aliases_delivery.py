@@ -117,6 +117,21 @@ def test_names_of_users(house):
         assert (b'users/aliases.cdb' in done.stdout) == (account == 'alias') and done.returncode == 0
 
 
+@pytest.mark.parametrize('switch, files, end', [
+    ('no', (), 'no file that says otherwise, so the default delivery'), ('no', ('.forward',), 'the default delivery'),
+    ('yes', ('.forward',), '/joe/.forward'), ('yes', ('.forward', '.qmail'), '/joe/.qmail'), ('yes', (), 'the default delivery')])
+def test_what_counts_in_a_home_is_looked_up(house, switch, files, end):
+    """-bv names the file that a delivery would follow."""
+    status = os.stat(house.path)
+    (house.path / 'users/assign').write_text('=joe:joe:%d:%d:%s:::\n.\n' % (status.st_uid, status.st_gid, house.path / 'joe'))
+    assert house.run('newu').returncode == 0
+    (house.path / 'control/dotforward').write_text(switch + '\n')
+    for name in files:
+        (house.path / 'joe' / name).write_text('&ann@far.example\n')
+    done = house.run('sendmail', '-bv', 'joe')
+    assert done.stdout.decode().startswith('joe@x.example ... ') and done.stdout.decode().endswith(end + '\n'), done
+
+
 def test_programs_and_nothing(house):
     """A program gets the three lines and the message; its exit code counts; /dev/null takes everything."""
     house.aliases('prog: "|cat > %s/out; exit $CODE"\nnull: /dev/null\n' % house.home)

@@ -15,6 +15,7 @@ from qpy.lib import cdb, loop, packets, program, users
 from qpy.lib import route as routes
 from qpy.qpyp import board, getpw as getpw_program
 from qpy.qpyp import users as server
+from qpy.user import delivery
 
 try:
     ME = pwd.getpwuid(os.getuid())
@@ -193,7 +194,7 @@ def test_nss_trouble_is_temporary(home, monkeypatch):
 
 
 @pytest.mark.parametrize('errno, expected', [(13, b'unknown'), (1, b'unknown'), (5, b'temp'), (116, b'temp'),
-                                             (2, b'no'), (20, b'no'), (36, b'no'), (40, b'no')])
+                                             (2, b'no'), (20, b'no'), (36, b'no'), (40, b'temp')])
 def test_what_stat_says(home, monkeypatch, errno, expected):
     """A closed home is unknown, a sick disk temporary, and only real absence is `no`."""
     real = unix.stat
@@ -205,6 +206,11 @@ def test_what_stat_says(home, monkeypatch, errno, expected):
     monkeypatch.setattr(unix, 'stat', stat)
     assert verdict(home, b'joe-x@here.example') == expected
     assert verdict(home, b'joe@here.example') == b'yes'
+
+
+def test_what_is_absent_for_rcpt_is_so_for_a_delivery():
+    """What only open() can say is said of no regular file."""
+    assert set(users.GONE) == set(delivery.NO_FILE) - {unix.EISDIR, unix.ENXIO, unix.ENODEV}
 
 
 def test_passwd_is_remembered_within_bounds(home, monkeypatch):
