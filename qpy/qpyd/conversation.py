@@ -44,8 +44,8 @@ class Conversation:
         self.ends = self.progressed + settings.session
         self.text_since, self.text_bytes = 0.0, 0
         self.settings, self.name = settings, b''        # name: of this session, once somebody was asked about it
-        self.delay = settings.greet_delay if client.relay is None and client.judged else 0
-        self.queue = server.through_milters if settings.milter_stages and client.judged else server.queue
+        self.delay = 0              # seconds that the client has to be silent before he is greeted
+        self.queue = server.queue   # where the message goes
 
     def begin(self):
         """Greet, at once or after a while; where TLS comes first, when it stands; where a proxy says who it is, then."""
@@ -57,7 +57,9 @@ class Conversation:
     def open(self):
         """It is known who is there."""
         if settings_.on(dict(self.session.client.env), b'SMTPS'):
-            return self.tls_first()
+            return self.tls_first()     # the client speaks first there
+        client = self.session.client
+        self.delay = self.settings.greet_delay if client.relay is None and client.judged else 0
         if not self.delay:
             return self.greet()
         self.server.loop.after(self.delay, self.delayed)
@@ -221,11 +223,11 @@ class Conversation:
         return self.open()
 
     def moved_to(self, client):
-        """It is another client."""
+        """It is another client, and another session for those who were asked about the one before."""
+        self.over()
         self.session.recognise(client)
         self.ip = client.ip or b'unknown'
         self.filter = settings_.filter_of(dict(client.env))
-        self.delay = self.settings.greet_delay if client.relay is None and client.judged else 0
 
     def xclient(self, told):
         """XCLIENT."""
@@ -344,6 +346,8 @@ class Conversation:
 
     def start(self, _):
         """DATA: is there somewhere to put a message?"""
+        through = self.settings.milter_stages and self.session.client.judged
+        self.queue = self.server.through_milters if through else self.server.queue
         if not self.filter[0] and not self.queue.ready():
             return self.session.refuse_text(replies.report_reply(queue_line.REFUSED))
         header = self.session.begin(self.server.date(), self.server.ident() if self.session.login else b'',
@@ -499,10 +503,15 @@ class Conversation:
         for sock in (self.sock, self.front):
             if sock is not None:
                 sock.close()
-        if self.name:
-            self.server.checks.over(self.name)
-            self.server.milters.over(self.name)
+        self.over()
         self.server.left(self)
+
+    def over(self):
+        """Those who were asked about this session need not remember it."""
+        name, self.name = self.name, b''
+        if name:
+            self.server.checks.over(name)
+            self.server.milters.over(name)
 
     # Time.
 

@@ -287,6 +287,27 @@ def test_tls_by_force():
         assert client.say(b'MAIL FROM:<a@else.test>')[:3] == b'250'
 
 
+def test_a_handshake_is_no_early_talk():
+    """control/greetdelay counts where the server speaks first; on the port where TLS comes first it is the client."""
+    with house({'x.pem': authority().certificate('here.test')}) as h:
+        h.await_offer()
+        h.write('control/tcp.smtp', ':allow\n')
+        h.write('control/greetdelay', '30\n')
+        h.await_that(lambda: spoke_early(h), 'control/greetdelay')
+        raw = trusting().wrap_socket(socket.create_connection(('127.0.0.1', h.smtps), 20), server_hostname='here.test')
+        client = Client(raw)
+        assert client.reply()[:3] == b'220' and client.say(b'EHLO x')[:3] == b'250' and client.say(b'QUIT')[:3] == b'221'
+
+
+def spoke_early(h):
+    """Is who speaks first on the other port disconnected?"""
+    client = Client(socket.create_connection(('127.0.0.1', h.port), houses.PATIENCE))
+    client.send(b'EHLO x\r\n')
+    said = client.reply()[:3]
+    client.close()
+    return said == b'554'
+
+
 def test_clients_with_certificates():
     """TLSCLIENTS: a rule for the certificate's name, or for its SHA-256, counts; a stranger's certificate is refused."""
     a = authority()

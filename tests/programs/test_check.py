@@ -383,6 +383,16 @@ def test_who_goes_before_the_greeting(make):
     assert house.client().say(b'NOOP')[:3] == b'250'
 
 
+def test_who_comes_by_a_proxy_is_delayed_or_has_spoken(make):
+    """control/greetdelay: a client behind PROXY waits as any other; one named by XCLIENT has been greeted through the proxy."""
+    house = make(check=False, greetdelay='30\n', tcp_smtp='127.0.0.1:allow,PROXY="1"\n127.0.0.2:allow,NOCHECK="",XCLIENT="1"\n:allow\n')
+    early, spoken = house.rig.connect(), house.rig.connect(('127.0.0.2', 0))
+    early.send(b'PROXY TCP4 198.51.100.7 192.0.2.1 1 25\r\nEHLO x\r\n')
+    assert early.line().startswith(b'554 5.5.1 you spoke before') and early.line() == b''
+    assert spoken.reply()[:3] == b'220'
+    assert spoken.say(b'XCLIENT ADDR=198.51.100.7')[:3] == b'220' and spoken.say(b'EHLO x')[:3] == b'250'
+
+
 @pytest.mark.parametrize('rule', ['RELAYCLIENT=""', 'NOCHECK=""'])
 def test_friends_are_greeted_at_once(make, rule):
     """No delay, and no count of connections, for clients that may relay or are not checked."""

@@ -513,3 +513,30 @@ def test_nocheck_passes_by(make):
     one = Milter()
     house = make(one, tcp_smtp='127.:allow,NOCHECK=""\n')
     assert house.send().startswith(b'250') and one.heard == []
+
+
+PROXY = {b'PROXY="1"': b'PROXY TCP4 192.0.2.7 192.0.2.1 1 25\r\nEHLO x\r\n', b'XCLIENT="1"': b'EHLO x\r\nXCLIENT ADDR=192.0.2.7\r\nEHLO x\r\n'}
+
+
+@pytest.mark.parametrize('way, hello', PROXY.items())
+@pytest.mark.parametrize('proxy, client, judged', [(',NOCHECK=""', '', True), ('', ',NOCHECK=""', False)])
+def test_nocheck_of_a_client_behind_a_proxy(make, way, hello, proxy, client, judged):
+    """Whether a message goes past the milters is said by the rules of the client, not of the proxy that speaks for it."""
+    one = Milter()
+    house = make(one, tcp_smtp='127.:allow,%s%s\n192.0.2.7:allow%s\n' % (way.decode(), proxy, client))
+    speaker = house.rig.connect().send(hello)
+    for code in [b'220', b'250'] * hello.count(b'EHLO'):
+        assert speaker.reply()[:3] == code
+    assert house.send(speaker).startswith(b'250')
+    assert [letter for letter, _ in one.heard if letter in b'MRE'] == ([b'M', b'R', b'E'] if judged else [])
+
+
+def test_another_client_is_another_session(make):
+    """XCLIENT: the milter hears of each client on a connection of its own; libmilter allows one CONNECT on each."""
+    one = Milter()
+    house = make(one, tcp_smtp='127.:allow,XCLIENT="1"\n')
+    client = house.client()
+    assert client.say(b'XCLIENT ADDR=192.0.2.7 NAME=other.example')[:3] == b'220' and client.say(b'EHLO x')[:3] == b'250'
+    assert house.send(client).startswith(b'250')
+    assert one.connections == 2 and one.wait(b'C', 2).startswith(b'other.example\0')
+    assert one.wait(b'Q') == b''

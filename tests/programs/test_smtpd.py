@@ -776,6 +776,14 @@ def test_a_client_behind_a_proxy(make, header):
     assert client.reply() == b'554 5.7.1 no mail is accepted from your address'
 
 
+@pytest.mark.parametrize('header', [b'PROXY UNKNOWN\r\n', b'\r\n\r\n\0\r\nQUIT\n\x20\0\0\0'])
+def test_a_proxy_that_speaks_for_itself(make, header):
+    """PROXY UNKNOWN, and LOCAL in version 2: the proxy is the client, and its own rule counts."""
+    client = make(tcp_smtp='127.:allow,PROXY="1",RELAYCLIENT=""\n').warm().connect()
+    client.send(header + b'EHLO c\r\nMAIL FROM:<a@x.example>\r\nRCPT TO:<b@elsewhere.example>\r\n')
+    assert [client.reply()[:3] for _ in range(4)] == [b'220', b'250', b'250', b'250']
+
+
 def test_a_proxy_that_says_nothing_of_it(make):
     """Without the header nobody is greeted; a client that is no proxy cannot say who it is."""
     rig = make(tcp_smtp='127.0.0.1:allow,PROXY="1"\n:allow\n').warm()
