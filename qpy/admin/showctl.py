@@ -7,6 +7,7 @@ from qpy import unix
 from qpy.core import controls as tables
 from qpy.core import exits, grammars, services
 from qpy.lib import controls, program
+from qpy.user import aliases
 
 MOST_SHOWN = 100            # entries of a list that are printed
 LINES = {b'qpy-check': b'check qpyc seq:check:0660:qpyc:qpyd qpy-check',
@@ -66,7 +67,8 @@ def one(home, name, there):
 
 def count(home, name, there):
     """A number file."""
-    return [b'%d' % controls.number(home, name)], origin_of(name, there)
+    empty = there and controls.parsed(tables.parse_number, home, name) is None
+    return [b'%d' % controls.number(home, name)], b'default; control/%s is empty' % name if empty else origin_of(name, there)
 
 
 def several(home, name, there):
@@ -114,6 +116,11 @@ def freshness(home):
                                 (b'/users/assign', b'/users/cdb', b'qpy-newu')):
         if changed(home + source) > changed(home + made) and (changed(home + made) or maker != b'qpy-newvrt'):
             out += [b'%s is newer than %s: run %s' % (source[1:], made[1:], maker), b'']
+    source, made = aliases.find(home), home + aliases.OWN + b'.cdb'
+    if source and changed(source) > changed(made) > 0:
+        out += [b'%s is newer than %s: run newaliases' % (source, made), b'']
+    if not source and changed(made):
+        out += [aliases.LEFT % made, b'']
     return out
 
 

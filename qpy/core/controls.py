@@ -202,6 +202,7 @@ CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkfrom': (b'yes', b'no')
 HOSTS = (b'me', b'bouncehost', b'defaultdomain', b'defaulthost', b'doublebouncehost', b'envnoathost',
          b'helohost', b'idhost', b'localiphost', b'plusdomain')      # line files that hold one host name
 LOCAL_PARTS = (b'bouncefrom', b'doublebounceto')    # line files that hold what stands before an @
+NEVER_EMPTY = (b'bouncefrom', b'smtpgreeting')      # line files without which what is said to others has no form
 EIGHT_BIT = (b'badmailfrom', b'badrcptto', b'defaultdelivery', b'smtplogins', b'authsenders', b'tlscas', b'tlsclients',
              b'validrcptto')                # UTF-8 occurs here
 
@@ -288,8 +289,12 @@ def checked(value: bytes, name: bytes, number: int) -> bytes:
 
 
 def first_line(data: bytes, name: bytes) -> bytes:
-    """The value of a line file: its first line without the blanks at its end, which may be empty."""
-    return checked(data.partition(b'\n')[0].rstrip(BLANKS), name, 1)
+    """The value of a line file: its first line without the blanks at its end; an empty one if only comments follow."""
+    value, *others = data.split(b'\n')
+    value = value.rstrip(BLANKS)
+    if not value and any(line.strip() and line[:1] != b'#' for line in others):
+        raise ControlError(name, 1, b'', b'empty, and no other line counts; write the value into the first one')
+    return checked(value, name, 1)
 
 
 def lines(data: bytes, name: bytes) -> list:
@@ -333,7 +338,14 @@ def is_literal(entry: bytes) -> bool:
 
 def fault_of_address(entry: bytes) -> bytes:
     """An address, or @host."""
-    return b'' if b'@' in entry else b'no address has no @; write user@host, or @host for all of a host'
+    local, at, host = entry.rpartition(b'@')
+    if not at:
+        return b'no address has no @; write user@host, or @host for all of a host'
+    if local == b'*':
+        return b'no patterns; write @host for all of a host'
+    if entry[:1] in (b' ', b'\t'):
+        return b'a blank in front of the address'
+    return fault_of_own_domain(host) if host.isascii() else b''
 
 
 def fault_of_helo(entry: bytes) -> bytes:
@@ -407,7 +419,10 @@ def fault_of_virtual(entry: bytes) -> bytes:
         return b'no colon; write domain:user'
     if b'@' in user or b' ' in user or b'\t' in user:
         return b'after the colon stands a user of this machine; forward in his .qmail-default'
-    return fault_of_domain(key.rpartition(b'@')[2])
+    local, at, domain = key.rpartition(b'@')
+    if at and (local in (b'', b'*') or local[:1] in (b' ', b'\t')):
+        return b'before the @ stands one local part; write domain:user for all of a domain'
+    return fault_of_domain(domain)
 
 
 def partition_literal(entry: bytes) -> tuple:
@@ -441,6 +456,8 @@ def parse_line(data: bytes, name: bytes) -> bytes:
         return check_host(value, name)
     if name in LOCAL_PARTS and (b'@' in value or b' ' in value or b'\t' in value):
         raise ControlError(name, 1, value, b'write only what stands before the @; the host has a file of its own')
+    if name in NEVER_EMPTY and not value:
+        raise ControlError(name, 1, value, b'empty; write a value, or remove the file')
     choices = CHOICES.get(name)
     if choices and text.lower(value) not in choices:
         raise ControlError(name, 1, value, b'write one of: ' + b' '.join(choices))
@@ -466,9 +483,10 @@ def parse_number(data: bytes, name: bytes) -> int | None:
     value = first_line(data, name)
     if not value:
         return None
-    number = text.parse_uint(value.replace(b'\t', b' ').partition(b' ')[0], 10 ** 18)
+    digits = value.replace(b'\t', b' ').partition(b' ')[0]
+    number = text.parse_uint(digits, 10 ** 18)
     if number is None:
-        raise ControlError(name, 1, value, b'not a number; write decimal digits only')
+        raise ControlError(name, 1, value, b'too large' if digits.isdigit() else b'not a number; write decimal digits only')
     return number
 
 

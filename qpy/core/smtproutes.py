@@ -74,7 +74,7 @@ def explained(sender, domain, senders, routes):
         hops = parse(value)
     except ValueError as problem:
         return False, entry + b' cannot be used: ' + str(problem).encode()
-    return True, entry + (b': by ' + value if hops else b': ' + AS_DNS_SAYS)
+    return True, entry + (b': by ' + b' '.join(value.split()) if hops else b': ' + AS_DNS_SAYS)
 
 
 def parse(value):

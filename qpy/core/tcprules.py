@@ -158,10 +158,24 @@ def parse_line(line):
     if colon < 0:
         raise ValueError('write ADDRESS:allow or ADDRESS:deny')
     where, rest = line[:colon], line[colon + 1:]
+    check(where)
     word, comma, settings = rest.partition(b',')
     if word not in (ALLOW, DENY):
         raise ValueError('after the colon, write allow or deny')
     return where, (word == ALLOW, tuple(parse_settings(settings)) if comma else ())
+
+
+def check(where):
+    """ValueError for an address that no client's can be equal to."""
+    if b' ' in where or b'\t' in where:
+        raise ValueError('a blank in the address')
+    user, at, place = where.rpartition(b'@')
+    if place[:1] in (b'', b'=', b'[') or not at and place[:4] == b'tls=':
+        return
+    if place.translate(None, b'0123456789.-/'):
+        raise ValueError('write =NAME for the name of a client, and [ADDRESS] for an IPv6 address')
+    if place[-1:] != b'.' and b'/' not in place and place.count(b'.') != 3:
+        raise ValueError('write four numbers, or fewer and a dot at the end for all below them')
 
 
 def parse_settings(rest):

@@ -1,7 +1,7 @@
 """newaliases: makes DIR/users/aliases.cdb of /etc/aliases; called by qpy.user.sendmail.
 
 The source is DIR/users/aliases if there is such a file, else /etc/aliases; in a rootless DIR only the former.
-Exit: 0 also when there is no source; 65 an entry has no meaning (mail for it waits, the others are in use),
+Exit: 0 also when there is no source, and a table of before stays; 65 an entry has no meaning (mail for it waits, the others are in use),
 73 the cdb cannot be written, 75 the source cannot be read.
 """
 from qpy import unix
@@ -12,13 +12,17 @@ from qpy.lib import cdb as files, program, users
 SYSTEM = b'/etc/aliases'
 OWN = b'/users/aliases'
 LIMIT = 64 << 20
+LEFT = b'%s still counts, and no source of it is there: write one, an empty one for no aliases, and run newaliases'
 
 
 def rebuild(home):
     """Read, compile, replace, and say what will not do what it seems to do."""
-    source, data = read(home)
-    if data is None:
+    source = find(home)
+    if not source:
+        if there(home + OWN + b'.cdb'):
+            program.warn(LEFT % (home + OWN + b'.cdb'))
         return exits.OK
+    data = unix.read_file(source, limit=LIMIT)
     lookup, known = users.Lookup(home), {}
 
     def elsewhere(name):
@@ -46,15 +50,20 @@ def rebuild(home):
     return exits.EX_DATAERR if any(value_waits(table, name) for _, name, _ in wrong) else exits.OK
 
 
-def read(home):
-    """(path, bytes) of the source; bytes None if there is none."""
+def find(home):
+    """The path of the source, b'' if there is none."""
     own = home + OWN
-    for path in (own, SYSTEM) if unix.stat(home).st_uid == 0 else (own,):
-        try:
-            return path, unix.read_file(path, limit=LIMIT)
-        except FileNotFoundError:
-            pass
-    return own, None
+    paths = (own, SYSTEM) if unix.stat(home).st_uid == 0 else (own,)
+    return next((path for path in paths if there(path)), b'')
+
+
+def there(path):
+    """Is there such a file?"""
+    try:
+        unix.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def value_waits(table, name):

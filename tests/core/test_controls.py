@@ -39,7 +39,7 @@ def test_what_stands_below_line_one_is_for_people():
 
 @pytest.mark.parametrize('data, value', [
     (b'20\n', 20), (b'20 \n', 20), (b'0', 0), (b'007', 7), (b'20 at a time\n', 20), (b'20\t# so', 20), (b'', None),
-    (b'\n20', None), (b' \n', None)])
+    (b'\n', None), (b' \n# not yet\n', None)])
 def test_numbers(data, value):
     """Digits, then perhaps a blank and words; an empty line means the default."""
     assert controls.parse_number(data, b'databytes') == value
@@ -71,8 +71,38 @@ def test_choices():
 def test_lists():
     """Comments and empty lines go, blanks at the end go, blanks in front stay, order stays."""
     data = '# Ümlaut\nA@example \t\n\n  \n b@example\n#c\nc@example'.encode()
-    assert controls.parse_list(data, b'badmailfrom') == [b'A@example', b' b@example', b'c@example']
-    assert controls.parse_set(data, b'badmailfrom') == {b'a@example': 2, b' b@example': 5, b'c@example': 7}
+    assert controls.parse_list(data, b'checkfrom') == [b'A@example', b' b@example', b'c@example']
+    assert controls.parse_set(data, b'checkfrom') == {b'a@example': 2, b' b@example': 5, b'c@example': 7}
+
+
+@pytest.mark.parametrize('name, entry', [
+    (b'badmailfrom', b' a@b.test'), (b'badmailfrom', b'*@c.test'), (b'badmailfrom', b'@d.test.'), (b'badrcptto', b'\tjoe@here'),
+    (b'validrcptto', b' joe@here'), (b'validrcptto', b'*@here'), (b'badrcptto', b'joe@a b'), (b'checkexempt', b'@.d.test'),
+    (b'virtualdomains', b'@x.test:joe'), (b'virtualdomains', b'*@x.test:joe'), (b'virtualdomains', b' ann@x.test:joe')])
+def test_what_can_never_match_is_an_error(name, entry):
+    """It would do nothing, in silence; as written by hand, and with what the remedy says."""
+    with pytest.raises(controls.ControlError) as caught:
+        controls.lines(b'# one\n' + entry + b'\n', name)
+    assert caught.value.line == 2
+
+
+@pytest.mark.parametrize('name, entry', [
+    (b'badmailfrom', b'"a b"@c.test'), (b'badmailfrom', b'@c.test'), (b'badrcptto', b'a@[192.0.2.1]'), (b'validrcptto', b'@here'),
+    (b'badmailfrom', '@b\u00fccher.test'.encode()), (b'virtualdomains', b'ann@x.test:joe'), (b'virtualdomains', b'.x.test:joe'),
+    (b'virtualdomains', b':joe'), (b'virtualdomains', b'[192.0.2.1]:joe')])
+def test_what_can_match_is_none(name, entry):
+    """The forms that the manual names."""
+    assert controls.lines(entry, name) == [(1, entry)]
+
+
+@pytest.mark.parametrize('name, data', [
+    (b'databytes', b'\n# c\n1000\n'), (b'smtpgreeting', b'\nmail.test\n'), (b'smtpgreeting', b''), (b'bouncefrom', b' \n'),
+    (b'bouncefrom', b'\nMAILER\n'), (b'queuelifetime', b'9' * 30)])
+def test_first_lines_that_say_nothing(name, data):
+    """A value below an empty first line counts nowhere, and what others read of us is never empty."""
+    read = controls.parse_number if controls.row(name)[1] == controls.NUMBER else controls.parse_line
+    with pytest.raises(controls.ControlError):
+        read(data, name)
 
 
 @pytest.mark.parametrize('bad', [b'x\r', b'x\0y', '\xfc.example'.encode(), b'\xef\xbb\xbfx'])

@@ -99,6 +99,16 @@ def test_who_comes_first(house):
         assert house.alias(name).returncode == 0 and house.envelope() == 'Fs@y|T%s@far.example||' % wanted
 
 
+def test_a_source_that_is_gone(house):
+    """Its table goes on counting, and newaliases says so."""
+    assert house.run('newaliases').stderr == b''
+    house.aliases('root: alias@far.example\n')
+    os.unlink(house.path / 'users/aliases')
+    done = house.run('newaliases')
+    assert done.returncode == 0 and b'users/aliases.cdb still counts, and no source of it is there' in done.stderr
+    assert house.alias('root').returncode == 0 and 'Talias@far.example' in house.envelope()
+
+
 def test_names_of_users(house):
     """An alias with a user's name redirects nobody, not in other aliases either, and newaliases says what to do.  A line of
     users/assign gives the name to alias, and then the alias counts."""

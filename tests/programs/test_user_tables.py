@@ -129,6 +129,7 @@ def test_pw2u_errors(home):
 def test_showctl(home):
     """Each setting with value, origin and meaning; lists line by line."""
     (home / 'control/locals').write_bytes(b'a.example\nb.example\n')
+    (home / 'control/maxrcpt').write_bytes(b'\n')
     code, out, err = run('qpy-showctl', home)
     assert (code, err) == (0, b'')
     assert b'me: mx.example\n    (control/me) full name of this host' in out
@@ -136,6 +137,19 @@ def test_showctl(home):
     assert b'locals: \n    a.example\n    b.example\n    (control/locals) domains delivered here' in out
     assert b'queuelifetime: 604800\n    (default)' in out
     assert b'badmailfrom: \n    (absent)' in out
+    assert b'    (default; control/maxrcpt is empty)' in out
+
+
+def test_showctl_tells_of_aliases(home):
+    """A source that is newer than what newaliases made of it, and a table without one."""
+    made = home / 'users/aliases.cdb'
+    made.write_bytes(b'')
+    assert b'%s still counts, and no source of it is there' % os.fsencode(made) in run('qpy-showctl', home)[1]
+    (home / 'users/aliases').write_bytes(b'a: b\n')
+    os.utime(made, (1, 1))
+    assert b'users/aliases is newer than %s: run newaliases\n' % os.fsencode(made) in run('qpy-showctl', home)[1]
+    os.unlink(made)
+    assert b'aliases' not in run('qpy-showctl', home)[1].replace(b'/etc/aliases', b'')
 
 
 def test_showctl_unknown_names(home):
