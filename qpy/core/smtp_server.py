@@ -33,7 +33,7 @@ class Session:
                  'waiting', 'closed', 'skipping', 'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder',
                  'verdict', 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'fields', 'asking', 'banned',
                  'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying', 'node',
-                 'transactions')
+                 'transactions', 'held')
 
     def __init__(self, policy, client, beside=Beside()):
         self.policy, self.client, self.beside = policy, client, beside
@@ -52,6 +52,7 @@ class Session:
         self.now = 0                        # unix time at which the text began
         self.errors = self.refused = self.idle = 0
         self.transactions = 0               # MAIL commands that made sense
+        self.held = b''                     # why all messages are to be held, said before the first
         self.recognise(client)
         self.reset()
 
@@ -115,6 +116,8 @@ class Session:
         is to be held, and lines for its top. Returns an event of its own or None."""
         (stage, then), self.asking, self.waiting = self.asking, None, False
         self.hold = self.hold or hold
+        if stage in (asking.CONNECT, asking.HELO):
+            self.held = self.hold
         self.fields = list(dict.fromkeys([*self.fields, *fields]))[:asking.FIELDS_MOST]
         if reply[:3] == b'421':
             return self.leave(reply, reason)
@@ -228,7 +231,7 @@ class Session:
         self.state, self.sender, self.recipients, self.body = IDLE, b'', [], b''
         self.wishes, self.personal = {}, []     # parameters of MAIL; what stood behind each recipient, for the envelope
         self.chunks = None
-        self.size, self.hold = b'', b''     # what MAIL declared; why the message is to be held in the queue
+        self.size, self.hold = b'', self.held   # what MAIL declared; why the message is to be held in the queue
         self.fields = []                    # lines that others want on top of it
 
     def count_idle(self, reply):
@@ -418,7 +421,7 @@ class Session:
     def introduced(self, client, told: dict) -> 'tuple | None':
         """The answer to XCLIENT: this is the client now, and the session begins anew. Returns an event of its own or
         None."""
-        self.waiting = False
+        self.waiting, self.held = False, b''
         self.recognise(client)
         self.reset()
         self.helo = told.get(b'HELO', self.helo)[:HELO_MAX]

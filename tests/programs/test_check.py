@@ -363,6 +363,27 @@ def test_showctl_tells_what_nobody_reads(make):
     assert len(warnings()) == 1
 
 
+@pytest.mark.parametrize('stage, held', [('connect', 2), ('helo', 2), ('mail', 1), ('rcpt', 1), ('data', 1)])
+def test_hold(make, stage, held):
+    """A hold said before the first message is for all of the session's; said later it is for that message; a client that a
+    proxy names afterwards is another one."""
+    house = make(check=False, policyservers='/run/x stages=connect,helo,mail,rcpt,data\n', tcp_smtp='127.:allow,XCLIENT="1"\n:allow\n')
+    said = []
+
+    def answer(fields):
+        said.append(fields[2].decode())
+        return (b'hold', b'', b'look at it') if said[-1] == stage and said.count(stage) == 1 else (b'ok', b'', b'')
+    Ear(house.home, answer)
+    client = house.client()
+    for hello in (b'NOOP', b'NOOP', b'XCLIENT ADDR=192.0.2.7'):
+        assert client.say(hello)[:1] == b'2'
+        for line in (MAIL, RCPT, b'DATA'):
+            assert client.say(line)[:1] in b'23'
+        assert client.say(b'Subject: x\r\n\r\nx\r\n.')[:3] == b'250'
+    why = [dict(envelope.options).get(b'h') for _, envelope in house.rig.queued.messages]
+    assert why == [b'look at it'] * held + [None] * (3 - held)
+
+
 # --- greeting and connections ----------------------------------------------------------------------------------------
 
 def test_early_talkers(make):
