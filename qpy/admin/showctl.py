@@ -6,8 +6,7 @@ shown all the same).
 from qpy import unix
 from qpy.core import controls as tables
 from qpy.core import exits, grammars, services
-from qpy.lib import controls, program
-from qpy.user import aliases
+from qpy.lib import aliasfiles, controls, program
 
 MOST_SHOWN = 100            # entries of a list that are printed
 LINES = {b'qpy-check': b'check qpyc seq:check:0660:qpyc:qpyd qpy-check',
@@ -116,11 +115,11 @@ def freshness(home):
                                 (b'/users/assign', b'/users/cdb', b'qpy-newu')):
         if changed(home + source) > changed(home + made) and (changed(home + made) or maker != b'qpy-newvrt'):
             out += [b'%s is newer than %s: run %s' % (source[1:], made[1:], maker), b'']
-    source, made = aliases.find(home), home + aliases.OWN + b'.cdb'
+    source, made = aliasfiles.source(home), aliasfiles.made(home)
     if source and changed(source) > changed(made) > 0:
         out += [b'%s is newer than %s: run newaliases' % (source, made), b'']
     if not source and changed(made):
-        out += [aliases.LEFT % made, b'']
+        out += [aliasfiles.LEFT % made, b'']
     return out
 
 

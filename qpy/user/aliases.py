@@ -1,26 +1,22 @@
 """newaliases: makes DIR/users/aliases.cdb of /etc/aliases; called by qpy.user.sendmail.
 
-The source is DIR/users/aliases if there is such a file, else /etc/aliases; in a rootless DIR only the former.
-Exit: 0 also when there is no source, and a table of before stays; 65 an entry has no meaning (mail for it waits, the others are in use),
-73 the cdb cannot be written, 75 the source cannot be read.
+Exit: 0 also when there is no source, and a table of before stays; 65 an entry has no meaning (mail for it waits, the others
+are in use), 73 the cdb cannot be written, 75 the source cannot be read.
 """
 from qpy import unix
 from qpy.core import aliases as language, aliasvalue, cdb, dotqmail, exits
 from qpy.core.getpw import Trouble
-from qpy.lib import cdb as files, program, users
+from qpy.lib import aliasfiles, cdb as files, program, users
 
-SYSTEM = b'/etc/aliases'
-OWN = b'/users/aliases'
 LIMIT = 64 << 20
-LEFT = b'%s still counts, and no source of it is there: write one, an empty one for no aliases, and run newaliases'
 
 
 def rebuild(home):
     """Read, compile, replace, and say what will not do what it seems to do."""
-    source = find(home)
+    source, made = aliasfiles.source(home), aliasfiles.made(home)
     if not source:
-        if there(home + OWN + b'.cdb'):
-            program.warn(LEFT % (home + OWN + b'.cdb'))
+        if aliasfiles.there(made):
+            program.warn(aliasfiles.LEFT % made)
         return exits.OK
     data = unix.read_file(source, limit=LIMIT)
     lookup, known = users.Lookup(home), {}
@@ -32,9 +28,9 @@ def rebuild(home):
         return known[name]
     table, wrong = language.compile(data, elsewhere)
     try:
-        files.replace(home + OWN + b'.cdb', cdb.build(table.items()))
+        files.replace(made, cdb.build(table.items()))
     except unix.error as problem:
-        program.complain(b'fatal: unable to write %s%s.cdb: %s' % (home, OWN, program.reason(problem)))
+        program.complain(b'fatal: unable to write %s: %s' % (made, program.reason(problem)))
         return exits.EX_CANTCREAT
     for line, name, why in wrong:
         where = b', line %d' % line if line else b''
@@ -48,22 +44,6 @@ def rebuild(home):
             program.warn(b'%s: %s comes before %s' % (source, name, hides(lookup, name)))
     unix.write_all(1, b'%s: %d aliases\n' % (source, len(table)))
     return exits.EX_DATAERR if any(value_waits(table, name) for _, name, _ in wrong) else exits.OK
-
-
-def find(home):
-    """The path of the source, b'' if there is none."""
-    own = home + OWN
-    paths = (own, SYSTEM) if unix.stat(home).st_uid == 0 else (own,)
-    return next((path for path in paths if there(path)), b'')
-
-
-def there(path):
-    """Is there such a file?"""
-    try:
-        unix.stat(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def value_waits(table, name):

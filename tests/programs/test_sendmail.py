@@ -535,8 +535,8 @@ def test_smtp_missing(send, monkeypatch, capfd):
 
 def test_aliases(send, monkeypatch, tmp_path, capfd):
     """newaliases, -bi and -I make users/aliases.cdb; without a source there is nothing to do, and nothing is said."""
-    from qpy.user import aliases
-    monkeypatch.setattr(aliases, 'SYSTEM', bytes(tmp_path / 'aliases'))
+    from qpy.lib import aliasfiles
+    monkeypatch.setattr(aliasfiles, 'SYSTEM', bytes(tmp_path / 'aliases'))
     assert send(b'', name=b'newaliases') == 0 and send(b'-bi') == 0 and send(b'-I') == 0
     assert capfd.readouterr() == ('', '')
     (tmp_path / 'users/aliases').write_text('nobody-has-this: joe\n')
