@@ -78,10 +78,10 @@ class Splitter:
         line = clean_line(line)
         if line[:1] in (b' ', b'\t') and self._field:
             self._field.append(line)
-        elif self._is_separator(line):
-            self._open_field(b'MBOX-Line: ' + line, True)
         elif name(line) is not None:
             self._open_field(line, False)
+        elif self._is_separator(line):
+            self._open_field(b'MBOX-Line: ' + line, True)
         else:
             return False
         return True

@@ -82,9 +82,10 @@ class Completion:
         held, wanted, self.held, self.wanted = self.held, self.wanted, b'', None
         if wanted is None:
             return held
+        whole = len(held) <= HEADER_MAX or b'\n\n' in held
         if self.mine is not None:
-            self.foreign = foreign(held, self.mine)
-        if len(held) > HEADER_MAX and b'\n\n' not in held:
+            self.foreign = foreign(held, self.mine) if whole else UNREADABLE
+        if not whole:
             return held
         found, body = names(held)
         missing = b''.join(field for name, field in wanted.items() if name not in found)
@@ -93,17 +94,25 @@ class Completion:
 
 def foreign(message, mine):
     """The first address in From or Sender that is not his, b'?' if there is none to be read; b'' if all are his."""
-    splitter = header.Splitter(keep_mbox_line=False)
-    if not splitter.feed(message):
-        if len(message) > HEADER_MAX:
-            return UNREADABLE
-        splitter.end()
-    for field in splitter.fields:
+    for field in fields(message):
         if header.name(field) in (b'from', b'sender'):
             for address in authors(header.value(field)) or [UNREADABLE]:
                 if address in (b'', UNREADABLE) or not mine(address):
                     return address or UNREADABLE
     return b''
+
+
+def fields(message):
+    """The fields before the first empty line, unfolded; a line that is none ends nothing: there are readers who pass over it."""
+    found = []
+    for line in message.partition(b'\n\n')[0].split(b'\n'):
+        if not line:
+            break
+        if line[:1] in b' \t' and found:
+            found[-1].append(line)
+        elif header.name(line) is not None:
+            found.append([line])
+    return [b''.join(lines) for lines in found]
 
 
 def authors(value):

@@ -93,7 +93,10 @@ HIS = {b'joe@here.test', b'joe@xn--bcher-kva.test'}
     (b'From: joe@here.test\nFrom: boss@bank.test\n', b'boss@bank.test'), (b'From: joe@here.test\nSender: boss@bank.test\n', b'boss@bank.test'),
     (b'From: staff: joe@here.test, boss@bank.test;\n', b'boss@bank.test'), (b'From: joe@here\n', b'joe@here'), (b'From: joe\n', b'joe'),
     (b'From: <boss@bank.test> joe@here.test\n', UNREADABLE), (b'From: "joe@here.test\n', UNREADABLE), (b'From:\n', UNREADABLE),
-    (b'From: nobody:;\n', UNREADABLE), (b'From: <>\n', UNREADABLE)])
+    (b'From: nobody:;\n', UNREADABLE), (b'From: <>\n', UNREADABLE),
+    (b'From : boss@bank.test\n', b'boss@bank.test'), (b'Sender\t : boss@bank.test\nFrom: joe@here.test\n', b'boss@bank.test'),
+    (b'Subject: s\nno field\nFrom: boss@bank.test\n', b'boss@bank.test'), (b'From: joe@here.test\nno field\n , boss@bank.test\n', b'boss@bank.test'),
+    (b'From boss Mon Nov 30 20:17:43 2026\nFrom: joe@here.test\n', b''), (b'\nFrom: boss@bank.test\n', b'')])
 def test_from_and_sender(header, wrong):
     """Each address in each From and Sender must be his; names, comments, quotes and folding change nothing, and what cannot
     be read is nobody's."""
@@ -105,9 +108,10 @@ def test_from_and_sender(header, wrong):
 def test_an_endless_header_is_nobodys():
     """Where From must be his, a header that is too long to be held is refused; where nobody looks it passes."""
     for mine, wrong in ((None, b''), (lambda address: True, UNREADABLE)):
-        completion = Completion(dict(WANTED), mine)
-        completion.feed(b'X: ' + b'y' * HEADER_MAX)
-        assert completion.foreign == wrong
+        for start in (b'X: ', b'no field\n'):
+            completion = Completion(dict(WANTED), mine)
+            completion.feed(start + b'y' * HEADER_MAX)
+            assert completion.foreign == wrong
 
 
 @given(st.binary(max_size=60))

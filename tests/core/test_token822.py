@@ -121,6 +121,7 @@ def split(data, pieces=None, keep_mbox_line=True):
     (b'A: 1\r\nB: 2\r\n\r\nx\r\n', [b'A: 1\n', b'B: 2\n'], b'\r\nx\r\n'),
     (b'A: 1\r\r\nB: 2\n\n', [b'A: 1\n', b'B: 2\n'], b'\n'),
     (b'A: 1\rBcc: x\n\n', [b'A: 1 Bcc: x\n'], b'\n'),
+    (b'From : joe\nA: 1\n\n', [b'From : joe\n', b'A: 1\n'], b'\n'),
     (b'From joe Mon Jan\nA: 1\n\n', [b'MBOX-Line: From joe Mon Jan\n', b'A: 1\n'], b'\n'),
     (b'From joe Mon\n>From mary Tue\nA: 1\n\n', [b'MBOX-Line: From joe Mon\n', b'MBOX-Line: >From mary Tue\n',
                                                  b'A: 1\n'],
