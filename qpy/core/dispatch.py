@@ -53,7 +53,7 @@ MOST_JOBS = 10_000              # messages being worked on
 MOST_LOADED = 1_000_000         # recipients of all of them
 CROWD, CALM = 200, 50           # jobs waiting for one destination: more are parked beyond, called back below
 PARK_FROM = 2_500               # while there are fewer jobs, nobody is parked
-LOADS = 64                      # messages loaded per step
+LOADS, OLD_LOADS = 64, 16       # messages loaded per step; from the backlog: new mail that comes meanwhile waits for them
 STARTS = 256                    # transactions started per step and channel
 RECIPIENTS = 100                # in one remote transaction
 REPORT_LIMIT = 10_000           # bytes of one report, as in qmail-send
@@ -195,13 +195,18 @@ class Dispatch:
         """Fresh mail first, but one from the backlog for every three of it; the backlog leaves half the room
         free.
         """
+        olds = OLD_LOADS
         for turn in range(LOADS):
             if not self._room():
                 return
-            old = self.backlog and len(self.jobs) < MOST_JOBS // 2
+            old = olds and self.backlog and len(self.jobs) < MOST_JOBS // 2
             if not (self.fresh or old):
                 return
-            self._load((self.backlog if old and (turn % 4 == 3 or not self.fresh) else self.fresh).popleft())
+            if old and (turn % 4 == 3 or not self.fresh):
+                olds -= 1
+                self._load(self.backlog.popleft())
+            else:
+                self._load(self.fresh.popleft())
 
     def _load(self, id):
         due = self.asleep.get(id)

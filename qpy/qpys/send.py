@@ -23,7 +23,7 @@ from qpy.lib import confine, controls, inherit, loop as loops, packets, program,
 from qpy.qpys import control, store, streams
 
 SCAN = 400              # names or files looked at per pass of the loop while the queue is searched
-GLANCE = 0.02           # seconds of a pass after which the search, or the scheduler, goes on in the next one
+GLANCE = 0.005          # seconds of a pass after which the search, or the scheduler, goes on in the next one
 NOTES = 100             # messages looked at per pass for who they are for
 STEPS = 4               # steps of the scheduler per pass of the loop
 ROUTES = 20_000         # recipients whose route is remembered

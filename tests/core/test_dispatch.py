@@ -463,6 +463,17 @@ def test_parked():
     assert not w.mail
 
 
+def test_a_step_through_a_backlog_is_short():
+    """However much is due, a step reads a few of the backlog only: what comes meanwhile does not wait long for it."""
+    w = World()
+    for _ in range(dispatch.LOADS):
+        w.add((R, b'h'), arrived=False)
+    w.step()
+    for arrived, most in ((False, dispatch.OLD_LOADS), (True, dispatch.LOADS - dispatch.LOADS // 4)):
+        new = {w.add((R, b'h'), arrived=arrived) for _ in range(dispatch.LOADS)}
+        assert len([id for word, id, _ in w.d.advance() if word == dispatch.LOAD and id in new]) == most
+
+
 @pytest.mark.parametrize('many', [5_000, 20_000])
 def test_what_is_parked_is_read_twice(many):
     """D-05: however many messages drain to one destination, each is read for it, at most once more to be parked, and in every
