@@ -25,9 +25,10 @@ LINKS = {DIR + '/bin': '/usr/lib/qpy/bin', DIR + '/lib': '/usr/lib/qpy', DIR + '
          DIR + '/doc': '/usr/share/doc/qpy', DIR + '/control': '/etc/qpy/control', DIR + '/users': '/etc/qpy/users'}
 COMMANDS = {'/usr/sbin/sendmail': '../lib/qpy/bin/qpy-sendmail', '/usr/lib/sendmail': '../sbin/sendmail',
             '/usr/bin/mailq': '../lib/qpy/bin/qpy-mailq', '/usr/bin/newaliases': '../lib/qpy/bin/qpy-newaliases',
-            '/usr/sbin/rmail': '../lib/qpy/bin/qpy-sendmail', '/usr/sbin/runq': '../lib/qpy/bin/qpy-sendmail'}
+            '/usr/sbin/rmail': '../lib/qpy/bin/qpy-sendmail', '/usr/sbin/runq': '../lib/qpy/bin/qpy-sendmail',
+            '/usr/sbin/send-mail': '../lib/qpy/bin/qpy-sendmail'}
 PAGES = {'man8/sendmail.8': 'qpy-sendmail.8', 'man8/rmail.8': 'qpy-sendmail.8', 'man8/runq.8': 'qpy-sendmail.8',
-         'man1/mailq.1': 'qpy-mailq.1', 'man1/newaliases.1': 'qpy-newaliases.1'}
+         'man8/send-mail.8': 'qpy-sendmail.8', 'man1/mailq.1': 'qpy-mailq.1', 'man1/newaliases.1': 'qpy-newaliases.1'}
 SITE = '../../python3/dist-packages'            # where Debian has dnspython and click, from lib/site
 
 CONTROL = """\

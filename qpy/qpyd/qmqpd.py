@@ -24,7 +24,7 @@ def talk(conversation):
             conversation.body(value)
             continue
         sender, recipients = value
-        if sender is None or None in recipients or b'' in recipients:
+        if sender is None or not recipients or None in recipients or b'' in recipients:
             report = qmqp.UNACCEPTABLE
         else:
             report = conversation.queue(sender, recipients)

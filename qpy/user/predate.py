@@ -9,6 +9,7 @@ from qpy.user import wrapped
 
 
 def main(home, args):
+    program.name = b'predate'
     if not args:
         program.complain(b'usage: qpy-predate program [argument ...]')
         return exits.PERM

@@ -47,6 +47,20 @@ def test_what_cannot_be_is_kept_waiting(rest):
     assert table[b'bad'].startswith(b'!') and table[b'bad'].count(b'\n') == 1
 
 
+@pytest.mark.parametrize('line, table', [
+    (b'"a b": ann', {b'a b': b'&ann\n'}), (b'"a": "b c"@x.test', {b'a': b'&b c@x.test\n'}), (b'"a" : "x" <ann@x.test>', {b'a': b'&ann@x.test\n'}),
+    (b'a: ' + b'l' * 900 + b'@x.test', {b'a': b'&' + b'l' * 900 + b'@x.test\n'})])
+def test_names_and_addresses_in_quotes(line, table):
+    """A quote ends at the next one; an address has one @ that counts, the last, and may be long."""
+    assert aliases.compile(line + b'\n') == (table, [])
+
+
+def test_an_address_that_is_too_long_waits():
+    """No SMTP command could hold it."""
+    table, wrong = aliases.compile(b'a: ' + b'l' * aliases.LONGEST + b'@x.test\n')
+    assert [name for _, name, _ in wrong] == [b'a'] and table[b'a'].startswith(b'!')
+
+
 def test_names_of_users_are_theirs():
     """What stands for a name that mail never asks the file about is that name, with a backslash or without, at any depth; one
     that names itself waits for nothing."""

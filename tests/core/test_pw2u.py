@@ -47,6 +47,7 @@ def test_missing_home_stops():
     with pytest.raises(pw2u.Stop):
         convert([b'-h'])
     assert convert([b'-ho']) == convert()
+    assert convert([b'-uU']) == convert()
 
 
 @pytest.mark.parametrize('args', [[b'-x'], [b'joe'], [b'-'], [b'-o', b'-Z'], [b''], [b'-c'], [b'--', b'joe']])

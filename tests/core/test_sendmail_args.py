@@ -138,11 +138,12 @@ def test_refused(line, name, word):
 
 def test_envelope_options():
     """-N, -R, -V, -B and two of -O are kept for the envelope, in the form of SMTP's parameters."""
-    found = plan([b'-N', b'success,DELAY', b'-R', b'hdrs', b'-V', b'id +=1', b'-B8bitmime', b'-O',
+    found = plan([b'-N', b'success,DELAY', b'-R', b'hdrs', b'-V', b'id +=1~', b'-B8bitmime', b'-O',
                   b'SMTPUTF8=yes',
                   b'-ORequireTLS=yes', b'a'])
     assert found.notify == b'SUCCESS,DELAY'
-    assert found.options == {b'R': b'HDRS', b'E': b'id+20+2B+3D1', b'B': b'8BITMIME', b'U': b'', b'Q': b''}
+    assert found.options == {b'R': b'HDRS', b'E': b'id+20+2B+3D1~', b'B': b'8BITMIME', b'U': b'', b'Q': b''}
+    assert plan(b'-oi a').ignore_dot and plan(b'-i a').ignore_dot and not plan(b'a').ignore_dot
     assert plan(b'-Bother a').options == {} and plan(b'-O Timeout=5 a').options == {}
 
 

@@ -164,6 +164,7 @@ def test_qmqp(rig):
     assert envelope.recipients == [b'a@far', b'b@far'] and b' with QMQP; ' in text
     assert rig.shot('qmqpd', qmqp_message(b'x', b's@y', b'a\0b'), **TCP) == (
         0, encode(b"Dsorry, I can't accept addresses like that (#5.1.3)"))
+    assert answers(rig.shot('qmqpd', qmqp_message(b'x', b's@y'), **TCP)[1])[0].startswith(b'D')        # to nobody
 
 
 def test_warm(rig):

@@ -15,7 +15,8 @@ ALL_QMAIL_NAMES = tuple('qmail-' + name for name in (          # the others, mad
 QMAIL_HOME = '/var/qmail'
 SYSTEM_LINKS = (('/usr/sbin/sendmail', 'qpy-sendmail'), ('/usr/lib/sendmail', 'qpy-sendmail'),
                 ('/usr/bin/mailq', 'qpy-mailq'), ('/usr/bin/newaliases', 'qpy-newaliases'),
-                ('/usr/sbin/rmail', 'qpy-sendmail'), ('/usr/sbin/runq', 'qpy-sendmail'))
+                ('/usr/sbin/rmail', 'qpy-sendmail'), ('/usr/sbin/runq', 'qpy-sendmail'),
+                ('/usr/sbin/send-mail', 'qpy-sendmail'))
 SENDMAIL_NAMES = ('send-mail', 'rmail', 'runq')         # what it is called elsewhere, and then does
 
 
