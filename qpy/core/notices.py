@@ -27,13 +27,6 @@ def wanted(notify, what):
     return what in notify.upper().split(b',')
 
 
-def of_forward(notify):
-    """NOTIFY of the copies that an alias sends on: that it was expanded is told here, so their success is not asked for
-    again (RFC 3461, 5.2.7.2)."""
-    left = [word for word in notify.upper().split(b',') if word != SUCCESS]
-    return b','.join(left) or NEVER
-
-
 def orcpt(recipient):
     """ORCPT for a recipient whose sender gave none (RFC 3461, 4.2 and 5.2.7; RFC 6533, section 3)."""
     if not recipient.isascii():

@@ -5,10 +5,11 @@
 
 It prints nothing; the exit code is the answer.  It holds no privilege: it collects everything first and then sends
 it at speed to qpy-queued, which the kernel tells who is calling.  Between F and T, and behind each T, the other
-records of qpy-queue-format(5) are taken too, as filters put in by QPYQUEUE pass them on.
+records of qpy-queue-format(5) are taken too, as filters put in by QPYQUEUE pass them on.  What a delivery's program
+queues and QPYENVELOPE asks for REQUIRETLS or SMTPUTF8 has it, whether the program knows of such records or not.
 """
 from qpy import unix
-from qpy.core import exits
+from qpy.core import carried, exits
 from qpy.lib import handed, packets, submit
 
 
@@ -17,6 +18,8 @@ def main(home, args):
     def work():
         message = handed.message()
         records = handed.envelope()
+        said = [record[:1] for record in records]
+        records[1:1] = [letter + value for letter, value in carried.anew(unix.environ.get(carried.VARIABLE, b''), said)]
         return deliver(home, content(message), b'\0'.join(records) + b'\0')
     return handed.run(work)
 

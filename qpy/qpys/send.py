@@ -864,7 +864,7 @@ def described(message):
         flags += b'b'
     if priority.LETTER in known:
         flags += b'm'
-    carried = [letter + known[letter] for letter in (b'X', b'U', b'Q', b'R', b'E', b'D', b'M') if letter in known]
+    carried = [letter + known[letter] for letter in (b'X', b'B', b'U', b'Q', b'R', b'E', b'D', b'M') if letter in known]
     if carried:
         options = b'\n'.join(carried)
     lines = [sendlog.new(message.ident), sendlog.info(message.ident, message.size, message.envelope.sender,

@@ -1,7 +1,7 @@
 """qpy-condredirect, as the recipient, from a .qmail line: sends the message elsewhere if a program says so.
 
     | condredirect newaddress program [argument ...]
-    environment   SENDER, which stays the sender; DTLINE
+    environment   SENDER, which stays the sender; DTLINE; QPYENVELOPE
     exit          99 the program ended with 0, and the message is queued for newaddress; 111 later; else 0
 """
 from qpy import unix

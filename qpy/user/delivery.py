@@ -6,7 +6,7 @@
 A plan of Maildir lines only may be handed to a mailbox.Batch instead.
 """
 from qpy import unix
-from qpy.core import address, dotqmail, exits, mess, notices
+from qpy.core import address, carried, dotqmail, exits
 from qpy.lib import submit
 from qpy.user import child, elsewhere, mailbox
 from qpy.user.mailbox import Failed, why
@@ -298,6 +298,8 @@ class Course:
                                                   plan.return_path())
             dotqmail.complete(self.variables, plan.tail, self.newsender(), unix.time())
             self.variables[b'PATH'] = path(self.home)
+            if job.options:
+                self.variables[carried.VARIABLE] = job.options
         return self.variables
 
     def newsender(self):
@@ -311,7 +313,7 @@ class Course:
         plan = self.plan
         message = chain(plan.delivered_to, mailbox.pieces(plan.job.fd))
         same = self.newsender() == plan.job.sender
-        options, wishes = carried(plan.job.options, same)
+        options, wishes = carried.on(plan.job.options, same)
         code, text = submit.send(self.home, self.newsender(), self.forwards, message, options,
                                  [wishes] * len(self.forwards))
         if code:
@@ -345,17 +347,3 @@ def carry_out(plan, home, host, deadline, life=-1):
 def path(home):
     """PATH of users' programs: ours first, as under qmail-start."""
     return home + b'/bin:/usr/local/bin:/usr/bin:/bin'
-
-
-def carried(options, same):
-    """(message-wide, of each recipient) envelope records [(letter, value)] that a forward carries over.
-
-    same: the sender stays; who takes its place, as that of a list, has no wishes (RFC 3461, 5.2.7.3).  Otherwise they
-    go on, but that of success, which is told where the mail was expanded, and the recipient's name with them (5.2.7.2).
-    """
-    records = [(record[:1], record[1:]) for record in options.split(b'\n') if record]
-    wide = [pair for pair in records if pair[0] not in mess.PER_RECIPIENT and (same or pair[0] not in (b'R', b'E', b'D'))]
-    own = dict(pair for pair in records if pair[0] in mess.PER_RECIPIENT) if same else {}
-    if b'N' in own:
-        own[b'N'] = notices.of_forward(own[b'N'])
-    return wide, list(own.items())

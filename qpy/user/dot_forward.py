@@ -1,7 +1,7 @@
 """qpy-dot-forward, as the recipient, from a .qmail line: obeys a .forward file.
 
     | dot-forward [-nN] file ...
-    environment   NEWSENDER DTLINE UFLINE RPLINE USER LOCAL HOST
+    environment   NEWSENDER DTLINE UFLINE RPLINE USER LOCAL HOST; SENDER and QPYENVELOPE as for forward
     descriptors   0 the message
     exit          99 obeyed: the rest of .qmail is not wanted; 0 there is no such file, it asks for nothing,
                   or also for delivery to the user himself, which .qmail goes on to do; 100 wrong use, a

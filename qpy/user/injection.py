@@ -5,7 +5,7 @@ Header and body are then gathered, in memory or in an unlinked file, before qpy-
 reader that stops half-way never leaves half a message, and a slow one holds up nobody.
 """
 from qpy import unix
-from qpy.core import exits, header, inject, text
+from qpy.core import carried, exits, header, inject, text
 from qpy.lib import controls, program
 
 PIECE = 65536           # bytes read at a time
@@ -127,6 +127,7 @@ def queue(home, message, new_header, sender, recipients, options=(), notify=None
     gathered = spool.Spool()
     message.write(new_header, gathered.add)
     options = list(options)
+    options += carried.anew(unix.environ.get(carried.VARIABLE, b''), [letter for letter, _ in options])
     if message.eight_bit and not any(letter == b'B' for letter, _ in options):
         options.append((b'B', b'8BITMIME'))
     extra = [((b'N', notify),)] * len(recipients) if notify else None

@@ -2,12 +2,12 @@
 come.
 
     | qreceipt deliveryaddress
-    environment   SENDER, who gets the notice
+    environment   SENDER, who gets the notice; QPYENVELOPE: REQUIRETLS and SMTPUTF8 hold for that, too
     descriptors   0 the message
     exit          0, also when no notice is wanted; 100 wrong use, or refused for good; 111 later
 """
 from qpy import unix
-from qpy.core import address, dates, dotqmail, exits, header, token822
+from qpy.core import address, carried, dates, dotqmail, exits, header, token822
 from qpy.lib import program, submit
 from qpy.user import wrapped
 
@@ -75,6 +75,6 @@ def notice(sender, target, fields, now):
 
 def send(home, sender, message):
     """Queue it, from nobody."""
-    code, text = submit.send(home, b'', [sender], message)
+    code, text = submit.send(home, b'', [sender], message, carried.anew(unix.environ.get(carried.VARIABLE, b'')))
     if code:
         raise program.Fatal(exits.PERM if text[:1] == b'D' else exits.TEMP, text[1:])

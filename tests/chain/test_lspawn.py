@@ -577,6 +577,15 @@ def test_a_forward_carries_its_options_over(chain):
     assert envelope == b'Fs@y\0X1795576182000001\0U\0Q\0Ta@z\0Tb@z\0\0'
 
 
+def test_a_program_is_told_what_it_carries_over(chain):
+    """The same for what programs send on: they find it in QPYENVELOPE; where there is nothing it is not set."""
+    home = chain.user(b'joe')
+    with open(home + '/.qmail', 'w') as file:
+        file.write('|echo "${QPYENVELOPE-none}"\n')
+    assert chain.report(chain.ask(b'joe', options=b'B8BITMIME\nQ'))[1] == b'B8BITMIME\nQ\ndid 0+0+1\n'
+    assert chain.deliver(b'joe')[1] == b'none\ndid 0+0+1\n'
+
+
 @pytest.mark.parametrize('answer, wanted', [
     (b'31 no, never (#5.3.0)\0', (b'D', b'Unable to forward message: no, never (#5.3.0).\n')),
     (b'53 full (#4.3.0)\0', (b'Z', b'Unable to forward message: full (#4.3.0).\n'))])

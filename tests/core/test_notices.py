@@ -1,7 +1,7 @@
 """NOTIFY (RFC 3461): who is told what, and what an alias hands on of it."""
 import pytest
 
-from qpy.core import notices
+from qpy.core import carried, notices
 from qpy.core.bounce import from_xtext
 
 KINDS = (notices.FAILURE, notices.SUCCESS, notices.DELAY)
@@ -19,7 +19,7 @@ def test_who_is_told(notify, told):
     (b'NEVER', b'NEVER'), (b'SUCCESS', b'NEVER'), (b'success,failure', b'FAILURE'), (b'FAILURE,DELAY', b'FAILURE,DELAY')])
 def test_what_an_alias_hands_on(notify, left):
     """Success is told where the address was expanded, and not once more by everybody behind it."""
-    assert notices.of_forward(notify) == left
+    assert carried.success_told(notify) == left
 
 
 @pytest.mark.parametrize('channel, told, text, how', [

@@ -88,6 +88,16 @@ def test_a_message_is_stored_byte_for_byte_behind_one_received_line(home, daemon
 LONG = b'x' * 1002
 
 
+@pytest.mark.parametrize('said, options', [(b'', [b'U', b'Q']), (b'Q\0', [b'U', b'Q']), (b'X1\0', [b'U', b'Q', b'X'])])
+def test_what_a_delivery_asks_for(home, daemon, said, options):
+    """Of QPYENVELOPE REQUIRETLS and SMTPUTF8 hold for what a delivery's program queues, once, and nothing else."""
+    asked = 'X9\nU\nQ\nRFULL\nhheld\nTmallory@x\nNNEVER'
+    assert qpy_queue(home, MESSAGE, b'Fa@b\0' + said + b'Tc@d\0\0', QPYENVELOPE=asked) == (0, b'')
+    envelope = stored(home, listing(home)[0])[1]
+    assert [letter for letter, _ in envelope.options if letter not in mess.STAMPED] == options
+    assert envelope.recipients == [b'c@d'] and not envelope.recipient_options[0]
+
+
 @pytest.mark.parametrize('envelope, code', [
     (b'F\0\0', 0), (b'Fa\0\0Tignored', 0), (b'F' + LONG + b'\0T' + LONG + b'\0\0', 0), (b'Fa\0XT1\0Tb\0NNEVER\0\0', 0),
     (b'', 54), (b'Fa', 54), (b'Fa\0', 54), (b'Fa\0Tb', 54), (b'Fa\0Tb\0', 54),

@@ -60,8 +60,8 @@ def test_remote_group(rig):
 
 def test_options_and_trace(rig):
     """What a forward must carry over goes to lspawn; the trace ID has a log line of its own."""
-    ident = rig.put(b'bob@here.example', options=[(b'X', b'abc 1'), (b'U', b'')])
-    assert rig.jobs[0][5] == b'Xabc 1\nU'
+    ident = rig.put(b'bob@here.example', options=[(b'X', b'abc 1'), (b'U', b''), (b'B', b'8BITMIME'), (b'L', b'joe')])
+    assert rig.jobs[0][5] == b'Xabc 1\nB8BITMIME\nU'
     assert b'trace msg %s: abc_1' % ident in rig.lines()
 
 

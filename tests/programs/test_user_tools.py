@@ -40,6 +40,31 @@ def test_forward(tool, tmp_path):
     assert (tmp_path / 'envelope').read_text() == 'Fnew@y|Ta@z|Tb@z||'
 
 
+SAID = 'Xabc\nB8BITMIME\nU\nQ\nRFULL\nE7\nM3\nNSUCCESS,FAILURE\nOrfc822;joe@x\nLmallory\nhheld\nFroot@x\nQ'
+GOES_ON = '|Xabc|B8BITMIME|U|Q|M3'
+
+
+@pytest.mark.parametrize('name, words, envelope', [
+    ('forward', ('a@z', 'b@z'), 'Fnew@y' + GOES_ON + '|Ta@z|Tb@z||'),
+    ('condredirect', ('a@z', 'true'), 'Fs@y|Xabc|B8BITMIME|U|Q|RFULL|E7|M3|Ta@z|NFAILURE|Orfc822;joe@x||'),
+    ('dot-forward', ('forward',), 'Fnew@y' + GOES_ON + '|Ta@z.example||'),
+    ('qreceipt', ('joe@x',), 'F|U|Q|Ts@y||'),
+    ('sendmail', ('-f', 'j@x.example', 'a@z.example'), 'Fj@x.example|U|Q|Ta@z.example||'),
+    ('inject', ('-fj@x.example', 'a@z.example'), 'Fj@x.example|U|Q|Ta@z.example||')])
+def test_what_goes_on_with_a_message(tool, tmp_path, name, words, envelope):
+    """Whoever passes a message on from a delivery keeps what was said of it, as a forward line does: REQUIRETLS above all.
+    Wishes for notices go on where the sender stays; what is made anew has to travel by TLS, too; nothing else that may
+    stand in the variable is passed on."""
+    (tmp_path / 'control').mkdir()
+    (tmp_path / 'control/me').write_text('x.example\n')
+    (tmp_path / 'forward').write_text('a@z.example\n')
+    words = [str(tmp_path / word) if word == 'forward' else word for word in words]
+    message = b'Notice-Requested-Upon-Delivery-To: joe@x\n\nbody\n'
+    more = {'QPYQUEUE': str(tmp_path / 'queue'), 'USER': 'joe', 'LOCAL': 'joe', 'HOST': 'x', 'QPYENVELOPE': SAID}
+    assert tool(name, *words, message=message, **more).returncode in (0, 99)
+    assert (tmp_path / 'envelope').read_text() == envelope
+
+
 @pytest.mark.parametrize('name, words', [('forward', ('a@z', '')), ('forward', ('@z',)), ('condredirect', ('', 'true'))])
 def test_a_forward_to_nobody(tool, tmp_path, name, words):
     """A variable that is not set makes the mail wait: queued for the empty address it would be gone."""
