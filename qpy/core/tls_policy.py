@@ -2,7 +2,8 @@
 
     example.org:none                    never TLS
     example.org:may                     TLS if it can be had, else in the clear
-    example.org:encrypt                 TLS, whoever holds the other end; else the mail waits
+    example.org:encrypt                 TLS, whoever holds the other end, unless its TLSA records or MTA-STS policy say who
+                                        that must be; else the mail waits
     example.org:verify                  ... and the certificate must be signed by an authority that is trusted, for the
                                         name of the server
     example.org:verify .example.net     ... and the server must be a host below example.net
@@ -65,7 +66,7 @@ def parse(value):
         raise ValueError('write none, may, encrypt, dane or verify, and after verify perhaps a host name or .domain')
     if name and (level != VERIFY or not smtproutes.HOST_BYTES.issuperset(name) or b'..' in name or name == b'.'):
         raise ValueError('only after verify, and one host name or .domain')
-    return Policy(level, name, ENTRY)
+    return Policy(level, name, ENTRY, ask=level == ENCRYPT)
 
 
 def faults(table):
@@ -77,13 +78,13 @@ def decide(host, table, login, remembered, required, waived):
     """The Policy for a connection to host (a relay's name, else the recipients' domain).
 
     login: a password will be sent.  remembered: it spoke TLS lately.  required: REQUIRETLS (RFC 8689, 4.2.1).
-    waived: the message says `TLS-Required: no` (RFC 8689, section 5): what the administrator wrote stays."""
+    waived: the message says `TLS-Required: no` (RFC 8689, section 5): what the administrator wrote stays, and no more."""
     found = smtproutes.find(host, table)
     policy = parse(found[1]) if found else Policy(VERIFY, b'', LOGIN) if login else OPPORTUNISTIC
     if required:
         return policy if policy.level in (VERIFY, DANE) else Policy(VERIFY, b'', REQUIRED, ask=True)
     if found is not None or policy.must:
-        return policy
+        return Policy(policy.level, policy.name, policy.why) if waived else policy
     if waived:
         return WITHOUT_RECORDS
     return Policy(ENCRYPT, b'', REMEMBERED, ask=True) if remembered else policy

@@ -68,7 +68,7 @@ def tree(world, tmp_path_factory):
 def site(sites):
     """Site a, with qpy-tlslog; afterwards as it was before."""
     a, _ = sites
-    with a.with_service(LINE, 'resolvers'):
+    with a.with_service(LINE, 'resolvers', 'tlsdestinations'):
         yield a
 
 
@@ -111,6 +111,11 @@ def test_dane(world, site, tree):
         assert {recipients[0] for _, recipients, _ in served.mail} == {
             b'x@%s.dane.test' % name.encode() for name, (_, letter, _) in DOMAINS.items() if letter == 'K'}
         reported(site)
+        site.qpy.write('control/tlsdestinations', ':encrypt\n')        # makes nothing of it weaker
+        pathlib.Path(site.qpy.home, 'test.log').write_text('')
+        found = outcomes(site, '127.0.0.1', ['strange.dane', 'forged.dane', 'none.dane'])
+        assert [found[name][0] for name in sorted(found)] == ['Z', 'K', 'Z']
+        pathlib.Path(site.qpy.home, 'control/tlsdestinations').unlink()
         # resolvers that say AD, but from elsewhere; or that validate nothing: nothing of DANE counts
         for resolver, name in ((away, 'wrong.dane'), (tree.dns, 'forged.dane')):
             pathlib.Path(site.qpy.home, 'test.log').write_text('')

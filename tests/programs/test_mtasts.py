@@ -228,7 +228,10 @@ def test_enforced_policies():
         assert deliver(server, b'testing', [b'mail.x.example'])[0][0] == b'K'
         assert deliver(server, b'temp', [])[0][0] == b'Z'
         assert deliver(server, b'enforce', [b'y.example'], message=b'TLS-Required: no\n\nx\n')[0][0] == b'K'
-        assert deliver(server, b'enforce', [b'y.example'], tls=b'encrypt')[0][0] == b'K'
+        assert deliver(server, b'enforce', [b'y.example'], tls=b'may')[0][0] == b'K'
+        assert deliver(server, b'enforce', [b'y.example'], tls=b'encrypt')[0][0] == b'Z'
+        assert deliver(server, b'enforce', [b'y.example'], tls=b'encrypt', message=b'TLS-Required: no\n\nx\n')[0][0] == b'K'
+        assert deliver(server, b'none', [], tls=b'encrypt')[0][0] == b'K'
     for script in (secure('other.example'), good(EXTENSIONS[:2])):
         with Server(script) as server:
             outcome, _ = deliver(server, b'enforce', [b'*.good.example'])

@@ -137,7 +137,7 @@ def test_a_question_without_an_answer():
 
 
 def test_what_the_administrator_wrote():
-    """`dane` wants records and a resolver that validates; `none` and `may` are stronger than records; so is the
+    """`dane` wants records and a resolver that validates; `none` and `may` are stronger than records, `encrypt` is not; so is the
     message's TLS-Required: no (RFC 8689)."""
     with Server(secure(HOST)) as server:
         assert send(server, [record(3, 1, 1, CERTIFICATE)], tls=b'dane')[0] == b'K'
@@ -145,7 +145,10 @@ def test_what_the_administrator_wrote():
         assert b'not validated' in send(server, [record(3, 1, 1, CERTIFICATE)], tls=b'dane', proved=False)[1]
         wrong = [record(3, 1, 1, ANOTHER)]
         assert send(server, wrong, tls=b'none')[0] == send(server, wrong, tls=b'may')[0] == b'K'
-        assert send(server, wrong)[0] == b'Z'
+        assert send(server, wrong)[0] == send(server, wrong, tls=b'encrypt')[0] == b'Z'
+        assert send(server, status=b'temp', tls=b'encrypt')[0] == b'Z'
+        assert send(server, status=b'nxdomain', tls=b'encrypt')[0] == b'K'
+        assert send(server, wrong, tls=b'encrypt', message=b'TLS-Required: no\n\nhi\n')[0] == b'K'
         assert send(server, wrong, message=b'TLS-Required: no\n\nhi\n')[0] == b'K'
 
 

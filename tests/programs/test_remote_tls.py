@@ -346,6 +346,9 @@ def test_decisions():
         (b'X', False, False, False, False), (b'n', True, True, False, False), (b'm', False, True, False, False),
         (b'other', False, False, False, False), (b'other', True, False, False, True), (b'other', False, True, False, False),
         (b'other', False, True, False, True), (b'n', False, False, True, True), (b'x', False, False, False, True))]
+    asks = [tls_policy.decide(host, {b'x': b'encrypt', b'd': b'dane', b'v': b'verify'}, False, False, False, waived).ask
+            for host, waived in ((b'x', False), (b'x', True), (b'd', False), (b'd', True), (b'v', False))]
+    assert asks == [True, False, True, True, False]
     assert levels == [b'encrypt', b'none', b'may', b'may', b'verify', b'encrypt', b'may', b'verify', b'encrypt']
 
 
