@@ -13,6 +13,7 @@ import tempfile
 import time
 
 from qpy import unix_tls
+from qpy.admin.installing import doing
 from qpy.core import dates, tls_certificate
 from qpy.lib import packets
 
@@ -92,19 +93,16 @@ def put(home, name, chain, key):
             group = grp.getgrnam(os.fsdecode(packets.account_name(home, b'qpyt'))).gr_gid
         except KeyError:
             raise Refused('the group of qpy-tls is missing; run qpy-install %s' % os.fsdecode(home)) from None
-    new = path + '.new'
-    with open(new, 'wb') as file:
-        file.write(key + chain if key != chain else key)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        print('%s: %s' % (path, words_of(new)))
-        os.chown(new, owner.st_uid, group)
-        os.chmod(new, 0o640)
-        os.rename(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
+    with doing.as_its_owner(os.path.dirname(path), os.fsdecode(home)):
+        new = doing.written(name + '.pem.new', key + chain if key != chain else key, 0o600, durable=True)
+        try:
+            print('%s: %s' % (path, words_of(new)))
+            os.chown(new, owner.st_uid, group)
+            os.chmod(new, 0o640)
+            os.rename(new, name + '.pem')
+        except BaseException:
+            os.unlink(new)
+            raise
     return OK
 
 

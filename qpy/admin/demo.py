@@ -242,7 +242,7 @@ class Demo:
         self.write('control/services', line)
         self.write('control/smtproutes', ':127.0.0.2:%d\n' % self.sink.port)
         os.makedirs(self.user_home, mode=0o700, exist_ok=True)
-        first_files.make_maildir(os.path.join(self.user_home, 'Maildir'), (os.getuid(), os.getgid()))
+        first_files.make_maildir(os.path.join(self.user_home, 'Maildir'))
         for name, content, _, _ in HOME_FILES:
             doing.first(os.path.join(self.user_home, name), content, 0o600)
         who = 'demo:%d:%d:%s' % (os.getuid(), os.getgid(), self.user_home)

@@ -15,7 +15,9 @@ import pwd
 import stat
 import time
 
+from qpy import unix
 from qpy.admin import mailusers, newmrh, newu, qmailhome, qmailqueue
+from qpy.admin.installing import doing
 from qpy.admin.postfix import reading, translation
 from qpy.core import bounce, controls as tables, dates, exits, getpw, grammar, route
 from qpy.lib import controls, program, submit, users
@@ -175,19 +177,24 @@ class Import:
             data = self.checked(name, data)
             if data is None:
                 return
-        try:
-            with open(target, 'rb') as file:
-                if file.read() == data and mode in (None, stat.S_IMODE(os.fstat(file.fileno()).st_mode)):
-                    return say('same: ' + path)
-            replaced = True
-        except FileNotFoundError:
-            replaced = False
+        replaced = os.path.lexists(target)
+        if replaced and self.same(target, data, mode):
+            return say('same: ' + path)
         if self.only_report:
             return say('would write: ' + path)
         old = next(name for name in old_names(path) if not os.path.lexists(os.path.join(self.home, name))) if replaced else ''
         self.write(target, data, path, old, 0o640 if path in SECRET else 0o644 if mode is None else mode)
         self.changed.add(path)
         say('written: %s%s' % (path, ', the old one is ' + old if old else ''))
+
+    def same(self, target, data, mode):
+        """Whether a file is already what it would be written as; what is none, such as a FIFO, is not waited for."""
+        directory, name = os.path.split(target)
+        try:
+            with doing.as_its_owner(directory, self.home):
+                return unix.read_file(name) == data and mode in (None, stat.S_IMODE(os.stat(name).st_mode))
+        except OSError:
+            return False
 
     def checked(self, name, data):
         """The data of a control file without the lines that would be refused, which become comments; None if that
@@ -213,18 +220,15 @@ class Import:
 
     def write(self, target, data, path, old, mode):
         """Write it whole; DIR's owner owns it, and what is alias's is alias's.  old: where what was there is kept, if anything was."""
-        directory = os.stat(os.path.dirname(target))
-        with open(target + '.tmp', 'wb') as file:
-            os.fchmod(file.fileno(), 0o600)
+        directory, name = os.path.split(target)
+        with doing.as_its_owner(directory, self.home):
+            doing.written(name + '.tmp', data, 0o600, durable=True)
             if os.geteuid() == 0:
-                os.fchown(file.fileno(), directory.st_uid, self.group() if path in SECRET else directory.st_gid)
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if old:
-            os.replace(target, os.path.join(self.home, old))
-        os.replace(target + '.tmp', target)
+                os.chown(name + '.tmp', 0, self.group() if path in SECRET else os.stat('.').st_gid)
+            os.chmod(name + '.tmp', mode)
+            if old:
+                os.replace(name, os.path.basename(old))
+            os.replace(name + '.tmp', name)
 
     def group(self):
         """The gid of who may read passwords: that of qpyr, which reads them."""
@@ -283,10 +287,11 @@ class Taken:
     """The messages that were taken over, by number and age, so that a second run takes none twice."""
 
     def __init__(self, home, journal, only_report):
-        self.home, self.journal, self.only_report = home, journal, only_report
+        self.home, self.only_report = home, only_report
         self.settings = bounce.Settings(b'qsbmf', *(controls.line(home, name) for name in (
             b'bouncefrom', b'bouncehost', b'doublebounceto', b'doublebouncehost')))
-        self.known = set((qmailhome.read(journal) or '').split('\n'))
+        self.known = set((qmailqueue.contents(journal) or b'').decode('latin-1').split('\n'))
+        self.journal = None if only_report else unix.open_regular(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def over(self, message):
         """Queue it with what is left of it, and say so; False if that failed."""
@@ -303,16 +308,14 @@ class Taken:
             if refusal:
                 return say('not taken over: %s: %s' % (what, refusal)) or False
             words += ', as ' + ident
-        with open(self.journal, 'a') as file:
-            file.write('%d %d\n' % (message.number, message.born))
-            file.flush()
-            os.fsync(file.fileno())
+        os.write(self.journal, b'%d %d\n' % (message.number, message.born))
+        os.fsync(self.journal)
         return say('taken over: ' + words) or True
 
     def queued(self, message, age):
         """(ID, why not) of the message and of the bounce of what has failed."""
         if message.recipients:
-            with open(message.path, 'rb') as file:
+            with qmailqueue.opened(message.path) as file:
                 yield told(submit.send(self.home, message.sender, message.recipients, file.fileno(),
                                        [(b'a', b'%d' % age)]))
         to_whom = message.failed and self.to_whom(message)
@@ -330,7 +333,7 @@ class Taken:
         intro = bounce.INTRO if message.sender else bounce.DOUBLE_INTRO
         copy = bounce.COPY if message.sender else bounce.DOUBLE_COPY
         yield head + intro % self.settings.host + message.failed + copy + b'Return-Path: <%s>\n' % message.sender
-        with open(message.path, 'rb') as file:
+        with qmailqueue.opened(message.path) as file:
             while piece := file.read(65536):
                 yield piece
 

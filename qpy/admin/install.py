@@ -104,7 +104,7 @@ def make(home, listen, options):
         other_names.be_qmail(home, options.rootless)
     first_files.first_controls(home, options.me, listen, options.submission)
     known = {} if options.admin or not options.sendmail else first_files.system_aliases()
-    first_files.first_aliases(home, options.admin, options.rootless, known)
+    first_files.first_aliases(home, options.admin, known)
     trouble = first_files.admin_trouble(home, options.admin) if options.admin else ''
     if trouble:
         doing.say('warning: ' + trouble)

@@ -6,7 +6,7 @@ old one stays.
 from qpy import unix
 from qpy.core import cdb as bytes_
 from qpy.core import exits, text
-from qpy.lib import cdb, controls, program
+from qpy.lib import cdb, controls, owner, program
 
 
 def main(home, args):
@@ -18,6 +18,7 @@ def main(home, args):
 
 def compile_list(home, name):
     """Make control/NAME.cdb, with the entries of control/NAME in lower case as keys; the exit code."""
+    owner.become(home)
     entries = controls.listing(home, name)
     if entries is None:
         raise program.Fatal(exits.TEMP, b'unable to read control/%s: No such file or directory' % name)

@@ -6,13 +6,14 @@ deliver to before it is started anew.
 """
 from qpy import unix
 from qpy.core import assign, cdb as format, exits, mailids
-from qpy.lib import cdb, program, users
+from qpy.lib import cdb, owner, program, users
 
 
 def main(home, args):
     """qpy-newu"""
     if args:
         raise program.Fatal(exits.PERM, b'usage: qpy-newu')
+    owner.become(home)
     records, warnings = parsed(home + b'/users/assign')
     for line, words in warnings:
         program.warn(b'users/assign, line %d: %s' % (line, words))

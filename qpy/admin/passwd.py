@@ -12,7 +12,7 @@ import sys
 from qpy import unix_argon2
 from qpy.core import passwords
 from qpy.core.getpw import Trouble
-from qpy.lib import cdb, packets, users
+from qpy.lib import cdb, owner, packets, users
 
 OK, WRONG, TEMP = 0, 100, 111
 USAGE = 'usage: qpy-passwd [-d] NAME'
@@ -30,6 +30,7 @@ def main(home, args):
         return complain(USAGE, WRONG)
     name, path = words[0], home + b'/users/passwd'
     try:
+        owner.become(home)
         line = None if remove else entry(name, ask())
         warn_of_strangers(home, name)
         replace(path, name, line)

@@ -10,6 +10,7 @@ import re
 import stat
 
 from qpy.admin import qmailrules
+from qpy.admin.installing import doing
 from qpy.core import controls as tables, smtproutes
 
 ELSEWHERE = {       # control files of patches, and what answers to them here
@@ -172,7 +173,10 @@ class Translation:
         names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
         for name in names:
             if name.startswith('.qmail') and os.path.isfile(os.path.join(directory, name)):
-                self.files['alias/' + name] = text = self.read('alias/' + name)
+                text = self.of_alias(directory, name)
+                if text is None:
+                    continue
+                self.files['alias/' + name] = text
                 self.rights('alias/' + name, os.stat(directory).st_uid)
                 with_cr = [str(number) for number, line in enumerate(text.split('\n'), 1) if line[-1:] == '\r']
                 if with_cr:
@@ -184,6 +188,18 @@ class Translation:
         for name in names:
             if name in ('Maildir', 'Mailbox'):
                 self.notes.append('alias/%s is left where it is: mail in it is not moved' % name)
+
+    def of_alias(self, directory, name):
+        """A .qmail file as text.  A link is followed as alias: he gets what it leads to.  None if he may not read that."""
+        if not os.path.islink(os.path.join(directory, name)):
+            return self.read('alias/' + name)
+        try:
+            with doing.as_its_owner(directory):
+                return read(name)
+        except PermissionError:
+            self.incomplete = True
+            self.notes.append('alias/%s is not taken over: it is a link to what alias may not read' % name)
+            return None
 
     def rights(self, path, alias):
         """Who could read and write a .qmail file of alias, and whether it could run programs.  alias: his uid there."""

@@ -7,6 +7,7 @@ envelope that qmail-send had not looked at.
 import fcntl
 import os
 
+from qpy import unix
 from qpy.core import route
 
 
@@ -67,7 +68,8 @@ def beside(queue, kind, number, path):
 
 
 def message(queue, number, path, controls):
-    """The Message of one number; ValueError if what is there is not a message."""
+    """The Message of one number; ValueError or OSError if what is there is not a message."""
+    opened(path).close()
     todo = contents(beside(queue, 'todo', number, path))
     if todo is not None:
         records = parse(todo)
@@ -90,10 +92,15 @@ def message(queue, number, path, controls):
     return Message(number, path, sender[0], recipients, born, contents(os.path.join(queue, 'bounce', str(number))) or b'')
 
 
+def opened(path):
+    """A file of the queue, to read.  Who owns the queue has no links there: it would be root who follows them."""
+    return open(unix.open_regular(path, os.O_RDONLY), 'rb')
+
+
 def contents(path):
     """A file's bytes; None if there is none."""
     try:
-        with open(path, 'rb') as file:
+        with opened(path) as file:
             return file.read()
     except FileNotFoundError:
         return None

@@ -1,7 +1,7 @@
 """Whom DIR belongs to, and the refusal to start in it; what is looked at stands in qpy.lib.faults."""
 from qpy import unix
 from qpy.core import controls as tables, exits
-from qpy.lib import faults, program
+from qpy.lib import faults, owner, program
 
 LEAST_DESCRIPTORS = 1024
 
@@ -29,19 +29,15 @@ def house_at(home):
     if there.st_uid == 0:
         refuse(unix.geteuid() != 0, b'%s belongs to root: start it as root, or use a directory of your own' % home)
         return faults.rooted(home)
-    become_owner(home, there)
+    become_owner(home)
     return faults.rootless(home, (unix.geteuid(), unix.getegid()))
 
 
-def become_owner(home, there):
+def become_owner(home):
     """In a rootless DIR: be its owner, and say so."""
-    if unix.geteuid() == 0:
-        unix.setgroups([])
-        unix.setresgid(there.st_gid, there.st_gid, there.st_gid)
-        unix.setresuid(there.st_uid, there.st_uid, there.st_uid)
-    refuse(unix.geteuid() != there.st_uid, b'%s belongs to uid %d and you are uid %d'
-           % (home, there.st_uid, unix.geteuid()))
-    program.complain(b'rootless: everything runs under uid %d, mail for other users waits' % there.st_uid)
+    uid = owner.become(home)
+    refuse(unix.geteuid() != uid, b'%s belongs to uid %d and you are uid %d' % (home, uid, unix.geteuid()))
+    program.complain(b'rootless: everything runs under uid %d, mail for other users waits' % uid)
 
 
 def check(house):

@@ -6,13 +6,14 @@ are in use), 73 the cdb cannot be written, 75 the source cannot be read.
 from qpy import unix
 from qpy.core import aliases as language, aliasvalue, cdb, dotqmail, exits
 from qpy.core.getpw import Trouble
-from qpy.lib import aliasfiles, cdb as files, program, users
+from qpy.lib import aliasfiles, cdb as files, owner, program, users
 
 LIMIT = 64 << 20
 
 
 def rebuild(home):
     """Read, compile, replace, and say what will not do what it seems to do."""
+    owner.become(home)
     source, made = aliasfiles.source(home), aliasfiles.made(home)
     if not source:
         if aliasfiles.there(made):

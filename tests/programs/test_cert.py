@@ -51,6 +51,22 @@ def test_what_does_not_fit_changes_nothing(cert):
     assert os.listdir(cert.keys) == ['mail.pem'] and (cert.keys / 'mail.pem').read_bytes() == before
 
 
+@pytest.mark.root
+def test_root_follows_no_link_of_who_owns_DIR(cert, tmp_path):
+    """In a DIR of another, as a hook of certbot is, root puts the key where the owner could have put it, and nowhere else."""
+    files = authority().certificate('cert.test')
+    secret = tmp_path / 'secret'
+    secret.mkdir()
+    (secret / 'shadow').write_text('of root')
+    os.chown(cert.keys, PLAIN, PLAIN)
+    (cert.keys / 'mail.pem.new').symlink_to(secret / 'shadow')
+    assert cert('mail', *files)[0] == 0 and (cert.keys / 'mail.pem').lstat().st_uid == PLAIN
+    os.rename(cert.keys, tmp_path / 'before')
+    cert.keys.symlink_to(secret)
+    assert cert('mail', *files)[0] == 111
+    assert os.listdir(secret) == ['shadow'] and (secret / 'shadow').read_text() == 'of root' and (secret / 'shadow').stat().st_uid == 0
+
+
 def test_certbots_hook(cert, tmp_path):
     """RENEWED_LINEAGE says it all."""
     lineage = tmp_path / 'mail.example.org'

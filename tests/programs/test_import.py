@@ -75,7 +75,7 @@ def test_qmail(home, tmp_path):
     for name in ('locals', 'rcpthosts', 'virtualdomains', 'concurrencyremote', 'databytes', 'morercpthosts'):
         assert (home / 'control' / name).read_text() == QMAIL['control/' + name], name
     assert (home / 'control/locals~').read_text() == 'new.test\nlocalhost\n'
-    assert (home / 'control/badmailfrom').read_text() == 'x@y.test\n^.*@z$\n# not taken over: z\n'
+    assert (home / 'control/badmailfrom').read_text() == 'x@y.test\n# not taken over: ^.*@z$\n# not taken over: z\n'
     assert (home / 'control/smtproutes').read_text() == ':joe@isp.example@relay.isp.example:587\nplain.example:10.0.0.1\n'
     assert (home / 'control/smtplogins').read_text() == 'joe@isp.example@relay.isp.example:se:cret\nu@b@relay.b:p\n'
     assert (home / 'control/senderroutes').read_text() == '@b.example:u@b@relay.b\n'
@@ -237,6 +237,29 @@ def test_what_is_kept_from_others_stays_so(home, tmp_path):
     assert not (home / 'control/badhelo').exists() and (home / 'control/smtproutes').read_text() == '#\n#\n:joe@new.test\n'
     assert (mode(home / 'users/exclude'), mode(home / 'users/assign'), mode(home / 'control/me')) == (0o600, 0o644, 0o644)
     assert [path.name for path in home.rglob('*') if path.is_file() and b'sesame' in path.read_bytes()] == ['smtplogins']
+
+
+@pytest.mark.root
+def test_links_of_alias(home, tmp_path):
+    """A link in DIR/alias or in that of qmail is followed as alias, and what is no file there is not waited for."""
+    (tmp_path / 'secret').write_text('of root')
+    os.chmod(tmp_path / 'secret', 0o600)
+    (tmp_path / 'all').write_text('&joe@x.test\n')
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', 'alias/.qmail-list': '&ann@x.test\n', 'alias/.qmail-fifo': '&bob@x.test\n'})
+    alias, old = home / 'alias', tmp_path / 'qmail/alias'
+    (old / '.qmail-root').symlink_to(tmp_path / 'secret')
+    (old / '.qmail-joe').symlink_to('.qmail-list')
+    (alias / '.qmail-list.tmp').symlink_to(tmp_path / 'secret')
+    (alias / '.qmail-list').symlink_to(tmp_path / 'secret')
+    os.mkfifo(alias / '.qmail-fifo')
+    for directory in (alias, old):
+        os.chown(directory, 64112, 64111)
+    code, lines = run(home, 'qmail', tmp_path / 'qmail')
+    assert code == 1 and 'look: alias/.qmail-root is not taken over: it is a link to what alias may not read' in lines
+    assert (tmp_path / 'secret').read_text() == 'of root' and os.stat(tmp_path / 'secret')[4:6] == (0, 0)
+    made = {name: os.lstat(alias / name) for name in ('.qmail-list', '.qmail-fifo', '.qmail-joe')}
+    assert all(stat.S_ISREG(there.st_mode) and there.st_uid == 64112 for there in made.values()) and not (alias / '.qmail-root').exists()
+    assert (alias / '.qmail-joe').read_text() == '&ann@x.test\n'
 
 
 def test_an_old_file_of_alias_is_no_address(home, tmp_path):
@@ -1057,6 +1080,26 @@ def test_prefixes_of_virtual_domains(recipient, wanted):
     controls_ = route.Controls({b'new.below.test': 0}, {key.encode(): (value.encode(), 0) for key, value in {
         'virt.test': 'bob', 'sales@one.test': 'ann-x', '.below.test': 'sub', 'two.test': 'bob-two', 'gone.test': ''}.items()})
     assert qmailqueue.plain(recipient.encode(), controls_) == wanted.encode()
+
+
+def test_links_in_a_qmail_queue(queued, tmp_path):
+    """Who owns that queue leads root nowhere: a link in the place of a message is none, and the list of what was taken over is
+    not written through one, nor anything taken over without it."""
+    old_queue(tmp_path / 'qmail')
+    (tmp_path / 'secret').write_text('of root')
+    os.unlink(tmp_path / 'qmail/queue/mess/7/107')
+    (tmp_path / 'qmail/queue/mess/7/107').symlink_to(tmp_path / 'secret')
+    os.unlink(tmp_path / 'qmail/queue/todo/108')
+    (tmp_path / 'qmail/queue/todo/108').symlink_to(tmp_path / 'secret')
+    code, lines = run(queued, 'queue', tmp_path / 'qmail/queue')
+    assert code == 1 and [line for line in lines if 'not a regular file' in line] == [
+        'not taken over: message %d: [Errno 40] not a regular file' % number for number in (107, 108)]
+    assert not any(b'of root' in message for message, _ in stored(queued))
+    known = len(stored(queued))
+    os.unlink(tmp_path / 'qmail/queue/imported-by-qpy')
+    (tmp_path / 'qmail/queue/imported-by-qpy').symlink_to(tmp_path / 'secret')
+    assert run(queued, 'queue', tmp_path / 'qmail/queue')[0] == 111
+    assert (tmp_path / 'secret').read_text() == 'of root' and len(stored(queued)) == known
 
 
 def test_a_queue_report(queued, tmp_path):

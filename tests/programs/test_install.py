@@ -471,10 +471,9 @@ def test_etc_aliases_is_not_hidden(tmp_path, monkeypatch):
     (tmp_path / 'aliases').write_text('root: ann@far.test\nhostmaster: root\n')
     (tmp_path / 'qpy/alias').mkdir(parents=True)
     monkeypatch.setattr(first_files, 'SYSTEM_ALIASES', str(tmp_path / 'aliases'))
-    monkeypatch.setattr(first_files, 'make_maildir', lambda path, owner: None)
     known = first_files.system_aliases()
-    first_files.first_aliases(str(tmp_path / 'qpy'), None, True, known)
-    assert sorted(os.listdir(tmp_path / 'qpy/alias')) == ['.qmail-mailer-daemon', '.qmail-postmaster']
+    first_files.first_aliases(str(tmp_path / 'qpy'), None, known)
+    assert sorted(os.listdir(tmp_path / 'qpy/alias')) == ['.qmail-mailer-daemon', '.qmail-postmaster', 'Maildir']
     monkeypatch.setattr(first_files, 'SYSTEM_ALIASES', str(tmp_path / 'absent'))
     assert first_files.system_aliases() == {}
 
@@ -547,6 +546,54 @@ def test_as_root_owners_and_modes_are_the_tables(tmp_path):
     os.chown(home + '/queue/state', 0, 0)
     code, said = run('--check')
     assert code == 100 and 'queue/state: belongs to 0:0, must belong to' in said and 'chown' in said
+
+
+@pytest.mark.root
+def test_root_follows_no_link_of_another(tmp_path, monkeypatch):
+    """In a directory of another root has his rights, whatever he does meanwhile, and its own again afterwards; the complaint
+    has the whole path."""
+    (tmp_path / 'secret').write_text('of root')
+    os.chmod(tmp_path / 'secret', 0o600)
+    (tmp_path / 'his').mkdir()
+    (tmp_path / 'his/link').symlink_to(tmp_path / 'secret')
+    os.chown(tmp_path / 'his', PLAIN, PLAIN)
+    before = os.getresuid(), os.getresgid(), os.getgroups(), os.getcwd()
+    for work in (lambda: open('link', 'w'), lambda: os.chmod('link', 0o644), lambda: doing.write('link/x', '')):
+        with pytest.raises(OSError) as caught:
+            with doing.as_its_owner(str(tmp_path / 'his')):
+                work()
+        assert caught.value.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR)
+        assert caught.value.filename.startswith(str(tmp_path / 'his/link'))
+    with doing.as_its_owner(str(tmp_path), str(tmp_path / 'his')):
+        assert os.geteuid() == os.getegid() == PLAIN and os.getgroups() == []        # all of it belongs to who has DIR
+    assert (os.getresuid(), os.getresgid(), os.getgroups(), os.getcwd()) == before
+    assert (tmp_path / 'secret').read_text() == 'of root' and os.stat(tmp_path / 'secret').st_mode & 0o777 == 0o600
+
+
+@pytest.mark.root
+def test_an_upgrade_follows_no_link_of_alias(tmp_path):
+    """Links that alias has put where a file or a Maildir is to be lead nowhere: what is written is his own."""
+    home, secret = str(tmp_path / 'rooted'), tmp_path / 'secret'
+    alias = os.path.join(home, 'alias')
+
+    def run():
+        done = subprocess.run([SOURCE + '/bin/qpy-install', home, '--offline', '--me', 'x.test'], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+    assert run()[0] == 0
+    secret.mkdir(mode=0o700)
+    (secret / 'shadow').write_text('of root')
+    there = os.stat(secret / 'shadow')
+    shutil.rmtree(alias + '/Maildir')
+    os.symlink(secret, alias + '/Maildir')
+    for name in first_files.FIRST_ALIASES:
+        os.unlink(alias + '/.qmail-' + name)
+        os.symlink(secret / 'shadow', alias + '/.qmail-%s.new' % name)
+    run()
+    assert sorted(os.listdir(secret)) == ['shadow'] and (secret / 'shadow').read_text() == 'of root'
+    assert os.stat(secret / 'shadow')[:6] == there[:6] and os.stat(secret).st_uid == 0
+    for name in first_files.FIRST_ALIASES:
+        made = os.lstat(alias + '/.qmail-' + name)
+        assert stat.S_ISREG(made.st_mode) and made.st_uid == pwd.getpwnam('alias').pw_uid
 
 
 @pytest.mark.root

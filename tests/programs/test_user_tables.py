@@ -76,6 +76,28 @@ def test_newu_keeps_the_old_cdb(home, data, words):
     assert (home / 'users/cdb').read_bytes() == b'old'
 
 
+@pytest.mark.root
+@pytest.mark.parametrize('program, source, target', [
+    ('qpy-newu', 'users/assign', 'users'), ('qpy-newmrh', 'control/morercpthosts', 'control'), ('qpy-newvrt', 'control/validrcptto', 'control'),
+    ('qpy-newaliases', 'users/aliases', 'users')])
+def test_in_a_DIR_of_another_root_is_its_owner(home, program, source, target):
+    """What root makes there is the owner's, and nothing comes to be where he could not put it, wherever his links lead."""
+    with open(os.path.join(home, source), 'w') as file:
+        file.write({'users/assign': '.\n', 'users/aliases': 'a: b@x.test\n'}.get(source, 'a@x.test\n'))
+    for path in (home, os.path.join(home, target)):
+        os.chown(path, 54321, 54321)
+        os.chmod(path, 0o755)
+    assert run(program, home)[0] == 0
+    (made,) = [name for name in os.listdir(os.path.join(home, target)) if name.endswith('cdb')]
+    assert os.stat(os.path.join(home, target, made)).st_uid == 54321
+    os.unlink(os.path.join(home, target, made))
+    roots = os.path.join(home, 'roots')
+    os.rename(os.path.join(home, target), roots)
+    os.chown(roots, 0, 0)
+    os.symlink('roots', os.path.join(home, target))
+    assert run(program, home)[0] not in (0, 100) and not any(name.endswith('cdb') for name in os.listdir(roots))
+
+
 def test_newmrh(home):
     """control/morercpthosts becomes a cdb of lower-case keys without data; without it 111."""
     assert run('qpy-newmrh', home)[0] == 111

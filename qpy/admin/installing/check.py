@@ -12,7 +12,7 @@ import stat
 
 from qpy.admin.installing import doing, kernel, other_names, owners, packages, program_files, supervisors
 from qpy.core import accounts, grammars, installed, layout
-from qpy.lib import controls, faults
+from qpy.lib import controls, faults, owner
 
 
 def check(options):
@@ -35,13 +35,9 @@ def check(options):
 
 def become_owner(home):
     """As qpy-start does: what root can read, the owner may not."""
-    there = os.stat(home)
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(there.st_gid, there.st_gid, there.st_gid)
-        os.setresuid(there.st_uid, there.st_uid, there.st_uid)
-    if os.geteuid() != there.st_uid:
-        raise doing.Trouble('%s belongs to uid %d, who alone can look at all of it' % (home, there.st_uid))
+    uid = owner.become(os.fsencode(home))
+    if os.geteuid() != uid:
+        raise doing.Trouble('%s belongs to uid %d, who alone can look at all of it' % (home, uid))
 
 
 def complaints(home, rootless):

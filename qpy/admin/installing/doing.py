@@ -1,4 +1,8 @@
-"""What every step of qpy-install does again and again: say something, run a command, write a file in one step."""
+"""What every step of qpy-install does again and again: say something, run a command, write a file in one step.
+
+Root writes, reads and looks in a directory of another as_its_owner(), and nowhere by a name that was there before.
+"""
+import contextlib
 import os
 import re
 import shutil
@@ -59,16 +63,50 @@ def exists(look_up, name):
     return True
 
 
+@contextlib.contextmanager
+def as_its_owner(directory, home='/'):
+    """Stand in a directory, for as long as this lasts, with the rights of whoever it belongs to (or DIR, where that is not
+    root's): a link that he has put there leads root nowhere that he could not go.  Names are relative to it, so that it may lie
+    where he cannot pass."""
+    here, groups, gid = os.open('.', os.O_PATH | os.O_CLOEXEC), os.getgroups(), os.getegid()
+    owner = next((there for there in (os.stat(home), os.stat(directory)) if there.st_uid), None)
+    os.chdir(directory)
+    changes = owner is not None and os.geteuid() == 0
+    if changes:
+        os.setgroups([])
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+    try:
+        yield
+    except OSError as problem:
+        if problem.filename is not None:
+            problem.filename = os.path.join(directory, os.fsdecode(problem.filename))
+        raise
+    finally:
+        if changes:
+            os.seteuid(0)
+            os.setegid(gid)
+            os.setgroups(groups)
+        os.fchdir(here)
+        os.close(here)
+
+
 def write(path, content, mode=0o644):
     """Write a file in one step."""
     os.rename(written(path + '.new', content, mode), path)
 
 
-def written(path, content, mode):
-    """path, with this content."""
-    with open(path, 'w') as file:
+def written(path, content, mode, durable=False):
+    """path, a new file with this content (str or bytes); durable: on the disk."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, 'w' if isinstance(content, str) else 'wb') as file:
+        os.fchmod(fd, mode)
         file.write(content)
-    os.chmod(path, mode)
+        if durable:
+            file.flush()
+            os.fsync(fd)
     return path
 
 

@@ -3,7 +3,7 @@ import os
 import pwd
 import subprocess
 
-from qpy.admin.installing import doing, owners
+from qpy.admin.installing import doing
 from qpy.core import aliases, controls as tables, services
 
 SYSTEM_ALIASES = '/etc/aliases'
@@ -121,19 +121,15 @@ def new_aliases(home):
         doing.say(line)
 
 
-def first_aliases(home, admin, rootless, known=()):
+def first_aliases(home, admin, known=()):
     """~alias/.qmail-root, -postmaster, -mailer-daemon; into ~alias/Maildir/ unless an address is given.
 
     known: names that /etc/aliases has; they need no file."""
-    alias = os.path.join(home, 'alias')
-    to_maildir = False
-    for name in FIRST_ALIASES:
-        if name.encode() in known:
-            continue
-        to_maildir |= doing.first(os.path.join(alias, '.qmail-' + name), '&%s\n' % admin if admin else './Maildir/\n') \
-            and not admin
-    if to_maildir:
-        make_maildir(os.path.join(alias, 'Maildir'), owners.identities(home, rootless)['alias'])
+    with doing.as_its_owner(os.path.join(home, 'alias'), home):
+        written = [name for name in FIRST_ALIASES if name.encode() not in known
+                   and doing.first('.qmail-' + name, '&%s\n' % admin if admin else './Maildir/\n')]
+        if written and not admin:
+            make_maildir('Maildir')
 
 
 def admin_trouble(home, admin):
@@ -177,9 +173,8 @@ def known_in_assign(home, local):
         return False
 
 
-def make_maildir(path, owner):
-    """A Maildir that belongs to owner = (uid, gid)."""
-    for directory in (path, *(os.path.join(path, name) for name in ('tmp', 'new', 'cur'))):
-        if not os.path.isdir(directory):
+def make_maildir(path):
+    """A Maildir, unless something is there by that name."""
+    if not os.path.lexists(path):
+        for directory in (path, *(os.path.join(path, name) for name in ('new', 'cur', 'tmp'))):
             os.mkdir(directory, 0o700)
-            os.chown(directory, *owner)
