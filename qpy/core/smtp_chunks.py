@@ -2,7 +2,7 @@
 matter with the command.
 """
 from qpy.core import asking, smtp_replies as replies, text
-from qpy.core.smtp_words import BODY, CHUNKS, DROP, NEED, SUBMIT
+from qpy.core.smtp_words import BODY, CHUNKS, DROP, NEED
 
 DRAIN_MAX = 64 << 20        # bytes read beyond what is wanted before the connection is closed on the client
 SIZE_MAX = 1 << 40          # bytes that one chunk may claim
@@ -50,7 +50,7 @@ def read(session):
     if over:
         session.decoder = session.chunks = None
         session.waiting = True
-        return SUBMIT, stored
+        return session.submit(stored)
     if not session.left:
         session.decoder = None
         session.reply(b'250 2.0.0 ok')

@@ -26,12 +26,18 @@ class Policy:
         self.bad_helos, self.valid = bad_helos, valid       # names as in core.badhelo; ValidRecipients, None: all
 
 
-    def his(self, login):
-        """mine(address) of core.submission.Completion for who has logged in so."""
+    def his(self, login, claims):
+        """mine(address) of core.submission.Completion for who has logged in so.  claims: a set that gets the local parts of
+        which the users have to be asked."""
         senders = self.senders
         if not login or senders is None or not senders.header:
             return None
-        return lambda address: senders.allow(login, address)
+
+        def mine(address):
+            claim = senders.claim(login, address)
+            claims.update([claim] if claim else [])
+            return claim is not None
+        return mine
 
 
 class Client:

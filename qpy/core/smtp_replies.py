@@ -34,6 +34,7 @@ HOSTS_TROUBLE = b'451 4.3.0 unable to read my list of allowed rcpthosts'
 NOT_VERIFIED = b"252 2.5.0 send some mail, i'll try my best"
 NO_MAILBOX = b'550 5.1.1 sorry, no mailbox here by that name'
 LOOKUP_TROUBLE = b'451 4.3.0 unable to look up that recipient now'
+WHOSE_TROUBLE = b'451 4.3.0 unable to look up whose that sender address is now'
 TOO_MANY_RECIPIENTS = b'452 4.5.3 too many recipients; send the message again to the others'
 TOO_BIG = b'552 5.3.4 sorry, that message size exceeds my databytes limit'
 LOOPING = b'554 5.4.6 too many hops, this message is looping'

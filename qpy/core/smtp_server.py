@@ -13,7 +13,7 @@ or LF in the text the session closes: what follows could be a second message smu
 from qpy.core import (address as addresses, asking, esmtp, etrn, idna, mess, proxy, received, smtp_chunks, smtp_data, smtp_login,
                       smtp_policy, smtp_replies as replies, submission, text)
 from qpy.core.smtp_words import (ASK, BODY, CHECK, CHUNKS, CLOSE, DROP, ETRN, IDLE, NEED, RECIPIENT, SENDER, START, SUBMIT, TLS,
-                                 XCLIENT)
+                                 WHOSE, XCLIENT)
 from qpy.core.smtp_policy import Beside
 
 LINE_MAX = 2048             # bytes of a command line with its CR LF; RFC 5321 4.5.3.1.4 asks for 512 and more
@@ -33,7 +33,7 @@ class Session:
                  'waiting', 'closed', 'skipping', 'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder',
                  'verdict', 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'fields', 'asking', 'banned',
                  'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying', 'node',
-                 'transactions', 'held')
+                 'transactions', 'held', 'claim', 'claims', 'stored')
 
     def __init__(self, policy, client, beside=Beside()):
         self.policy, self.client, self.beside = policy, client, beside
@@ -52,6 +52,7 @@ class Session:
         self.now = 0                        # unix time at which the text began
         self.errors = self.refused = self.idle = 0
         self.transactions = 0               # MAIL commands that made sense
+        self.claim, self.claims, self.stored = b'', set(), b''  # what WHOSE asks about, and will; what goes to the queue then
         self.held = b''                     # why all messages are to be held, said before the first
         self.recognise(client)
         self.reset()
@@ -287,13 +288,16 @@ class Session:
             return self.refuse(b'mail', self.banned)
         if int(parameters.get(b'SIZE', b'0')) > self.limit:
             return self.refuse(b'mail', replies.TOO_BIG)
-        sender = smtp_policy.local_name(self.policy, self.client, sender)
-        if self.login and self.policy.senders is not None and not self.policy.senders.allow(self.login, sender):
-            self.sender = sender
-            self.refuse(b'mail', replies.NOT_YOURS)
-            return self.reset()
-        self.sender, self.size = sender, parameters.get(b'SIZE', b'')
+        self.sender, self.size = smtp_policy.local_name(self.policy, self.client, sender), parameters.get(b'SIZE', b'')
         self.body, self.wishes = parameters.get(b'BODY', b'').upper(), parameters
+        senders = self.policy.senders if self.login else None
+        claim = b'' if senders is None else senders.claim(self.login, self.sender)
+        return self.ask_whose(claim) if claim else self.sender_owned(claim is not None)
+
+    def sender_owned(self, his):
+        """Whether the sender is his who has logged in is known, or (None) cannot be."""
+        if not his:
+            return self.refuse_mail(replies.WHOSE_TROUBLE if his is None else replies.NOT_YOURS, b'')
         self.transactions += 1
         return self.judge(asking.MAIL, self.take_sender)
 
@@ -488,8 +492,9 @@ class Session:
         client = self.client
         tls = b'%s %s' % (self.tls.version, self.tls.cipher) if self.tls else b''
         tls += b', certificate of ' + received.safe(self.tls.name) if self.tls and self.tls.name else b''
+        self.claims = set()
         self.completion = submission.Completion(submission.wanted(date, ident, self.sender) if self.login else None,
-                                                self.policy.his(self.login))
+                                                self.policy.his(self.login, self.claims))
         top = b''.join(line + b'\n' for line in self.fields)
         if self.login and client.hidden:
             return top + received.hidden(client.local, self.spoken(), date, tls)
@@ -526,7 +531,41 @@ class Session:
         if rest is None:
             return (BODY, stored) if stored else None
         self.input, self.decoder, self.waiting = rest, None, True
-        return SUBMIT, stored
+        return self.submit(stored)
+
+    def submit(self, stored):
+        """All of the text is there: queue it, once each address in From and Sender is known to be his."""
+        if not self.claims:
+            return SUBMIT, stored
+        self.stored = stored
+        return self.ask_whose(self.claims.pop())
+
+    def text_owned(self, his, claim):
+        """One of these is, or is not, or (None) cannot be looked up; or the message has failed meanwhile."""
+        stored, self.stored = self.stored, b''
+        if his and not self.verdict:
+            self.waiting = True
+            return self.submit(stored)
+        refusal = self.verdict or (replies.WHOSE_TROUBLE if his is None else replies.FROM_NOT_YOURS)
+        self.refuse(b'message', refusal, b'', text.logsafe(claim))
+        self.reset()
+        return DROP, None
+
+    # Answers to WHOSE.
+
+    def ask_whose(self, local):
+        """Is this local part his who has logged in, or another user's?"""
+        self.claim, self.waiting = local, True
+        return WHOSE, local
+
+    def owned(self, his) -> 'tuple | None':
+        """The answer: True, False, or None if it cannot be looked up now.  Returns an event of its own or None."""
+        claim, self.claim, self.waiting = self.claim, b'', False
+        return self.sender_owned(his) if self.state == IDLE else self.text_owned(his, claim)
+
+    def handed_over(self) -> bool:
+        """Is all of the message the queue's, so that its word is waited for?"""
+        return self.waiting and not self.claim
 
     def bad_text(self, decoder):
         """The reply that refuses a text, by what came of it; b'' if none."""

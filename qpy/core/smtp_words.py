@@ -2,6 +2,7 @@
 
     (ASK, stage)       has anybody to say something now?       answer: judged(reply, reason, hold, fields)
     (CHECK, address)   may this recipient have mail?           answer: recipient(verdict)
+    (WHOSE, local part) is it his who has logged in?           answer: owned(True, False, or None: not known now)
     (START, None)      DATA: can a message be taken?           answer: begin(date), or refuse_text
     (BODY, bytes)      stored form of a part of the text       (no answer)
     (SUBMIT, bytes)    the last part: queue it now             answer: queued(time, pid), or failed(text)
@@ -15,7 +16,7 @@
     (CLOSE, None)      send what output() gives, then close    (no answer; nothing follows)
 """
 ASK, CHECK, START, BODY, SUBMIT, DROP, CLOSE = 'ask', 'check', 'start', 'body', 'submit', 'drop', 'close'
-TLS, AUTH, RESPONSE, CANCEL, XCLIENT, ETRN = 'tls', 'auth', 'response', 'cancel', 'xclient', 'etrn'
+TLS, AUTH, RESPONSE, CANCEL, XCLIENT, ETRN, WHOSE = 'tls', 'auth', 'response', 'cancel', 'xclient', 'etrn', 'whose'
 NEED = object()             # of the session's own: nothing to do without more input
 
 IDLE, SENDER, RECIPIENT, CHUNKS = range(4)      # states: no transaction; MAIL accepted; a recipient accepted; BDAT has begun

@@ -1,6 +1,7 @@
 """Mail of those who have logged in (RFC 6409): which senders are theirs, and what a message of theirs must have.
 
-    joe                 joe@DOMAIN, joe-ANYTHING@DOMAIN and joe+ANYTHING@DOMAIN, for each domain in locals
+    joe                 joe@DOMAIN, joe-ANYTHING@DOMAIN and joe+ANYTHING@DOMAIN, for each domain in locals,
+                        unless that is another user's, as joe-ann's
                         anything@DOMAIN where virtualdomains says DOMAIN:joe or DOMAIN:joe-ANYTHING
     joe@example.org     the same in that domain alone
     control/authsenders joe:ADDRESS, joe:@DOMAIN, joe:* beyond that
@@ -27,18 +28,23 @@ class Senders:
 
     def allow(self, login, sender):
         """May he who has logged in so send as this sender?"""
+        return self.claim(login, sender) is not None
+
+    def claim(self, login, sender):
+        """None: he may not; else the local part, his name with an extension, that must be no other user's (see is_his); b'' if
+        there is none."""
         sender, login = text.lower(sender), text.lower(login)
         domain = sender[sender.rfind(b'@') + 1:]
         if not sender or {sender, b'@' + domain, ANY} & self.given.get(login, set()):
-            return True
+            return b''
         local, _ = addresses.split(sender)
         name, at, own = login.rpartition(b'@') if b'@' in login else (login, b'', b'')
         if at:
-            return domain == own and belongs(local, name)
-        if domain in self.locals and belongs(local, name):
-            return True
-        user = self.virtual_user(sender, domain)
-        return user is not None and belongs(user, name)
+            return b'' if domain == own and belongs(local, name) else None
+        for user in (local if domain in self.locals else None, self.virtual_user(sender, domain)):
+            if user is not None and belongs(user, name):
+                return user if user != name else b''
+        return None
 
     def virtual_user(self, sender, domain):
         """Whose an address in a virtual domain is; None if it is in none."""
@@ -56,6 +62,13 @@ class Senders:
 def belongs(local, name):
     """Is this local part the name, or the name with an extension?"""
     return local == name or local.startswith(name) and local[len(name):len(name) + 1] in (b'-', b'+')
+
+
+def is_his(login, local, user, rest):
+    """Is a local part that begins with a login's name his, and not another's whose name is longer?  user, rest: whom qpy-users
+    gives it to, and what stands behind that user's own part of it."""
+    login = text.lower(login)
+    return user == login or len(local) - len(rest) <= len(login)
 
 
 class Completion:

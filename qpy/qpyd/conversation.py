@@ -5,7 +5,7 @@ SMALL bytes is kept until it is complete and handed over whole; a longer one is 
 not read while more than HIGH bytes of it wait here.
 """
 from qpy import unix
-from qpy.core import cdb, proxy, smtp_policy, smtp_replies as replies, smtp_server as smtp, smtp_words as words, tls_front
+from qpy.core import cdb, proxy, smtp_policy, smtp_replies as replies, smtp_server as smtp, smtp_words as words, submission, tls_front
 from qpy.lib import program
 from qpy.qpyd import checks, etrn_line, queue_line, settings as settings_, tls_line
 
@@ -196,6 +196,20 @@ class Conversation:
         event = self.session.recipient(verdict)
         if event is not None:
             _EVENTS[event[0]](self, event[1])
+
+    def whose(self, local):
+        """Is this local part his who has logged in?"""
+        login = self.session.login
+        self.server.recipients.whose(local, lambda owner: self.owned(submission.is_his(login, local, *owner) if owner else None))
+
+    def owned(self, his):
+        """It is, or not."""
+        if self.input < 0 or self.closing:
+            return
+        event = self.session.owned(his)
+        if event is not None:
+            _EVENTS[event[0]](self, event[1])
+        self.run()
 
     # Proxies: who the client is behind one.
 
@@ -402,7 +416,7 @@ class Conversation:
             self.log_accepted(report[1:])
         if self.input < 0 or self.closing:
             return
-        if not session.waiting:                 # it failed while the text still comes
+        if not session.handed_over():           # it failed while the text still comes
             session.spoil(report)
             return self.interest()
         if report[:1] == b'K':
@@ -492,7 +506,7 @@ class Conversation:
         if self.input < 0:
             return
         session = self.session
-        if session.decoder is not None or self.job is not None and not session.waiting:
+        if session.decoder is not None or self.job is not None and not session.handed_over():
             self.forget()
         self.cancel()
         loop = self.server.loop
@@ -576,7 +590,7 @@ _EVENTS.update({words.ASK: Conversation.ask, words.CHECK: Conversation.check, wo
                 words.BODY: Conversation.body, words.SUBMIT: Conversation.submit,
                 words.DROP: Conversation.forget, words.CLOSE: Conversation.last, words.TLS: Conversation.starttls,
                 words.AUTH: Conversation.auth, words.RESPONSE: Conversation.respond, words.CANCEL: Conversation.cancel,
-                words.XCLIENT: Conversation.xclient, words.ETRN: Conversation.etrn})
+                words.XCLIENT: Conversation.xclient, words.ETRN: Conversation.etrn, words.WHOSE: Conversation.whose})
 
 
 class FileConversation(Conversation):

@@ -1,5 +1,5 @@
-"""Asking DIR/run/users, or DIR/run/exists where that is closed to us, whether a recipient exists, without ever waiting
-for it.
+"""Asking DIR/run/users, or DIR/run/exists where that is closed to us, whether a recipient exists, or whose a local part
+is, without ever waiting for it.
 
 A worker that is held up by what somebody asked before is left, and all that is open is asked of another one.  Nobody
 there, or no answer in time: `unknown`, and the recipient is accepted; delivery will tell. That is said once in the log.
@@ -14,6 +14,7 @@ MOST = 5000             # answers remembered
 ANSWER = 3.0            # seconds until another worker is asked; above the OVERSTAYS of qpyp.board
 TRIES = 3               # workers that are asked in turn
 RETRY = 1.0             # seconds before a missing qpy-users is looked for again
+UNHEARD = {b'Q': b'unknown', b'W': None}        # what is taken for an answer where there is none
 
 
 class Recipients:
@@ -40,10 +41,17 @@ class Recipients:
         self.send(b'%d' % self.number, address, answered, 1)
         return None
 
-    def send(self, number, address, answered, tries):
+    def whose(self, local, answered):
+        """answered((user, what stands behind his part of it)) later, of a local part; answered(None): not known now."""
+        if self.channel is None and not self.connect():
+            return self.loop.call_soon(lambda: answered(None))
+        self.number += 1
+        return self.send(b'%d' % self.number, local, answered, 1, b'W')
+
+    def send(self, number, subject, answered, tries, letter=b'Q'):
         """Ask this, for the first time or again."""
-        self.waiting[number] = address, answered, tries, unix.monotonic() + ANSWER
-        self.channel.send(b'Q', number, address)
+        self.waiting[number] = letter, subject, answered, tries, unix.monotonic() + ANSWER
+        self.channel.send(letter, number, subject)
         if self.timer is None:
             self.timer = self.loop.after(ANSWER, self.late)
 
@@ -77,13 +85,18 @@ class Recipients:
         self.said = False
         for letter, fields, _ in records:
             found = self.waiting.pop(fields[0], None)
-            if letter != b'q' or found is None:
+            if found is None:
                 continue
-            address, answered, _, _ = found
+            asked, subject, answered, _, _ = found
             verdict = fields[1]
-            if verdict in (b'yes', b'unknown'):
-                self.remember(address, verdict)
-            answered(verdict if verdict in (b'yes', b'no', b'temp') else b'unknown')
+            if letter != asked.lower():
+                answered(UNHEARD[asked])
+            elif letter == b'w':
+                answered((fields[2], fields[6] + fields[7]) if verdict == b'yes' else None)
+            else:
+                if verdict in (b'yes', b'unknown'):
+                    self.remember(subject, verdict)
+                answered(verdict if verdict in (b'yes', b'no', b'temp') else b'unknown')
 
     def remember(self, address, verdict):
         """Keep an answer for a while."""
@@ -95,24 +108,24 @@ class Recipients:
         """The connection ended: what is open is asked of another worker, from the other end, and at last `unknown`."""
         self.channel = None
         waiting, self.waiting = self.waiting, {}
-        there = any(tries < TRIES for _, _, tries, _ in waiting.values()) and self.connect()
+        there = any(tries < TRIES for _, _, _, tries, _ in waiting.values()) and self.connect()
         unheard = []
-        for number, (address, answered, tries, _) in reversed(waiting.items()):
+        for number, (letter, subject, answered, tries, _) in reversed(waiting.items()):
             if there and tries < TRIES:
-                self.send(number, address, answered, tries + 1)
+                self.send(number, subject, answered, tries + 1, letter)
             else:
-                unheard.append(answered)
+                unheard.append((answered, UNHEARD[letter]))
         if unheard:
             self.complain(b'qpy-users gave no answer (%s)' % str(reason).encode('ascii', 'replace'))
-        for answered in unheard:
-            answered(b'unknown')
+        for answered, unknown in unheard:
+            answered(unknown)
 
     def late(self):
         """Questions that are not answered in time end the connection."""
         self.timer = None
         if not self.waiting:
             return
-        oldest = min(until for _, _, _, until in self.waiting.values())
+        oldest = min(until for *_, until in self.waiting.values())
         if oldest <= unix.monotonic():
             if self.channel is not None:
                 self.channel.close()

@@ -595,8 +595,8 @@ class Mine:
     header = True
 
     @staticmethod
-    def allow(login, address):
-        return address in (b'', login + b'@example.com')
+    def claim(login, address):
+        return b'' if address in (b'', login + b'@example.com') else None
 
 
 @pytest.mark.parametrize('sent', [b'DATA\r\n%s.\r\n', b'BDAT %d LAST\r\n%s', b'BDAT 3\r\n%sBDAT %d LAST\r\n%s'])

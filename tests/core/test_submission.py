@@ -26,6 +26,23 @@ def test_whose_is_it(login, sender, good):
     assert SENDERS.allow(login, sender) == good
 
 
+@pytest.mark.parametrize('login, sender, claim', [
+    (b'joe', b'', b''), (b'joe', b'Joe@example.com', b''), (b'joe', b'Joe-Ann@example.net', b'joe-ann'), (b'joe', b'joe+x@example.com', b'joe+x'),
+    (b'joe', b'ann@example.com', None), (b'joe', b'any@joes.example', b''), (b'joe', b'any@sub.wild.example', b'joe-wild'),
+    (b'joe', b'info@shared.example', b''), (b'joe@example.com', b'joe-x@example.com', b'')])
+def test_what_the_users_have_to_be_asked_of(login, sender, claim):
+    """A name with an extension may be another user's; what control/authsenders gives is his whatever it is."""
+    assert SENDERS.claim(login, sender) == claim
+
+
+@pytest.mark.parametrize('local, user, rest, his', [
+    (b'joe-x', b'joe', b'-x', True), (b'joe-ann', b'joe-ann', b'', False), (b'joe-ann-x', b'joe-ann', b'-x', False),
+    (b'joe-info', b'joe', b'', True), (b'joe-info', b'bob', b'', False), (b'joe-x', b'alias', b'-joe-x', True)])
+def test_whose_a_longer_name_is(local, user, rest, his):
+    """The user's with the longest name: joe-ann where there is one, and not joe; what comes to alias is joe's."""
+    assert submission.is_his(b'Joe', local, user, rest) == his
+
+
 WANTED = submission.wanted(b'25 Nov 2026 02:16:14 -0000', b'1.2.3@me', b'joe@example.com')
 DATE, IDENT, FROM = WANTED.values()
 

@@ -96,10 +96,11 @@ class FakeQueued:
 
 
 class FakeUsers:
-    """Answers on run/users: by the local part no, temp, unknown, silent, else yes. asked: addresses."""
+    """Answers on run/users: by the local part no, temp, unknown, silent, else yes. asked: addresses.  owners: {local part:
+    (user, dash, ext)}, for who asks whose it is."""
 
     def __init__(self, home):
-        self.asked = []
+        self.asked, self.owners = [], {}
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.bind(os.path.join(home, 'run/users'))
         self.socket.listen(100)
@@ -116,10 +117,14 @@ class FakeUsers:
     def serve(self, connection):
         try:
             while packet := connection.recv(65536):
-                for _, (number, address) in channel.unpack(packet, channel.USERS_ASK):
-                    self.answer(connection, number, address)
+                for letter, (number, subject) in channel.unpack(packet, channel.USERS_ASK):
+                    (self.answer if letter == b'Q' else self.owner)(connection, number, subject)
         except OSError:
             pass
+
+    def owner(self, connection, number, local):
+        user, dash, ext = self.owners.get(local, (b'', b'', b''))
+        connection.send(channel.pack(b'w', number, b'yes' if user else b'temp', user, b'', b'', b'', dash, ext, b''))
 
     def answer(self, connection, number, address):
         self.asked.append(address)

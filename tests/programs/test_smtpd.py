@@ -823,6 +823,64 @@ def test_xclient(make):
     assert client.say(b'XCLIENT ADDR=192.0.2.7')[:3] == b'550'
 
 
+OWNERS = {b'joe-x': (b'joe', b'-', b'x'), b'joe-ann': (b'joe-ann', b'', b'')}
+
+
+@pytest.fixture
+def joe(make):
+    """A client that has logged in as joe, and its rig; joe-ann is a user, and of joe-away nothing is known now."""
+    rig = make(tcp_smtp='127.:allow,XCLIENT="1"\n', locals='mx.example.com\n', checkfrom='yes\n').warm()
+    rig.users.owners.update(OWNERS)
+    client = rig.connect()
+    client.reply()
+    assert client.say(b'XCLIENT ADDR=127.0.0.1 LOGIN=joe PROTO=ESMTP')[:3] == b'220' and client.say(b'EHLO x')[:3] == b'250'
+    return rig, client
+
+
+@pytest.mark.parametrize('local, code', [(b'joe', b'250'), (b'joe-x', b'250'), (b'joe-ann', b'553'), (b'joe-away', b'451'), (b'ann', b'553')])
+def test_a_longer_name_may_be_another_users(joe, local, code):
+    """joe sends as joe-x, but not as joe-ann, who is a user; later where that cannot be looked up; and the session goes on."""
+    rig, client = joe
+    assert client.say(b'MAIL FROM:<%s@mx.example.com>' % local)[:3] == code
+    assert client.say(b'RSET')[:3] == b'250' and client.say(b'MAIL FROM:<joe@mx.example.com>')[:3] == b'250'
+
+
+@pytest.mark.parametrize('size', [10, 300_000])
+@pytest.mark.parametrize('chunks', [False, True])
+@pytest.mark.parametrize('local, code', [(b'joe-x', b'250'), (b'joe-ann', b'550'), (b'joe-away', b'451')])
+def test_a_longer_name_in_from(joe, local, code, chunks, size):
+    """control/checkfrom: the same for From and Sender, of messages that are kept and of those that are streamed."""
+    rig, client = joe
+    text = b'From: joe@mx.example.com, %s@mx.example.com\r\nSender: joe-x@mx.example.com\r\n\r\n%s\r\n' % (local, b'x' * 70 * (size // 70))
+    client.send(ENVELOPE.partition(b'DATA')[0].replace(b'ann@example.org', b'joe@mx.example.com'))
+    assert [client.reply()[:3] for _ in range(2)] == [b'250', b'250']
+    if chunks:
+        client.send(b'BDAT %d LAST\r\n%s' % (len(text), text))
+    else:
+        assert client.say(b'DATA')[:3] == b'354'
+        client.send(text + b'.\r\n')
+    assert client.reply()[:3] == code and client.say(b'NOOP')[:3] == b'250'
+    assert len(rig.queued.messages) == (code == b'250')
+    if size > 64 << 10 and code != b'250':
+        wait_until(lambda: rig.queued.abandoned == 1)
+
+
+def test_who_goes_while_his_sender_is_looked_up(joe):
+    """A long message whose client has gone before qpy-users answered is given up, and not held for ever."""
+    rig, client = joe
+    asked, gate = threading.Event(), threading.Event()
+    answer = rig.users.owner
+    rig.users.owner = lambda *args: (asked.set(), gate.wait(), answer(*args))
+    client.send(ENVELOPE.replace(b'ann@example.org', b'joe@mx.example.com'))
+    assert [client.reply()[:3] for _ in range(3)] == [b'250', b'250', b'354']
+    client.send(b'From: joe-x@mx.example.com\r\n\r\n' + b'x' * 70 * 5000 + b'\r\n.\r\n')
+    assert asked.wait(20)
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\1\0\0\0\0\0\0\0')
+    client.close()
+    gate.set()
+    wait_until(lambda: rig.queued.abandoned + len(rig.queued.messages) == 1)
+
+
 def test_a_worker_whose_runner_is_killed_is_replaced(make, tmp_path):
     """INV6, D-13: without its runner a worker could have no message filtered any more, and may fork no other: it ends, and
     the next one filters again.  No zombie stays."""
