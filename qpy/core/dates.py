@@ -39,6 +39,11 @@ def stamp(now):
     return b'%d%02d%02d%02d%02d%02d' % gmtime(now)[:6]
 
 
+def internet_date(now):
+    """As in RFC 3339, in UTC: b'2026-11-05T02:16:14Z'."""
+    return b'%04d-%02d-%02dT%02d:%02d:%02dZ' % gmtime(now)[:6]
+
+
 def of_certificate(date):
     """The time of 'Jun  1 12:00:00 2026 GMT', as OpenSSL writes it.  ValueError."""
     month, day, clock, year, _ = date.encode('ascii').split()

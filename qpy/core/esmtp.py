@@ -4,7 +4,7 @@ A row is the keyword; offered(session) -> its parameters in EHLO's answer, or No
 the parameters that it adds to MAIL and to RCPT, {NAME: test of a value}.  A parameter of an extension that is not offered
 is unknown.
 """
-from qpy.core import deliverby, notices, priority, proxy, smtp_login, text
+from qpy.core import dates, deliverby, notices, priority, proxy, smtp_login, text
 
 FUTURE_MAX = 259200         # seconds a message may wait here for its time: less than half of control/queuelifetime's default
 UNKNOWN = b'555 5.5.4 unknown parameter'
@@ -90,7 +90,7 @@ def hold_for(value):
 
 
 def hold_until(value):
-    """RFC 4865, 5: a date and time of RFC 3339, in UTC or with an offset."""
+    """RFC 4865, 5: a date and time of RFC 3339, in UTC or with an offset; see also held_too_long."""
     return unix_time(value.upper()) is not None
 
 
@@ -101,12 +101,11 @@ def unix_time(value):
         return None
     year, month, day, hour, minute, second = (int(value[a:a + n]) for a, n in ((0, 4), (5, 2), (8, 2), (11, 2), (14, 2), (17, 2)))
     offset = zone_offset(value[19:])
-    if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 60) or offset is None:
-        return None
     if month <= 2:
         year, month = year - 1, month + 12
     days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * (month - 3) + 2) // 5 + day - 1 - 719468
-    return days * 86400 + hour * 3600 + minute * 60 + second - offset
+    shown = days * 86400 + hour * 3600 + minute * 60 + second
+    return None if offset is None or dates.internet_date(shown)[:19] != value[:19] else shown - offset
 
 
 def zone_offset(zone):
@@ -115,7 +114,10 @@ def zone_offset(zone):
         return 0
     if len(zone) != 6 or zone[:1] not in b'+-' or zone[3:4] != b':' or (zone[1:3] + zone[4:]).strip(b'0123456789'):
         return None
-    seconds = int(zone[1:3]) * 3600 + int(zone[4:]) * 60
+    hours, minutes = int(zone[1:3]), int(zone[4:])
+    if hours > 23 or minutes > 59:
+        return None
+    seconds = hours * 3600 + minutes * 60
     return -seconds if zone[:1] == b'-' else seconds
 
 
@@ -167,8 +169,10 @@ def for_some(session):
 
 
 def own(session):
-    """RFC 4865, 3: for those whose mail we send, not for mail that comes to us."""
-    return b'%d' % FUTURE_MAX if session.login and session.client.whole else None
+    """RFC 4865, 3: how long and until when, for those whose mail we send, not for mail that comes to us."""
+    if not (session.login and session.client.whole):
+        return None
+    return b'%d %s' % (FUTURE_MAX, dates.internet_date(session.clock + FUTURE_MAX))
 
 
 def trusted(session):
@@ -221,7 +225,13 @@ def parameters(session, rest, of):
         if name in found or (value is None) != (test is nothing) or not test(value):
             return found, VALUE
         found[name] = value or b''
-    return found, b''
+    return found, VALUE if held_too_long(found, session.clock) else b''
+
+
+def held_too_long(found, now):
+    """RFC 4865, 3: to a date that is later than EHLO has said; or both for a time and until one."""
+    until = found.get(b'HOLDUNTIL')
+    return until is not None and (b'HOLDFOR' in found or unix_time(until.upper()) > now + FUTURE_MAX)
 
 
 def of_mail(parameters, now):
@@ -235,7 +245,7 @@ def of_mail(parameters, now):
     if b'HOLDFOR' in parameters:
         options.append((b'b', b'%d' % (now + 1 + int(parameters[b'HOLDFOR']))))     # not a part of a second early
     elif b'HOLDUNTIL' in parameters:
-        options.append((b'b', b'%d' % min(unix_time(parameters[b'HOLDUNTIL'].upper()), now + FUTURE_MAX)))
+        options.append((b'b', b'%d' % unix_time(parameters[b'HOLDUNTIL'].upper())))
     return options
 
 

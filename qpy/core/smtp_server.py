@@ -30,7 +30,7 @@ class Session:
     """See the top of the module."""
 
     __slots__ = ('policy', 'client', 'beside', 'tls', 'login', 'mechanism', 'failures', 'input', 'at', 'replies', 'notes',
-                 'waiting', 'closed', 'skipping', 'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder',
+                 'clock', 'waiting', 'closed', 'skipping', 'state', 'helo', 'protocol', 'sender', 'recipients', 'body', 'decoder',
                  'verdict', 'checking', 'errors', 'refused', 'idle', 'limit', 'size', 'hold', 'fields', 'asking', 'banned',
                  'completion', 'wishes', 'personal', 'now', 'chunks', 'left', 'last', 'skip', 'asked', 'verifying', 'node',
                  'transactions', 'held', 'claim', 'claims', 'stored')
@@ -49,7 +49,7 @@ class Session:
         self.asking = None                  # (stage, what follows) while it is judged
         self.chunks, self.left, self.last, self.skip = None, 0, False, 0    # of BDAT: decoder, bytes to come, and to drop
         self.verifying = self.node = b''    # what VRFY asks about, and ETRN
-        self.now = 0                        # unix time at which the text began
+        self.clock = self.now = 0           # unix time at which something came last; at which the text began
         self.errors = self.refused = self.idle = 0
         self.transactions = 0               # MAIL commands that made sense
         self.claim, self.claims, self.stored = b'', set(), b''  # what WHOSE asks about, and will; what goes to the queue then
@@ -65,8 +65,9 @@ class Session:
         wanted = self.policy.databytes if client.databytes is None else client.databytes
         self.limit = min(wanted or mess.MESSAGE_LIMIT, mess.MESSAGE_LIMIT)      # the queue takes no more
 
-    def receive(self, data: bytes) -> None:
-        """Take bytes from the client."""
+    def receive(self, data: bytes, now: int = 0) -> None:
+        """Take bytes from the client, which came at this unix time."""
+        self.clock = now
         self.input, self.at = (self.input[self.at:] + data if self.at < len(self.input) else data), 0
 
     def buffered(self) -> int:

@@ -99,7 +99,7 @@ class Conversation:
         elif self.delay:
             return self.hang_up(replies.EARLY)
         else:
-            self.session.receive(data)
+            self.session.receive(data, int(unix.time()))
             if self.session.decoder is not None:
                 self.progressed = self.server.now()
                 self.text_bytes += len(data)
@@ -313,7 +313,7 @@ class Conversation:
             return self.hang_up(replies.DENIED if isinstance(problem, settings_.Denied) else replies.TROUBLE)
         self.filter = settings_.filter_of(dict(self.session.client.env))
         self.progressed = self.server.now()
-        self.session.receive(data)
+        self.session.receive(data, int(unix.time()))
         return self.greet() if settings_.on(dict(self.session.client.env), b'SMTPS') else self.run()
 
     # Logins: qpy-auth judges them.

@@ -1,5 +1,6 @@
 """Port 587 in a whole chain: who has logged in sends as himself, and his message goes out complete."""
 import base64
+import calendar
 import os
 import sys
 import time
@@ -142,8 +143,10 @@ def test_a_later_release(one):
     lines = [client.line()]
     while lines[-1][3:4] == b'-':
         lines.append(client.line())
-    assert b'250-FUTURERELEASE 259200' in lines
     before = time.time()
+    [latest] = [line.rpartition(b' ')[2] for line in lines if line.startswith(b'250-FUTURERELEASE 259200 ')]
+    assert abs(calendar.timegm(time.strptime(latest.decode(), '%Y-%m-%dT%H:%M:%SZ')) - before - 259200) < 60
+    assert client.say(b'MAIL FROM:<user@here.test> HOLDUNTIL=2099-01-01T00:00:00Z')[:3] == b'501'
     assert client.say(b'MAIL FROM:<user@here.test> HOLDFOR=3')[:3] == b'250'
     assert [client.say(line)[:3] for line in (b'RCPT TO:<user@here.test>', b'DATA', b'Subject: released later\r\n\r\nx\r\n.')] == [
         b'250', b'354', b'250']

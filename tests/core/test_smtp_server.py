@@ -41,8 +41,8 @@ class World:
         self.out, self.text, self.messages, self.closed, self.drops = b'', b'', [], False, 0
         self.begun = False          # a handshake may begin
 
-    def feed(self, data):
-        self.session.receive(data)
+    def feed(self, data, now=0):
+        self.session.receive(data, now)
         while True:
             event = self.session.next()
             if event is None:
@@ -835,13 +835,29 @@ def test_parameters_of_rcpt_reach_the_envelope():
     (b'RET=ALL', b'501'), (b'RET', b'501'), (b'ENVID=', b'501'), (b'ENVID=a+2', b'501'), (b'ENVID=a=b', b'501'), (b'SMTPUTF8=1', b'501'),
     (b'REQUIRETLS=', b'501'), (b'BY=0;R', b'501'), (b'BY=10', b'501'), (b'BY=10;X', b'501'), (b'HOLDFOR=999999999', b'501'),
     *((b'MT-PRIORITY=' + value, b'501') for value in (b'', b'10', b'-0', b'+1', b'-', b'x', b'01', b'--1', b'-10')),
-    (b'HOLDFOR=-1', b'501'), (b'HOLDUNTIL=tomorrow', b'501'), (b'HOLDUNTIL=2026-13-01T00:00:00Z', b'501'), (b'RET=FULL RET=FULL', b'501'),
+    (b'HOLDFOR=-1', b'501'), (b'HOLDFOR=60 HOLDUNTIL=1970-01-01T00:20:00Z', b'501'),
+    *((b'HOLDUNTIL=' + value, b'501') for value in (
+        b'1970-01-04T00:00:01Z', b'1970-01-04T02:00:01+02:00', b'1970-02-29T00:00:00Z', b'1970-00-01T00:00:00Z', b'1970-01-00T00:00:00Z',
+        b'1970-01-01T24:00:00Z', b'1970-01-01T00:60:00Z', b'1970-01-01T00:00:60Z', b'1970-01-01T00:00:00+24:00',
+        b'1970-01-01T00:00:00+00:60', b'2027-12-24T08:00:00Z')),
+    (b'HOLDUNTIL=tomorrow', b'501'), (b'HOLDUNTIL=2026-13-01T00:00:00Z', b'501'), (b'RET=FULL RET=FULL', b'501'),
     (b'SOMETHING', b'555'), (b'BODY=BINARYMIME', b'501'), (b'ENVID=' + b'x' * 101, b'501'), (b'XDELAY=1', b'555')])
 def test_parameters_that_are_none(line, code):
     """Malformed, twice, unknown, beyond what is offered."""
     session = Session(policy(), client(), smtp_policy.Beside(True, (b'PLAIN',)))
     session.tls, session.login = SECURE, b'joe'
     assert World(session=session).say(b'MAIL FROM:<joe@example.org> ' + line)[0][:3] == code
+
+
+def test_the_latest_release():
+    """RFC 4865, 3: EHLO says for how long and until when by the clock of that moment, and MAIL keeps to it by its own."""
+    session = Session(policy(), client(), smtp_policy.Beside(True, (b'PLAIN',)))
+    session.tls, session.login = SECURE, b'joe'
+    world, now = World(session=session), 1_709_164_800          # 29 February 2024, 0 h UTC
+    for later, latest in ((0, b'2024-03-03T00:00:00Z'), (86400, b'2024-03-04T00:00:00Z')):
+        lines = b'EHLO x\r\nMAIL FROM:<joe@example.org> HOLDUNTIL=%s\r\nRSET\r\nMAIL FROM:<joe@example.org> HOLDUNTIL=%s\r\n'
+        said = world.feed(lines % (latest, latest[:-2] + b'1Z'), now + later).replies()
+        assert b'250-FUTURERELEASE 259200 ' + latest in said and [reply[:3] for reply in said[-3:]] == [b'250', b'250', b'501']
 
 
 @pytest.mark.parametrize('line, code', [(b'NOTIFY=NEVER,DELAY', b'501'), (b'NOTIFY=', b'501'), (b'NOTIFY=SUCCESS,SUCCESS', b'501'),
