@@ -8,7 +8,7 @@ Exit: 0 all is well, or sees to itself; 1 somebody must look; 100 wrong usage; 1
 """
 from qpy import unix, unix_kernel
 from qpy.core import exits, mess, mounts, queuecheck, text
-from qpy.lib import program, queuefile
+from qpy.lib import aside, program, queuefile
 
 USAGE = b'usage: qpy-fsck [--set-aside] [--all]'
 SETTLED = 120               # seconds without a change, after which a file in a queue in use is finished
@@ -133,7 +133,8 @@ class Check:
                 continue
             if not mess.is_id(name):
                 if not (self.live and (name.startswith(b'copy.') or name == b'shorter')):
-                    self.found(b'state', name, b'shorter' if name == b'shorter' else b'foreign')
+                    self.found(b'state', name, b'shorter' if name == b'shorter' else
+                               b'kept' if name.endswith(aside.SUFFIX) else b'foreign')
                 continue
             for kind in self.of_state(name):
                 self.found(b'state', name, kind)
@@ -207,6 +208,8 @@ class Check:
             self.moved.add(new)
             unix.fsync(self.place[b'damaged'])
             unix.fsync(self.place[where])
+            if where == b'mess' and mess.is_id(name):
+                aside.lay_state(self.place[b'state'], name)
         except unix.error as problem:
             self.worst = queuecheck.WRONG
             return say(b'queue/%b/%b: unable to set it aside: %b' % (where, text.printable(name), program.reason(problem)))

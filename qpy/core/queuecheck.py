@@ -66,6 +66,10 @@ TABLE = {
         b'ends in an entry torn by a crash, which is ignored; what it said is done '
         b'again, a duplicate at worst',
         DELIVERED),
+    b'broken': (WRONG, False,
+        b'has a damaged place with whole entries behind it: the disk has lost what stood there, or a power cut; it is done '
+        b'again, a duplicate at worst, but a hold or release is forgotten: see qpy-qread whether what was held still is',
+        DELIVERED),
     b'orphan': (HEALS, False,
         b'is the state of a message that is gone; send removes it when it starts',
         REMOVED),
@@ -81,7 +85,8 @@ TABLE = {
         LEFT),
     b'kept whole': (WRONG, False,
         b'was set aside and is a whole message: with qpy stopped, move it back into '
-        b'queue/mess under the name its last line tells, and it is delivered',
+        b'queue/mess under the name its last line tells, and queue/state/NAME.aside, if that is there, to '
+        b'queue/state/NAME, or all its recipients are served again; and it is delivered',
         LEFT),
 }
 
@@ -111,8 +116,10 @@ def true_name(footer):
 def of_state(data, ident, recipients):
     """The kinds that fit the bytes of a state whose message has so many recipients."""
     view, kinds = state.replay(data, ident, recipients), []
-    if view.end < len(data):
+    if view.tail:
         kinds.append(b'torn')
+    if view.lost:
+        kinds.append(b'broken')
     entries = state.entries(data, ident)[0]
     if any(letter in state.OF_RECIPIENT and not known(fields[0], recipients) for letter, fields in entries):
         kinds.append(b'strange')

@@ -15,8 +15,12 @@ A payload is a letter and fields separated by NUL (only the last may itself hold
     h reason                held
     o                       released
 
-index counts the T records of the envelope from 0.  A tail torn by a crash is ignored, and cut off before the next
-entry is appended; what it said is done again: a duplicate at worst.  Letters not known here are kept and skipped.
+index counts the T records of the envelope from 0.  Letters not known here are kept and skipped.
+
+What is damaged is passed over, and reading goes on at the next entry that is whole: each is true whatever became of the
+others (h and o are on disk before anybody counts on them), so that any of them may be missing after a crash.  What a
+missing one said is done again: a duplicate at worst.  Behind the last whole entry is the tail, torn by a crash, which is
+cut off before the next one is appended.  A text cannot pass for an entry: it holds no NUL, and lengths begin with two.
 """
 from zlib import crc32
 
@@ -28,6 +32,7 @@ ENTRY_LIMIT = 65536         # bytes of one payload; what claims more is torn
 TEXT_LIMIT = 10_000         # bytes of text kept of one failure or deferral
 INDEX_LIMIT = 1 << 31
 TIME_LIMIT = 1 << 40
+HOLE = bytes(4096)          # zeros, as a file system leaves them in place of what it has lost
 
 
 class View:
@@ -36,15 +41,16 @@ class View:
     status: bytearray, one of the above for each recipient; texts: {index: last failure or deferral, or success};
     warned: unix seconds, or 0; due: unix seconds of the next attempt (0: at once); attempts: passes so far; held: reason
     or None; born: unix seconds from which its age counts in place of its ID's, or 0;
-    end: how many bytes of the file are whole (what follows is torn: cut it off before appending).
+    end: where the last whole entry ends; tail: how many bytes follow (torn: cut them off before appending); lost: how many
+    before it are of no whole entry.
     """
 
-    __slots__ = ('status', 'texts', 'due', 'attempts', 'held', 'end', 'warned', 'born')
+    __slots__ = ('status', 'texts', 'due', 'attempts', 'held', 'end', 'tail', 'lost', 'warned', 'born')
 
     def __init__(self, recipients):
         self.status = bytearray(recipients)
         self.texts, self.due, self.attempts, self.held, self.end = {}, 0, 0, None, 0
-        self.warned = self.born = 0
+        self.warned = self.born = self.tail = self.lost = 0
 
     def indices(self, status):
         """The recipients (indices) that are in this status."""
@@ -120,17 +126,36 @@ def entry(ident, letter, *fields):
 
 
 def entries(data, ident):
-    """([(letter, [fields])], end) of a state file's bytes: the whole entries, and where the first torn one begins."""
-    found, at = [], 0
-    while True:
-        size = int.from_bytes(data[at:at + 4], 'big')
-        payload = data[at + 4:at + 4 + size]
-        crc = data[at + 4 + size:at + 8 + size]
-        if not 1 <= size <= ENTRY_LIMIT or len(crc) < 4 or crc32(payload + ident) != int.from_bytes(crc, 'big'):
-            return found, at
+    """([(letter, [fields])], end, lost) of a state file's bytes: the whole entries, where the last of them ends, and how
+    many bytes before that are of none."""
+    found, at, end, lost = [], 0, 0, 0
+    while at >= 0:
+        payload = payload_at(data, ident, at)
+        if payload is None:
+            at = next_length(data, at + 1)
+            continue
         letter = payload[:1]
         found.append((letter, payload[1:].split(b'\0', 0 if letter in b'ho' else 1)))
-        at += 8 + size
+        lost += at - end
+        at = end = at + 8 + len(payload)
+    return found, end, lost
+
+
+def payload_at(data, ident, at):
+    """What the entry that begins there says; None if none does."""
+    size = int.from_bytes(data[at:at + 4], 'big')
+    payload = data[at + 4:at + 4 + size]
+    crc = data[at + 4 + size:at + 8 + size]
+    if not 1 <= size <= ENTRY_LIMIT or not payload[:1].isalpha() or len(crc) < 4 or crc32(payload + ident) != int.from_bytes(crc, 'big'):
+        return None
+    return payload
+
+
+def next_length(data, at):
+    """Where, from at on, the length of an entry may stand; -1 if nowhere."""
+    while data.startswith(HOLE, at):
+        at += len(HOLE) - 3
+    return data.find(b'\0\0', at)
 
 
 def pack_indices(indices):
@@ -154,9 +179,10 @@ def unpack_indices(word, recipients):
 
 
 def replay(data, ident, recipients):
-    """The View that a state file's bytes (whole, torn or empty) give of a message with so many recipients."""
+    """The View that a state file's bytes (whole, damaged or empty) give of a message with so many recipients."""
     view = View(recipients)
-    found, view.end = entries(data, ident)
+    found, view.end, view.lost = entries(data, ident)
+    view.tail = len(data) - view.end
     for letter, fields in found:
         view.apply(letter, fields)
     return view

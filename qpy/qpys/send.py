@@ -19,7 +19,7 @@ from heapq import heappop, heappush
 from qpy import unix, unix_kernel
 from qpy.core import channel, dates, deliverby, destinations, dispatch, etrn, exits, jobs, mess, notices, priority, \
     route, schedule, sendlog, smtproutes, state, text
-from qpy.lib import confine, controls, inherit, loop as loops, packets, program, route as routing
+from qpy.lib import aside, confine, controls, inherit, loop as loops, packets, program, route as routing
 from qpy.qpys import control, store, streams
 
 SCAN = 400              # names or files looked at per pass of the loop while the queue is searched
@@ -379,7 +379,7 @@ class Send:
     def found_whole(self, name):
         """The same, once the footer is known to be good."""
         try:
-            view = self.store.view(name, 0)
+            view = self.view(name, 0)
         except (unix.error, MemoryError) as problem:
             self.warn(b'trouble reading state/' + name + b'; will try again later', problem)
             return self.dispatch.found(int(name), self.clock.now + schedule.TROUBLE)
@@ -445,7 +445,7 @@ class Send:
         name, message = b'%016d' % id, None
         try:
             message = self.store.load(name, self.searched_for(id))
-            view = self.store.view(name, len(message.envelope.recipients))
+            view = self.view(name, len(message.envelope.recipients))
         except FileNotFoundError:
             self.warn(b'mess/%s was removed, and not by qpy-send: whoever was still to get it does not' % name)
             return self.dispatch.not_loaded(id)
@@ -465,6 +465,17 @@ class Send:
         if later is not None:
             return self.dispatch.not_loaded(id, later)
         self.dispatch.loaded(self.job(id, message, view))
+
+    def view(self, name, recipients):
+        """What its state says, as store.view; what it does not say any more is a warning."""
+        view = self.store.view(name, recipients)
+        if view is not None and view.tail:
+            self.warn(b'state/%s ended in %d bytes of no whole entry, which are cut off; what they said is done again'
+                      % (name, view.tail))
+        if view is not None and view.lost:
+            self.warn(b'state/%s is damaged: %d bytes among its entries are lost; what they said is done again, and a hold or '
+                      b'release is forgotten' % (name, view.lost), once=b'state/' + name)
+        return view
 
     def waits(self, envelope, view):
         """HELD, or the time before which this message must not be tried; None if it may be."""
@@ -541,13 +552,20 @@ class Send:
 
         def answered(done):
             if done:
-                self.store_drop(name)
+                self.lay_aside(name)
                 self.dispatch.not_loaded(id)
             else:
                 self.warn(b'qpy-clean unable to set aside mess/' + name)
                 self.dispatch.not_loaded(id, self.clock.now + schedule.TROUBLE)
             self.wake()
         self.clean.ask(b's', name, answered)
+
+    def lay_aside(self, name):
+        """The state of what was set aside is kept for whoever puts that back."""
+        try:
+            aside.lay_state(self.store.state, name)
+        except unix.error as problem:
+            self.warn(b'unable to rename state/' + name, problem)
 
     # --- deliveries -------------------------------------------------------------------------------
 

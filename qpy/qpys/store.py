@@ -3,9 +3,8 @@
 send reads queue/mess and never writes there; queue/state is its own.  Names are IDs of 16 digits.
 
 What may be forgotten.  Appending to a state is not waited for: an entry that a crash takes away is found out
-again by delivering again.  A state is cut back to its last whole entry before more is appended, so that a
-torn entry hides nothing behind it.  Only an administrator's hold and release are synced: nothing would find
-those out again.
+again by delivering again.  A state is cut back to its last whole entry before more is appended.
+Only an administrator's hold and release are synced: nothing would find those out again.
 """
 from qpy import unix
 from qpy.core import state
@@ -62,7 +61,7 @@ class Store:
     # --- states ---
 
     def view(self, name, recipients):
-        """What the state says, as state.View; None if there is no state.  A torn tail is cut off.
+        """What the state says, as state.View; None if there is no state.  A tail is cut off.
 
         With recipients 0 only due, attempts and held mean anything.
         """
@@ -75,7 +74,7 @@ class Store:
         finally:
             unix.close(fd)
         view = state.replay(data, name, recipients)
-        if view.end < len(data):
+        if view.tail:
             self._cut(name, view.end)
         if recipients and view.end > WORDY:
             self._shorten(name, view)

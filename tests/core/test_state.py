@@ -22,8 +22,8 @@ def write(history):
 @given(st.lists(facts))
 def test_entries_come_back(history):
     """What was appended is what is read, whole, in order, unknown letters too."""
-    found, end = state.entries(write(history), IDENT)
-    assert end == len(write(history))
+    found, end, lost = state.entries(write(history), IDENT)
+    assert end == len(write(history)) and not lost
     assert [letter for letter, _ in found] == [fact[0] for fact in history]
     assert [b'\0'.join(fields) for _, fields in found] == [b'\0'.join(fact[1:]) for fact in history]
 
@@ -33,9 +33,58 @@ def test_a_torn_tail_is_ignored_and_its_place_known(history, data):
     """Cut the file anywhere: the whole entries before the cut count, end is where the next one is to be written."""
     whole = write(history)
     cut = data.draw(st.integers(0, len(whole)))
-    found, end = state.entries(whole[:cut], IDENT)
-    assert whole.startswith(write(history[:len(found)])) and end == len(write(history[:len(found)])) <= cut
+    found, end, lost = state.entries(whole[:cut], IDENT)
+    assert whole.startswith(write(history[:len(found)])) and end == len(write(history[:len(found)])) <= cut and not lost
     assert len(found) == len(history) or len(write(history[:len(found) + 1])) > cut
+
+
+said = st.binary(max_size=30).map(lambda text: text.replace(b'\0', b''))
+spoken = st.one_of(st.tuples(st.sampled_from([b'd', b'r']), index), st.tuples(st.sampled_from([b'f', b'z']), index, said))
+
+
+@given(st.lists(spoken, min_size=1, max_size=8), st.data())
+def test_damage_takes_what_stood_there_and_no_more(history, data):
+    """Q-19: whatever becomes of some bytes, every entry outside of them is read, none is invented, and the figures say where
+    the last one ends and how much before it is lost."""
+    whole = write(history)
+    first = data.draw(st.integers(0, len(whole) - 1))
+    last = data.draw(st.integers(first + 1, len(whole)))
+    noise = data.draw(st.sampled_from([b'\0', b'\xff', b'x'])) * (last - first)
+    broken = whole[:first] + noise + whole[last:]
+    ends = [len(write(history[:n + 1])) for n in range(len(history))]
+    left = [n for n, end in enumerate(ends) if broken[end - len(write(history[n:n + 1])):end] == write(history[n:n + 1])]
+    found, end, lost = state.entries(broken, IDENT)
+    assert [(letter, *fields) for letter, fields in found] == [history[n] for n in left]
+    assert end == (ends[left[-1]] if left else 0) and lost == end - len(write([history[n] for n in left]))
+    view = state.replay(broken, IDENT, 5)
+    assert (view.end, view.lost, view.tail) == (end, lost, len(broken) - end)
+
+
+@pytest.mark.parametrize('size', [1, 3, 4095, 4096, 4097, 8189, 8192, 12_288, 100_000])
+@pytest.mark.parametrize('around', [b'', b'\xff'])
+def test_a_hole(size, around):
+    """Zeros in place of some pages: what stands behind them is found, and quickly."""
+    hole = around + bytes(size) + around
+    data = write([(b'd', b'0')]) + hole + write([(b'h', b'not now'), (b'd', b'2')])
+    assert state.entries(data, IDENT) == ([(b'd', [b'0']), (b'h', [b'not now']), (b'd', [b'2'])], len(data), len(hole))
+
+
+def test_a_text_cannot_pass_for_an_entry():
+    """INV7: what another host said is never read as an entry, though what it stands in is damaged."""
+    forged = write([(b'o',)]).lstrip(b'\0')
+    data = write([(b'h', b'not now'), (b'z', b'0', forged + b'\xff' + forged), (b'd', b'1')])
+    for at in range(len(write([(b'h', b'not now')])), len(data)):
+        for byte in (data[at] ^ 1, 0, 255):
+            assert state.replay(data[:at] + bytes([byte]) + data[at + 1:], IDENT, 2).held == b'not now'
+
+
+@given(st.lists(facts, max_size=8), st.data())
+def test_entries_are_true_whatever_became_of_the_others(history, data):
+    """Q-19: a recipient counts as done by no set of entries, in their order, by which he does not by all of them."""
+    some = [fact for fact in history if data.draw(st.booleans())]
+    every, few = (state.replay(write(facts), IDENT, 5) for facts in (history, some))
+    done = (state.DELIVERED, state.REPORTED, state.SUCCEEDED)
+    assert all(there in done for there, here in zip(every.status, few.status, strict=True) if here in done)
 
 
 @given(st.binary(max_size=100))
@@ -48,7 +97,7 @@ def test_any_bytes_can_be_replayed(data):
 
 def test_another_messages_entries_do_not_count():
     """Stale blocks of an older file are no history of this one."""
-    assert state.entries(state.entry(b'1764036974123457', b'd', b'0'), IDENT) == ([], 0)
+    assert state.entries(state.entry(b'1764036974123457', b'd', b'0'), IDENT) == ([], 0, 0)
 
 
 @pytest.mark.parametrize('history, status, finished', [
@@ -90,7 +139,7 @@ def test_a_message_without_recipients_is_finished():
 
 def test_long_texts_are_cut_and_indices_cannot_be_forged():
     """INV7, P-02."""
-    found, _ = state.entries(state.entry(IDENT, b'f', b'0', b'x' * 99999), IDENT)
+    found, _, _ = state.entries(state.entry(IDENT, b'f', b'0', b'x' * 99999), IDENT)
     assert len(found[0][1][1]) < 10_000
     with pytest.raises(ValueError):
         state.entry(IDENT, b'f', b'0\0001', b'x')

@@ -10,6 +10,7 @@ import pytest
 
 from qpy.admin import fsck
 from qpy.core import exits, mess, queuecheck, state
+from qpy.lib import aside
 from tests.power import explorer, whole
 from tests.power.whole import HOME, Message, World
 
@@ -237,6 +238,9 @@ def follow_the_advice(seam):
         if true and not taken and is_whole({b'mess/' + true: data}, true):
             del directory[name]
             disk.build(HOME + b'/queue/mess/' + true, data)
+            states = disk._find(HOME + b'/queue/state', None)[2].seen
+            if true + aside.SUFFIX in states:
+                states[true] = states.pop(true + aside.SUFFIX)
 
 
 @pytest.mark.parametrize('with_fsck', [False, True], ids=['at once', 'after qpy-fsck'])
@@ -308,6 +312,8 @@ PLANTED = [
     (b'newer', {b'mess/' + IDENT: NEWER}, b'mess/' + IDENT), (b'foreign', {b'mess/core': b'x'}, b'mess/core'),
     (b'foreign', {b'state/notes': b'x'}, b'state/notes'),
     (b'torn', {b'mess/' + IDENT: GOOD, b'state/' + IDENT: BOTH_DONE[:-3]}, b'state/' + IDENT),
+    (b'broken', {b'mess/' + IDENT: GOOD, b'state/' + IDENT: b'\0\0\0\2x0' + BOTH_DONE[len(BOTH_DONE) // 2:]}, b'state/' + IDENT),
+    (b'kept', {b'state/' + IDENT + aside.SUFFIX: BOTH_DONE}, b'state/' + IDENT + aside.SUFFIX),
     (b'orphan', {b'state/' + IDENT: BOTH_DONE}, b'state/' + IDENT),
     (b'shorter', {b'state/shorter': BOTH_DONE}, b'state/shorter'),
     (b'strange', {b'mess/' + IDENT: GOOD, b'state/' + IDENT: state.entry(IDENT, b'd', b'7')}, b'state/' + IDENT),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from qpy import unix, unix_kernel
 from qpy.core import bounce, channel, dotqmail, localstatus, mess, submit as words
-from qpy.lib import loop as loops, packets, program, submit
+from qpy.lib import aside, loop as loops, packets, program, submit
 from qpy.qpyq import clean, queued, store as queue_store
 from qpy.qpys import bouncer, send, store as send_store, streams
 from qpy.user import delivery, local, mailbox
@@ -445,7 +445,7 @@ class System:
     def at_rest(self):
         """Is the queue empty, and the state too?"""
         mess_, state_ = (self.seam.disk._find(HOME + b'/queue/' + name, None)[2].seen for name in (b'mess', b'state'))
-        return not mess_ and not state_ and not self.clients
+        return not mess_ and all(name.endswith(aside.SUFFIX) for name in state_) and not self.clients
 
 
 class Died(Exception):

@@ -113,6 +113,7 @@ def test_each_anomaly(home, kind, name, data, where, movable):
     ('torn', state.entry(IDS[0], b'd', b'0') + state.entry(IDS[0], b'd', b'1')[:-1]),
     ('finished', state.entry(IDS[0], b'd', b'0') + state.entry(IDS[0], b'f', b'1',
                                                                b'no') + state.entry(IDS[0], b'r', b'1')),
+    ('broken', state.entry(IDS[0], b'd', b'0').replace(b'd', b'D') + state.entry(IDS[0], b'h', b'do not send')),
     ('strange', state.entry(IDS[0], b'd', b'2')), ('torn', b'\0' * 100), ('torn', state.entry(IDS[1], b'd', b'0'))])
 def test_each_state(home, kind, entries):
     """A state beside its message: torn, finished, or of another message."""
@@ -123,6 +124,20 @@ def test_each_state(home, kind, entries):
     before = everything(home)
     run(home, b'--set-aside')
     assert everything(home) == before
+
+
+def test_a_state_waits_for_its_message(home):
+    """Q-18: what a message that is set aside had behind it is kept beside the states, and counts as one when it is put back."""
+    entry = state.entry(IDS[0], b'h', b'not now')
+    put(home, IDS[0], torn(IDS[0]))
+    put(home, IDS[0], entry, b'state')
+    run(home, b'--set-aside')
+    aside = home + b'/queue/state/' + IDS[0] + b'.aside'
+    assert everything(home) == {home + b'/queue/damaged/' + IDS[0]: torn(IDS[0]), aside: entry}
+    code, said = run(home, b'--set-aside')
+    assert code == 0 and [line.partition(b':')[0] for line in said] == [b'queue/state/' + IDS[0] + b'.aside',
+                                                                       b'queue/damaged/' + IDS[0], b'qpy-fsck']
+    assert aside in everything(home)
 
 
 def test_nothing_is_replaced(home):

@@ -227,14 +227,20 @@ def test_damaged(rig, damage):
 
 @pytest.mark.parametrize('size', [10, 300_000])
 def test_cut_short_while_it_waits(rig, size):
-    """What is cut short is found by the search itself, not when its next attempt is due; its state goes too."""
+    """What is cut short is found by the search itself, not when its next attempt is due; its state is kept for
+    whoever puts it back."""
     ident = rig.put(b'a@x.example', body=b'x' * size)
     rig.report(rig.jobs[0], b'Z')
     rig.crash()
     os.truncate(rig.home + b'/queue/mess/' + ident, size // 2)
     rig.start(rig.last + 1)
     rig.step(20)
-    assert rig.cleaned == [b's' + ident] and rig.send.dispatch.count() == 0 and there(rig, b'state') == []
+    assert rig.cleaned == [b's' + ident] and rig.send.dispatch.count() == 0
+    assert there(rig, b'state') == [ident + b'.aside']
+    rig.crash()
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert there(rig, b'state') == [ident + b'.aside'] and rig.send.dispatch.count() == 0
 
 
 def test_changed_while_it_waits(rig):
@@ -360,6 +366,29 @@ def test_torn_state_is_cut(rig):
     rig.wait(500)
     rig.report(rig.jobs[0], b'Z')
     assert rig.state(ident).attempts == 2
+
+
+def test_a_damaged_place_in_a_state(rig):
+    """Q-19: one flipped bit in front of it takes no hold away; the log says that something is lost, once."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    rig.send.store.append(ident, [(b'h', b'do not send')], sync=True)
+    path = rig.home + b'/queue/state/' + ident
+    with open(path, 'r+b') as file:
+        data = bytearray(file.read())
+        data[6] ^= 1
+        file.seek(0)
+        file.write(data)
+        file.write(b'\0\0\0\x20torn')
+    rig.crash()
+    rig.start(rig.last + 1)
+    rig.step(10)
+    rig.wait(500)
+    assert not rig.jobs and rig.state(ident).held == b'do not send'
+    assert os.stat(path).st_size == len(data)
+    lines = rig.lines()
+    assert len([line for line in lines if b'warning: state/%b is damaged: ' % ident in line]) == 1
+    assert len([line for line in lines if b'warning: state/%b ended in 8 bytes' % ident in line]) == 1
 
 
 def test_file_removed_by_hand(rig):
