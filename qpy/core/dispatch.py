@@ -3,7 +3,7 @@
 Events go in (found, loaded, report, bounced, written, removed ...), `advance` gives the actions that follow
 from them, as tuples whose first item is one of the words below; `lines` collects what belongs into the log.
 
-    asleep      every message that is not being worked on: {ID: when}, two numbers (about 170 bytes)
+    asleep      every message that is not being worked on: {ID: when}, a number and a place in the calendar (about 120 bytes)
     jobs        the messages that are: a Job each, with what is left of its recipients in this pass
     Work        one job's recipients at one destination
     Flight      one transaction under way: one recipient of lspawn's, up to 100 of rspawn's
@@ -26,7 +26,7 @@ machine stops is found out again by delivering again: a duplicate, never a loss.
 only when every recipient is delivered or its report is durable in the queue.
 """
 from collections import deque
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from qpy.core import destinations, etrn, notices, priority, route, schedule, sendlog, text
 from qpy.core.jobs import NOWHERE, WINDOW, Channel, Flight, Place, Work
@@ -60,7 +60,7 @@ REPORT_LIMIT = 10_000           # bytes of one report, as in qmail-send
 STATE_TEXT, LEAST_TEXT = 32 << 20, 200      # bytes kept of all reports on one message; of one, however many there are
 CROWDED = 300                   # seconds a destination that turned one away beside others gets no more than those
 MOST_DESTINATIONS = 20_000      # remembered without anything to do there
-STALE = 10_000                  # entries of the heap of sleepers that are of no use any more, beside one for each sleeper
+STALE = 10_000                  # entries of the calendar of sleepers that are of no use any more, beside one for each sleeper
 
 LATE = b'The sender wanted this message back rather than late, and its time is over. (#5.4.7)\n'
 CANCELLED = b'This message was taken out of the queue by the administrator. (#5.7.0)\n'
@@ -86,7 +86,7 @@ class Dispatch:
         self.local, self.remote = Channel(route.LOCAL, local), Channel(route.REMOTE, remote)
         self.channels = {route.LOCAL: self.local, route.REMOTE: self.remote}
         self.now = clock.now
-        self.asleep, self.heap = {}, []
+        self.asleep, self.calendar = {}, schedule.Calendar()
         self.fresh, self.backlog = deque(), deque()     # IDs to load: just arrived, or woken and found
         self.jobs, self.loading, self.leaving, self.orders = {}, {}, {}, {}
         self.loaded_recipients = 0
@@ -138,18 +138,17 @@ class Dispatch:
         return len(self.asleep) + len(self.jobs) + len(self.loading) + len(self.leaving)
 
     def _sleep(self, id, due):
-        self.asleep[id] = due
-        heappush(self.heap, (due, id))
-        if len(self.heap) > 2 * len(self.asleep) + STALE:       # those that were woken before their time
-            self.heap = [(due, id) for id, due in self.asleep.items() if due > 0]
-            heapify(self.heap)
+        self.asleep[id] = self.calendar.add(due, id)
+        if self.calendar.entries > 2 * len(self.asleep) + STALE:        # those that were woken before their time
+            self.calendar.clear()
+            for id, due in self.asleep.items():
+                if due > 0:
+                    self.calendar.add(due, id)
 
     def _wake_due(self):
-        heap, asleep, now = self.heap, self.asleep, self.now
-        while heap and heap[0][0] <= now:
-            due, id = heappop(heap)
-            if asleep.get(id) == due:
-                self.backlog.append(id)
+        while (found := self.calendar.take(self.now)) is not None:
+            due, ids = found
+            self.backlog.extend(id for id in ids if self.asleep.get(id) == due)
 
     def run_all(self):
         """Everything that sleeps is due now, what could not be written too, and no destination is left alone (SIGALRM)."""
@@ -159,14 +158,14 @@ class Dispatch:
             if due > 0:
                 self.asleep[id] = DUE
                 self.backlog.append(id)
-        self.heap.clear()
+        self.calendar.clear()
         for channel in self.channels.values():
             for place in channel.places.values():
                 place.until = 0
 
     def next_due(self):
         """Steady time at which advance must be called again, or None."""
-        times = [self.heap[0][0]] if self.heap else []
+        times = [self.calendar.first()] if self.calendar.entries else []
         times += [self.stuck[0][0]] if self.stuck else []
         times += [self.paced[0][0]] if self.paced else []
         return min(times, default=None)

@@ -4,8 +4,11 @@
     Clock.age(birth)            how old a message is, whatever the wall clock has done in the meantime
     Expiry                      a message is given up only when it is old *and* was tried often enough
 
+    Calendar                    which messages are due in which second
+
 All times are whole seconds. `now` is the steady time of Clock: it begins as the wall clock and never jumps.
 """
+from heapq import heappop, heappush
 
 SKIP_LOCAL, SKIP_REMOTE = 10, 20
 TROUBLE = 123               # seconds until the next try after a failure of this system, as in qmail
@@ -80,6 +83,41 @@ def dying(age, attempts, running, lifetime, skip):
     qmail.
     """
     return age > lifetime and attempts >= attempts_needed(lifetime, skip) and running >= min(GRACE, lifetime)
+
+
+class Calendar:
+    """Which IDs are due in which second: a word for each, and one number for all of the same second.  entries: how many."""
+
+    __slots__ = ('seconds', 'heap', 'entries')
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        """Nothing is due any more."""
+        self.seconds, self.heap, self.entries = {}, [], 0
+
+    def add(self, second, id):
+        """Note one more; the number that stands for this second, the same for all of them."""
+        known = self.seconds.get(second)
+        if known is None:
+            known = self.seconds[second] = second, []
+            heappush(self.heap, second)
+        self.entries += 1
+        known[1].append(id)
+        return known[0]
+
+    def first(self):
+        """The earliest second; None if there is none."""
+        return self.heap[0] if self.heap else None
+
+    def take(self, now):
+        """(second, sorted IDs) of the earliest second, which goes; None if that is still to come."""
+        if not self.heap or self.heap[0] > now:
+            return None
+        second, ids = self.seconds.pop(heappop(self.heap))
+        self.entries -= len(ids)
+        return second, sorted(ids)
 
 
 class Clock:

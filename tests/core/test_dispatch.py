@@ -695,16 +695,42 @@ def test_conservation(rng, at_end, per_host):
     assert set(w.delivered.values()) <= {1}
 
 
-def test_size_of_waiting():
-    """D-04: a waiting message costs less than 300 bytes."""
-    w = World()
+def memory_of(act):
+    """Bytes that are there after act() and were not before."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    for n in range(100_000):
-        w.d.found(START * 1_000_000 + n, START + 1000 + n)
+    act()
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert used / 100_000 < 300
+    return used
+
+
+def test_size_of_waiting():
+    """D-04: a waiting message costs less than 150 bytes."""
+    w, many = World(), 100_000
+
+    def act():
+        for n in range(many):
+            w.d.found(START * 1_000_000 + n, START + 1000 + n % 10_000)
+    assert memory_of(act) < 150 * many
+
+
+def test_size_of_waiting_for_the_dead():
+    """D-04: one that waits because its destination is in trouble costs less than 240."""
+    w, many = World(), 20_000
+    w.load = lambda id, forced: w.d.loaded(jobs.Job(id, b'%016d' % id, 100, b's@x', [(0, R, b'r@dead', b'dead')], 1, START))
+    w.write = lambda job: w.d.written(job, True)
+    w.d.found(START * 1_000_000)
+    w.step()
+    w.answer_all(b'Z', b'h', b'no route')
+
+    def act():
+        for n in range(1, many):
+            w.d.found(START * 1_000_000 + n)
+            w.step()
+            w.log.clear()
+    assert memory_of(act) < 240 * many
+    assert len(w.d.remote.places[b'dead'].stranded) == many == w.d.count()
 
 
 def test_never_quadratic():

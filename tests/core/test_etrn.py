@@ -311,14 +311,14 @@ def test_what_was_found_and_not_read():
     assert hurry(again) == 1 and again.started == [(id, b'r0@a.example')]
 
 
-def test_the_heap_does_not_grow():
+def test_the_calendar_does_not_grow():
     """However often a message is woken before its time, what is kept of that is bounded."""
     w = world()
     id = sleeping(w, (R, b'a.example'))
     for _ in range(2 * dispatch.STALE):
         w.d.asleep.pop(id)
         w.d._sleep(id, w.clock.now + 400)
-    assert len(w.d.heap) <= dispatch.STALE + 2 and w.d.next_due() == w.clock.now + 400
+    assert w.d.calendar.entries <= dispatch.STALE + 2 and w.d.next_due() == w.clock.now + 400
 
 
 RECIPIENT = st.sampled_from([(R, b'a.example'), (R, b'b.example'), (R, b'x.example'), (R, b'one.c.example'), (L, b'joe')])

@@ -140,3 +140,18 @@ def test_many_jumps(jumps):
 def test_future_birth():
     """A birth in the future is age 0."""
     assert clock().age(2_000_000) == 0
+
+
+def test_calendar():
+    """What is due comes second by second, what is not stays, IDs in their order; equal seconds are one number."""
+    calendar = schedule.Calendar()
+    assert calendar.first() is None and calendar.take(10 ** 9) is None
+    second = calendar.add(10 ** 9, 7)
+    assert calendar.add(int('1000000000'), 3) is second and calendar.add(10 ** 9 - 1, 5) == 10 ** 9 - 1
+    assert (calendar.first(), calendar.entries) == (10 ** 9 - 1, 3)
+    assert calendar.take(10 ** 9 - 2) is None
+    assert calendar.take(10 ** 9 - 1) == (10 ** 9 - 1, [5]) and calendar.take(10 ** 9 - 1) is None
+    assert calendar.take(10 ** 9) == (10 ** 9, [3, 7]) and calendar.entries == 0 and calendar.first() is None
+    calendar.add(5, 1)
+    calendar.clear()
+    assert calendar.take(10) is None and calendar.entries == 0
