@@ -8,7 +8,7 @@ Exit: 0 all is well, or sees to itself; 1 somebody must look; 100 wrong usage; 1
 """
 from qpy import unix, unix_kernel
 from qpy.core import exits, mess, mounts, queuecheck, text
-from qpy.lib import aside, program, queuefile
+from qpy.lib import aside, controls, faults, program, queuefile
 
 USAGE = b'usage: qpy-fsck [--set-aside] [--all]'
 SETTLED = 120               # seconds without a change, after which a file in a queue in use is finished
@@ -22,6 +22,7 @@ def main(home, args):
         raise program.Fatal(exits.PERM, USAGE)
     check = Check(home, b'--set-aside' in args, b'--all' in args)
     check.look_at_the_disk()
+    check.look_at_directories()
     check.look_at_mess()
     check.look_at_state()
     check.look_at_damaged()
@@ -35,6 +36,7 @@ class Check:
         self.home, self.sets_aside, self.everything = home, set_aside, everything
         self.place = {name: open_directory(home, name) for name in (b'mess', b'state', b'damaged')}
         self.live = in_use(self.place[b'mess']) or send_runs(self.place[b'state'])
+        self.identity = identity(home)
         self.recipients = {}                    # {ID: how many}; None: there, and not to be read
         self.counts, self.worst, self.moved = {}, queuecheck.FINE, set()
 
@@ -49,6 +51,16 @@ class Check:
             return                              # no /proc
         if kind in queuecheck.FILE_SYSTEMS:
             say(b'queue: its file system (%b) %b' % (kind, queuecheck.FILE_SYSTEMS[kind]))
+
+    def look_at_directories(self):
+        """Can the programs use them?"""
+        for name, fd in self.place.items():
+            if self.closed(queuecheck.DIRECTORIES[name], unix.fstat(fd)):
+                self.found(b'', name, b'closed')
+
+    def closed(self, needs, there):
+        """queuecheck.closed of a stat."""
+        return queuecheck.closed(needs, (there.st_uid, there.st_gid, there.st_mode), self.identity)
 
     def names(self, where):
         """All names in one of the directories, sorted."""
@@ -105,6 +117,8 @@ class Check:
             return (b'renamed', b': ' + other) if other else (b'damaged', b': ' + str(problem).encode())
         self.recipients[name] = len(message.envelope.recipients)
         message.close()
+        if self.closed(queuecheck.FILES[b'mess'], there):
+            return b'closed', b''
         return (b'writable' if there.st_mode & 0o022 else b'whole'), b''
 
     def other_name(self, where, name, size):
@@ -128,8 +142,11 @@ class Check:
         """Every file of queue/state, beside the message it belongs to."""
         for name in self.names(b'state'):
             if name == b'lock':
-                if not unix.S_ISREG(self.stat(b'state', name).st_mode):
+                there = self.stat(b'state', name)
+                if not unix.S_ISREG(there.st_mode):
                     self.found(b'state', name, b'no file')
+                elif self.closed(queuecheck.LOCK, there):
+                    self.found(b'state', name, b'closed')
                 continue
             if not mess.is_id(name):
                 if not (self.live and (name.startswith(b'copy.') or name == b'shorter')):
@@ -159,6 +176,8 @@ class Check:
         if data is None:
             return []
         kinds = queuecheck.of_state(data, name, self.recipients[name])
+        if self.closed(queuecheck.FILES[b'state'], there):
+            kinds.append(b'closed')
         return [kind for kind in kinds if not (self.live and kind in (b'finished', b'torn'))]     # it is at it
 
     def arrived_since(self, name):
@@ -197,7 +216,7 @@ class Check:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.worst = max(self.worst, how_bad)
         if how_bad != queuecheck.FINE or self.everything:
-            say(b'queue/%b/%b%b: %b' % (where, text.printable(name), text.printable(more), sentence))
+            say(b'queue/%b%b%b: %b' % (where and where + b'/', text.printable(name), text.printable(more), sentence))
         if movable and self.sets_aside:
             self.move(where, name)
 
@@ -245,6 +264,15 @@ def open_directory(home, name):
     if unix.fstat(fd).st_mode & (0o002 if name == b'state' else 0o022):
         say(b'queue/%b: others may write in it; qpy-install mends the mode' % name)
     return fd
+
+
+def identity(home):
+    """{role: (uid, gid)} of those who use this queue; without whose account there is none."""
+    there = unix.stat(home)
+    try:
+        return (faults.rootless(home, (there.st_uid, there.st_gid)) if there.st_uid else faults.rooted(home)).identity
+    except controls.Broken:
+        return {}                               # qpy-install --check says why
 
 
 def in_use(fd):

@@ -62,6 +62,11 @@ TABLE = {
     b'writable': (WRONG, False,
         b'can be written by others: qpy-install mends the mode',
         DELIVERED),
+    b'closed': (WRONG, False,
+        b'is closed to a program that needs it, as after a copy without owners, and nothing becomes of it: with qpy stopped, '
+        b'qpy-install gives the directories their owners; then, for queue/mess and for queue/state, '
+        b'chown -R --reference=PATH PATH and chmod -R u+rwX,g+rX PATH',
+        LEFT),
     b'torn': (HEALS, False,
         b'ends in an entry torn by a crash, which is ignored; what it said is done '
         b'again, a duplicate at worst',
@@ -105,6 +110,27 @@ FILE_SYSTEMS = {
     b'overlay': b'is a container\'s: mail in it goes with the container; put the queue on a volume',
     b'aufs': b'is a container\'s: mail in it goes with the container; put the queue on a volume',
 }
+
+READ, WRITE, SEARCH = 4, 2, 1
+ALL = READ | WRITE | SEARCH
+
+#: {directory, or file of queue/state: who must have what of it}; a file of a directory: of the regular files in it
+DIRECTORIES = {b'mess': ((b'qpyq', ALL), (b'qpys', READ | SEARCH)), b'state': ((b'qpys', ALL), (b'qpyq', READ | SEARCH)),
+               b'damaged': ((b'qpyq', ALL),)}
+FILES = {b'mess': ((b'qpyq', READ), (b'qpys', READ)), b'state': ((b'qpys', READ | WRITE), (b'qpyq', READ)), b'damaged': ()}
+LOCK = ((b'qpys', READ | WRITE),)
+
+
+def closed(needs, have, identity):
+    """Is something closed to one who needs it?  have: its (uid, gid, mode); identity: {role: (uid, gid)}, where a role whose
+    account is missing is not looked at."""
+    uid, gid, mode = have
+    for role, bits in needs:
+        if role in identity:
+            mine, group = identity[role]
+            if mode >> (6 if uid == mine else 3 if gid == group else 0) & bits != bits:
+                return True
+    return False
 
 
 def true_name(footer):

@@ -66,6 +66,9 @@ def own_lock(home, log):
     except unix.NotRegular as problem:
         raise program.Fatal(exits.TEMP, b'unable to lock queue/state/lock: %s; rm -r %s/queue/state/lock: qpy-send makes it anew'
                             % (program.reason(problem), home)) from None
+    except PermissionError as problem:
+        raise program.Fatal(exits.TEMP, b'unable to lock queue/state/lock: %s; is the queue a copy without its owners? qpy-fsck '
+                            b'says what to do' % program.reason(problem)) from None
     except BlockingIOError:
         log.write([sendlog.alert(b'cannot start: qpy-send is already running')])
         raise program.Fatal(exits.TEMP,

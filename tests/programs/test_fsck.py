@@ -1,6 +1,5 @@
 """qpy-fsck: every anomaly of a queue is explained, nothing is deleted, what cannot be used is set aside when asked."""
 import os
-import shutil
 import subprocess
 
 import pytest
@@ -26,6 +25,7 @@ def put(home, name, data, where=b'mess'):
     """A file of the queue."""
     with open(home + b'/queue/' + where + b'/' + name, 'wb') as file:
         file.write(data)
+    rig.give(home + b'/queue/' + where + b'/' + name)
 
 
 def message(ident, body=b'Subject: x\n\nhello\n'):
@@ -249,11 +249,48 @@ def test_a_queue_in_use(home):
 
 
 def test_a_copy(home, tmp_path):
-    """Q-25: a queue copied with cp -r, into other inodes, is as healthy as before."""
+    """Q-25: a queue copied with cp -a, into other inodes, is as healthy as before."""
     for ident in IDS:
         put(home, ident, message(ident))
-    shutil.copytree(home, os.fsencode(str(tmp_path / 'other')))
+    subprocess.run(['cp', '-a', home, str(tmp_path / 'other')], check=True)
     assert run(os.fsencode(str(tmp_path / 'other')))[0] == exits.OK
+
+
+THERE = {b'qpyq': (994, 993), b'qpys': (992, 993)}
+
+
+@pytest.mark.parametrize('place, have, closed', [
+    ('mess', (994, 993, 0o640), False), ('mess', (0, 0, 0o640), True), ('mess', (994, 994, 0o640), True),
+    ('mess', (992, 993, 0o640), False), ('mess', (994, 993, 0o600), True), ('mess', (0, 0, 0o644), False),
+    ('mess', (994, 993, 0o040), True), ('state', (992, 993, 0o640), False), ('state', (0, 0, 0o644), True),
+    ('state', (0, 993, 0o660), False), ('state', (992, 993, 0o600), True), ('state', (992, 993, 0o440), True),
+    ('damaged', (0, 0, 0), False)])
+def test_who_is_shut_out(place, have, closed):
+    """Of owner, group and mode, what counts is whether its programs can open it."""
+    assert queuecheck.closed(queuecheck.FILES[place.encode()], have, THERE) is closed
+    assert not queuecheck.closed(queuecheck.FILES[place.encode()], have, {})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='needs root')
+def test_a_copy_without_owners(home):
+    """Q-25: what cp -r by root has made: each directory, message, state and the lock is said to be closed."""
+    put(home, IDS[0], message(IDS[0]))
+    put(home, IDS[0], state.entry(IDS[0], b'd', b'0'), b'state')
+    put(home, b'lock', b'', b'state')
+    paths = [home + b'/queue/' + path for path in (b'mess', b'state', b'damaged', b'mess/' + IDS[0], b'state/' + IDS[0],
+                                                  b'state/lock')]
+    for path in paths:
+        os.chmod(path, 0o750 if os.path.isdir(path) else 0o640)
+        os.chown(path, 0, 0)
+    code, said = run(home)
+    assert code == 1 and said[:-1] == [b'queue/%b: %b' % (path.partition(b'/queue/')[2], queuecheck.TABLE[b'closed'][2])
+                                       for path in paths]
+    for path in paths[:3]:
+        rig.give(path)
+    assert run(home)[1][:-1] == said[3:-1]
+    for path in paths[:2]:
+        subprocess.run(['chown', '-R', '--reference', path, path], check=True)
+    assert run(home) == (exits.OK, [b'qpy-fsck: 1 whole; the queue is at rest'])
 
 
 def test_no_queue(tmp_path):

@@ -886,6 +886,17 @@ def test_a_lock_that_is_no_file(rig, make):
     assert b'queue/state/lock: not a regular file; rm -r %b/queue/state/lock' % rig.home in refused.value.text
 
 
+def test_a_lock_of_somebody_else(rig, monkeypatch):
+    """Q-25: in a copy without its owners the lock is root's: send ends with the way out, and not as if that were unforeseen."""
+    def refuse(*args):
+        raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(unix, 'open_regular', refuse)
+    with pytest.raises(program.Fatal) as refused:
+        send.own_lock(rig.home, rig.log)
+    assert refused.value.code == 111
+    assert refused.value.text.startswith(b'unable to lock queue/state/lock: Permission denied') and b'qpy-fsck' in refused.value.text
+
+
 def test_log_that_takes_nothing(rig):
     """Q-39: a full log does not stop mail; lost lines are counted and told."""
     filler = b'x' * 65536
