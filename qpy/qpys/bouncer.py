@@ -52,7 +52,8 @@ class Bouncer:
         self.state = unix.open(home + b'/queue/state', DIRECTORY)
         self.owner = packets.owner_of(home, b'qpys')
         self.queued = None
-        self.todo, self.current = deque(), None         # (channel, ID, indices, kind) | pieces and so on
+        self.todo = deque()             # (channel, ID, indices, kind)
+        self.current = None             # message, pieces, envelope, channel, ID of the report that is being written
         self.resting = False
         self.pid = b'%d' % unix.getpid()
 
@@ -93,38 +94,49 @@ class Bouncer:
 
     def piece(self):
         """Pass on the next piece of the report that is being written."""
-        pieces, asker, ident, envelope = self.current
+        _, pieces, envelope, asker, ident = self.current
         try:
             data = next(pieces, None)
         except (unix.error, mess.Damaged) as problem:
-            self.current = None
             self.queued.abandon()
-            return self.later(asker, ident, program.reason(problem))
+            return self.give_up(program.reason(problem))
         if data is not None:
             return self.queued.write(data)
-        self.current = None
+        self.put_down()
         self.queued.finish(envelope, lambda code, said: self.answer(asker, ident, code, said))
 
     def begin(self, asker, ident, indices, kind):
         """Begin a report, or say at once that there is none to make, or not now."""
         try:
             made = self.make(ident, indices, kind)
-            if made is None:
-                return asker.send(b'K', ident, b'', self.pid)
-            pieces, envelope = made
-            if self.queued is None:
-                self.queued = submit.Connection(self.loop, submit.connect(self.home), self.lost, self.go_on)
         except (unix.error, mess.Damaged, mess.Newer, NoOutcome, MemoryError) as problem:
             return self.later(asker, ident, str(problem).encode() if isinstance(problem, NoOutcome)
                               else program.reason(problem))
-        self.current = (pieces, asker, ident, envelope)
+        if made is None:
+            return asker.send(b'K', ident, b'', self.pid)
+        self.current = (*made, asker, ident)
+        try:
+            if self.queued is None:
+                self.queued = submit.Connection(self.loop, submit.connect(self.home), self.lost, self.go_on)
+        except (unix.error, MemoryError) as problem:
+            self.give_up(program.reason(problem))
+
+    def put_down(self):
+        """No more is read of the message of this report."""
+        self.current[0].close()
+        self.current = None
+
+    def give_up(self, why):
+        """Nothing becomes of this report now."""
+        _, _, _, asker, ident = self.current
+        self.put_down()
+        self.later(asker, ident, why)
 
     def lost(self):
         """queued is gone: the next report connects anew."""
         self.queued = None
         if self.current is not None:
-            (_, asker, ident, _), self.current = self.current, None
-            self.later(asker, ident, b'lost connection to queued')
+            self.give_up(b'lost connection to queued')
 
     def answer(self, asker, ident, code, said):
         """queued has the report, or does not want it."""
@@ -138,7 +150,7 @@ class Bouncer:
         asker.send(b'Z', ident, text.printable(why))
 
     def make(self, ident, indices, kind):
-        """(pieces of the report, its envelope records), or None if nobody is to be told."""
+        """(the message, pieces of the report, its envelope records), or None if nobody is to be told."""
         settings, routes = self.controls.get()
         message = queuefile.open_mess(self.mess, ident, False)
         try:
@@ -151,11 +163,11 @@ class Bouncer:
                 return None
             original = described(message, view.born)
             parts = bounce.compose(original, outcomes, settings, int(unix.time()), token(), kind)
+            options = wishes(envelope, addresses[1], original.eight_bit or bounce.eight_bit(outcomes))
         except BaseException:
             message.close()
             raise
-        options = wishes(envelope, addresses[1], original.eight_bit or bounce.eight_bit(outcomes))
-        return pieces(message, *parts), words.envelope(addresses[0], [addresses[1]], options)
+        return message, pieces(message, *parts), words.envelope(addresses[0], [addresses[1]], options)
 
     def view(self, message):
         """What its state says."""
@@ -238,18 +250,15 @@ def wishes(envelope, recipient, eight_bit):
 
 
 def pieces(message, head, how_much, tail):
-    """The whole report in pieces; closes the message after the last."""
-    try:
-        yield head
-        if how_much == bounce.HEADER:
-            yield header(message)
-        else:
-            last = b'\n'
-            for last in contents(message, message.size if how_much == bounce.WHOLE else how_much):
-                yield last
-            if last[-1:] != b'\n' and not tail.startswith(b'\n'):
-                yield b'\n'
-        if tail:
-            yield tail
-    finally:
-        message.close()
+    """The whole report in pieces."""
+    yield head
+    if how_much == bounce.HEADER:
+        yield header(message)
+    else:
+        last = b'\n'
+        for last in contents(message, message.size if how_much == bounce.WHOLE else how_much):
+            yield last
+        if last[-1:] != b'\n' and not tail.startswith(b'\n'):
+            yield b'\n'
+    if tail:
+        yield tail

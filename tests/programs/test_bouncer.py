@@ -222,6 +222,21 @@ def test_queued_is_gone(office):
     assert office.ask(indices)[0] == b'K'
 
 
+def still_open(office):
+    """The messages that this process has open."""
+    found = [os.readlink(b'/proc/self/fd/%d' % fd) for fd in range(3, 1000) if os.path.islink(b'/proc/self/fd/%d' % fd)]
+    return [path for path in found if path.startswith(office.home + b'/queue/mess/')]
+
+
+def test_reports_that_queued_does_not_hear(office):
+    """Nothing stays open of a report for which there is no queued, however often send asks."""
+    indices = office.failed(b'a@x.example')
+    office.queued.kill()
+    for _ in range(50):
+        assert office.ask(indices)[0] == b'Z'
+    assert still_open(office) == []
+
+
 def test_strangers(office):
     """Only send's account is served."""
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -351,3 +366,16 @@ def test_queued_goes_in_the_midst_of_a_report(office, piecewise):
     assert office.answers(1) == [(b'Z', [ID, b'lost connection to queued'])]
     office.queued = queued.Daemon(office.home, 'queued', [b'submit', b'new'])
     assert office.ask(b'0')[0] == b'K' and len(os.listdir(office.home + b'/queue/mess')) == 2
+
+
+def test_queued_goes_before_a_report_is_begun(office, piecewise):
+    """Nor of one of which queued has heard nothing yet when it goes."""
+    second = b'1700000000000002'
+    for ident in (ID, second):
+        office.failed(b'a@x.example', ident=ident)
+        office.asker.send(channel.pack(b'B', ident, state.pack_indices([0]), b'bounce'))
+    while office.bouncer.current is None or office.bouncer.current[-1] != second:
+        office.loop.step(0.01)
+    office.queued.kill()
+    assert (b'Z', [second, b'lost connection to queued']) in office.answers(2)
+    assert still_open(office) == []
