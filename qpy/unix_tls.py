@@ -95,9 +95,9 @@ def server(path, clients=None):
 
 
 def by_name(choose):
-    """An sni_callback: choose(name as bytes, or None) -> the context to go on with."""
+    """An sni_callback: choose(name as bytes, or None) -> the context to go on with, None: this one."""
     def asked(tls, name, _):
-        tls.context = choose(None if name is None else name.encode('ascii'))
+        tls.context = choose(None if name is None else name.encode('ascii')) or tls.context
     return asked
 
 

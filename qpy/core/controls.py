@@ -142,7 +142,7 @@ TABLE = (
     (b'senderroutes', MAP, None, b'qpy-rspawn qpy-remote qpy-send',
      b'relays by envelope sender, address:relay or @domain:relay as in smtproutes, looked at before it'),
     (b'services', TEXT, None, b'qpy-start', b'the process table: which daemons run, under which account'),
-    (b'smtpgreeting', LINE, ME, b'qpy-smtpd', b'greeting; its first word should be the name of this host'),
+    (b'smtpgreeting', LINE, ME, b'qpy-smtpd qpy-tls', b'greeting; its first word should be the name of this host'),
     (b'smtplogins', MAP, None, b'qpy-rspawn qpy-remote',
      b'passwords for relays, user@relay:password; readable by root and qpyr only'),
     (b'smtproutes', MAP, None, b'qpy-rspawn qpy-remote qpy-send',

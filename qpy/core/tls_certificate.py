@@ -42,6 +42,17 @@ def choose(table, name, default):
     return table.get(name) or table.get(b'*.' + name.partition(b'.')[2]) or default
 
 
+def first(table, names):
+    """The same for the first of these names that there is one for; None."""
+    return next(filter(None, (choose(table, name, None) for name in names)), None)
+
+
+def not_ours(home, names):
+    """What is wrong where there is none."""
+    return b'no certificate in %s/keys is for %s; put one there by qpy-cert, or call the one that all clients are to get ' \
+           b'whatever its names default.pem' % (home, b' or '.join(dict.fromkeys(names)))
+
+
 def binding(certificate):
     """What tls-server-end-point is for a certificate (DER), in hexadecimal; b'' where it is undefined (Ed25519, PSS)."""
     return channel_binding.end_point(certificate).hex().encode()

@@ -12,7 +12,7 @@ from qpy import unix
 from qpy.core import tls_front
 from qpy.lib import packets
 
-RETRY = 1.0             # seconds before a missing qpy-tls is looked for again, and a certificate asked for again
+RETRY = 1.0             # seconds before a missing qpy-tls is looked for again, and one that is there looks at its files again
 
 
 class Line:
@@ -27,8 +27,8 @@ class Line:
         self.watch()
 
     def arrived(self):
-        """Be told how things are; ask again while there is nothing."""
-        if self.beside.tls or self.uid is None or unix.monotonic() < self.retry:
+        """Have qpy-tls look, in time for the client's EHLO in most cases; it tells what has changed."""
+        if self.uid is None or unix.monotonic() < self.retry:
             return
         if self.sock is None:
             return self.watch()

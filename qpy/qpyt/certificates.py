@@ -1,12 +1,13 @@
 """The keys and certificates in DIR/keys: which are good, and which one a client gets.
 
 Each file *.pem holds a private key and its chain of certificates, the server's own first; the names it is for are those
-in the certificate.  A client that asks for none of them gets default.pem, else the one for control/me, else the first.
+in the certificate.  A client that asks for none of them gets default.pem, else the one for the name of this host; without
+either there is no TLS.
 What is wrong with a file is said once; as long as what it held before is good, that stays.
 """
 from qpy import unix, unix_tls
 from qpy.core import dates, tls_certificate
-from qpy.lib import controls, program
+from qpy.lib import controls, hostnames, program
 
 DEFAULT = b'default.pem'
 SUFFIX = b'.pem'
@@ -47,14 +48,14 @@ class Certificate:
 class Certificates:
     """All of them.  reason: why there is none that can be used, or b''."""
 
-    __slots__ = ('home', 'gid', 'known', 'seen', 'wrong', 'said', 'table', 'default', 'reason')
+    __slots__ = ('home', 'gid', 'known', 'seen', 'wrong', 'said', 'table', 'default', 'reason', 'own')
 
     def __init__(self, home, said=None):
         """said: what was complained of already, shared by the processes that look."""
         self.home, self.gid = home, unix.getegid()
         self.known, self.seen, self.wrong = {}, None, []    # {path: Certificate}; how all looked; what is wrong with it
         self.said = said if said is not None else bytearray(8)
-        self.table, self.default, self.reason = {}, None, b''
+        self.table, self.default, self.reason, self.own = {}, None, b'', []
         self.look()
 
     # --- looking ---
@@ -122,19 +123,23 @@ class Certificates:
         """Which one for which name, and which for all others."""
         good = [certificate for certificate in self.known.values() if certificate.good(now)]
         self.table = {name: certificate for certificate in reversed(good) for name in certificate.names}
-        first = self.known.get(self.home + b'/keys/' + DEFAULT)
-        if first is None or not first.good(now):
-            first = tls_certificate.choose(self.table, self.me(), good[0] if good else None)
-        self.default = first
-        self.reason = b'' if first else b'no certificate in %s/keys is valid today' % self.home if self.known else \
-            b'no key and certificate in %s/keys; qpy-cert puts them there' % self.home
+        first, own = self.known.get(self.home + b'/keys/' + DEFAULT), self.host_names()
+        self.default = first if first in good else tls_certificate.first(self.table, own)
+        self.reason = b'' if self.default else self.missing(good, own)
 
-    def me(self):
-        """This host's name, or b''."""
+    def missing(self, good, own):
+        """Why there is none."""
+        if not self.known:
+            return b'no key and certificate in %s/keys; qpy-cert puts them there' % self.home
+        return tls_certificate.not_ours(self.home, own) if good else b'no certificate in %s/keys is valid today' % self.home
+
+    def host_names(self):
+        """What this host is called; while its control files are broken, what it was before."""
         try:
-            return controls.line(self.home, b'me')
+            self.own = hostnames.own(self.home)
         except (controls.Broken, unix.error):
-            return b''
+            pass
+        return self.own
 
     def complain(self, problems):
         """Say it, unless it was said already."""
@@ -152,8 +157,9 @@ class Certificates:
         return min(times, default=None)
 
     def context(self, name, asking):
-        """The Certificate for the name a client asks for."""
-        return tls_certificate.choose(self.table, name, self.default).of(asking)
+        """The context for the name a client asks for; None: the one that it has (there is no TLS for others any more)."""
+        found = tls_certificate.choose(self.table, name, self.default)
+        return found and found.of(asking)
 
     def by_context(self, context):
         """The Certificate that a context belongs to, None if it is gone."""

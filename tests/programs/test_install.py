@@ -15,6 +15,7 @@ import pytest
 
 from qpy.admin import install
 from qpy.admin.installing import doing, first_files, other_names, packages, program_files, supervisors, uninstall
+from tests.peers.certificates import authority
 
 pytestmark = pytest.mark.slow
 
@@ -398,6 +399,28 @@ def test_check_names_what_is_wrong_and_the_remedy(place, spoil, words):
     spoil(place.home)
     said = place.run('--check', code=100)
     assert said.count('\n') == 1 and all(word in said for word in words)
+
+
+def test_check_names_certificates_that_are_for_others(place):
+    """No TLS is offered where none of the certificates is for this host, and --check says so; default.pem is for everybody."""
+    place.run('--offline', '--me', 'x.test')
+    with open(place.home + '/control/services', 'w') as file:
+        file.write(SERVICES)
+
+    def put(name, *names):
+        certificate, key = authority().certificate(*names)
+        with open('%s/keys/%s' % (place.home, name), 'w') as file:
+            file.write(open(key).read() + open(certificate).read())
+        os.chmod(file.name, 0o640)
+        os.chown(file.name, PLAIN, PLAIN) if os.geteuid() == 0 else None
+    put('other.pem', 'other.test')
+    said = place.run('--check', code=100)
+    assert said.count('\n') == 1 and 'keys: no TLS is offered: no certificate in %s/keys is for x.test; ' % place.home in said
+    put('default.pem', 'third.test')
+    place.run('--check')
+    os.unlink(place.home + '/keys/default.pem')
+    put('own.pem', 'other.test', 'x.test')
+    place.run('--check')
 
 
 BELOW = 'unable to load the code below'

@@ -10,9 +10,10 @@ import pwd
 import re
 import stat
 
+from qpy import unix_tls
 from qpy.admin.installing import doing, kernel, other_names, owners, packages, program_files, supervisors
-from qpy.core import accounts, grammars, installed, layout
-from qpy.lib import controls, faults, owner
+from qpy.core import accounts, grammars, installed, layout, tls_certificate
+from qpy.lib import controls, faults, hostnames, owner
 
 
 def check(options):
@@ -52,7 +53,7 @@ def complaints(home, rootless):
         return [broken.why.decode()]
     found = of_start(house)
     named, said = {path for path, _ in found}, {text for _, text in found}
-    for path, text in (*of_files(house), *other_than_installed(home), *of_units(house), *of_sockets(house)):
+    for path, text in (*of_files(house), *other_than_installed(home), *of_units(house), *of_sockets(house), *of_certificates(house)):
         if path not in named or (b'set-user-id' in text or b'capabilities' in text or b'access list' in text) and text not in said:
             found.append((path, text))
     return [shown(text) for _, text in found] + ([] if rootless else of_people(home, house) + other_names.complaints(home))
@@ -230,6 +231,25 @@ def of_sockets(house):
                 line = layout.complaint(path, want, (there.st_uid, there.st_gid, there.st_mode))
                 found += [(path, line)] if line else []
     return found
+
+
+def of_certificates(house):
+    """[(path, complaint)] where qpy-tls has certificates, and offers no TLS because none is for this host."""
+    keys, table = house.home + b'/keys', {}
+    paths = [keys + b'/' + name for name in os.listdir(keys) if name.endswith(b'.pem')] if os.path.isdir(keys) else []
+    for path in paths:
+        try:
+            table.update(dict.fromkeys(tls_certificate.names(unix_tls.certificate_of(unix_tls.server(path))[1]), path))
+        except unix_tls.TlsError:
+            continue                                # which qpy-cert names
+    try:
+        names = hostnames.own(house.home)
+    except controls.Broken:
+        return []                                   # of_start has named it
+    served = any(service.words[0] == b'qpy-tls' for service in supervisors.service_table(os.fsdecode(house.home)))
+    if not served or not table or keys + b'/default.pem' in paths or tls_certificate.first(table, names):
+        return []
+    return [(keys, keys + b': no TLS is offered: ' + tls_certificate.not_ours(house.home, names))]
 
 
 def of_units(house):
