@@ -11,7 +11,7 @@ from qpy.lib import controls
 ANYBODY = b'anybody'
 STARTED_BY = {b'all': ANYBODY, b'qpy-local': ANYBODY, b'qpy-inject': ANYBODY, b'qpy-qmqpc': ANYBODY,
               b'qpy-remote': b'qpyr'}               # readers that are no line of control/services
-CODE_SUFFIX, PROGRAM = b'.py', b'qpy-'
+LOADED, COMPILED, PROGRAM = (b'.py', b'.pyc', b'.so'), b'.pyc', b'qpy-'
 WRITTEN = (b'control', b'bin', b'users', b'lib/site')    # what only root (or DIR's owner) may change, besides the code
 LINKED = (b'control', b'bin', b'users', b'lib/site')     # where a link is as good as the file, and the way to that as good as ours
 SECRETS = (b'smtplogins',)      # control files that not everybody may read
@@ -154,7 +154,9 @@ def of_code(house, code):
     for path in files_below(code):
         yield from of_writers(path, safe)
         yield from of_users(house, path)
-    for name in (b'control', b'users'):
+    for path in site_files(house.home):
+        yield from of_writers(path, safe)
+    for name in (b'bin', b'control', b'users'):
         for path in entries(house.home + b'/' + name):
             if not is_link(path):                    # of_link has looked there
                 yield from of_writers(path, safe)
@@ -211,14 +213,15 @@ def of_ways(house, code):
     for path in entries(house.home + b'/bin'):
         if path.rpartition(b'/')[2].startswith(PROGRAM):
             yield from of_users(house, path, layout.BOTH)
-    site = house.home + b'/lib/site'
-    for path in files_below(site) if unix.access(site, 0) else ():
+    for path in site_files(house.home):
         yield from of_users(house, path)
 
 
 def of_users(house, path, wanted=0):
     """A path that an account cannot use.  wanted: layout.SEARCH or BOTH; what a directory or a module needs if 0."""
     mode = unix.stat(path).st_mode
+    if path.endswith(COMPILED):
+        return                                       # who may not read it compiles the module each time
     wanted = wanted or (layout.BOTH if unix.S_ISDIR(mode) else layout.READ)
     wrong = layout.closed(path, mode, wanted, house.rootless)
     if wrong:
@@ -288,8 +291,14 @@ def files_below(directory):
     for path in entries(directory):
         if unix.S_ISDIR(unix.stat(path).st_mode):
             yield from files_below(path)
-        elif path.endswith(CODE_SUFFIX):
+        elif path.endswith(LOADED):
             yield path
+
+
+def site_files(home):
+    """files_below of the packages of others, if there are any."""
+    site = home + b'/lib/site'
+    return files_below(site) if unix.access(site, 0) else ()
 
 
 PARSE = {tables.LINE: tables.parse_line, tables.NUMBER: tables.parse_number, tables.LIST: tables.parse_list,

@@ -23,6 +23,7 @@ ROWS = {row.name.decode(): row for row in manifest.rows()}
 NETSTRINGS = ('qmtpd', 'qmqpd')         # whose workers are under one line
 OTHERWISE = {'remote-bound', 'rspawn-programs', 'auth-dovecot', 'auth-programs'}     # where control files say so
 MARK = 'xq7markerofthismessage'
+TAG = sys.implementation.cache_tag
 
 
 @pytest.fixture(scope='module')
@@ -195,14 +196,24 @@ def test_P03_a_child_that_did_not_drop_ends_the_start(fault, said):
 
 
 @pytest.mark.parametrize('name, mode', [('control', 0o777), ('bin', 0o775), ('lib/qpy/core', 0o777),
-                                        ('lib/qpy/unix.py', 0o666), ('control/me', 0o666), ('users', 0o777)])
+                                        ('lib/qpy/unix.py', 0o666), ('control/me', 0o666), ('users', 0o777),
+                                        ('bin/qpy-seed', 0o777), ('bin/qpy-ctl', 0o775), ('bin/qpy-send', ANN),
+                                        ('lib/qpy/root/__pycache__/start.%s.pyc' % TAG, 0o666),
+                                        ('lib/qpy/lib/__pycache__/loop.%s.pyc' % TAG, ANN),
+                                        ('lib/site/more/fast.abi3.so', 0o666), ('lib/site/more/__init__.py', ANN)])
 def test_P04_start_refuses_what_others_can_write(name, mode):
-    """start does not start where control/, users/ or code can be changed by others; it names the remedy."""
+    """start does not start where control/, users/, launchers, or code, compiled too, can be changed by others, by its mode or
+    because it is ann's; it names the remedy."""
     house = houses.Rooted(users={'ann': (ANN, ANN)})
     try:
-        os.chmod(os.path.join(house.home, name), mode)
+        path = os.path.join(house.home, name)
+        if name.startswith('lib/site/'):
+            os.makedirs(os.path.dirname(path))
+            house.write(name, '')
+        os.chmod(path, mode) if mode != ANN else os.chown(path, ANN, -1)
         done = house.as_owner(house.home + '/bin/qpy-start', check=False)
-        assert done.returncode == 111 and b'chmod' in done.stderr and name.encode() in done.stderr
+        assert (done.returncode == 111 and (b'; chown root ' if mode == ANN else b'; chmod ') in done.stderr
+            and done.stderr.endswith(b' %s\n' % path.encode()))
     finally:
         house.remove()
 
