@@ -85,13 +85,14 @@ class Memory:
 
 
 class Judgement:
-    """One stage of one session being judged: see the top of the module."""
+    """One stage of one session being judged: see the top of the module.  later: {policyd.IF_PERMIT or IF_REJECT: the first
+    Decision of a policy server that depends on those behind it}."""
 
-    __slots__ = ('facts', 'settings', 'memory', 'now', 'answers', 'at', 'hold', 'remarks', 'fields')
+    __slots__ = ('facts', 'settings', 'memory', 'now', 'answers', 'at', 'hold', 'remarks', 'fields', 'later')
 
     def __init__(self, facts, settings, memory, now):
         self.facts, self.settings, self.memory, self.now = facts, settings, memory, now
-        self.answers, self.at, self.hold, self.remarks, self.fields = {}, 0, None, [], []
+        self.answers, self.at, self.hold, self.remarks, self.fields, self.later = {}, 0, None, [], [], {}
 
     def step(self):
         """Judge as far as is known."""
@@ -102,13 +103,22 @@ class Judgement:
                 if isinstance(found, list):
                     return found
                 if found is not None and found.verdict == REFUSE:
-                    return Decision(REFUSE, found.reply, name + b': ' + found.reason)
+                    return self.refused(Decision(REFUSE, found.reply, name + b': ' + found.reason))
                 if found is not None and found.verdict == HOLD and self.hold is None:
                     self.hold = Decision(HOLD, b'', name + b': ' + found.reason)
             self.at += 1
+        if policyd.IF_PERMIT in self.later:
+            return self.later[policyd.IF_PERMIT]
         if self.hold is not None:
             return Decision(HOLD, b'', self.hold.reason, self.fields)
         return Decision(OK, b'', b'; '.join(self.remarks), self.fields)
+
+    def refused(self, decision):
+        """A refusal, for good only if no policy server wants that deferred."""
+        softer = self.later.get(policyd.IF_REJECT)
+        if softer is None or decision.reply[:1] != b'5':
+            return decision
+        return Decision(REFUSE, softer.reply, softer.reason + b'; ' + decision.reason)
 
     def missing(self, needs):
         """The needs that have no answer yet."""
@@ -278,6 +288,9 @@ def decided(judgement, server, action, words):
     if verdict == policyd.FIELD:
         if reply not in judgement.fields:
             judgement.fields.append(reply)
+        return None
+    if verdict in (policyd.IF_PERMIT, policyd.IF_REJECT):
+        judgement.later.setdefault(verdict, Decision(REFUSE, reply, b'policyservers: %s says %s %s' % (server.name, action, words)))
         return None
     if verdict == policyd.UNKNOWN:
         return decided(judgement, server, None, b'an action that is not known: ' + action)

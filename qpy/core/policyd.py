@@ -15,9 +15,9 @@ STATES = {b'connect': b'CONNECT', b'helo': b'EHLO', b'mail': b'MAIL', b'rcpt': b
 PORT = 10023
 METHOD = b'SASL'            # how somebody logged in is not kept; that he did is what servers ask for
 ANSWER_LIMIT = 4096
-PASS, REPLY, HOLD, UNKNOWN, FIELD = range(5)
+PASS, REPLY, HOLD, UNKNOWN, FIELD, IF_PERMIT, IF_REJECT = range(7)
 PASSES = (b'OK', b'DUNNO', b'WARN', b'INFO', b'PERMIT')
-DEFERS = (b'DEFER', b'DEFER_IF_PERMIT', b'DEFER_IF_REJECT')
+DEFERS = {b'DEFER': REPLY, b'DEFER_IF_PERMIT': IF_PERMIT, b'DEFER_IF_REJECT': IF_REJECT}
 REJECTED, DEFERRED = b'554 5.7.1 ', b'450 4.7.1 '
 WORDS = {REJECTED: b'not accepted', DEFERRED: b'not accepted now; try again later'}
 
@@ -94,7 +94,7 @@ def parse_answer(data):
 
 def meaning(action, words):
     """(PASS, b''), (REPLY, reply for the peer), (HOLD, b''), (FIELD, a line for the top of the message) or (UNKNOWN, b'')
-    of an action (access(5))."""
+    of an action (access(5)); (IF_PERMIT, reply) where nobody refuses, (IF_REJECT, reply) where somebody does for good."""
     if action in PASSES:
         return PASS, b''
     if action == b'HOLD':
@@ -104,7 +104,7 @@ def meaning(action, words):
     if action == b'REJECT':
         return REPLY, with_code(REJECTED, words)
     if action in DEFERS:
-        return REPLY, with_code(DEFERRED, words)
+        return DEFERS[action], with_code(DEFERRED, words)
     if len(action) == 3 and action.isdigit() and action[:1] in b'45':
         return REPLY, with_code(b'%s %s ' % (action, b'5.7.1' if action[:1] == b'5' else b'4.7.1'), words)
     return UNKNOWN, b''

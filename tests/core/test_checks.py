@@ -487,7 +487,8 @@ def test_answers_come_in_pieces(tail, cut):
     (b'REJECT', b'', (policyd.REPLY, b'554 5.7.1 not accepted')), (b'REJECT', b'go away', (policyd.REPLY, b'554 5.7.1 go away')),
     (b'REJECT', b'5.1.1 no such', (policyd.REPLY, b'554 5.1.1 no such')),
     (b'REJECT', b'4.1.1 no such', (policyd.REPLY, b'554 5.7.1 4.1.1 no such')),
-    (b'DEFER_IF_PERMIT', b'greylisted', (policyd.REPLY, b'450 4.7.1 greylisted')),
+    (b'DEFER_IF_PERMIT', b'greylisted', (policyd.IF_PERMIT, b'450 4.7.1 greylisted')),
+    (b'DEFER_IF_REJECT', b'4.7.2 wait', (policyd.IF_REJECT, b'450 4.7.2 wait')),
     (b'DEFER', b'', (policyd.REPLY, b'450 4.7.1 not accepted now; try again later')),
     (b'451', b'4.7.0 wait', (policyd.REPLY, b'451 4.7.0 wait')), (b'550', b'no', (policyd.REPLY, b'550 5.7.1 no')),
     (b'HOLD', b'look at it', (policyd.HOLD, b'')), (b'DISCARD', b'', (policyd.UNKNOWN, b'')), (b'250', b'', (policyd.UNKNOWN, b'')),
@@ -509,6 +510,31 @@ def test_what_an_answer_amounts_to(line, answer, verdict, code):
     assert decision.verdict == verdict and decision.reply.startswith(code)
     assert decision.fields == ((b'X: y',) if answer == (b'PREPEND', b'X: y') else ())
     assert verdict == checks.OK and answer[0] or b'policyservers: ' in decision.reason or b'/x: ' in decision.reason
+
+
+LATER, NEVER, HELD = (b'DEFER', b'busy'), (b'REJECT', b'no'), (b'HOLD', b'')
+PERMIT, SOFT = (b'DEFER_IF_PERMIT', b'grey'), (b'DEFER_IF_REJECT', b'unsure')
+
+
+@pytest.mark.parametrize('answers, verdict, reply', [
+    ((PERMIT, NEVER), checks.REFUSE, b'554 5.7.1 no'), ((PERMIT, LATER), checks.REFUSE, b'450 4.7.1 busy'),
+    ((PERMIT, (b'OK', b'')), checks.REFUSE, b'450 4.7.1 grey'), ((PERMIT, HELD), checks.REFUSE, b'450 4.7.1 grey'),
+    ((SOFT, NEVER), checks.REFUSE, b'450 4.7.1 unsure'), ((SOFT, LATER), checks.REFUSE, b'450 4.7.1 busy'),
+    ((SOFT, (b'DUNNO', b'')), checks.OK, b''), ((SOFT, HELD), checks.HOLD, b''), ((NEVER, SOFT), checks.REFUSE, b'554 5.7.1 no'),
+    ((PERMIT, SOFT, NEVER), checks.REFUSE, b'450 4.7.1 unsure'), ((SOFT, (b'DEFER_IF_PERMIT', b'grey')), checks.REFUSE, b'450 4.7.1 grey')])
+def test_what_depends_on_those_behind(answers, verdict, reply):
+    """access(5): DEFER_IF_PERMIT defers what nobody refuses, DEFER_IF_REJECT what somebody would refuse for good."""
+    settings = checks.Settings(servers=[policyd.parse(b'/%d' % n) for n, _ in enumerate(answers)])
+    decision, _ = judge(settings, {(b'policy', n, policyd.request(facts())): answer for n, answer in enumerate(answers)})
+    assert (decision.verdict, decision.reply) == (verdict, reply)
+    assert not reply or decision.reason.startswith(b'policyservers: /')
+
+
+def test_what_depends_on_a_check_behind():
+    """The other checks of the same command count as well: a refusal by spfrules is deferred."""
+    settings = checks.Settings(servers=[policyd.parse(b'/x')], spf=(b'fail',))
+    decision, _ = judge(settings, {(b'policy', 0, policyd.request(facts(spf=b'fail'))): SOFT}, spf=b'fail')
+    assert decision.reply == b'450 4.7.1 unsure' and b'; spfrules: fail' in decision.reason
 
 
 def test_the_whole_is_bounded_in_time():
