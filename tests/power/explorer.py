@@ -8,7 +8,7 @@ from tests.power import whole
 
 STATES = set()
 SCENES_TRIED = set()
-FIGURES = {'recoveries': 0, 'second cuts': 0, 'faults': 0, 'calls': 0}
+FIGURES = {'recoveries': 0, 'second cuts': 0, 'faults': 0, 'calls': 0, 'torn in an mbox': 0}
 
 
 AGAIN = 0.06            # of the points of a recovery, the part at which the power is cut again
@@ -83,3 +83,4 @@ class Explorer:
                 self.seam.disk.on_call = None
                 system.stop()
             whole.check(self.seam.disk, world)
+            FIGURES['torn in an mbox'] += any(whole.torn_in_mbox(self.seam.disk, world))

@@ -503,6 +503,14 @@ def check(disk, world):
                 raise Loss('the success of %r for %r was to be told, and is not' % (ident, recipient))
 
 
+def torn_in_mbox(disk, world):
+    """The pieces of every mbox in which no message is whole: the only torn mail there may be (qpy-local(8))."""
+    for path, data in disk.tree(b'/disk/home').items():
+        if path.endswith(b'/Mailbox'):
+            yield from (piece for piece in pieces_of_mbox(data)
+                        if not any(message.body in piece for message in world.messages.values()))
+
+
 def whole(data, world):
     """Does a delivered file end as the message did?"""
     if b'\nHi. This is the qmail-send program' in data:
