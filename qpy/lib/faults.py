@@ -163,7 +163,8 @@ def of_code(house, code):
 
 
 def of_interpreter(house, executable, directories):
-    """The interpreter and the directories of its modules, where others can change them: they would be root at the next start."""
+    """The interpreter and the directories of its modules, where others can change them: they would be root at the next start;
+    and where an account cannot run it, by any of the links that lead to it."""
     if executable and not unix.access(executable, 0):
         yield Fault(executable, b'%s: missing, by which all programs run; install it, or run qpy-install %s with another --python'
                     % (executable, house.home))
@@ -173,6 +174,13 @@ def of_interpreter(house, executable, directories):
     for path in dict.fromkeys(way for start in starts for end in (start, real(start)) for way in ways_to(end)):
         for fault in of_writers(path, safe):
             yield Fault(path, fault.text + b', or run qpy-install %s with another --python' % house.home)
+        mode = unix.stat(path).st_mode
+        if not house.rootless and layout.closed(path, mode, layout.READ if path.endswith(SETTINGS) else layout.SEARCH, False):
+            yield Fault(path, b"%s: has mode %04o, so that %s cannot be executed by every account; install Debian's python3, or run "
+                        b'qpy-install %s with another --python' % (path, mode & 0o7777, executable, house.home))
+
+
+SETTINGS = b'/pyvenv.cfg'
 
 
 def hops(path):
@@ -183,7 +191,7 @@ def hops(path):
         end = unix.readlink(path) if controls.is_link(path) else path
         path = end if end[:1] == b'/' else path.rpartition(b'/')[0] + b'/' + end
     places = [place.rpartition(b'/')[0] for place in found]
-    environments = [above + b'/pyvenv.cfg' for place in places for above in (place, place.rpartition(b'/')[0])]
+    environments = [above + SETTINGS for place in places for above in (place, place.rpartition(b'/')[0])]
     return found + [*filter(lambda name: unix.access(name, 0), environments)]
 
 

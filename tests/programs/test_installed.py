@@ -560,6 +560,34 @@ def test_P04_links_on_the_way_to_an_interpreter(own_python):
 
 
 @pytest.mark.root
+@pytest.mark.parametrize('closed', ['joe', 'py', 'joe/pyvenv.cfg'])
+def test_an_interpreter_that_accounts_cannot_run(own_python, closed):
+    """Every link on the way to it is the accounts' way too: qpy-install, --check and qpy-start name what is closed."""
+    home, place, _ = own_python
+    top, first = os.path.dirname(place), os.path.join(home, 'bin/qpy-start')
+    os.makedirs(top + '/joe/bin')
+    os.symlink(place + '/bin/python3', top + '/joe/bin/python3')
+    with open(top + '/joe/pyvenv.cfg', 'w') as file:
+        file.write('home = %s/bin\n' % place)
+    path = os.path.join(top, closed)
+    before = os.stat(path).st_mode & 0o7777
+    line = "%s: has mode %%04o, so that %s/joe/bin/python3 cannot be executed by every account; install Debian's python3, or run " \
+        'qpy-install %s with another --python' % (path, top, home)
+    try:
+        assert install(home, '--offline', '--python', top + '/joe/bin/python3')[0] == 0 and check.complaints(home, False) == []
+        os.chmod(path, before & ~0o007)
+        line %= before & ~0o007
+        assert check.complaints(home, False) == [line]
+        started = subprocess.run([first], capture_output=True, text=True, cwd='/', timeout=10)
+        assert (started.returncode, started.stderr) == (111, 'qpy-start: fatal: unable to start: %s\n' % line)
+        assert install(home, '--offline', '--python', top + '/joe/bin/python3') == (111, 'qpy-install: fatal: %s\n' % line)
+    finally:
+        os.chmod(path, before)
+        shutil.rmtree(top + '/joe')
+        assert install(home, '--offline', '--python', place + '/bin/python3')[0] == 0
+
+
+@pytest.mark.root
 def test_P04_without_root_it_may_be_ones_own(own_python):
     """A rootless installation takes an interpreter of its owner, and none of a third account."""
     _, place, _ = own_python

@@ -3,7 +3,6 @@ import ctypes
 import hashlib
 import os
 import shutil
-import stat
 import subprocess
 
 from qpy.admin.installing import doing, other_names
@@ -29,15 +28,8 @@ program.run(%(module)r, %(home)r)
 
 def check_interpreter(home, python, rootless):
     """Trouble unless every account can run it, only root (or who installs for himself) can change it, and it is new enough."""
-    real = os.path.realpath(python)
-    if not os.path.isfile(real):
+    if not os.path.isfile(python):
         raise doing.Trouble('%s is missing; install python3' % python)
-    path = real
-    while not rootless and path != '/':
-        if not os.stat(path).st_mode & stat.S_IXOTH:
-            raise doing.Trouble('%s cannot be executed by every account, because of %s; install Debian\'s python3, or give '
-                                'another with --python' % (python, path))
-        path = os.path.dirname(path)
     refuse_foreign(home, python, (), rootless)              # before it is run
     asked = subprocess.run([python, '-IS', '-c', 'import sys; print(sys.version_info >= (3, 11))'],
                            capture_output=True, text=True)
@@ -47,7 +39,7 @@ def check_interpreter(home, python, rootless):
 
 
 def refuse_foreign(home, python, directories, rootless):
-    """Trouble if others can change the interpreter or where it finds modules."""
+    """Trouble if others can change the interpreter or where it finds modules, or an account cannot run it."""
     owner = (os.geteuid(), os.getegid()) if rootless else (0, 0)
     house = faults.House(os.fsencode(home), rootless, {b'root': owner})
     for fault in faults.of_interpreter(house, os.fsencode(python), directories):
