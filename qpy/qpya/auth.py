@@ -6,7 +6,8 @@ and alike whatever the reason; too many of them are not looked at any more (core
 
 A worker of its own hears the servers; a master replaces it when it dies.  Exit: 0 when the chain ends, else 111.
 """
-from binascii import a2b_base64, b2a_base64
+from binascii import b2a_base64
+from collections import deque
 
 from qpy import unix
 from qpy.core import authbackends, brakes, channel, dovecot_auth, exits, manifest, sasl_server as sasl, text
@@ -16,6 +17,7 @@ from qpy.qpya.dovecot import Dovecot
 from qpy.qpya.judges import GOOD, LATER, Judges
 
 PAUSE = 2.0             # seconds after the client's last word at which a failure is said, or a multiple of them
+TURN = 20.0             # seconds that one waits until others for the same account, or from the same address, have ended
 LOGINS = 500            # exchanges of one server at a time
 BACKLOG = 1000          # answers that a server has not taken
 AT_ONCE = b'-'          # in the field of the first response: there is none
@@ -26,7 +28,7 @@ class Office:
     """What all servers are served with."""
 
     def __init__(self, loop, home, backends):
-        self.loop, self.servers, self.brakes = loop, set(), brakes.Brakes()
+        self.loop, self.servers, self.brakes, self.waiting = loop, set(), brakes.Brakes(), deque()
         self.judges = Judges(loop, home, backends.judges)
         self.dovecot = None
         self.dovecot = Dovecot(loop, backends.dovecot, self.changed) if backends.dovecot else None
@@ -54,55 +56,98 @@ class Office:
             return Forwarded(self, server, number, mechanism, ip, tls, response)
         return Login(self, server, number, mechanism, ip, binding, response)
 
+    def admit(self, attempt):
+        """Have it judged, now or when it is known how those before it end; after too many failures, not at all."""
+        why = self.brakes.refuse(attempt.user, attempt.ip, unix.monotonic())
+        if why:
+            return attempt.later(text.logsafe(attempt.user) + b': ' + why if attempt.user else why)
+        if not self.brakes.begin(attempt.user, attempt.ip, unix.monotonic()):
+            attempt.timer = attempt.timer or self.loop.after(TURN, lambda: self.give_up(attempt))
+            return self.waiting.append(attempt)
+        attempt.admitted = True
+        return attempt.go()
+
+    def give_up(self, attempt):
+        """It has waited long enough."""
+        if attempt in self.waiting:
+            self.waiting.remove(attempt)
+            attempt.later(text.logsafe(attempt.user) + b': too many logins at a time')
+
+    def room(self):
+        """There may be some for those who wait, in their order."""
+        waiting, self.waiting = self.waiting, deque()
+        for attempt in waiting:
+            if attempt.is_there():
+                self.admit(attempt)
+
 
 ORDER = (b'SCRAM-SHA-256-PLUS', b'SCRAM-SHA-256', b'PLAIN', b'LOGIN', b'OAUTHBEARER', b'XOAUTH2')
 
 
 class Attempt:
-    """What the two kinds of login share.  since: when the client's last word came."""
+    """What the two kinds of login share.  since: when the client's last word came.  user: whom he names, in lower case, b''
+    before he has; go(): what follows once he may be judged; timer: of his waiting for that; admitted: he is being judged."""
 
     def __init__(self, office, server, number, ip):
         self.office, self.server, self.number, self.ip = office, server, number, ip
         self.since = unix.monotonic()
+        self.user, self.go, self.timer, self.admitted = b'', None, None, False
+
+    def is_there(self):
+        """Does the client still wait for an answer?"""
+        return self.server.logins.get(self.number) is self
 
     def say(self, letter, *fields):
         """Answer the server, if it is still there."""
-        if self.server.logins.get(self.number) is self:
+        if self.is_there():
             self.server.channel.send(letter, self.number, *fields)
 
     def over(self, letter, *fields):
         """The last answer."""
         self.say(letter, *fields)
-        if self.server.logins.get(self.number) is self:
+        if self.is_there():
             del self.server.logins[self.number]
+
+    def admit(self, user, go):
+        """go() when he may be judged."""
+        self.user, self.go = text.lower(user), go
+        self.office.admit(self)
+
+    def settle(self):
+        """It is known how it ended."""
+        if self.admitted:
+            self.admitted = False
+            self.office.brakes.end(self.user, self.ip)
+            self.office.loop.call_soon(self.office.room)
+
+    def names(self, user):
+        """What the account is called, by the client and by who has judged."""
+        return {self.user, text.lower(user)} - {b''}
 
     def good(self, user):
         """He is who he says."""
-        self.office.brakes.succeeded(text.lower(user), self.ip, unix.monotonic())
+        self.office.brakes.succeeded(self.names(user), self.ip, unix.monotonic())
+        self.settle()
         self.over(b'k', text.lower(user))
 
     def bad(self, user, reason):
         """He is not, or nobody knows; after a while."""
-        if user:
-            self.office.brakes.failed(text.lower(user), self.ip, unix.monotonic())
+        names = self.names(user)
+        if names:
+            self.office.brakes.failed(names, self.ip, unix.monotonic())
+        self.settle()
         words = text.logsafe(user) + b': ' + reason if user else reason
         self.after_pause(NO, words)
 
     def later(self, reason):
         """Nobody can say now."""
+        self.settle()
         self.after_pause(AGAIN, reason)
 
     def after_pause(self, what, reason):
         """Say it at a time that does not tell how long judging took, and so nothing of how it was judged."""
         wait = PAUSE - (unix.monotonic() - self.since) % PAUSE
         self.office.loop.after(wait, lambda: self.over(b'n', what, reason))
-
-    def braked(self, user):
-        """Has there been too much of this?"""
-        why = self.office.brakes.refuse(text.lower(user), self.ip, unix.monotonic())
-        if why:
-            self.later(text.logsafe(user) + b': ' + why if user else why)
-        return bool(why)
 
 
 class Login(Attempt):
@@ -114,7 +159,7 @@ class Login(Attempt):
         place = sasl.Place(nonce, bytes.fromhex(binding.decode('ascii', 'replace')), bool(binding),
                            office.judges.file.scram.keys)
         self.facts = {b'AUTHMECH': mechanism, b'TCPREMOTEIP': ip}
-        self.exchange, self.seen = sasl.MECHANISMS[mechanism](place), False
+        self.exchange, self.judging, self.refused = sasl.MECHANISMS[mechanism](place), False, False
         self.first = None if response == AT_ONCE else response
 
     def start(self):
@@ -130,25 +175,32 @@ class Login(Attempt):
 
     def advance(self, event, value):
         """What follows."""
-        user = self.exchange.user
-        if event in (sasl.CHALLENGE, sasl.JUDGE) and user and not self.seen:
-            self.seen = True
-            if self.braked(user):
-                return None
+        if event in (sasl.CHALLENGE, sasl.JUDGE) and self.exchange.user and not self.user:
+            return self.admit(self.exchange.user, lambda: self.follow(event, value))
+        return self.follow(event, value)
+
+    def follow(self, event, value):
+        """The same, when his name has passed."""
         if event == sasl.CHALLENGE:
             return self.say(b'c', b2a_base64(value, newline=False))
         if event == sasl.JUDGE:
+            self.judging = True
             return self.office.judges.judge(value, self.facts, self.judged)
-        return self.good(value) if event == sasl.DONE else self.bad(user, value)
+        return self.good(value) if event == sasl.DONE else self.bad(self.exchange.user, value)
 
     def judged(self, verdict):
         """Somebody has judged."""
+        self.judging = False
         if verdict == LATER:
             return self.later(b'nobody can judge now')
-        return self.advance(*self.exchange.judged(verdict == GOOD))
+        self.refused = verdict != GOOD
+        self.follow(*self.exchange.judged(not self.refused))
+        return None if self.is_there() else self.gone()
 
     def gone(self):
-        """The client has."""
+        """The client has.  What is being judged is not over by that, and who has been refused has failed."""
+        if self.admitted and not self.judging:
+            self.bad(b'', b'gone') if self.refused else self.settle()
 
 
 class Forwarded(Attempt):
@@ -157,27 +209,41 @@ class Forwarded(Attempt):
     def __init__(self, office, server, number, mechanism, ip, tls, response):
         super().__init__(office, server, number, ip)
         known = {b'service': b'smtp', b'rip': ip, **({b'secured': b'tls'} if tls else {}), b'final-resp-ok': None}
-        first = None if response == AT_ONCE else b'' if response == b'=' else response
-        self.asking = mechanism, known, first
-        self.theirs = None
+        self.first = None if response == AT_ONCE else response
+        self.exchange = sasl.MECHANISMS[mechanism](sasl.Place(keys=office.judges.file.scram.keys))      # tells the name
+        self.begin = lambda first: office.dovecot.ask(mechanism, known, first, self.answered)
+        self.theirs, self.named, self.asked = None, False, False
 
     def start(self):
-        """Hand it on."""
-        if self.braked(b''):
-            return None
-        self.theirs = self.office.dovecot.ask(*self.asking, self.answered)
-        return None if self.theirs else self.later(b'Dovecot has gone')
+        """The first step."""
+        return self.heard(self.first)
 
     def heard(self, response):
-        """The client's next message."""
-        if not self.office.dovecot.go_on(self.theirs, b'' if response == b'=' else response):
-            self.later(b'Dovecot has gone')
+        """The client's next message, or None."""
+        if response is None or self.named:
+            return self.hand_on(response)
+        self.named = True
+        self.exchange.step(sasl.decoded(response) or b'')
+        return self.admit(self.exchange.user, lambda: self.hand_on(response))
+
+    def hand_on(self, response):
+        """It is Dovecot's turn."""
+        self.asked, response = True, b'' if response == b'=' else response
+        if self.theirs is None:
+            self.theirs = going = self.begin(response)
+        else:
+            going = self.office.dovecot.go_on(self.theirs, response)
+        return None if going else self.later(b'Dovecot has gone')
 
     def answered(self, kind, value):
-        """Dovecot's word."""
+        """Dovecot's word; what it calls the account may be braked where what the client has called it is not."""
+        self.asked = False
         if kind == dovecot_auth.MORE:
             return self.say(b'c', value)
         user = value.get(b'user', b'')
+        why = text.lower(user) != self.user and self.office.brakes.refuse(text.lower(user), self.ip, unix.monotonic())
+        if why:
+            return self.later(text.logsafe(user) + b': ' + why)
         if kind == dovecot_auth.OK:
             return self.good(user) if user else self.later(b'Dovecot names no user')
         if b'temp' in value:
@@ -185,9 +251,11 @@ class Forwarded(Attempt):
         return self.bad(user, b'Dovecot: ' + text.printable(value.get(b'reason') or value.get(b'code') or b'wrong'))
 
     def gone(self):
-        """The client has."""
+        """The client has.  Who does not wait for Dovecot's word, which comes late for a failure, has failed."""
         if self.theirs:
             self.office.dovecot.cancel(self.theirs)
+        if self.admitted:
+            self.bad(b'', b'gone') if self.asked else self.settle()
 
 
 class Server:

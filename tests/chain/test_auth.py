@@ -306,6 +306,8 @@ def test_brakes():
         guesses = [attempt(b'u%d' % n, '127.0.0.50', b'guess') for n in range(20)]
         assert {client.reply()[:3] for client in guesses} == {b'535'}
         assert attempt(b'user', '127.0.0.50', SECRET).reply()[:3] == b'454'
+        guesses = [attempt(b'v%d' % n, '127.0.0.60', b'guess') for n in range(30)]
+        assert sorted(client.reply()[:3] for client in guesses) == [b'454'] * 10 + [b'535'] * 20
 
 
 def test_passwords_change_while_it_runs():

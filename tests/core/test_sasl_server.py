@@ -1,5 +1,6 @@
 """Logins as the server sees them: each mechanism as a table, and against our own client."""
 import base64
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -191,7 +192,7 @@ def test_an_address_that_guesses():
     b = brakes.Brakes()
     for number in range(20):
         assert not b.refuse(b'u%d' % number, b'2001:db8::%d' % number, 0.0)
-        b.failed(b'u%d' % number, b'2001:db8::%d' % number, 0.0)
+        b.failed([b'u%d' % number], b'2001:db8::%d' % number, 0.0)
     assert b.refuse(b'x', b'2001:db8::ffff', 0.0) == b'too many failed logins from this address'
     assert not b.refuse(b'x', b'2001:db8:0:1::1', 0.0) and not b.refuse(b'x', b'2001:db8::1', 60.0)
 
@@ -199,9 +200,9 @@ def test_an_address_that_guesses():
 def test_an_account_under_attack():
     """10 failures from anywhere stop strangers, and not its owner, who came from another place before."""
     b = brakes.Brakes()
-    b.succeeded(b'joe', b'192.0.2.1', 0.0)
+    b.succeeded([b'joe'], b'192.0.2.1', 0.0)
     for number in range(10):
-        b.failed(b'joe', b'198.51.100.%d' % number, 10.0)
+        b.failed([b'joe'], b'198.51.100.%d' % number, 10.0)
     assert b.refuse(b'joe', b'203.0.113.1', 10.0) == b'too many failed logins to this account'
     assert not b.refuse(b'joe', b'192.0.2.1', 10.0) and not b.refuse(b'ann', b'203.0.113.1', 10.0)
     assert not b.refuse(b'joe', b'203.0.113.1', 130.0)
@@ -211,9 +212,193 @@ def test_brakes_are_bounded():
     """Whatever is tried, what is remembered has a limit."""
     b = brakes.Brakes()
     for number in range(brakes.MOST + 10):
-        b.failed(b'%d' % number, b'%d' % number, 0.0)
-        b.succeeded(b'%d' % number, b'x%d' % number, 0.0)
-    assert len(b.accounts.counts) == len(b.known) == brakes.MOST
+        b.failed([b'%d' % number], b'%d' % number, 0.0)
+        b.succeeded([b'%d' % number], b'x%d' % number, 0.0)
+    assert len(b.accounts.counts) == len(b.addresses.counts) == len(b.known) == brakes.MOST
+
+
+def test_an_account_of_ones_own_lifts_no_brake():
+    """Who logs in as himself among his guesses takes back one failure a minute for that, of an address with many owners each
+    one."""
+    b = brakes.Brakes()
+    guesses = 0
+    while not b.refuse(b'joe', b'192.0.2.1', 5.0) and guesses < 100:
+        b.failed([b'joe%d' % guesses], b'192.0.2.1', 5.0)
+        b.succeeded([b'mallory'], b'192.0.2.1', 5.0)
+        guesses += 1
+    assert guesses == 21
+    b.succeeded([b'mallory'], b'192.0.2.1', 64.0)
+    assert b.addresses.level(b'192.0.2.1', 5.0) == 20
+    for name in (b'ann', b'bob'):
+        b.succeeded([name], b'192.0.2.1', 5.0)
+    assert b.addresses.level(b'192.0.2.1', 5.0) == 18
+
+
+class Desk:
+    """A qpy-auth without processes: whom its judges, or a Dovecot, are asked about, and what it says."""
+
+    def __init__(self, dovecot=False):
+        self.asked, self.said, self.soon, self.waits, self.turns = [], [], [], [], []
+        self.numbers = itertools.count()
+        loop = SimpleNamespace(on_signal=lambda *_: None, call_soon=self.soon.append,
+                               after=lambda seconds, call: (self.turns if seconds == auth.TURN else self.waits).append(call) or call)
+        self.office = auth.Office(loop, b'/nonexistent', SimpleNamespace(judges={}, dovecot=b''))
+        self.office.judges = SimpleNamespace(judge=lambda claim, facts, done: self.asked.append((claim.user, done)),
+                                             file=SimpleNamespace(scram=SCRAM), password_mechanisms=list)
+        if dovecot:
+            self.office.dovecot = SimpleNamespace(
+                mechanisms=[b'PLAIN', b'LOGIN', b'SCRAM-SHA-256'], cancel=lambda number: None, go_on=lambda number, response: True,
+                ask=lambda mechanism, known, first, answered: self.asked.append((first, answered)) or b'%d' % len(self.asked))
+        self.server = SimpleNamespace(logins={}, channel=SimpleNamespace(send=lambda *fields: self.said.append(fields)))
+
+    def begin(self, ip, response, mechanism=b'PLAIN'):
+        """A login."""
+        number = b'%d' % next(self.numbers)
+        login = self.server.logins[number] = self.office.begin(
+            self.server, number, (mechanism, ip, b'TLSv1.3', b'', base64.b64encode(response)))
+        login.start()
+        return login
+
+    def turn(self):
+        """Whatever follows by itself, the end of pauses too."""
+        while self.soon or self.waits:
+            for call in self.soon[:]:
+                self.soon.remove(call)
+                call()
+            for call in self.waits[:]:
+                self.waits.remove(call)
+                call()
+
+    def answer(self, *words):
+        """Who has been asked says this about all."""
+        asked, self.asked = self.asked, []
+        for _, answered in asked:
+            answered(*words)
+        self.turn()
+        return len(asked)
+
+    def heard(self):
+        """How often each last answer was given; they are forgotten."""
+        said, self.said = self.said, []
+        ends = [fields[0] + fields[2] if fields[0] == b'n' else fields[0] for fields in said]
+        return {end: ends.count(end) for end in ends}
+
+
+@pytest.mark.parametrize('most, ip, user', [(20, b'192.0.2.1', b'u%d'), (10, b'198.51.100.%d', b'joe')])
+@pytest.mark.parametrize('dovecot, no, yes', [(False, ('bad',), ('good',)), (True, ('fail', {}), ('ok', {b'user': b'joe'}))])
+def test_brakes_are_not_overtaken(most, ip, user, dovecot, no, yes):
+    """However many come at once, from one address or for one account, no more are looked at than could fail; the others wait
+    until it is known how those end, and are refused after as many failures."""
+    desk = Desk(dovecot)
+    for number in range(50):
+        desk.begin(ip % number if b'%' in ip else ip, b'\0' + (user % number if b'%' in user else user) + b'\0guess')
+    assert len(desk.asked) == most
+    desk.asked.pop(0)[1](*yes)
+    desk.turn()
+    assert len(desk.asked) == most and desk.heard() == {b'k': 1}
+    assert desk.answer(*no) == most
+    assert desk.answer(*no) == 0 and desk.heard() == {b'nno': most, b'nlater': 49 - most}
+    assert not desk.office.waiting and not desk.office.brakes.accounts.judged and not desk.office.brakes.addresses.judged
+
+
+@pytest.mark.parametrize('mechanism, first', [(b'LOGIN', b'joe'), (b'SCRAM-SHA-256', b'n,,n=joe,r=abc')])
+def test_who_leaves_makes_room(mechanism, first):
+    """Where the name comes before the proof it is the exchange that counts; who leaves in its midst has not failed."""
+    desk = Desk()
+    logins = [desk.begin(b'198.51.100.%d' % number, first, mechanism) for number in range(15)]
+    assert desk.heard() == {b'c': 10}
+    for login in logins[:3]:
+        del desk.server.logins[login.number]
+        login.gone()
+    desk.turn()
+    assert desk.heard() == {b'c': 3}
+    for login in logins[3:13]:
+        login.heard(base64.b64encode(b'guess' if mechanism == b'LOGIN' else b'c=biws,r=x,p=x'))
+    desk.answer('bad')
+    desk.turn()
+    assert desk.heard() == {b'nno': 10, b'nlater': 2}
+
+
+def test_who_leaves_before_he_is_told():
+    """Being judged goes on without him, and counts; at Dovecot, whose failures come late, not to wait for one is one."""
+    for dovecot in (False, True):
+        desk = Desk(dovecot)
+        for number in range(15):
+            login = desk.begin(b'198.51.100.%d' % number, b'\0joe\0guess')
+            del desk.server.logins[login.number]
+            login.gone()
+        assert len(desk.asked) == 10
+        if not dovecot:
+            desk.answer('bad')
+        desk.begin(b'203.0.113.1', b'\0joe\0right')
+        desk.turn()
+        assert desk.heard() == {b'nlater': 1}
+
+
+@pytest.mark.parametrize('first', ['verdict', 'leave'])
+def test_who_leaves_when_his_token_is_refused(first):
+    """RFC 7628 has him answer why before he hears that it failed: it has, whether he does or not."""
+    desk = Desk()
+    for number in range(10):
+        login = desk.begin(b'198.51.100.%d' % number, b'user=joe\1auth=Bearer guess\1\1', b'XOAUTH2')
+        [(_, answered)], desk.asked = desk.asked, []
+        if first == 'verdict':
+            answered('bad')
+        del desk.server.logins[login.number]
+        login.gone()
+        if first == 'leave':
+            answered('bad')
+        desk.turn()
+    desk.begin(b'203.0.113.1', b'\0joe\0right')
+    desk.turn()
+    assert not desk.asked and desk.heard().pop(b'nlater') == 1
+
+
+def test_nobody_waits_for_ever():
+    """Who begins logins and leaves them open keeps others from being judged, and not from an answer."""
+    desk = Desk()
+    for number in range(12):
+        desk.begin(b'198.51.100.%d' % number, b'joe', b'LOGIN')
+    desk.turn()
+    assert desk.heard() == {b'c': 10} and len(desk.turns) == 2
+    for call in desk.turns:
+        call()
+    desk.turn()
+    assert desk.heard() == {b'nlater': 2} and not desk.office.waiting
+    desk.begin(b'203.0.113.1', b'ann', b'LOGIN')
+    assert desk.heard() == {b'c': 1}
+
+
+def test_names_that_cannot_be_seen():
+    """Who names nobody that we can see is in the way of nobody else who does not, but of his address."""
+    desk = Desk(True)
+    for number in range(15):
+        desk.begin(b'198.51.100.%d' % number, b'admin\0joe\0guess')
+    assert len(desk.asked) == 15
+    for _ in range(25):
+        desk.begin(b'192.0.2.1', b'admin\0joe\0guess')
+    assert len(desk.asked) == 35
+
+
+@pytest.mark.parametrize('response, mechanism', [(b'\0joe\0guess', b'PLAIN'), (b'x\0joe\0guess', b'PLAIN'),
+                                                 (b'\0JOE@here\0guess', b'PLAIN'), (b'joe', b'LOGIN'), (b'n,,n=joe,r=abc', b'SCRAM-SHA-256')])
+def test_an_account_that_dovecot_judges(response, mechanism):
+    """After ten failures nobody hears whether he has guessed it, whatever he has called it and wherever he comes from; but its
+    owner from his address."""
+    desk = Desk(True)
+    desk.begin(b'192.0.2.1', b'\0joe\0right')
+    assert desk.answer('ok', {b'user': b'Joe'}) and desk.heard() == {b'k': 1}
+    for number in range(25):
+        desk.begin(b'198.51.100.%d' % number, response, mechanism)
+        desk.answer('fail', {b'user': b'joe'})
+    assert desk.heard() == {b'nno': 10, b'nlater': 15}
+    desk.begin(b'203.0.113.1', b'\0joe\0right')
+    desk.begin(b'203.0.113.2', response, mechanism)
+    desk.answer('ok', {b'user': b'joe'})
+    assert desk.heard() == {b'nlater': 2}
+    desk.begin(b'192.0.2.1', b'\0joe\0right')
+    desk.answer('ok', {b'user': b'joe'})
+    assert desk.heard() == {b'k': 1}
 
 
 # --- who judges, and Dovecot's words -----------------------------------------------------------------------------
