@@ -287,16 +287,18 @@ class Run:
         self.owner, self.serial = owner, serial
         self.pieces, self.size = [], 0
         message = unix.memory_copy(fd, length)
-        self.out, theirs = unix.pipe2(unix.O_CLOEXEC | unix.O_NONBLOCK)
         try:
-            self.pid = unix.fork()
-            if self.pid == 0:
-                become_program(argv, message, theirs)
+            self.out, theirs = unix.pipe2(unix.O_CLOEXEC | unix.O_NONBLOCK)
+            try:
+                self.pid, self.watched = begin(argv, message, theirs)
+            except OSError:
+                unix.close(self.out)
+                raise
+            finally:
+                unix.close(theirs)
         finally:
             unix.close(message)
-            unix.close(theirs)
         owner.loop.watch(self.out, self._readable)
-        self.watched = unix.pidfd_open(self.pid)
         owner.loop.watch(self.watched, self._ended)
 
     def _readable(self):
@@ -323,6 +325,19 @@ class Run:
         status = unix.waitstatus_to_exitcode(unix.waitpid(self.pid, 0)[1])
         letter, words = remote_report.outcome(status, b''.join(self.pieces))
         self.owner.jobs.end(self.owner, self.serial, letter, b'', words)
+
+
+def begin(argv, message, out):
+    """(pid, pidfd) of a new process that becomes the program; OSError: there is none."""
+    pid = unix.fork()
+    if pid == 0:
+        become_program(argv, message, out)
+    try:
+        return pid, unix.pidfd_open(pid)
+    except OSError:                     # nobody would hear of its end
+        unix.kill(pid, unix.SIGKILL)
+        unix.waitpid(pid, 0)
+        raise
 
 
 def become_program(argv, message, out):

@@ -1,6 +1,8 @@
 """qpy-rspawn as a process: deliveries in, results out, workers that die, and programs in place of
 qpy-remote."""
 import contextlib
+import errno
+import gc
 import os
 import signal
 import socket
@@ -294,3 +296,27 @@ def test_qmailremote_that_is_not_there(home):
         rspawn.send(3, recipients=[b'a@x', b'b@x'])
         rspawn.wait(lambda: len(rspawn.results) == 2)
         assert {result[0] for result in rspawn.results.values()} == {b'Z'}
+
+
+@pytest.mark.parametrize('call', ['memory_copy', 'pipe2', 'fork', 'pidfd_open'])
+def test_qmailremote_that_cannot_be_started(monkeypatch, tmp_path, call):
+    """INV6: whichever call fails, the delivery is temporary, and neither a descriptor nor a process is left of it."""
+    from qpy.qpyr import rspawn
+    answers = []
+
+    def fail(*args):
+        raise OSError(errno.EMFILE, 'Too many open files')
+    monkeypatch.setattr(rspawn.program, 'warn', lambda line: None)
+    jobs, client = rspawn.Jobs(), type('Client', (), {'send': lambda self, *record: answers.append(record)})()
+    programs = rspawn.Programs(rspawn.Loop(), jobs, b'/bin/cat')
+    (tmp_path / 'message').write_bytes(b'x')
+    gc.collect()
+    before = os.listdir('/proc/self/fd')
+    with monkeypatch.context() as patch:
+        patch.setattr(unix, call, fail)
+        programs.send((b'1', b'h', b's', b'', b'1', jobs.add(client, b'7', programs) + b' r@h'),
+                      os.open(tmp_path / 'message', os.O_RDONLY))
+    assert answers == [(b'Z', b'7', b'', remote_report.NOT_RUN)]
+    assert os.listdir('/proc/self/fd') == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
