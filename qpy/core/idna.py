@@ -1,8 +1,10 @@
 """Internationalised domains in ASCII (RFC 5890, 5891; Punycode, RFC 3492).
 
-Labels are taken as they come but for capitals, which are lowered: IDNA 2008 maps nothing else.  What DNS then says of a
-name that nobody can have registered is the answer to it.
+Labels are taken as they come but for capitals, which are lowered, and for letters in pieces, which are put together (NFC,
+RFC 5891, 5.2): IDNA 2008 maps nothing else.  What DNS then says of a name that nobody can have registered is the answer to it.
 """
+from unicodedata import normalize
+
 BASE, T_MIN, T_MAX, SKEW, DAMP, FIRST_BIAS, FIRST_CODE = 36, 1, 26, 38, 700, 72, 128
 DIGITS = b'abcdefghijklmnopqrstuvwxyz0123456789'
 PREFIX = b'xn--'
@@ -33,6 +35,7 @@ def label(part):
     """One label of a domain; ValueError if it is too long, or holds what no name does."""
     if part.isascii():
         return part.encode('ascii')
+    part = normalize('NFC', part)
     if any(c < '-' or c in '/:;<=>?@[\\]^_`{|}~\x7f' for c in part):
         raise ValueError('no letter of a host name')
     made = PREFIX + punycode(part)

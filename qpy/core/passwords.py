@@ -16,7 +16,7 @@ from hashlib import scrypt
 
 from _hashlib import hmac_digest, openssl_sha256 as sha256, pbkdf2_hmac
 
-from qpy.core import text
+from qpy.core import saslprep, text
 
 SCRYPT, ARGON2ID = b'scrypt', b'argon2id'
 #: what is written, each about a tenth of a second: 32 MB; 46 MB, as OWASP has it
@@ -143,7 +143,7 @@ def parse_scram(value):
 
 def scram_keys(password, salt):
     """The Keys of a password."""
-    salted = pbkdf2_hmac('sha256', password, salt, ITERATIONS)
+    salted = pbkdf2_hmac('sha256', saslprep.prepared(password), salt, ITERATIONS)
     stored = sha256(hmac_digest(salted, b'Client Key', 'sha256')).digest()
     return Keys(ITERATIONS, salt, stored, hmac_digest(salted, b'Server Key', 'sha256'))
 

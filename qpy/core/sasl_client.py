@@ -11,7 +11,7 @@ from _operator import _compare_digest as same
 from binascii import Error, a2b_base64, b2a_base64
 from _hashlib import hmac_digest, openssl_sha256 as sha256, pbkdf2_hmac
 
-from qpy.core import text
+from qpy.core import saslprep, text
 
 ITERATIONS = 4096, 1000000      # of SCRAM: fewer are no protection, more an attack on our time
 PASSWORD, TOKEN = 'password', 'token'
@@ -149,7 +149,7 @@ class Scram:
             salt = b''
         if not salt or not nonce.startswith(self.nonce) or nonce == self.nonce or (count or 0) < ITERATIONS[0]:
             raise ValueError('a challenge of SCRAM that is none')
-        salted = pbkdf2_hmac('sha256', self.password, salt, count)
+        salted = pbkdf2_hmac('sha256', saslprep.prepared(self.password), salt, count)
         key = hmac_digest(salted, b'Client Key', 'sha256')
         unsigned = b'c=%s,r=%s' % (b2a_base64(self.binding(), newline=False), nonce)
         signed = b','.join((self.bare, challenge, unsigned))

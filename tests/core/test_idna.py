@@ -8,6 +8,7 @@ from qpy.core import idna
 @pytest.mark.parametrize('name, ascii_', [
     ('bücher.example', b'xn--bcher-kva.example'), ('BÜCHER.Example', b'xn--bcher-kva.example'),
     ('straße.example', b'xn--strae-oqa.example'), ('日本語.jp', b'xn--wgv71a119e.jp'),
+    ('bu\u0308cher.example', b'xn--bcher-kva.example'), ('BU\u0308CHER.example', b'xn--bcher-kva.example'), ('A\u030a.example', b'xn--5ca.example'),
     ('пример.испытание', b'xn--e1afmkfd.xn--80akhbyknj4f'), ('plain.Example', b'plain.Example'), ('', b'')])
 def test_names(name, ascii_):
     """As registries have them; ASCII is left alone."""
@@ -15,9 +16,9 @@ def test_names(name, ascii_):
 
 
 @pytest.mark.parametrize('name', [b'\xff.example', 'a b\xfc.example'.encode(), 'ü@x'.encode(), ('ü' * 60).encode(),
-                                  'ü\r\n.x'.encode(), 'ü>x'.encode()])
+                                  'ü\r\n.x'.encode(), 'ü>x'.encode(), 'a\u037eb'.encode()])
 def test_what_has_no_such_form(name):
-    """No UTF-8, blanks and signs beside letters, labels too long."""
+    """No UTF-8, blanks and signs beside letters, what NFC makes a sign, labels too long."""
     assert idna.domain(name) is None
 
 

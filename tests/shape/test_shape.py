@@ -11,7 +11,8 @@ import source  # noqa: E402
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'reach')
 UPDATE = os.environ.get('QPY_UPDATE_GOLDEN')
-PURE = {'struct', 'zlib', 'binascii', 'heapq', 'collections', '_collections', 'gc', 'hashlib', '_sha256', '_hashlib', '_operator'}
+PURE = {'struct', 'zlib', 'binascii', 'heapq', 'collections', '_collections', 'gc', 'hashlib', '_sha256', '_hashlib', '_operator',
+        'unicodedata'}
 CLOCKLESS = {'gmtime', 'strftime'}          # what core may take from time
 SYSTEM = {'os', '_socket', 'socket', 'fcntl', 'select', '_signal', 'signal', 'pwd', 'grp', 'ctypes', 'ssl', '_ssl', '_thread',
           'threading', 'subprocess', 'resource', 'mmap', 'termios', 'posix', 'errno', 'stat', 'sys', 'tempfile', 'io'}
