@@ -41,6 +41,14 @@ def less(found, out):
     return result
 
 
+def mapped(found, data):
+    """What of these ranges exists where we are, by the bytes of /proc/PID/uid_map or gid_map (b'' without /proc: all).  The
+    kernel wants each range of a map to lie in one of those above it, so that they stay apart."""
+    lines = [[int(word) for word in line.split()] for line in data.split(b'\n') if line]
+    cut = [(max(first, start), min(first + count, start + length)) for first, count in found for start, _, length in lines]
+    return sorted((first, end - first) for first, end in cut if first < end) if data else found
+
+
 def merged(found):
     """The same ids in as few ranges as possible."""
     result = []

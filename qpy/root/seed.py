@@ -112,7 +112,12 @@ def mail_ids(home, identity):
     for i in (0, 1):
         named = [identity[role][i] for role in (b'qpyu', b'alias')] + [ids[i] for ids in users] + i * groups_too
         ours = {identity[role][i] for role in accounts.ROLES} - set(named[:2])
-        out.append(idmap.ranges(accounts.LOWEST_MAIL_UID, named, ours | {NOBODY}, closed[i]))
+        wanted = idmap.ranges(accounts.LOWEST_MAIL_UID, named, ours | {NOBODY}, closed[i])
+        out.append(idmap.mapped(wanted, if_there((b'/proc/self/uid_map', b'/proc/self/gid_map')[i])))
+        for number in sorted({number for number in named if mailids.within(wanted, number)}):
+            if not mailids.within(out[i], number):
+                program.warn(b'%s %d does not exist in this container, and mail for it waits: let its map have that'
+                             % ((b'uid', b'gid')[i], number))
     return tuple(out)
 
 

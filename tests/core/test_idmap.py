@@ -24,6 +24,15 @@ def test_an_id_is_in_the_map_exactly_if_it_should_be(plus, without):
     assert found == idmap.merged(found) == sorted(found)
 
 
+@pytest.mark.parametrize('data, left', [
+    (b'         0          0 4294967295\n', [(110, 2), (1000, 64534), (65535, 4294901760)]), (b'', [(110, 2), (1000, 64534), (65535, 4294901760)]),
+    (b'0 0 65536\n', [(110, 2), (1000, 64534), (65535, 1)]), (b'0 100000 1001\n1001 1000 1\n1002 101002 100\n', [
+        (110, 2), (1000, 1), (1001, 1), (1002, 100)]), (b'0 1000 1\n', []), (b'111 0 900\n', [(111, 1), (1000, 11)])])
+def test_only_ids_that_exist_here(data, left):
+    """In a container each range is cut where its map ends, and where one line of it meets the next."""
+    assert idmap.mapped([(110, 2), (1000, 64534), (65535, 4294901760)], data) == left
+
+
 SPANS = st.lists(st.tuples(st.integers(900, 3000), st.integers(1, 400)), max_size=8)
 
 

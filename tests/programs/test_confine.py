@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import signal
+import socket
 
 import pytest
 
@@ -455,7 +456,7 @@ def test_who_leaves_from_an_address_of_his_choice_takes_no_port(name, may_bind, 
 def mapped(monkeypatch, passwd, every, group=b'root:x:0:\nshadow:x:42:\n', named=None, more=(), assigned=(89, 90)):
     """mail_ids of a system with these accounts: [(uid, gid)] in /etc/passwd, and of every source; more: files."""
     more = dict(more)
-    files = {**dict.fromkeys((b'/etc/nsswitch.conf', b'/etc/subuid', b'/etc/subgid'), b''), b'/etc/passwd': b''.join(b'u:x:%d:%d::/h:/s\n' % pair for pair in passwd), b'/etc/group': group}
+    files = {**dict.fromkeys((b'/etc/nsswitch.conf', b'/etc/subuid', b'/etc/subgid', b'/proc/self/uid_map', b'/proc/self/gid_map'), b''), b'/etc/passwd': b''.join(b'u:x:%d:%d::/h:/s\n' % pair for pair in passwd), b'/etc/group': group}
     monkeypatch.setattr(unix, 'read_file', {**files, **more}.__getitem__)
     monkeypatch.setattr(unix, 'getpwall', every if callable(every) else lambda: every)
     monkeypatch.setattr(seed, 'assigned', lambda home: [assigned])
@@ -483,6 +484,35 @@ def test_whom_the_seed_knows(monkeypatch, capfd):
     assert known(monkeypatch, passwd, elsewhere, named=[b'42'])[1] == [42, 60, 90, 100, 500, *OURS]
     assert capfd.readouterr().err == ''
     assert known(monkeypatch, [], [], named=[b'703', b'20'])[1] == [20, 90, 100, *OURS]     # none of qpy's own
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('maps', [b'0 0 65536\n', b'0 0 1000\n1000 1000 1\n1001 1001 64535\n'])
+def test_in_a_container(monkeypatch, maps):
+    """Where only some ids exist (LXC, podman) and LDAP may have any, the maps hold those that do, the kernel takes them, and a
+    user in users/assign who does not exist is named."""
+    def probe():
+        warned = []
+        monkeypatch.setattr(seed.program, 'warn', warned.append)
+        found = mapped(monkeypatch, [(1000, 1000)], [], assigned=(70000, 90), more={
+            b'/etc/nsswitch.conf': b'passwd: files sss\n', b'/proc/self/uid_map': maps, b'/proc/self/gid_map': maps})
+        parent, (ask, answer) = os.getpid(), socket.socketpair()
+        child = os.fork()
+        if child == 0:
+            ask.recv(1)
+            for name in ('uid_map', 'gid_map'):
+                with open('/proc/%d/%s' % (parent, name), 'wb') as file:
+                    file.write(maps)
+            os._exit(0)
+        unix_kernel.unshare(unix_kernel.CLONE_NEWUSER)
+        answer.send(b'x')
+        os.waitpid(child, 0)
+        confine.enter_mail_namespace(*found, 710, 710)
+        confine.become_user(1000, 1000)
+        return warned, refused(os.setresuid, 70000, 70000, 70000), os.getresuid()
+    warned, no, who = in_child(probe)
+    assert warned == [b'uid 70000 does not exist in this container, and mail for it waits: let its map have that']
+    assert no and who == (1000, 1000, 1000)
 
 
 GROUP = b'root:x:0:\njoe:x:1000:\ndocker:x:1002:joe\nstaff:x:1003:\nshop:x:1004:\n'
