@@ -35,7 +35,7 @@ class Check:
     def __init__(self, home, set_aside, everything):
         self.home, self.sets_aside, self.everything = home, set_aside, everything
         self.place = {name: open_directory(home, name) for name in (b'mess', b'state', b'damaged')}
-        self.live = in_use(self.place[b'mess']) or send_runs(self.place[b'state'])
+        self.live = in_use(self.place[b'mess']) or is_locked(self.place[b'mess']) or send_runs(self.place[b'state'])
         self.identity = identity(home)
         self.recipients = {}                    # {ID: how many}; None: there, and not to be read
         self.counts, self.worst, self.moved = {}, queuecheck.FINE, set()
@@ -282,6 +282,17 @@ def in_use(fd):
     except unix.error:
         return True                             # unknown: be careful
     return any(word.endswith(b':%d' % unix.fstat(fd).st_ino) for word in locks)
+
+
+def is_locked(fd):
+    """The same, tried for a moment: /proc/locks does not show what another namespace of processes holds.  queued, whose lock
+    it is, would try again for three seconds."""
+    try:
+        unix.flock(fd, unix.LOCK_SH | unix.LOCK_NB)
+        unix.flock(fd, unix.LOCK_UN)
+        return False
+    except unix.error:
+        return True
 
 
 def send_runs(directory):

@@ -248,6 +248,24 @@ def test_a_queue_in_use(home):
         daemon.kill()
 
 
+def test_in_use_in_another_container(home, monkeypatch):
+    """Where /proc/locks does not show queued's lock, as in another namespace of processes, the queue is in use all the same;
+    and queued is not kept out by the look."""
+    real, flock = unix.read_file, unix.flock
+    monkeypatch.setattr(unix, 'read_file', lambda path, *more, **where: b'' if path == b'/proc/locks' else real(path, *more, **where))
+    put(home, b'99.1.part', b'half')
+    queued = os.open(home + b'/queue/mess', os.O_RDONLY)
+    try:
+        flock(queued, unix.LOCK_EX | unix.LOCK_NB)
+        assert run(home) == (exits.OK, [b'qpy-fsck: 1 receiving; the queue is in use'])
+        flock(queued, unix.LOCK_UN)
+        monkeypatch.setattr(queuecheck, 'true_name', lambda footer: flock(queued, unix.LOCK_EX | unix.LOCK_NB))
+        put(home, b'stranger', b'x')
+        assert run(home)[1][-1] == b'qpy-fsck: 1 foreign, 1 part; the queue is at rest'
+    finally:
+        os.close(queued)
+
+
 def test_a_copy(home, tmp_path):
     """Q-25: a queue copied with cp -a, into other inodes, is as healthy as before."""
     for ident in IDS:
