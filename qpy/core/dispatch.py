@@ -453,12 +453,13 @@ class Dispatch:
             place.active -= 1
             place.channel.active -= 1
         self.status()
-        self._judge(flight, known, scope, text)
+        own = letter == b'Z' and scope == b'o'      # it says nothing about other mail to that place
+        self._judge(flight, known and not own, scope, text)
         if scope == b'h' and letter == b'Z' and place.failures:
             job.stranded.add(place)
-        if letter == b'Z':
+        if letter == b'Z' and not own:
             place.window = min(place.window, max(WINDOW, place.window // 2))
-        else:
+        elif not own:
             self._widen(place)
         if letter == b'K':
             self._deliver(job, index, place.channel, scope, text)

@@ -220,7 +220,7 @@ class Server:
 
     def report(self, numbers, delivery):
         """Answer for each recipient."""
-        scopes = {b'Z': b'h' if delivery.in_trouble else b''}
+        scopes = {b'Z': b'h' if delivery.in_trouble else b'o' * delivery.aside}
         for index, (number, (letter, words)) in enumerate(zip(numbers, delivery.outcomes())):
             scopes[b'K'] = b'd' * (index in delivery.noticed) + b'b' * (index in delivery.timed)
             self.channel.send(letter, number, scopes.get(letter, b''), words)

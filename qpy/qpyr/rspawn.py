@@ -26,7 +26,7 @@ CAPACITY_MOST = 20000
 STEADY = 10             # seconds a worker must live to be forked anew at once
 SLOWEST = 60            # seconds between two forks of a worker that keeps dying
 FAREWELL = 60           # seconds one that has nothing left to do may take to end
-SCOPES = ((b'Z', b'h'), (b'K', b'd'), (b'K', b'b'), (b'K', b'db'))      # a host in trouble; what the next hop sees to
+SCOPES = ((b'Z', b'h'), (b'Z', b'o'), (b'K', b'd'), (b'K', b'b'), (b'K', b'db'))      # a host, or one message, in trouble; what the next hop sees to
 
 
 class Jobs:

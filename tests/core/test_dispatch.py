@@ -378,6 +378,32 @@ def test_destination_in_trouble():
     assert not w.mail
 
 
+def test_trouble_of_one_message():
+    """Scope o: it is deferred alone; others to its destination are tried; and where it was to find out whether that can be
+    had again, the next one does."""
+    w = World(per_host=40)
+    for _ in range(3):
+        w.add((R, b'fine'))
+    w.step()
+    w.answer_all(b'Z', b'o')
+    w.add((R, b'fine'))
+    w.step()
+    assert len(w.open) == 1 and not w.d.troubled()
+    w.answer_all()
+    w = World(per_host=3)
+    for _ in range(6):
+        w.add((R, b'dead'))
+    w.step()
+    w.answer_all(b'Z', b'h', b'no route')
+    w.wait(600)
+    for _ in range(3):
+        assert len(w.open) == 1 and len(w.d.troubled()) == 1
+        w.answer_all(b'Z', b'o')
+    assert len(w.open) == 1
+    w.answer_all()
+    assert not w.d.troubled() and len(w.open) == 2
+
+
 def test_forgive():
     """tcpok, HUP and ALRM end the pause of a destination, and what waits because of its trouble goes at once."""
     for act in (lambda w: w.d.forgive(b'dead'), lambda w: w.d.forgive(), lambda w: w.d.run_all()):

@@ -70,7 +70,8 @@ def test_one_host_one_worker(home):
 
 
 def test_scope(home):
-    """A destination in trouble as a whole is marked h; a refusal of one recipient is not."""
+    """A destination in trouble as a whole is marked h; a refusal of one recipient is not; what a message wants for itself is
+    marked o."""
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
     with Server(good(replies={b'RCPT': b'450 later'})) as server:
@@ -78,7 +79,9 @@ def test_scope(home):
         with running(home) as rspawn:
             rspawn.send(1, b'a')
             rspawn.send(2, b'b')
-            rspawn.wait(lambda: len(rspawn.results) == 2)
+            rspawn.send(3, b'a', flags=b'q')
+            rspawn.wait(lambda: len(rspawn.results) == 3)
+            assert rspawn.results[3][:2] == (b'Z', b'o')
             assert rspawn.results[1][:2] == (b'Z', b'h') and rspawn.results[2][:2] == (b'Z', b'')
 
 
