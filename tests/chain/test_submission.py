@@ -183,3 +183,18 @@ def test_tls_is_required_of_the_next_hop(one, next_hop):
         b'250', b'354', b'250']
     one.await_line('REQUIRETLS')
     assert len(next_hop.mail) == before + 1
+
+
+def test_tls_is_required_of_what_a_program_sends_on(one, next_hop):
+    """What a program of a delivery passes on, by forward or by sendmail, needs TLS as the message did."""
+    one.recipe('user', '.qmail-lists', '|forward f@next.test\n|qpy-sendmail -i -f "$SENDER" s@next.test\n')
+    client, _ = one.ready()
+    log_in(client, b'PLAIN')
+    seen, before = len(next_hop.mail), sum('deferral: ' in line and 'REQUIRETLS' in line for line in one.lines)
+    assert send(client, b'user@here.test', b'Subject: in the clear\r\n\r\nx', b'user-lists@here.test')[-1] == b'250'
+    one.await_that(lambda: len(next_hop.mail) == seen + 2, 'both copies')
+    assert client.say(b'MAIL FROM:<user@here.test> REQUIRETLS')[:3] == b'250'
+    assert [client.say(line)[:3] for line in (b'RCPT TO:<user-lists@here.test>', b'DATA', b'Subject: by tls\r\n\r\nx\r\n.')] == [
+        b'250', b'354', b'250']
+    one.await_that(lambda: sum('deferral: ' in line and 'REQUIRETLS' in line for line in one.lines) >= before + 2, 'both to wait')
+    assert len(next_hop.mail) == seen + 2
