@@ -353,10 +353,14 @@ class Session:
         return self.count_idle(b'250 2.0.0 ok')
 
     def do_vrfy(self, argument):
-        """RFC 5321 3.5.3: says something to those whose mail goes anywhere, and nothing about anybody to others."""
+        """RFC 5321 3.5.3, RFC 6531 3.7.4.2: says something to those whose mail goes anywhere, and nothing about anybody to
+        others."""
+        utf8 = self.client.whole and argument.upper().endswith(b' SMTPUTF8')
         try:
-            address = addresses.unquote(argument.removeprefix(b'<').removesuffix(b'>')) if self.trusted() and argument else b''
-        except addresses.AddressError:
+            address, rest = addresses.parse_path(argument, utf8 and idna.domain) if self.trusted() and argument else (b'', b'')
+        except addresses.AddressError as problem:
+            return self.error(b'vrfy', path_reply(problem, replies.RCPT_SYNTAX))
+        if rest and not (utf8 and rest.upper() == b'SMTPUTF8'):
             return self.error(b'vrfy', replies.RCPT_SYNTAX)
         if not address or smtp_policy.stranger_refusal(self.policy, address):
             return self.count_idle(replies.NOT_VERIFIED)
@@ -670,7 +674,7 @@ COMMANDS = {
     b'BDAT': (never, smtp_chunks.begin, (b'', b'', b'', b'')),
     b'RSET': (never, Session.do_rset, (b'', b'', b'', b'')),
     b'NOOP': (never, Session.do_noop, (b'', b'', b'', b'')),
-    b'VRFY': (never, Session.do_vrfy, (b'', b'', b'', b'')),
+    b'VRFY': (eight_bit, Session.do_vrfy, (b'', b'', b'', b'')),
     b'ETRN': (never, Session.do_etrn, (b'', replies.NESTED, replies.NESTED, replies.NESTED)),
     b'HELP': (never, Session.do_help, (b'', b'', b'', b'')),
     b'QUIT': (never, Session.do_quit, (b'', b'', b'', b'')),

@@ -233,8 +233,16 @@ class Conversation:
             if told.ip:
                 self.moved_to(self.server.client_behind(self, told.ip, told.local_ip))
         except smtp_policy.Refused as refusal:
-            return self.hang_up(refusal.args[0])
+            return self.turn_away(told.ip, refusal.args[0])
         return self.open()
+
+    def turn_away(self, ip, reply):
+        """A client behind a proxy is sent away as one that connects is: in the log under its own address, and not each time."""
+        self.server.note_refusal(ip, reply)
+        self.session.hang_up(reply)
+        self.session.notes.pop()            # of just now
+        self.last(None)
+        self.run()
 
     def moved_to(self, client):
         """It is another client, and another session for those who were asked about the one before."""
@@ -246,10 +254,11 @@ class Conversation:
     def xclient(self, told):
         """XCLIENT."""
         known = self.session.client
+        ip = told.get(b'ADDR') or known.ip
         try:
-            client = self.server.client_behind(self, told.get(b'ADDR') or known.ip, told.get(b'DESTADDR') or known.local_ip)
+            client = self.server.client_behind(self, ip, told.get(b'DESTADDR') or known.local_ip)
         except smtp_policy.Refused as refusal:
-            return self.hang_up(refusal.args[0])
+            return self.turn_away(ip, refusal.args[0])
         client.name = told.get(b'NAME', known.name)
         self.moved_to(client)
         event = self.session.introduced(client, told)

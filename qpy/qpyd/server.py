@@ -148,15 +148,19 @@ class Server:
 
     def refuse(self, sock, ip, reply):
         """Send a client away. The kernel's buffer has room for these few bytes."""
-        line = self.refusals.line(self.safe(ip or b'unknown'), reply, self.now())
-        if line:
-            self.log(line)
-            self.loop.after(refusals.WINDOW, self.count_refusals)
+        self.note_refusal(ip, reply)
         try:
             unix.write(sock.fileno(), reply + b'\r\n')
         except unix.error:
             pass
         sock.close()
+
+    def note_refusal(self, ip, reply):
+        """A client is sent away: the first has a line in the log, the others are counted."""
+        line = self.refusals.line(self.safe(ip or b'unknown'), reply, self.now())
+        if line:
+            self.log(line)
+            self.loop.after(refusals.WINDOW, self.count_refusals)
 
     def count_refusals(self):
         """Say how many clients were sent away without a line of their own."""

@@ -910,9 +910,13 @@ def test_internationalised_nonsense(path):
 @pytest.mark.parametrize('argument, relay, code', [
     (b'joe@example.com', b'', b'250'), (b'<joe@example.com>', b'', b'250'), (b'nobody@example.com', b'', b'550'), (b'slow@example.com', b'', b'252'),
     (b'maybe@example.com', b'', b'252'), (b'joe@elsewhere.example', b'', b'252'), (b'a b', b'', b'501'), (b'', b'', b'252'),
-    (b'joe@example.com', None, b'252'), (b'nobody@example.com', None, b'252')])
+    (b'joe@example.com', None, b'252'), (b'nobody@example.com', None, b'252'),
+    (b'joe@example.com SMTPUTF8', b'', b'250'), (b'<joe@example.com> smtputf8', b'', b'250'), (b'joe@example.com x', b'', b'501'),
+    ('j\xf6rg@example.com SMTPUTF8'.encode(), b'', b'250'), ('<j\xf6rg@example.com> SMTPUTF8'.encode(), b'', b'250'),
+    ('j\xf6rg@example.com'.encode(), b'', b'553'), ('j\xf6rg@example.com SMTPUTF8'.encode(), None, b'252'),
+    ('j\xf6rg@b\xfccher.example SMTPUTF8'.encode(), b'', b'252'), (b'j\xff@example.com SMTPUTF8', b'', b'501')])
 def test_vrfy_tells_friends_only(argument, relay, code):
-    """RFC 5321 3.5.3, 7.3: 250 or 550 to clients that may relay, 252 to all others."""
+    """RFC 5321 3.5.3, 7.3, RFC 6531 3.7.4.2: 250 or 550 to clients that may relay, 252 to all others."""
     world = World(relay=relay)
     assert world.say(b'VRFY ' + argument)[0][:3] == code and not world.session.recipients
     assert world.say(b'MAIL FROM:<>')[0][:3] == b'250' and world.say(b'RCPT TO:<joe@example.com>')[0] == b'250 2.1.5 ok'

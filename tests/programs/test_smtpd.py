@@ -776,6 +776,21 @@ def test_a_client_behind_a_proxy(make, header):
     assert client.reply() == b'554 5.7.1 no mail is accepted from your address'
 
 
+@pytest.mark.parametrize('proxied', [True, False])
+def test_a_flood_by_way_of_a_proxy_is_no_flood_of_lines(make, proxied):
+    """Clients that are sent away behind PROXY or XCLIENT are logged as those that connect: by their address, once and counted."""
+    rig = make(tcp_smtp='127.:allow,PROXY="%d",XCLIENT="1"\n192.0.2.8:deny\n:allow\n' % proxied).warm(workers=1)
+    for _ in range(10):
+        client = rig.connect()
+        if not proxied:
+            assert client.reply()[:3] == b'220'
+        client.send(b'PROXY TCP4 192.0.2.8 192.0.2.1 1 25\r\n' if proxied else b'XCLIENT ADDR=192.0.2.8\r\n')
+        assert client.reply()[:3] == b'554' and client.line() == b''
+    wait_until(lambda: 'refused connection ip 192.0.2.8: 554 5.7.1' in rig.log())
+    assert rig.log().count('refused ') == 1
+    wait_until(lambda: '(9 more)' in rig.log())
+
+
 @pytest.mark.parametrize('header', [b'PROXY UNKNOWN\r\n', b'\r\n\r\n\0\r\nQUIT\n\x20\0\0\0'])
 def test_a_proxy_that_speaks_for_itself(make, header):
     """PROXY UNKNOWN, and LOCAL in version 2: the proxy is the client, and its own rule counts."""
