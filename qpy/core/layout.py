@@ -89,7 +89,8 @@ def no_program(directory):
 
 def no_writing(path):
     """What is wrong with a directory that the chain writes to on a file system mounted read-only, with the remedy."""
-    return b'%s: is on a file system mounted read-only; mount -o remount,rw "$(findmnt -nro TARGET -T %s)"' % (path, path)
+    return b'%s: is on a file system mounted read-only, if no unit of systemd makes it so (ReadWritePaths=%s there); ' \
+           b'mount -o remount,rw "$(findmnt -nro TARGET -T %s)"' % (path, path, path)
 
 
 def no_socket(path, is_directory):

@@ -78,14 +78,14 @@ SystemCallErrorNumber=EPERM
 # Processes and threads of a program at most, with room for those that end while others take their place.  Of the site's
 # programs nobody knows how many they start.
 TASKS = {b'none': 16, b'threads': 16, b'workers': 3 * manifest.WORKERS_MOST, b'programs': 4096}
-# The seed becomes users and starts their programs: what they may do is theirs, but for root's doors.  No line here may
+# The seed becomes users and starts their programs: what they may do is theirs, but for root's doors.  So nothing here or in
+# START makes /usr or /home read-only, where lists and archives of users may be (ProtectSystem, ProtectHome).  No line here may
 # make a namespace of users that it could not make its own in (RestrictNamespaces, PrivateUsers, ProtectKernelTunables).
 SEED = b"""\
 User=root
 CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_CHOWN
 AmbientCapabilities=
 NoNewPrivileges=yes
-ProtectSystem=full
 PrivateDevices=yes
 Delegate=yes
 ProtectProc=invisible
@@ -109,7 +109,6 @@ START = b"""\
 NoNewPrivileges=yes
 CapabilityBoundingSet=CAP_CHOWN CAP_FOWNER CAP_NET_BIND_SERVICE CAP_SETGID CAP_SETUID CAP_SETPCAP CAP_SYS_ADMIN
 AmbientCapabilities=
-ProtectSystem=full
 Delegate=yes
 ProtectKernelModules=yes
 ProtectKernelLogs=yes

@@ -158,6 +158,17 @@ def test_users_are_still_kept_apart(whole):
     assert 'no user namespace' not in journal(whole, '-u', 'qpy') and 'no network namespace' not in journal(whole, '-u', 'qpy')
 
 
+def test_programs_of_users_write_where_users_may(whole):
+    """A directory of joe's below /usr is his under systemd too."""
+    whole.run('mkdir', '-p', '/usr/local/lists')
+    whole.run('chown', 'joe:', '/usr/local/lists')
+    whole.write('/home/joe/.qmail-list', '|cat >/usr/local/lists/new && mv /usr/local/lists/new /usr/local/lists/archive\n')
+    whole.run('chown', 'joe:', '/home/joe/.qmail-list')
+    by_hand(whole, 'for the archive', 'joe-list')
+    whole.await_that(lambda: os.path.exists(whole.path('/usr/local/lists/archive')), 'archive')
+    assert 'for the archive' in whole.read('/usr/local/lists/archive')
+
+
 def ended_by_groups(there, unit):
     """The worker of joe has a group of its own in the one systemd has given to the unit, and the log says so; a daemon
     whose worker is killed is ended with it."""

@@ -231,6 +231,13 @@ def test_systemd_understands_them(directory):
     assert not said, '\n'.join(said)
 
 
+@pytest.mark.parametrize('unit', [units.START, units.SEED])
+def test_where_users_programs_run_every_directory_is_as_it_is(unit):
+    """What a user may write to, his programs may: below /usr/local as well as in his home; and DIR may be anywhere."""
+    assert not [line for line in unit.decode().split('\n') if line.startswith((
+        'ProtectSystem', 'ProtectHome', 'ReadOnlyPaths', 'InaccessiblePaths', 'TemporaryFileSystem', 'PrivateTmp'))]
+
+
 def test_every_unit_has_a_limit():
     """No program is without its limit."""
     assert set(LIMITS) == {service.name.decode() for service in TABLE}
