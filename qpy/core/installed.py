@@ -38,6 +38,7 @@ TABLE = ((b'bin/*',                   b'root',        ANY,     0o555, 0o755),
          (b'queue/damaged/*',         b'qpyq',        ANY,     0,     0o640),
          (b'check/*',                 b'qpyc',        ANY,     0,     0o640),
          (b'tls/**',                  b'qpyr',        ANY,     0,     0o640))
+MAILDIR, PARTS = (b'alias/', b'alias', ANY, 0o600, 0o755), {b'tmp', b'new', b'cur'}     # below alias, and what is in one
 STRICT = (b'queue',)            # where a path that fits no row has no business
 
 assert all(role in accounts.ROLES + (b'root',) for _, owner, group, _, _ in TABLE for role in owner.split() + group.split())

@@ -606,6 +606,29 @@ def test_P04_without_root_it_may_be_ones_own(own_python):
 # --- people ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.root
+def test_a_maildir_that_alias_cannot_use(rooted):
+    """What root has made below alias with maildirmake takes no mail of alias: each part is named, and the remedies are some."""
+    assert check.complaints(rooted, False) == []
+    top = rooted + '/alias/lists/Maildir'
+    os.mkdir(rooted + '/alias/lists')
+    try:
+        subprocess.run([rooted + '/bin/qpy-maildirmake', top], check=True)
+        os.mkdir(top + '/.Sent')
+        os.mkdir(rooted + '/alias/new', 0o755)         # of root's, and no part of any
+        lines = check.complaints(rooted, False)
+        assert sorted(line.partition(': belongs to 0:0, must belong to ')[0] for line in lines) == [
+            top, top + '/cur', top + '/new', top + '/tmp']
+        for line in lines:
+            subprocess.run(['sh', '-c', line.partition('; ')[2]], check=True)
+        assert check.complaints(rooted, False) == []
+        os.chmod(top + '/new', 0o500)
+        assert check.complaints(rooted, False) == ['%s/new: has mode 0500, must have 0700; chmod 0700 %s/new' % (top, top)]
+    finally:
+        shutil.rmtree(rooted + '/alias/lists')
+        shutil.rmtree(rooted + '/alias/new', ignore_errors=True)
+
+
+@pytest.mark.root
 def test_who_else_can_be_one_of_ours(rooted, monkeypatch):
     """Members of our groups, accounts with our uids or groups, shells, and roles that share an account."""
     everybody, group_of = pwd.getpwall(), grp.getgrnam

@@ -132,12 +132,19 @@ def of_files(house):
             found += [(path, line) for line in of_attributes(path, there)]
             if name in directories or MAIL.fullmatch(name):
                 continue                        # of_start has looked at it
-            row = next((row for fits, row in rows.get(top, ()) if fits(name)), None)
+            row = installed.MAILDIR if top == b'alias' and stat.S_ISDIR(there.st_mode) and of_maildir(path) else \
+                next((row for fits, row in rows.get(top, ()) if fits(name)), None)
             if top in installed.STRICT and (row is None or not stat.S_ISREG(there.st_mode)):
                 found.append((path, b'%s: not of qpy\'s making; qpy-fsck says more about it; move it elsewhere' % path))
             elif row is not None:
                 found += [(path, line) for line in of_file(house, row, path, there)]
     return found + of_recipes(house)
+
+
+def of_maildir(path):
+    """Whether a directory is a Maildir, or a part of one."""
+    above, name = os.path.split(path)
+    return any(installed.PARTS.issubset(os.listdir(place)) for place in (path, *([above] if name in installed.PARTS else ())))
 
 
 def of_recipes(house):
