@@ -48,6 +48,14 @@ def test_what_is_set_aside_is_somewhere(disk, monkeypatch, set_aside):
     assert all(TORN in tree.values() for tree in left_by_cuts(disk))
 
 
+def test_what_fsck_says_to_be_set_aside_is(disk, monkeypatch):
+    """No power cut brings it back to the queue."""
+    monkeypatch.setattr(fsck, 'say', lambda line: None)
+    disk.build(QUEUE + b'mess/' + IDENT, TORN)
+    by_fsck(IDENT)
+    assert all(list(tree) == [b'damaged/' + IDENT] for tree in left_by_cuts(disk))
+
+
 @pytest.mark.parametrize('data', [WHOLE, TORN], ids=['whole', 'torn'])
 def test_what_cannot_be_read_is_not_set_aside(disk, data):
     """Q-03: EIO says nothing of a message: clean answers "not now", and it stays in the queue; the next time it is read."""

@@ -248,6 +248,24 @@ def test_a_queue_in_use(home):
         daemon.kill()
 
 
+def test_a_message_that_comes_while_we_look(home, monkeypatch):
+    """Live: a state whose message was not there yet when the messages were looked at is no orphan."""
+    look = fsck.Check.look_at_mess
+
+    def then_comes(check):
+        look(check)
+        put(home, IDS[0], message(IDS[0]))
+        put(home, IDS[0], state.entry(IDS[0], b'd', b'0'), b'state')
+        put(home, IDS[1], state.entry(IDS[1], b'd', b'0'), b'state')
+    monkeypatch.setattr(fsck.Check, 'look_at_mess', then_comes)
+    queued = os.open(home + b'/queue/mess', os.O_RDONLY)
+    try:
+        unix.flock(queued, unix.LOCK_EX)
+        assert run(home)[1][-1] == b'qpy-fsck: 1 orphan; the queue is in use'
+    finally:
+        os.close(queued)
+
+
 def test_in_use_in_another_container(home, monkeypatch):
     """Where /proc/locks does not show queued's lock, as in another namespace of processes, the queue is in use all the same;
     and queued is not kept out by the look."""

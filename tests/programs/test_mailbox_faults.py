@@ -121,6 +121,19 @@ def test_every_failure_of_a_batch(home, call, number, whole):
     assert delivered == [0, 1, 2]
 
 
+def test_a_long_message_is_pushed_while_it_is_written(home, monkeypatch):
+    """So that the last fsync of 100 MB waits for the last part alone: the disk is asked to begin every PUSH_EVERY bytes."""
+    fd, _, _ = home
+    monkeypatch.setattr(mailbox, 'PUSH_EVERY', 100)
+    monkeypatch.setattr(mailbox, 'CHUNK', 50)
+    seam, long = Seam(monkeypatch), unix.memfd(b'x' * 1000)
+    batch = mailbox.Batch(b'host')
+    batch.put(0, fd, b'/home', [b'./a/'], False, HEAD, None, long)
+    os.close(long)
+    assert [call for call, _, _ in seam.calls if call in ('write', 'posix_fadvise')] == ['write'] + ['write', 'write', 'posix_fadvise'] * 10
+    assert batch.commit() == {0: None}
+
+
 def test_a_missing_maildir_is_made_durable(home, monkeypatch):
     """Default delivery makes the Maildir, and syncs what holds the new names, before the message counts."""
     fd, message, path = home

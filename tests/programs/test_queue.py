@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from qpy import unix
 from qpy.core import exits, mess
 from qpy.lib import loop, packets, queuefile, spool, submit
 from tests.peers import queued as rig
@@ -347,6 +348,51 @@ def test_a_connection_in_a_loop_carries_many_messages(home, daemon):
     while not lost:
         events.step(20)
     assert answers[-1][0] in (0, 74) and len(answers) == 54
+
+
+class Passes:
+    """A loop whose passes a test makes."""
+
+    def __init__(self):
+        self.soon, self.readable = [], None
+
+    def call_soon(self, callback):
+        """In pass_on()."""
+        self.soon.append(callback)
+
+    def watch(self, fd, readable, writable=None):
+        """Called by the test."""
+        self.readable = readable
+
+    def forget(self, fd):
+        """No more."""
+        self.readable = None
+
+    def pass_on(self):
+        """Do what was to be done soon."""
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
+
+
+def test_an_answer_that_came_before_the_end_counts():
+    """S-11: queued takes a message, says so, and is gone: whoever finds that out by writing hears the yes first, so that
+    nobody sends it again; what queued has not answered is unknown."""
+    events, answers, lost = Passes(), [], []
+    ours, theirs = unix.socketpair(unix.SOCK_STREAM)
+    theirs.setblocking(False)
+    connection = submit.Connection(events, ours, lambda: lost.append(True))
+    envelope = submit.submit.envelope(b'a', [b'b'])
+    connection.message(MESSAGE, envelope, lambda *answer: answers.append(answer))
+    events.pass_on()
+    assert theirs.recv(1000)
+    theirs.send(submit.submit.accepted(b'1764036974123456'))
+    theirs.close()
+    connection.message(MESSAGE, envelope, lambda *answer: answers.append(answer))
+    events.pass_on()
+    assert answers == [(0, b'1764036974123456')] and not lost
+    events.readable()
+    assert answers[1][0] == 74 and lost == [True]
 
 
 # --- lib.queuefile ---

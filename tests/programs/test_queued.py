@@ -287,12 +287,30 @@ def test_ids_of_a_clock_that_stood_ahead(home):
     assert daemon.end() == 0 and b'warning: the queue has IDs ahead of the clock, up to 8999999999999999, 1' in daemon.log()
 
 
+@pytest.mark.parametrize('directory', [b'mess', b'state', b'damaged'])
+def test_what_an_ending_queued_leaves_is_seen(home, monkeypatch, directory):
+    """Q-28: what the one before commits until it gives its lock away counts: send is told to look for it, and no new ID is
+    below it."""
+    late, lock = mess.make_id(int(time.time() * 1e6) + 3_600_000_000), queued.lock
+
+    def at_last(*args):
+        open(home + b'/queue/' + directory + b'/' + late, 'wb').close()
+        return lock(*args)
+    monkeypatch.setattr(queued, 'lock', at_last)
+    with rig.as_owner():
+        disk = queued.open_store(home)
+    assert disk.ids.known()[0] > int(late) and disk.ids.give(1, int(time.time() * 1e6)) > int(late)
+    os.close(disk.mess)
+
+
 def test_a_second_queued_refuses(home, daemon):
-    """Q-28: one writer; the second waits a little and says whose place is taken."""
+    """Q-28: one writer; the second waits a little and says whose place is taken; it has touched nothing."""
     assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+    open(home + b'/queue/mess/77.1.part', 'wb').close()
     os.rename(home + b'/run/submit', home + b'/run/first')
     second = rig.Daemon(home, 'queued', [b'submit'], 'from qpy.qpyq import queued; queued.LOCK_TRIES = 3')
     assert second.wait() == 111 and b'another qpy-queued' in daemon.log()
+    assert b'77.1.part' in listing(home)            # the first one may be writing it
     os.rename(home + b'/run/first', home + b'/run/submit')
     assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
 
@@ -627,6 +645,30 @@ def test_what_send_does_not_hear_it_is_told_to_look_for(inside):
     assert scans[0] == 0 and len(scans) == 2 and records[scans[1]] == b'<' + mess.make_id(last + 1)
     assert records[-1] == mess.make_id(last + 1) and all(mess.is_id(r) for i, r in enumerate(records) if i not in scans)
     assert records[1:scans[1]] == [mess.make_id(i) for i in range(1, scans[1])]
+
+
+def test_what_was_given_up_is_not_announced(inside, monkeypatch):
+    """Q-05: of a group, send hears of those that are safe; the client of another hears why, and nobody looks for a file that
+    is not there."""
+    inside.disk.free, answers = True, []
+    ours, theirs = unix.socketpair(unix.SOCK_STREAM)
+    ours.setblocking(False)
+    inside.subscribed(theirs, (1, os.geteuid(), 0))
+
+    def half(written):
+        for entry in written[1::2]:
+            entry.failure = (53, None)
+    monkeypatch.setattr(inside.disk, 'sync', half)
+    sock = client(inside)
+    sock.send(protocol.VERSION + ONE * 4)
+    reader = protocol.Answers()
+    while len(answers) < 4:
+        inside.loop.step(5)
+        with contextlib.suppress(BlockingIOError):
+            answers += reader.feed(sock.recv(1000))
+    assert [code for code, _ in answers] == [0, 53, 0, 53]
+    records = ours.recv(1000).split(b'\0')[:-1]
+    assert [record for record in records if mess.is_id(record)] == [ident for code, ident in answers if code == 0]
 
 
 def test_only_send_subscribes(inside):

@@ -270,6 +270,26 @@ def test_set_aside_later(rig):
     assert rig.cleaned == [b's' + ident] * 2 and not rig.jobs and rig.send.dispatch.count() == 0
 
 
+def test_a_read_error_seen_once(rig):
+    """Q-03: what clean finds whole is not set aside, and keeps what is known of it: marks, passes, and a hold."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    rig.crash()
+    path = rig.home + b'/queue/mess/' + ident
+    with open(path, 'rb') as file:
+        data = file.read()
+    os.truncate(path, 20)
+    rig.clean_answer = b'x'
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert rig.cleaned == [b's' + ident] and there(rig, b'state') == [ident] and rig.state(ident).attempts == 1
+    with open(path, 'wb') as file:
+        file.write(data)
+    rig.wait(500)
+    rig.report(rig.jobs[0], b'Z')
+    assert rig.state(ident).attempts == 2
+
+
 def test_long_damaged(rig):
     """A flipped byte in the middle of a long message is found, too."""
     ident = rig.put(b'a@here.example', announce=False, body=b'x' * 300_000)
