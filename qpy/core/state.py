@@ -96,7 +96,7 @@ class View:
             self.born = text.parse_uint(fields[0], TIME_LIMIT) or self.born
         elif letter == b'h':
             self.held = fields[0]
-        elif letter == b'o':
+        elif letter == b'o' and fields == [b'']:       # not the length before a text that was made to look like one
             self.held = None
 
     def _recipient(self, letter, index, words):
@@ -146,7 +146,7 @@ def payload_at(data, ident, at):
     size = int.from_bytes(data[at:at + 4], 'big')
     payload = data[at + 4:at + 4 + size]
     crc = data[at + 4 + size:at + 8 + size]
-    if not 1 <= size <= ENTRY_LIMIT or not payload[:1].isalpha() or len(crc) < 4 or crc32(payload + ident) != int.from_bytes(crc, 'big'):
+    if not 1 <= size <= ENTRY_LIMIT or len(crc) < 4 or crc32(payload + ident) != int.from_bytes(crc, 'big'):
         return None
     return payload
 

@@ -1,4 +1,6 @@
 """queue/state/ID (qpy.core.state)."""
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +78,19 @@ def test_a_text_cannot_pass_for_an_entry():
     for at in range(len(write([(b'h', b'not now')])), len(data)):
         for byte in (data[at] ^ 1, 0, 255):
             assert state.replay(data[:at] + bytes([byte]) + data[at + 1:], IDENT, 2).held == b'not now'
+
+
+def test_a_text_cannot_release_with_the_length_before_it():
+    """INV7: nor with the last byte of the checksum in front of it, and its own length for a letter."""
+    hold = write([(b'h', b'not now')])
+    before = next(entry for n in range(9999) if (entry := write([(b'z', b'0', b'%d' % n)])).endswith(b'\0'))
+    inside = b'o' + b'z1\0' + b'x' * 28
+    words = (inside[4:] + zlib.crc32(inside + IDENT).to_bytes(4, 'big')).ljust(0x206f - 3, b'x')
+    last = write([(b'z', b'1', words)])
+    assert last[:4] == b'\0\0\x20o' and b'\0' not in words
+    broken = hold + b'\xff' + before[1:] + last
+    assert (b'o', [b'z1\0' + b'x' * 28]) in state.entries(broken, IDENT)[0]
+    assert state.replay(broken, IDENT, 2).held == b'not now'
 
 
 @given(st.lists(facts, max_size=8), st.data())
