@@ -114,6 +114,19 @@ def test_opendkim_signs_and_verifies(start, tmp_path):
 
 
 @pytest.mark.root
+def test_opendkim_behind_a_proxy(start, tmp_path):
+    """Each client that XCLIENT names is a session of its own for libmilter, which allows one CONNECT on a connection: the message
+    of each is seen, and none waits for an answer that does not come."""
+    reader = opendkim(start, tmp_path, 'verify', 'Mode v\nInternalHosts 192.0.2.9\nAlwaysAddARHeader yes\nAuthservID mx.test\n')
+    house = start(House([reader], options='timeout=5', tcp_smtp='127.:allow,XCLIENT="1"\n:allow,XCLIENT="1"\n'))
+    client = house.client()
+    for count, address in enumerate((b'192.0.2.7', b'192.0.2.8'), 1):
+        assert client.say(b'XCLIENT ADDR=' + address)[:3] == b'220' and client.say(b'EHLO mail.example.org')[:3] == b'250'
+        assert house.send(client, FULL + b'x\r\n').startswith(b'250')
+        assert b'Authentication-Results: mx.test; dkim=none' in house.rig.queued.wait(count)[count - 1][0].replace(b'\n\t', b' ')
+
+
+@pytest.mark.root
 @pytest.mark.slow
 def test_rspamd(start, tmp_path):
     """rspamd's proxy rejects GTUBE at the end of the message, adds its header to what is only suspicious, and passes the
