@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import houses  # noqa: E402
 from tests.peers.certificates import authority  # noqa: E402
+from tests.peers.milter import Milter  # noqa: E402
 from tests.peers.smtp_rig import Client  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -347,6 +348,33 @@ def test_clients_with_certificates():
         with pytest.raises((ssl.SSLError, AssertionError, OSError)):
             greeted(stranger)
         h.await_line('refused starttls ip 127.0.0.1 helo before: ')
+
+
+def test_a_certificate_passes_by_the_milters():
+    """A rule with NOCHECK for a client's certificate counts from the handshake on: its message goes past the milters, which were
+    asked about the client before; that of a client without one does not."""
+    a, one = authority(), Milter()
+    found = TlsHouse({'x.pem': a.certificate('here.test')}, smtp='TLSCLIENTS=1')
+    try:
+        found.write('control/services', open(found.home + '/control/services').read()
+                    + 'milter qpyc seq:milter:0660:qpyc:qpyd,unix:filter:0660:qpyc:qpyd qpy-milter\n')
+        found.write('control/milters', one.place + '\n')
+        found.write('control/tlsclients', open(a.ca).read())
+        found.write('control/tcp.smtp', 'tls=friend.test:allow,NOCHECK=""\n:allow\n')
+        found.start()
+        found.await_offer()
+        for pair, heard in ((a.certificate('friend.test'), b''), ((), b'MRE')):
+            context = trusting()
+            if pair:
+                context.load_cert_chain(*pair)
+            client = found.starttls(context, 'here.test')
+            for line in (b'EHLO x', b'MAIL FROM:<>', b'RCPT TO:<user@here.test>', b'DATA', b'Subject: x\r\n\r\nx\r\n.'):
+                assert client.say(line)[:1] in b'23', line
+            assert b''.join(letter for letter, _ in one.heard if letter in b'MRE') == heard
+            assert one.wait(b'C')
+    finally:
+        found.remove()
+        one.__exit__()
 
 
 def test_workers_that_die_take_their_sessions_only(two):
