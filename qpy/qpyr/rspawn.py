@@ -15,7 +15,7 @@ from zlib import crc32
 
 from qpy import unix, unix_kernel
 from qpy.core import channel, exits, manifest, remote_report, text
-from qpy.lib import confine, execute, inherit, packets, program, service
+from qpy.lib import children, confine, execute, inherit, packets, program, service
 from qpy.lib.loop import Loop
 from qpy.qpyr import remote
 
@@ -290,7 +290,7 @@ class Run:
         try:
             self.out, theirs = unix.pipe2(unix.O_CLOEXEC | unix.O_NONBLOCK)
             try:
-                self.pid, self.watched = begin(argv, message, theirs)
+                self.pid, self.watched = children.begin(lambda: become_program(argv, message, theirs))
             except OSError:
                 unix.close(self.out)
                 raise
@@ -325,19 +325,6 @@ class Run:
         status = unix.waitstatus_to_exitcode(unix.waitpid(self.pid, 0)[1])
         letter, words = remote_report.outcome(status, b''.join(self.pieces))
         self.owner.jobs.end(self.owner, self.serial, letter, b'', words)
-
-
-def begin(argv, message, out):
-    """(pid, pidfd) of a new process that becomes the program; OSError: there is none."""
-    pid = unix.fork()
-    if pid == 0:
-        become_program(argv, message, out)
-    try:
-        return pid, unix.pidfd_open(pid)
-    except OSError:                     # nobody would hear of its end
-        unix.kill(pid, unix.SIGKILL)
-        unix.waitpid(pid, 0)
-        raise
 
 
 def become_program(argv, message, out):

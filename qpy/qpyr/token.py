@@ -13,7 +13,7 @@ Exit code 0 when the chain ends, 111 for trouble at start.
 """
 from qpy import unix
 from qpy.core import channel, exits, text
-from qpy.lib import confine, controls, execute, inherit, packets, program, service
+from qpy.lib import children, confine, controls, execute, inherit, packets, program, service
 from qpy.lib.loop import Loop
 
 CACHED = 60             # seconds
@@ -72,13 +72,16 @@ class Run:
         loop = self.tokens.loop
         try:
             self.out, theirs = unix.pipe2(unix.O_CLOEXEC | unix.O_NONBLOCK)
-            self.pid = unix.fork()
+            try:
+                self.pid, self.watched = children.begin(
+                    lambda: become(self.words, self.tokens.home, self.account, theirs))
+            except OSError:
+                unix.close(self.out)
+                raise
+            finally:
+                unix.close(theirs)
         except OSError as problem:
             return self.tokens.ended(self.account, b'', program.reason(problem))
-        if self.pid == 0:
-            become(self.words, self.tokens.home, self.account, theirs)
-        unix.close(theirs)
-        self.watched = unix.pidfd_open(self.pid)
         loop.watch(self.out, self._readable)
         loop.watch(self.watched, self._ended)
         self.timer = loop.after(PATIENCE, self._overdue)

@@ -11,7 +11,7 @@ from _collections import deque
 
 from qpy import unix
 from qpy.core import channel, dotqmail, exits, localstatus, maildir
-from qpy.lib import controls, program
+from qpy.lib import children, controls, program
 from qpy.user import child, delivery, mailbox
 from qpy.user.mailbox import Failed
 
@@ -205,15 +205,12 @@ class Worker:
         """Fork, with a pipe for what the child has to report: it fits in, so the child waits for nobody."""
         out, into = unix.pipe2(unix.O_CLOEXEC | unix.O_NONBLOCK)
         try:
-            pid = unix.fork()
+            pid, pidfd = children.begin(lambda: unix._exit(program.guarded(lambda: self.alone(plan, into))))
         except unix.error:
             unix.close(out)
-            unix.close(into)
             raise
-        if pid == 0:
-            unix._exit(program.guarded(lambda: self.alone(plan, into)))
-        unix.close(into)
-        pidfd = unix.pidfd_open(pid)
+        finally:
+            unix.close(into)
         self.children[pidfd] = pid, n, out
         self.ready.register(pidfd, unix.EPOLLIN)
 

@@ -1,5 +1,7 @@
 """qpy-local, one shot: what a .qmail makes happen to one message, seen in the files and the report."""
+import errno
 import fcntl
+import gc
 import os
 import re
 import socket
@@ -9,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 
 import pytest
 
@@ -516,3 +519,26 @@ def test_lspawn_is_killed_with_reports_unread():
         unix.recv_packet(begun().sock)              # so it is
     worker = begun()
     assert worker.jobs() == [] and not worker.open
+
+
+@pytest.mark.parametrize('call', ['pipe2', 'fork', 'pidfd_open'])
+def test_a_child_that_cannot_be_had(monkeypatch, call):
+    """L-18: whichever call fails, that delivery is temporary, and neither a descriptor nor a process is left of it."""
+    ours, his = unix.socketpair()
+    worker = local.Worker(ours, b'/nonexistent', b'here.example', 10)
+    fd = os.open('/dev/null', os.O_RDONLY)
+    plan = types.SimpleNamespace(close=lambda: None, job=types.SimpleNamespace(fd=os.dup(fd)))
+    os.close(fd)
+    gc.collect()
+    before = os.listdir('/proc/self/fd')
+
+    def fail(*args):
+        raise OSError(errno.EMFILE, 'Too many open files')
+    with monkeypatch.context() as patch:
+        patch.setattr(unix, call, fail)
+        worker.start(b'7', plan)
+    assert set(before) - set(os.listdir('/proc/self/fd')) == {str(plan.job.fd)} and len(os.listdir('/proc/self/fd')) == len(before) - 1
+    assert len(worker.said) == 1 and b'Unable to fork' in worker.said[0] and not worker.children
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    his.close()

@@ -1,4 +1,6 @@
 """qpy-token: programs of the administrator's that give tokens, and what becomes of those that do not."""
+import errno
+import gc
 import os
 
 import pytest
@@ -81,6 +83,24 @@ def test_a_program_that_hangs_is_stopped_with_its_children(tmp_path, monkeypatch
         while open('/proc/%d/stat' % pid).read().split(') ')[1][0] != 'Z':
             os.kill(pid, 0)
         raise ProcessLookupError
+
+
+@pytest.mark.parametrize('call', ['pipe2', 'fork', 'pidfd_open'])
+def test_a_program_that_cannot_be_started(tmp_path, monkeypatch, call):
+    """Whichever call fails, the mail waits, neither a descriptor nor a process is left of it, and the next one is."""
+    asker = Asker(tmp_path, 'echo ya29')
+
+    def fail(*args):
+        raise OSError(errno.EMFILE, 'Too many open files')
+    gc.collect()
+    before = os.listdir('/proc/self/fd')
+    with monkeypatch.context() as patch:
+        patch.setattr(unix, call, fail)
+        assert asker.one() == (b'temp', b'', b'Too many open files')
+    assert os.listdir('/proc/self/fd') == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert asker.one() == (b'ok', b'ya29', b'')
 
 
 def test_a_child_that_keeps_the_pipe_open(tmp_path):
