@@ -32,8 +32,7 @@ def aliases(home, job):
     if value is None:
         return None
     owner, items = aliasvalue.parse(value)
-    found = completed(home, [each for kind, word in items for each in instructions(kind, word)])
-    return owner, list(dict.fromkeys(found))        # who is in a file and beside it gets one copy
+    return owner, completed(home, [each for kind, word in items for each in instructions(kind, word)])
 
 
 def instructions(kind, word):
@@ -103,7 +102,7 @@ def with_default(found, default):
 
 
 def completed(home, found):
-    """The instructions with whole addresses."""
+    """The instructions with whole addresses: who is in a file and beside it gets one copy."""
     return setting(lambda: whole.completed(home, found))
 
 

@@ -34,7 +34,8 @@ class House:
                          'exit ${CODE:-0}\n' % (path, path))
         queue.chmod(0o755)
         if os.geteuid() == 0:
-            os.chown(path, 1234, 1234)
+            for there in (path, path / 'users'):
+                os.chown(there, 1234, 1234)
 
     def run(self, name, *words, **env):
         """The finished program."""
@@ -189,6 +190,21 @@ def test_lists_in_files(house):
     assert house.alias('news').returncode == 111 and usable(house, 'news', b'/list is writable by others')
     path.chmod(0o000)
     assert usable(house, 'news', b'/list is closed to the account alias')
+
+
+def test_one_copy_for_each_person(house):
+    """However often and in whatever spelling he is named: bare, with the host, in another case, in two files; case counts in
+    front of a foreign host."""
+    (house.path / 'control/locals').write_text('x.example\n')
+    for name, text in (('l1', 'joe@X.example\nJoe\nann\n'), ('l2', 'ann@x.example\n')):
+        (house.path / name).write_text(text)
+    house.aliases('one: joe, joe@x.example, Joe, "joe"@X.EXAMPLE\ntwo: :include:%s, :include:%s\n'
+                  'far: Bob@far.example, bob@far.example, Bob@FAR.example\n' % (house.path / 'l1', house.path / 'l2'))
+    for name, wanted in (('one', 'Tjoe|'), ('two', 'Tjoe@X.example|Tann|'), ('far', 'TBob@far.example|Tbob@far.example|')):
+        assert house.alias(name).returncode == 0 and house.envelope() == 'Fs@y|' + wanted + '|'
+    switch_on(house)
+    (house.path / 'joe/.forward').write_text('\\joe, ann, ann@x.example, "|true", "|true"\n')
+    assert house.joe('-n', default='./Maildir/\n').stdout == b'maildir ./Maildir/\nforward ann\nexecute preline true\ndid 1+1+1\n'
 
 
 COMPLETED = [('ann@Lab', 'ann@Lab.dom.example'), ('ann@lab.', 'ann@lab.'), ('ann@a.b', 'ann@a.b'), ('ann@lab+', 'ann@lab.plus.example'),
