@@ -34,6 +34,9 @@ SPARE_DESCRIPTORS = 2 * GROUP_LIMIT + 100
 STRANGERS_PART = 3          # one part in so many of the descriptors is for connections of others: each may need a second
 LOOKED_AT = 100             # of them at most, for one that is idle, when another comes and there is no place
 
+OVERHEAD = 8192             # bytes that a message has on the disk beside its own: the rest of a block, an inode, a name
+LOOK_AGAIN = 1.0            # seconds until the disk is asked anew how much is free
+
 IDLE = 120.0                # seconds one of those may stay connected and say nothing
 GRACE = 60.0                # seconds until the minimum rate counts
 RATE = 1000                 # bytes per second
@@ -270,7 +273,7 @@ class Queued:
     """The daemon's state: clients, the group being gathered, the group being synced."""
 
     __slots__ = ('loop', 'disk', 'who', 'most', 'clients', 'strangers', 'owners', 'gathered', 'busy', 'scheduled', 'alone',
-                 'committer', 'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date')
+                 'committer', 'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date', 'left', 'looked')
 
     def __init__(self, event_loop, disk, who, most):
         self.loop, self.disk, self.who, self.most = event_loop, disk, who, most
@@ -282,6 +285,7 @@ class Queued:
         self.paused, self.waiting, self.memory = [], 0, 0
         self.ending = self.sweeping = False
         self.second, self.date = 0, b''
+        self.left, self.looked = 0, 0.0         # bytes of the disk for strangers, and when that was so
         event_loop.on_signal(0, self.group_done)
         self.committer = Committer(disk, event_loop.waker())
 
@@ -320,6 +324,17 @@ class Queued:
                 break
             self.strangers[client] = self.strangers.pop(client)        # he is busy: the next one looks further
         return len(self.strangers) < most
+
+    def spend(self, owner, size, now):
+        """OSError if so many bytes more on the disk are not for this uid, but for root and our own.  What is still in memory
+        is counted; the disk is asked once a second, and when the answer is used up."""
+        if owner.service:
+            return
+        if size > self.left or now - self.looked >= LOOK_AGAIN:
+            self.left, self.looked = self.disk.room() - self.memory, now
+        if size > self.left:
+            raise OSError(unix.ENOSPC, 'No space left on device but what is kept for root and qpy itself')
+        self.left -= size
 
     def subscribed(self, sock, peer):
         """send wants to know what there is."""
@@ -483,6 +498,7 @@ class Client:
         self.size += len(data)
         self.owner.bytes += len(data)
         try:
+            self.queued.spend(self.owner, len(data), self.last)
             if self.part is not None:
                 self.part.write(data)
             else:
@@ -546,8 +562,12 @@ class Client:
             try:
                 envelope = submit.admit(records, self.owner.uid in queued.who.believed,
                                         submit.stamp(self.owner.uid, self.pid, unix.time()))
+                queued.spend(self.owner, len(envelope) + OVERHEAD, self.last)
             except submit.Refused as no:
                 self._fail(no.code, no.sentence)
+            except OSError as problem:
+                queued.disk.complain(b'take a message of uid %d' % self.owner.uid, problem)
+                self._fail(exits.QQ_WRITE)
         if self.failure is not None:
             message = Message(self, None, None, b'', 0)
             message.answer = submit.refusal(*self.failure)

@@ -18,6 +18,9 @@ from qpy.core import exits, ids, mess
 
 PUSH = 4 << 20              # bytes of a streaming message after which it is pushed to disk
 MODE = 0o640
+RESERVE = 50                # one part in so many of the disk is not for strangers,
+RESERVE_MOST, RESERVE_FILES = 256 << 20, 100_000        # but no more bytes and inodes than these
+UNKNOWN = 1 << 62
 CREATE = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC
 
 
@@ -73,6 +76,18 @@ class Store:
         self.mess, self.own, self.parts, self.complain = mess_fd, own, 0, complain
         self.ids = found or ids.Ids()
         self.together = own             # how the group being written will be synced
+
+    def room(self):
+        """Bytes that strangers may still have: what is free but for a reserve, in which root, our own programs and send's
+        records go on when somebody has filled the rest.  UNKNOWN where the file system does not tell."""
+        try:
+            disk = unix.fstatvfs(self.mess)
+        except OSError:
+            return UNKNOWN
+        if disk.f_favail < min(disk.f_files // RESERVE, RESERVE_FILES):
+            return 0
+        return disk.f_frsize * disk.f_bavail - min(disk.f_frsize * disk.f_blocks // RESERVE, RESERVE_MOST) \
+            if disk.f_blocks else UNKNOWN
 
     def new_part(self):
         """A Part with a name of its own."""

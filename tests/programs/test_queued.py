@@ -4,14 +4,16 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import time
+import traceback
 
 import pytest
 
-from qpy import unix
+from qpy import unix, unix_kernel
 from qpy.core import ids, mess, submit as protocol
 from qpy.lib import loop as loops, packets, submit
-from qpy.qpyq import queued
+from qpy.qpyq import queued, store
 from tests.peers import queued as rig
 
 MESSAGE = b'Subject: x\n\nbody\n'
@@ -387,12 +389,63 @@ def test_a_full_disk_is_temporary_and_said_once(home, daemon):
     assert daemon.log().count(b'Permission denied') == 1 and len(listing(home)) == 2
 
 
+SMALL_DISK = 'mount --make-rprivate / && mount -t tmpfs -o size=%dm,uid=%d,gid=%d,mode=755 none %s/queue'
+
+
+def on_small_disk(home, megabytes, work):
+    """work() in a child whose queue has a file system of its own, which ends with it."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            unix_kernel.unshare(unix_kernel.CLONE_NEWNS)
+            subprocess.run(['sh', '-c', SMALL_DISK % (megabytes, rig.OWNER, rig.OWNER, os.fsdecode(home))], check=True)
+            for name in (b'mess', b'state', b'damaged'):
+                os.mkdir(home + b'/queue/' + name, 0o755)
+                rig.give(home + b'/queue/' + name)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.root
+def test_who_fills_the_disk_leaves_room_for_root_and_us(home):
+    """P15: when a user has filled the queue's disk with long and short messages, strangers hear 53; root's, ours and what send
+    writes have room; it is said once, and strangers are served again when something has gone."""
+    def work():
+        daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
+        with acting_as(61001):
+            for size in (1 << 20, 100_000, 1000):
+                while (code := submit.send(home, b'a', [b'b'], b'x' * size)[0]) == 0:
+                    pass
+                assert code == 53
+        with acting_as(61002):
+            assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 53
+        for _ in range(20):
+            assert submit.send(home, b'a', [b'b'], b'x' * 10_000)[0] == 0
+            with rig.as_owner():
+                assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+                with open(home + b'/queue/state/record', 'ab') as file:
+                    file.write(b'x' * 1000)
+        assert daemon.log().count(b'kept for root') == 1
+        os.unlink(home + b'/queue/mess/' + listing(home)[0])
+        with acting_as(61002):
+            rig.wait_until(lambda: submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0)
+        daemon.kill()
+    on_small_disk(home, 25, work)
+
+
 # --- in process: what needs no second process ---
 
 class NoDisk:
     """A Store whose commit waits for turn.release(), once each; or for nothing, when free."""
 
-    own, free = False, False
+    own, free, space = False, False, store.UNKNOWN
+    complain = staticmethod(lambda what, problem: None)
 
     def __init__(self):
         self.ids = ids.Ids()
@@ -403,6 +456,11 @@ class NoDisk:
         """IDs one after the other."""
         for number, entry in enumerate(group, self.ids.give(len(group), 0)):
             entry.ident = mess.make_id(number)
+
+    def room(self):
+        """What the test says; each question counts."""
+        self.asked = getattr(self, 'asked', 0) + 1
+        return self.space
 
     @staticmethod
     def write(group):
@@ -552,6 +610,57 @@ def test_a_slow_disk_makes_clients_wait_not_memory_grow(inside, monkeypatch):
         except BlockingIOError:
             pass
     assert not left
+
+
+def test_the_disk_is_not_asked_for_each_message(inside, monkeypatch):
+    """Where there is room the disk is asked once a second, however many messages come; what it has said is used up by long ones
+    and by short ones, with what each takes beside its bytes; and what waits in memory is none of what is free."""
+    now = [1000.0]
+    monkeypatch.setattr(unix, 'monotonic', lambda: now[0])
+    inside.disk.free, inside.disk.space = True, 20 * queued.OVERHEAD
+    sock = client(inside)
+    sock.send(protocol.VERSION)
+
+    def sent(size):
+        sock.send(body(size))
+        said = b''
+        while not said.endswith(b'\0'):
+            inside.loop.step(5)
+            try:
+                said += sock.recv(1000)
+            except BlockingIOError:
+                pass
+        assert accepted(said) or said[:3] == b'53 '
+        return accepted(said)
+    assert [sent(1) for _ in range(10)] == [True] * 10 and inside.disk.asked == 1
+    inside.disk.space = 3 * queued.OVERHEAD
+    assert sent(1) and inside.disk.asked == 1
+    now[0] += 1.0
+    assert sent(1) and inside.disk.asked == 2
+    assert sent(1) and inside.disk.asked == 2 and sent(1) and inside.disk.asked == 3
+    now[0] += 1.0
+    assert not sent(3 * queued.OVERHEAD + 1)
+    inside.memory += 3 * queued.OVERHEAD
+    now[0] += 1.0
+    assert not sent(1)
+    inside.memory -= 3 * queued.OVERHEAD
+    now[0] += 1.0
+    assert sent(1)
+
+
+@pytest.mark.parametrize('disk, room', [
+    ((4096, 4096, 1000, 100, 0, 0), 4096 * 80), ((512, 4096, 1000, 10, 0, 0), -4096 * 10), ((1, 1, 1 << 40, 1 << 30, 0, 0), 768 << 20),
+    ((4096, 4096, 1000, 100, 1000, 19), 0), ((4096, 4096, 1000, 100, 1000, 20), 4096 * 80), ((0, 0, 0, 0, 0, 0), store.UNKNOWN),
+    (OSError(38, 'x'), store.UNKNOWN)])
+def test_what_is_kept_for_root(monkeypatch, disk, room):
+    """A fiftieth of bytes and inodes, but no more than 256 MB; a file system that does not tell is not full."""
+    def told(fd):
+        if isinstance(disk, OSError):
+            raise disk
+        size, fragment, blocks, left, files, files_left = disk
+        return os.statvfs_result((size, fragment, blocks, left, left, files, files_left, files_left, 0, 255))
+    monkeypatch.setattr(unix, 'fstatvfs', told)
+    assert store.Store(-1, False).room() == room
 
 
 def body(size):
