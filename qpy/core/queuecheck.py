@@ -63,9 +63,8 @@ TABLE = {
         b'can be written by others: qpy-install mends the mode',
         DELIVERED),
     b'closed': (WRONG, False,
-        b'is closed to a program that needs it, as after a copy without owners, and nothing becomes of it: with qpy stopped, '
-        b'qpy-install gives the directories their owners; then, for queue/mess and for queue/state, '
-        b'chown -R --reference=PATH PATH and chmod -R u+rwX,g+rX PATH',
+        b'is closed to a program that needs it, by its owner or mode, and nothing becomes of it; qpy-fsck(8), '
+        b'EXAMPLES, opens a copy that was made without its owners',
         LEFT),
     b'torn': (HEALS, False,
         b'ends in an entry torn by a crash, which is ignored; what it said is done '

@@ -67,8 +67,8 @@ def own_lock(home, log):
         raise program.Fatal(exits.TEMP, b'unable to lock queue/state/lock: %s; rm -r %s/queue/state/lock: qpy-send makes it anew'
                             % (program.reason(problem), home)) from None
     except PermissionError as problem:
-        raise program.Fatal(exits.TEMP, b'unable to lock queue/state/lock: %s; is the queue a copy without its owners? qpy-fsck '
-                            b'says what to do' % program.reason(problem)) from None
+        raise program.Fatal(exits.TEMP, b'unable to lock queue/state/lock: %s; is the queue a copy without its owners? see qpy-fsck(8), '
+                            b'EXAMPLES' % program.reason(problem)) from None
     except BlockingIOError:
         log.write([sendlog.alert(b'cannot start: qpy-send is already running')])
         raise program.Fatal(exits.TEMP,
