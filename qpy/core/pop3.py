@@ -205,42 +205,43 @@ def unique(name):
 class Encoder:
     """A stored message as POP3 sends it: lines end with CR LF, those that begin with a dot get one more.
 
-    lines: how many after the header; None for all. feed(data), then end(); done: nothing more is wanted."""
+    lines: how many after the header; None for all. feed(data), then end(); done: nothing more is wanted.  A line may be
+    as long as a stranger likes: only a CR that may belong to its end is kept."""
 
-    __slots__ = ('lines', 'in_header', 'rest', 'done')
+    __slots__ = ('lines', 'in_header', 'fresh', 'held', 'done')
 
     def __init__(self, lines=None):
-        self.lines, self.in_header, self.rest, self.done = lines, True, b'', False
+        self.lines, self.in_header, self.fresh, self.held, self.done = lines, True, True, b'', False
 
     def feed(self, data: bytes) -> bytes:
-        """What is complete."""
-        *whole, self.rest = (self.rest + data).split(b'\n')
+        """These bytes on the wire."""
+        data = self.held + data
+        self.held = data[-1:] if data.endswith(b'\r') else b''
+        data = data.removesuffix(b'\r').replace(b'\r\n', b'\n')
         if self.lines is not None:
-            whole = self.cut(whole)
-        return b''.join(map(encoded, whole))
+            data = self.cut(data)
+        if not data:
+            return b''
+        dot = b'.' if self.fresh and data.startswith(b'.') else b''
+        self.fresh = data.endswith(b'\n')
+        return dot + data.replace(b'\n.', b'\n..').replace(b'\n', b'\r\n')
 
-    def cut(self, whole):
-        """The lines that are wanted."""
-        kept = []
-        for line in whole:
-            if self.done:
-                break
-            if not self.in_header:
-                if self.lines == 0:
-                    self.done = True
-                    break
-                self.lines -= 1
-            elif line in (b'', b'\r'):
-                self.in_header, self.done = False, self.lines == 0
-            kept.append(line)
-        return kept
+    def cut(self, data):
+        """What is wanted of it."""
+        if self.done:
+            return b''
+        begin = 0
+        if self.in_header:
+            blank = (b'\n' * self.fresh + data).find(b'\n\n')
+            if blank < 0:
+                return data
+            self.in_header, begin = False, blank + 2 - self.fresh
+        *whole, rest = data[begin:].split(b'\n', self.lines)
+        self.lines -= len(whole)
+        self.done = self.lines == 0
+        return data.removesuffix(rest) if self.done else data
 
     def end(self) -> bytes:
-        """A last line without its end, and the dot."""
-        unwanted = self.done or not self.rest or not self.in_header and self.lines == 0
-        return (b'' if unwanted else encoded(self.rest)) + b'.\r\n'
-
-
-def encoded(line):
-    """One line, given without its LF."""
-    return b'%b%b\r\n' % (b'.' if line[:1] == b'.' else b'', line.removesuffix(b'\r'))
+        """The end that the last line has not, and the dot."""
+        open_line = not self.done and (self.held or not self.fresh)
+        return (b'\r\n' if open_line else b'') + b'.\r\n'

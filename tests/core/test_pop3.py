@@ -133,6 +133,39 @@ def test_pieces_of_messages(data, lines, sizes):
         assert body == whole.replace(b'\r\n', b'\n')
 
 
+def test_a_line_without_end():
+    """It goes on as it comes, but for a CR that may belong to its end: no line is ever held whole, nor copied again."""
+    encoder = pop3.Encoder()
+    assert encoder.feed(b'.' + b'x' * 70000) == b'..' + b'x' * 70000
+    assert [encoder.feed(piece) for piece in (b'.y\r', b'\r', b'.z', b'\r', b'\n', b'.', b'')] == [
+        b'.y', b'\r', b'\r.z', b'', b'\r\n', b'..', b'']
+    assert encoder.end() == b'\r\n.\r\n'
+    encoder = pop3.Encoder(1)
+    assert encoder.feed(b'A: b') == b'A: b' and encoder.feed(b'\r\n\r\nx') == b'\r\n\r\nx' and not encoder.done
+    assert encoder.feed(b'x\ny') == b'x\r\n' and encoder.done and encoder.feed(b'y\n') == b'' and encoder.end() == b'.\r\n'
+
+
+@pytest.mark.parametrize('data, lines, wanted', [
+    (b'A: b\n\none\ntwo', 0, b'A: b\r\n\r\n'), (b'A: b\n\none\ntwo', 1, b'A: b\r\n\r\none\r\n'),
+    (b'A: b\n\none\ntwo', 2, b'A: b\r\n\r\none\r\ntwo\r\n'), (b'A: b\n\n', 0, b'A: b\r\n\r\n'),
+    (b'\none\n\nthree', 2, b'\r\none\r\n\r\n'), (b'A: b\r\n\r\none\r', 1, b'A: b\r\n\r\none\r\n'),
+    (b'A: b\n\r\r\none\n', 0, b'A: b\r\n\r\r\none\r\n'), (b'A: b', 0, b'A: b\r\n'), (b'\r', 0, b'\r\n')])
+def test_where_top_ends(data, lines, wanted):
+    """Not a line more, whether the last one has an end or not."""
+    assert encoded(data, lines) == encoded(data, lines, [1] * len(data)) == wanted + b'.\r\n'
+
+
+def test_the_longest():
+    """A command of 512 bytes with its end is taken, one that is longer refused before it ends; of unique IDs 70 bytes are."""
+    assert replies(b'NOOP ' + b'x' * 505) == [pop3.OK] and replies(b'NOOP ' + b'x' * 507) == [pop3.LONG]
+    session = pop3.Session(BOX)
+    session.receive(b'x' * 511)
+    assert session.next() is None and session.output() == b'+OK \r\n'
+    session.receive(b'x')
+    assert session.next() is None and session.output() == pop3.LONG + b'\r\n'
+    assert [pop3.unique(name) == name for name in (b'', b'1', b'x' * 70, b'x' * 71)] == [False, True, True, False]
+
+
 # --- the login ----------------------------------------------------------------------------------------------
 
 def login(*lines, apop=True):
