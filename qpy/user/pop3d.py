@@ -135,35 +135,40 @@ def scan(now):
 class Box:
     """The messages of a session."""
 
-    __slots__ = ('messages',)
+    __slots__ = ('messages', 'places')
 
     def __init__(self, messages):
-        self.messages = messages
+        self.messages, self.places = messages, {}
+
+    def look(self):
+        """See where the messages are now, by their paths and by their names without flags."""
+        paths = [part + b'/' + name for part in (b'new', b'cur') for name in unix.listdir(part)]
+        self.places = {base(path): path for path in paths} | {path: path for path in paths}
 
     def path(self, number):
-        """Where a message is now; FileNotFoundError."""
+        """Where a message is, as far as is known."""
         path = self.messages[number][1]
-        try:
-            unix.lstat(path)
-            return path
-        except FileNotFoundError:
-            name = base(path)
-            for part in (b'cur', b'new'):
-                for other in unix.listdir(part):
-                    if other.partition(b':')[0] == name:
-                        return part + b'/' + other
-            raise
+        return self.places.get(path) or self.places.get(base(path)) or path
 
     def open(self, number):
-        """A descriptor of a message."""
-        return unix.open(self.path(number), unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC)
+        """A descriptor of a message; FileNotFoundError."""
+        flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC
+        try:
+            return unix.open(self.path(number), flags)
+        except FileNotFoundError:
+            self.look()
+            return unix.open(self.path(number), flags)
 
     def finish(self, deleted):
         """Remove the deleted messages, mark the others as seen by a reader; True if all are removed."""
         good = True
+        try:
+            self.look()
+        except unix.error:
+            return not deleted
         for number in range(len(self.messages)):
+            path = self.path(number)
             try:
-                path = self.path(number)
                 if number in deleted:
                     unix.unlink(path)
                 elif path[:4] == b'new/':

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from qpy import unix
+from qpy.user import pop3d as pop3d_
 from tests.peers.certificates import authority
 from tests.peers.pop3 import OWNER, PASSWORD, SOURCE, House
 
@@ -224,6 +226,34 @@ def test_a_message_that_moves(house):
     file.write(b'RETR 3\r\nDELE 3\r\nDELE 2\r\nQUIT\r\n')
     assert [file.readline() for _ in range(4)] == [b'-ERR unable to open that message\r\n'] + [b'+OK \r\n'] * 3
     assert process.wait(20) == 0 and house.names('cur') == ['1.a.host:2,S']
+
+
+def test_all_have_moved(tmp_path, monkeypatch):
+    """However many are not where they were: QUIT lists new and cur once, a message that is asked for once more."""
+    for part in ('new', 'cur', 'tmp'):
+        (tmp_path / part).mkdir()
+    names = [b'%d.host' % n for n in range(20)]
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        (tmp_path / 'new' / os.fsdecode(name)).write_bytes(name)
+    box = pop3d_.Box(pop3d_.scan(int(time.time()) + 2))
+    numbers = {path[4:]: number for number, (_, path, _) in enumerate(box.messages)}
+    for name in names[:19]:
+        os.rename(b'new/' + name, b'cur/' + name + b':2,S')
+    os.unlink(b'cur/2.host:2,S')
+    listed, listdir = [], os.listdir
+    monkeypatch.setattr(unix, 'listdir', lambda path: listed.append(path) or listdir(path))
+    for name in (b'19.host', b'0.host', b'1.host'):
+        with open(box.open(numbers[name]), 'rb') as file:
+            assert file.read() == name
+    with pytest.raises(FileNotFoundError):
+        box.open(numbers[b'2.host'])
+    assert len(listed) == 4
+    assert box.finish({numbers[name] for name in (b'1.host', b'2.host', b'3.host')}) and len(listed) == 6
+    assert sorted(os.listdir(b'cur')) == sorted(name + b':2,S' * (name != b'19.host') + b':2,' * (name == b'19.host')
+                                                for name in names if name not in names[1:4]) and os.listdir(b'new') == []
+    os.rename('cur', 'away')
+    assert not box.finish({numbers[b'0.host']}) and box.finish(set())
 
 
 def test_what_is_not_listed(house):
