@@ -150,10 +150,13 @@ class Lookup:
     def look(self, user, own=()):
         """(verdict, .qmail file name or None) as core.route.resolve wants it.  own: the files of a plain user; without any
         his home is not looked into, for he always gets mail."""
-        if not user.dash and not user.ext:
-            return self.at(user.home, route.look, user, own, kind) if own else (route.YES, None)
+        plain = not user.dash and not user.ext
+        if plain and not own:
+            return route.YES, None
         if self.at(user.home, self.owner_if_seen, user.home) is None:
             raise Trouble(getpw.QLX_NFS, b'the home directory ' + user.home + b' is missing')
+        if plain:
+            return self.at(user.home, route.look, user, own, kind)
         names = [name for name, _ in dotqmail.candidates(user.dash, user.ext)]
         alias = self.aliased(user)
         if alias is not None:

@@ -141,6 +141,9 @@ def test_what_counts_in_a_home_is_looked_up(house, switch, files, end):
         (house.path / 'joe' / name).write_text('&ann@far.example\n')
     done = house.run('sendmail', '-bv', 'joe')
     assert done.stdout.decode().startswith('joe@x.example ... ') and done.stdout.decode().endswith(end + '\n'), done
+    os.rename(house.path / 'joe', house.path / 'gone')
+    done = house.run('sendmail', '-bv', 'joe')
+    assert done.returncode == 75 and done.stdout.endswith(b'/joe is missing\n')
 
 
 def test_programs_and_nothing(house):
@@ -204,7 +207,8 @@ def test_one_copy_for_each_person(house):
         assert house.alias(name).returncode == 0 and house.envelope() == 'Fs@y|' + wanted + '|'
     switch_on(house)
     (house.path / 'joe/.forward').write_text('\\joe, ann, ann@x.example, "|true", "|true"\n')
-    assert house.joe('-n', default='./Maildir/\n').stdout == b'maildir ./Maildir/\nforward ann\nexecute preline true\ndid 1+1+1\n'
+    assert house.joe('-n', default='./Maildir/\n').stdout == (
+        b"maildir ./Maildir/\nforward ann\nprogram exec preline /bin/sh -c 'true'\ndid 1+1+1\n")
 
 
 COMPLETED = [('ann@Lab', 'ann@Lab.dom.example'), ('ann@lab.', 'ann@lab.'), ('ann@a.b', 'ann@a.b'), ('ann@lab+', 'ann@lab.plus.example'),

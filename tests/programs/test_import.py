@@ -608,6 +608,11 @@ LIST = 'relay_domains = r.test\nrelay_transport = '
     ('', 'x.test lmtp:unix:a, unix:b\n', None, 'transport: "x.test lmtp:unix:a, unix:b" is not taken over'),
     ('', 'x.test smtp::26\n', None, 'transport: "x.test smtp::26" is not taken over'),
     (LIST + 'smtp:[a.test] [b.test]:26\n', '', 'r.test:a.test b.test:26\n.r.test:a.test b.test:26\n', ''),
+    ('relayhost = [out.test]:587\nmydestination = here.test\n', 'x.test :\n.x.test :\n* :\nhere.test :\ny.test smtp:\n',
+     'y.test:\n:out.test:587\nx.test:out.test:587\n.x.test:out.test:587\n', ''),
+    ('', 'x.test :\n* smtp:[star.test]\n', ':star.test\nx.test:\n', ''),
+    ('relay_domains = r.test\nrelay_transport = smtp:[in.test]:26\n', 'r.test :\nx.r.test :\n* smtp:[star.test]:26\n',
+     ':star.test:26\nr.test:in.test:26\nx.r.test:in.test:26\n', ''),
     ('smtp_tls_wrappermode = yes\nrelayhost = [a.test]:465 [b.test]:26\n', '', ':smtps=a.test smtps=b.test:26\n', '')])
 def test_several_places(home, tmp_path, main, transport, routes, said):
     """A list of places, which Postfix tries in turn (3.5), is one here, each place with its own port; or it is told whole."""
@@ -1126,4 +1131,4 @@ def test_without_our_queue(home, tmp_path):
     (home / 'run').mkdir()
     code, lines = run(home, 'queue', tmp_path / 'qmail/queue')
     assert code in (1, 111) and not [line for line in lines if line.startswith('taken over')]
-    assert not (tmp_path / 'qmail/queue/imported-by-qpy').exists()
+    assert (tmp_path / 'qmail/queue/imported-by-qpy').read_bytes() == b''

@@ -40,7 +40,11 @@ def places(config, value, parameter, smtp=True):
 
 def transports(config):
     """relayhost and transport_maps, into smtproutes."""
+    as_without = []                     # what goes where it would without the table (transport(5), "do not change")
     for key, value in config.tables('transport_maps'):
+        if value.strip() == ':':
+            as_without.append(key.lower())
+            continue
         place = transport(config, value, 'transport ' + key) if '@' not in key else None
         if place is None:
             config.lost('transport: "%s %s" is not taken over' % (key, value))
@@ -52,17 +56,22 @@ def transports(config):
                        'is left out there' % host)
             config.local.remove(host)
             config.write('locals', config.local)
-    relay_transport(config)
-    default, relay = config.value('default_transport'), config.value('relayhost')
-    everything = transport(config, ':' + relay, 'relayhost') if relay else transport(config, default, 'default_transport')
+    relay = relay_transport(config)
+    default, host = config.value('default_transport'), config.value('relayhost')
+    everything = transport(config, ':' + host, 'relayhost') if host else transport(config, default, 'default_transport')
     if everything is None:
-        config.no_equal['relayhost' if relay else 'default_transport'] = relay or default
+        config.no_equal['relayhost' if host else 'default_transport'] = host or default
     elif everything:
         config.routes.setdefault('', everything)
+    for key in as_without:
+        if '@' not in key and key != '*' and key not in config.local:
+            passed_on = any(key in (domain, '.' + domain) or key.endswith('.' + domain) and '.' + domain in config.accepted
+                            for domain in config.relayed)
+            config.routes[key] = relay if passed_on and relay else everything or ''
 
 
 def relay_transport(config):
-    """Where the mail of relay_domains goes, unless transport_maps says otherwise."""
+    """Where the mail of relay_domains goes, unless transport_maps says otherwise; the place, '' if it is nowhere special."""
     value = config.value('relay_transport')
     place = transport(config, value, 'relay_transport')
     if place is None:
@@ -73,6 +82,7 @@ def relay_transport(config):
                 config.routes.setdefault(domain, place)
                 if '.' + domain in config.accepted:
                     config.routes.setdefault('.' + domain, place)
+    return place or ''
 
 
 def transport(config, value, parameter):
