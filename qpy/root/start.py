@@ -8,16 +8,19 @@
 
 In a DIR that does not belong to root everything runs under the account of DIR's owner, and that is said.
 
-Order: umask, keys, directory, accounts, controls, lock, limits, sockets, programs, privileges, readiness, then the first signal.
+Order: strays, umask, keys, directory, accounts, controls, lock, limits, sockets, programs, privileges, readiness, then the first signal.
 """
 from qpy import unix, unix_kernel
 from qpy.core import services
 from qpy.lib import confine, controls, loop, program
 from qpy.root import bind, chain, look, notify
 
+HIGHEST_FD = 1 << 20        # the kernel's own limit (fs.nr_open), as long as nobody raises it
+
 
 def main(home, args):
     """The story: look, bind, start, step down, watch."""
+    unix.closerange(3, HIGHEST_FD)          # files and sockets of whoever started us
     unix.umask(0o077)
     confine.seal_keys()
     house = look.house_at(home)

@@ -118,6 +118,31 @@ def test_each_program_gets_what_its_line_says(house):
     assert house.process.wait() == 0
 
 
+STRAY = """import sys
+sys.path.insert(0, %r)
+from qpy import unix
+from qpy.lib import program
+from qpy.root import bind
+only_one = bind.only_one
+bind.only_one = lambda home: (unix.dup2(unix.open(b'/etc/passwd', unix.O_RDONLY), 60), only_one(home))[1]
+program.run('qpy.root.start')
+""" % SOURCE
+
+
+@pytest.mark.parametrize('before', [['sh', '-c', 'exec 5</etc/passwd 9</etc/passwd; exec "$@"', 'sh'],
+                                    ['/usr/bin/python3', '-IS', '-c', STRAY]])
+def test_strays_reach_nobody(house, before):
+    """P-10, P01: what whoever starts us has open is closed at once, by qpy-start too; and what it should not close itself on
+    exec reaches no program."""
+    house.before = before
+    house.start()
+    lines = house.read_until('hello', len(DAEMONS))
+    assert 'hello  submit:new:life ign= fds=6 ' in next(line for line in lines if line.startswith('queued: hello'))
+    if before[0] == 'sh':
+        held = '/proc/%d/fd' % house.process.pid
+        assert '/etc/passwd' not in [os.readlink(os.path.join(held, fd)) for fd in os.listdir(held)]
+
+
 @pytest.mark.skipif(not shutil.which('ps'), reason='no ps here')
 def test_qmails_names_are_what_ps_and_pgrep_find(house):
     """After --qmail-names the daemons that qmail has run by its names, which pgrep, pidof, and tools that read ps look
