@@ -610,8 +610,25 @@ def test_a_program_cannot_change_the_message(chain):
     assert letter == b'K' and b'bad' not in text and text.endswith(b'A: b\n\nbody\ndid 0+0+2\n')
 
 
+def stranger(path):
+    """What another account hears at a socket that seqpackets come from: b'' at its end."""
+    import socket
+    os.chmod(path, 0o777)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(20)
+        os.seteuid(54399)
+        try:
+            directory = os.open(os.path.dirname(path), os.O_PATH)
+            sock.connect('/proc/self/fd/%d/%s' % (directory, os.path.basename(path)))
+            os.close(directory)
+        finally:
+            os.seteuid(0)
+        return sock.recv(100)
+
+
 def test_lspawn_and_its_seed_meet_at_a_socket(tmp_path):
-    """Started by systemd they share no pair: the seed accepts its one client on DIR/run/seed, and lspawn connects."""
+    """Started by systemd they share no pair: the seed accepts its one client on DIR/run/seed, and lspawn connects; who is
+    neither of its account nor root is sent away."""
     import socket
     import threading
     from qpy import unix
@@ -624,6 +641,8 @@ def test_lspawn_and_its_seed_meet_at_a_socket(tmp_path):
     found = []
     waiting = threading.Thread(target=lambda: found.append(seed.only_client(listening.detach())))
     waiting.start()
+    if os.geteuid() == 0:
+        assert stranger(str(tmp_path / 'run/seed')) == b''
     ours = lspawn.seed_socket(os.fsencode(str(tmp_path)), {})
     waiting.join(20)
     unix.send_packet(ours, b'U')

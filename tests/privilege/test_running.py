@@ -143,6 +143,19 @@ def test_open_files_are_the_manifests(running):
                 assert any(target == place or target.startswith(place + '/') for place in places), (row.name, target)
 
 
+def test_a_worker_holds_nothing_of_the_seed(running):
+    """A user's process has the log, its socket and a loop of its own: not the seed's loop, wake-up or life pipe."""
+    running.sendmail('ann@here.test', text='Subject: x\n\nfor its descriptors\n', uid=BOB, gid=BOB)
+    running.await_message('ann/Maildir', 'for its descriptors')
+    (seed,) = [pid for name, pid in processes(running) if name == 'seed']
+    workers = [pid for name, pid in processes(running) if name == 'local' and houses.status(pid)['Uid'].split()[0] == str(ANN)]
+    assert workers
+    for pid in workers:
+        held = [os.readlink('/proc/%d/fd/%s' % (pid, fd)) for fd in os.listdir('/proc/%d/fd' % pid) if int(fd) > 2]
+        assert held.count('anon_inode:[eventpoll]') == 1
+        assert not {*held} & {*targets(seed)} - {'anon_inode:[eventpoll]'}
+
+
 def test_confined_programs_stand_in_run(running):
     """Who reaches neighbours by bare names stands in DIR/run; the others in /."""
     for row, pid in lines(running):
