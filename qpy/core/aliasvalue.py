@@ -3,7 +3,18 @@
 The key is a name in lower case, the value is lines: `?owner`, `&address`, `|command`, `:include file`, `#` nothing,
 `!why mail for it waits`.
 """
+from qpy.core import text
+
 OWNER, INCLUDE, NOTHING, WAITS = b'?', b':', b'#', b'!'
+
+
+def find(local, get):
+    """The value for a local part, None if there is none.  get(key) -> bytes or None.  list+subscribe is its own alias, or
+    else list's, as for Sendmail: the lists whose alias is a program have all their addresses so."""
+    whole = text.lower(local)
+    name = whole.partition(b'+')[0]
+    found = get(whole)
+    return get(name) if found is None and name not in (b'', whole) else found
 
 
 def parse(data):

@@ -171,7 +171,7 @@ class Lookup:
         if user.user != b'alias' or user.dash != getpw.BREAK:
             return None
         try:
-            return self.aliases.ask(lambda db: db.get(text.lower(user.ext)))
+            return self.aliases.ask(lambda db: aliasvalue.find(user.ext, db.get))
         except cdb.CdbError as problem:
             words = str(problem).encode('utf-8', 'replace')
             raise Trouble(assign.QLX_CDB, b'Trouble reading users/aliases.cdb: ' + words) from problem

@@ -7,7 +7,7 @@ The alias account reads what newaliases has made, and the files that :include: n
 at each delivery: a list that its owner edits needs no newaliases, and what alias cannot read is not a list.
 """
 from qpy import unix
-from qpy.core import aliases as language, aliasvalue, dotforward, dotqmail, exits, text
+from qpy.core import aliases as language, aliasvalue, dotforward, dotqmail, exits
 from qpy.lib import cdb, controls
 from qpy.user import whole
 from qpy.user.mailbox import Failed, why
@@ -23,7 +23,7 @@ def aliases(home, job):
         return None
     database = cdb.Database(home + b'/users/aliases.cdb')
     try:
-        value = database.ask(lambda db: db.get(text.lower(job.ext)))
+        value = database.ask(lambda db: aliasvalue.find(job.ext, db.get))
     except cdb.CdbError as problem:
         reason = str(problem).encode()
         raise Failed(exits.TEMP, b'Unable to read aliases.cdb: %s. (#4.3.0)' % reason) from None

@@ -195,6 +195,16 @@ def test_lists_in_files(house):
     assert usable(house, 'news', b'/list is closed to the account alias')
 
 
+def test_what_follows_a_plus(house):
+    """list+subscribe is its own alias, or else list's, for deliveries, RCPT and -bv; the program is told the whole address."""
+    house.aliases('list: "|cat > %s/out"\nlist+own: ann@far.example\n+x: bob@far.example\n' % house.home)
+    assert house.alias('List+Subscribe=joe').returncode == 0
+    assert b'Delivered-To: List+Subscribe=joe@x.example\n' in (house.path / 'out').read_bytes()
+    assert house.alias('list+own').returncode == 0 and 'Tann@far.example' in house.envelope()
+    assert house.run('sendmail', '-bv', 'list+a', 'list+own').returncode == 0
+    assert house.run('sendmail', '-bv', 'other+a').returncode == house.run('sendmail', '-bv', '+a').returncode == 1
+
+
 def test_one_copy_for_each_person(house):
     """However often and in whatever spelling he is named: bare, with the host, in another case, in two files; case counts in
     front of a foreign host."""
