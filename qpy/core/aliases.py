@@ -19,7 +19,6 @@ ADDRESS, PROGRAM, FILE = b'&', b'|', b'/'
 NULL = b'/dev/null'
 LONGEST = 1002              # bytes of an address
 CIRCLE = b'it leads to itself only'
-DEEPEST = 100               # names that stand for names that stand for names
 
 
 class Problem(ValueError):
@@ -145,8 +144,9 @@ def compile(data, elsewhere=lambda name: False):
         except Problem as problem:
             table[name] = [(WAITS, problem.args[0])]
             wrong.append((number, name, problem.args[0]))
-    values = {name: value(table, name, elsewhere) for name in table}
-    wrong += [(0, name, CIRCLE) for name in table if values[name].endswith(WAITS + CIRCLE + b'\n') and not elsewhere(name)]
+    theirs, table = {name for name in table if elsewhere(name)}, linked(table)
+    values = {name: value(table, name, theirs.__contains__) for name in table}
+    wrong += [(0, name, CIRCLE) for name in table if values[name].endswith(WAITS + CIRCLE + b'\n') and name not in theirs]
     return values, wrong
 
 
@@ -161,30 +161,41 @@ def checked(found):
     return found
 
 
+def linked(table):
+    """{name: [(kind, word, name of this file that the word is, or None)]}, found once for all walks; one with an owner is none."""
+    inner = {name for name in table if b'owner-' + name not in table}
+    return {name: [(kind, word, low if kind == ADDRESS and (low := text.lower(word)) in inner else None) for kind, word in found]
+            for name, found in table.items()}
+
+
 def value(table, name, elsewhere):
     """The lines of one name."""
-    found = dict.fromkeys(expanded(table, name, {name}, 0, elsewhere))
+    found = dict.fromkeys(expanded(table, name, elsewhere))
     lines = [OWNER + b'owner-' + name] if b'owner-' + name in table and not name.startswith(b'owner-') else []
     words = [kind + word for kind, word in found if kind != NOTHING]
     lines += words or [NOTHING if found else WAITS + CIRCLE]
     return b'\n'.join(lines) + b'\n'
 
 
-def expanded(table, name, seen, depth, elsewhere):
-    """The items of a name, and those of the names of this file among them."""
-    for kind, word in table[name]:
-        inner = text.lower(word)
-        if kind == FILE:
-            yield NOTHING, b''
-        elif kind != ADDRESS or inner not in table or b'owner-' + inner in table or depth > DEEPEST:
-            yield kind, word
-        elif inner in seen:
-            continue
-        elif elsewhere(inner):
-            yield kind, word
+def expanded(table, name, elsewhere):
+    """The items of a name, and those of the names of this file among them, each name once, however deep."""
+    seen, walks = {name}, [iter(table[name])]
+    while walks:
+        for kind, word, inner in walks[-1]:
+            if kind == FILE:
+                yield NOTHING, b''
+            elif inner is None:
+                yield kind, word
+            elif inner in seen:
+                continue
+            elif elsewhere(inner):
+                yield kind, word
+            else:
+                seen.add(inner)
+                walks.append(iter(table[inner]))
+                break
         else:
-            seen.add(inner)
-            yield from expanded(table, inner, seen, depth + 1, elsewhere)
+            walks.pop()
 
 
 def listed(data):

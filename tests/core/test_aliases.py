@@ -2,7 +2,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from qpy.core import aliases, aliasvalue, dotforward, dotqmail
+from qpy.core import aliases, aliasvalue, dotforward, dotqmail, text
 
 FILE = rb'''# comment
 Root: joe, mary@example.org
@@ -76,6 +76,18 @@ def test_circles_and_doubles():
     table, wrong = aliases.compile(b'a: b\nb: a\nc: d\nd: c, ann\nann: x\nann: y\nsenseless\n')
     assert table[b'a'] == table[b'b'] == b'!it leads to itself only\n'
     assert table[b'c'] == table[b'd'] == b'&x\n' and len(wrong) == 4
+
+
+def test_lists_that_name_each_other(monkeypatch):
+    """Each word is looked at once, and each name asked about once, however many names lead there and however deep."""
+    names, asked, lowered, lower = [b'n%d' % n for n in range(40)], [], [], text.lower
+    monkeypatch.setattr(text, 'lower', lambda word: lowered.append(word) or lower(word))
+    table, wrong = aliases.compile(b''.join(name + b': ' + b', '.join([*names, name + b'@x']) + b'\n' for name in names),
+                                   lambda name: asked.append(name))
+    assert not wrong and {len(value.split()) for value in table.values()} == {40} and table[b'n7'].startswith(b'&n39@x\n')
+    assert len(asked) == 40 and len(lowered) < 4 * 40 * 41
+    deep = b''.join(b'n%d: n%d\n' % (n, n + 1) for n in range(1100)) + b'n1100: ann\n'
+    assert aliases.compile(deep)[0][b'n0'] == b'&ann\n'
 
 
 def test_values():
