@@ -419,6 +419,12 @@ def set_limit(name, soft, hard):
     resource.setrlimit(getattr(resource, 'RLIMIT_' + name), (soft, hard))
 
 
+def limits(name):
+    """getrlimit(2): (soft, hard)."""
+    import resource
+    return resource.getrlimit(getattr(resource, 'RLIMIT_' + name))
+
+
 def lower_limit(name, most):
     """Both limits of name to at most `most`; what is lower already stays."""
     import resource

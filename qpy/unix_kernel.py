@@ -136,15 +136,22 @@ def capset(effective, permitted, inheritable=0):
     _checked(_libc.capset(_ctypes.byref(header), data))
 
 
-def drop_bounding_set():
-    """Empty the bounding set: no file can give a capability any more.  Needs CAP_SETPCAP where it is not empty."""
+def bounding_set():
+    """The capabilities in it, as numbers."""
+    found = []
     for capability in range(CAP_HIGHEST + 1):
         try:
-            present = prctl(PR_CAPBSET_READ, capability)
+            if prctl(PR_CAPBSET_READ, capability):
+                found.append(capability)
         except OSError:
-            return                                   # EINVAL: past the last one this kernel knows
-        if present:
-            prctl(PR_CAPBSET_DROP, capability)
+            break                                    # EINVAL: past the last one this kernel knows
+    return found
+
+
+def drop_bounding_set():
+    """Empty the bounding set: no file can give a capability any more.  Needs CAP_SETPCAP where it is not empty."""
+    for capability in bounding_set():
+        prctl(PR_CAPBSET_DROP, capability)
 
 
 def lose_capabilities_with_root():

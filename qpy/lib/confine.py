@@ -54,14 +54,16 @@ def drop(uid, gid, groups=()):
     unix_kernel.set_dumpable(0)
     no_core()
     own_keys()                           # as root, whose quota is large: many may have one account
-    if unix.geteuid() == 0:
+    root = unix.geteuid() == 0
+    if root:
         unix_kernel.drop_bounding_set()
         unix.setgroups(list(groups))
         unix.setresgid(gid, gid, gid)
         unix.setresuid(uid, uid, uid)
     unix_kernel.clear_capabilities()
+    unix_kernel.set_dumpable(0)          # with another uid it is what fs.suid_dumpable says
     unix_kernel.no_new_privs()
-    verify(uid, gid, groups)
+    verify(uid, gid, groups, bounded=root)
 
 
 def no_core():
@@ -69,8 +71,9 @@ def no_core():
     unix.set_limit('CORE', 0, 0)
 
 
-def verify(uid, gid, groups=(), capabilities=0, saved=None):
-    """NotDropped unless the kernel says we are just that."""
+def verify(uid, gid, groups=(), capabilities=0, saved=None, bounded=True):
+    """NotDropped unless the kernel says we are just that.  bounded: that no file can give a capability, which root alone can
+    see to."""
     if unix.getresuid() != (uid, uid, uid if saved is None else saved) or unix.getresgid() != (gid, gid, gid):
         raise NotDropped(unix.EPERM, 'uid or gid is still another')
     if set(unix.getgroups()) - {gid} != set(groups) - {gid}:
@@ -78,6 +81,10 @@ def verify(uid, gid, groups=(), capabilities=0, saved=None):
     effective, permitted, inheritable = unix_kernel.capget()
     if (effective | permitted | inheritable) & ~capabilities:
         raise NotDropped(unix.EPERM, 'capabilities are left')
+    if bounded and unix_kernel.bounding_set():
+        raise NotDropped(unix.EPERM, 'the bounding set is not empty')
+    if unix_kernel.prctl(unix_kernel.PR_GET_DUMPABLE) or unix.limits('CORE') != (0, 0):
+        raise NotDropped(unix.EPERM, 'it could be traced, or leave a core file')
     if unix_kernel.prctl(unix_kernel.PR_GET_NO_NEW_PRIVS) != 1:
         raise NotDropped(unix.EPERM, 'no_new_privs is not set')
     if not capabilities and uid and can_become_root():
@@ -213,7 +220,7 @@ def become_user(uid, gid):
     own_keys()
     unix_kernel.capset(0, 0, 0)          # an empty permitted set empties the ambient one too
     unix_kernel.set_dumpable(0)
-    verify(uid, gid)
+    verify(uid, gid, bounded=False)      # the seed has shown that, and nothing fills it again
 
 
 def seed_filter(uids, gids):

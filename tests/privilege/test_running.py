@@ -191,9 +191,13 @@ program.run('qpy.root.start', %r)
     ('unix_kernel.no_new_privs = lambda: None', 'no_new_privs is not set'),
     ('unix_kernel.clear_capabilities = lambda: None\nunix_kernel.drop_bounding_set = lambda: None\n'
      'old = unix.setresuid\nunix.setresuid = lambda *ids: (unix_kernel.prctl(8, 1), old(*ids))',
-     'capabilities are left')])
+     'capabilities are left'),
+    ('unix_kernel.drop_bounding_set = lambda: None', 'the bounding set is not empty'),
+    ('unix_kernel.set_dumpable = lambda flag: None\nunix.setresuid = (lambda old: lambda *ids: (old(*ids), unix_kernel.prctl(4, 1)))('
+     'unix.setresuid)', 'it could be traced, or leave a core file'),
+    ('from qpy.lib import confine\nconfine.no_core = lambda: None\nunix.set_limit("CORE", 1, 1)', 'it could be traced, or leave a core file')])
 def test_P03_a_child_that_did_not_drop_ends_the_start(fault, said):
-    """A child whose groups, uid, no_new_privs or capabilities are not as its table says ends with 111, and the chain
+    """A child whose groups, uid, no_new_privs, capabilities, bounding set, dumpable flag or core limit are not as its table says ends with 111, and the chain
     with it."""
     house = houses.Rooted(users={'ann': (ANN, ANN)})
     try:
