@@ -214,7 +214,9 @@ def aliases(home, plan):
 
 
 def verify(home, plan):
-    """-bv, -bt: where each operand goes, and why.  0: all can be delivered; 1: one cannot; 75: cannot be said."""
+    """-bv, -bt: where each operand goes, and why.  0: all can be delivered; 1: one cannot; 75: cannot be said.
+
+    -bt without operands reads standard input, and may be asked nothing."""
     from qpy.core import aliasvalue, smtproutes
     from qpy.lib import controls, route, users
     unix.signal(unix.SIGPIPE, unix.SIG_DFL)
@@ -222,8 +224,8 @@ def verify(home, plan):
     sender = inject.sender_argument(plan.sender, hosts) if plan.sender else b''
     relays = [controls.mapping_lines(home, name) for name in (b'senderroutes', b'smtproutes')]
     own = (b'.qmail', b'.forward') if controls.line(home, b'dotforward') == b'yes' else (b'.qmail',)
-    verdicts = set()
-    for word in plan.operands:
+    verdicts, asks = set(), plan.mode == sendmail_args.TEST and not plan.operands
+    for word in typed() if asks else plan.operands:
         for address in operand(word, hosts, verdicts):
             way = lookup.resolve(address, tables, own)
             if way.route.channel == b'remote':
@@ -233,9 +235,23 @@ def verify(home, plan):
                 way.reason += b': ' + aliasvalue.shown(lookup.aliased(way.user))
             verdicts.add(way.verdict)
             unix.write_all(1, describe(address, way))
-    if not verdicts:
+    if not verdicts and not asks:
         raise sendmail_args.UsageError(b'no address; name those to look up')
     return 1 if b'no' in verdicts else exits.EX_TEMPFAIL if b'temp' in verdicts else exits.OK
+
+
+def typed():
+    """The last word of each line of standard input: in Sendmail's test mode `3,0 joe` asks about joe."""
+    rest, data = b'', b'\n'
+    while data:
+        try:
+            data = unix.read(0, injection.PIECE)
+        except unix.error as problem:
+            raise injection.ReadError(problem) from problem
+        *lines, rest = (rest + (data or b'\n')).split(b'\n')
+        for line in lines:
+            if line[:1] != b'#':
+                yield from line.split()[-1:]
 
 
 def operand(word, hosts, verdicts):

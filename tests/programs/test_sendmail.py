@@ -662,6 +662,29 @@ def test_verify(send, home, capfd):
         assert send(words) == 64 and 'no address' in capfd.readouterr().err
 
 
+def test_addresses_from_standard_input(send, home, capfd, monkeypatch):
+    """-bt without operands: the last word of each line, answered before the next is awaited; nothing asked is no mistake."""
+    pathlib.Path(os.fsdecode(home), 'alias').mkdir()
+    wanted = [b'no-such-user@host.example.com ... undeliverable', b'x@elsewhere.example ... deliverable', b'z@y.example ... deliverable']
+
+    def out():
+        return [line.partition(',')[0].encode() for line in capfd.readouterr().out.splitlines()]
+    lines = b'# 0 a@b\n\nno-such-user\r\n 3,0\tx@elsewhere.example \ncanonify,parse Z <z@y.example>'
+    assert send(b'-bt', lines) == 1 and out() == wanted
+    assert send(b'-bt', b'0 x@elsewhere.example\n') == 0 and out() == wanted[1:2]
+    assert send(b'-bt', b'') == 0 and out() == [] and send(b'-bt z@y.example', lines) == 0 and out() == wanted[2:]
+    pieces, answers, read = [b'no-such-', b'user\nx@else', b'where.example\n', b''], [], unix.read
+    monkeypatch.setattr(unix, 'read', lambda fd, size: read(fd, size) if fd else answers.append(out()) or pieces.pop(0))
+    assert send(b'-bt', b'') == 1 and answers == [[], [], wanted[:1], wanted[1:2]] and not pieces
+
+    def broken(fd, size):
+        if not fd:
+            raise OSError(5, 'Input/output error')
+        return read(fd, size)
+    monkeypatch.setattr(unix, 'read', broken)
+    assert send(b'-bt', b'') == 74 and 'read error: Input/output error' in capfd.readouterr().err
+
+
 # --- inject --------------------------------------------------------------------------------------------------
 
 def test_inject_prints(inject_, capfdbinary, monkeypatch):
