@@ -84,6 +84,10 @@ def from_postfix(place, owner):
     if text is None:
         raise program.Fatal(exits.TEMP, b'unable to read %s/main.cf: no such file' % os.fsencode(place))
     found = translation.Translation(reading.parse_main(text), read, os.uname().nodename, owner)
+    added = reading.added_services(qmailhome.read(place + '/master.cf') or '')
+    if added:
+        found.notes.append("master.cf is not read; these services in it are not as Debian's: %s; what listens here stands in "
+                           'control/services, what a command delivers in .qmail files' % ', '.join(added))
     found.notes.append('aliases stay in /etc/aliases: run qpy-newaliases; what it cannot take it names')
     return found
 

@@ -8,7 +8,7 @@ import fcntl
 import os
 
 from qpy import unix
-from qpy.core import route
+from qpy.core import route, text
 
 
 class Running(Exception):
@@ -72,7 +72,7 @@ def message(queue, number, path, controls):
     opened(path).close()
     todo = contents(beside(queue, 'todo', number, path))
     if todo is not None:
-        records = parse(todo)
+        records = parse(todo, b'upFT')
         sender = [value for letter, value in records if letter == b'F']
         recipients = [value for letter, value in records if letter == b'T']
         born = os.stat(path).st_mtime
@@ -80,11 +80,11 @@ def message(queue, number, path, controls):
         info = contents(beside(queue, 'info', number, path))
         if info is None:
             raise ValueError('neither todo nor info: never finished being queued')
-        sender = [value for letter, value in parse(info) if letter == b'F']
+        sender = [value for _, value in parse(info, b'F')]
         born = os.stat(beside(queue, 'info', number, path)).st_mtime
         recipients = []
         for kind in ('local', 'remote'):
-            left = [value for letter, value in parse(contents(beside(queue, kind, number, path)) or b'')
+            left = [value for letter, value in parse(contents(beside(queue, kind, number, path)) or b'', b'TD')
                     if letter == b'T']
             recipients += [plain(value, controls) for value in left] if kind == 'local' else left
     if len(sender) != 1:
@@ -106,11 +106,15 @@ def contents(path):
         return None
 
 
-def parse(data):
-    """[(letter, value)] of records ended by NUL; ValueError if the last is not."""
+def parse(data, letters):
+    """[(letter, value)] of records ended by NUL; ValueError if the last is not, or a letter is none of these."""
     if data and data[-1:] != b'\0':
         raise ValueError('a record without its end')
-    return [(record[:1], record[1:]) for record in data.split(b'\0')[:-1] if record]
+    records = [(record[:1], record[1:]) for record in data.split(b'\0')[:-1]]
+    for letter, value in records:
+        if not letter or letter not in letters:
+            raise ValueError('an unknown record: %s' % text.printable(letter + value[:100]).decode())
+    return records
 
 
 def plain(recipient, controls):

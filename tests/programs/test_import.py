@@ -592,6 +592,45 @@ def test_one_parameter(home, tmp_path, main, files, said):
     assert (said or 'look: ') in text and ('no equal' in text) == ('no equal' in said), text
 
 
+def test_where_mail_of_users_went(home, tmp_path):
+    """mailbox_transport comes before the other ways, and is what is told."""
+    for main, said in (('mailbox_transport = lmtp:unix:private/dovecot-lmtp\nmailbox_command = procmail\n', 'lmtp:unix:private/dovecot-lmtp'),
+                       ('mailbox_transport = lmtp:$a\na = b\nhome_mailbox = Mail/\n', 'lmtp:b'), ('', None)):
+        write(tmp_path / 'postfix', {'main.cf': main})
+        text = '\n'.join(run(home, '-n', 'postfix', tmp_path / 'postfix')[1])
+        assert ('mail went to /var/mail/USER' in text) == (said is None) and 'defaultdelivery\n' not in text
+        assert said is None or 'look: mailbox_transport: mail went to %s; here' % said in text, text
+
+
+MASTER = '''# comment
+smtp      inet  n       -       y       -       -       smtpd
+#submission inet n      -       y       -       -       smtpd
+pickup    unix  n       -       y       60      1       pickup
+rewrite   unix  -       -       y       -       -       trivial-rewrite
+smtp      unix  -       -       y       -       -       smtp
+relay     unix  -       -       y       -       -       smtp
+        -o syslog_name=postfix/$service_name
+#       -o smtp_helo_timeout=5
+postlog   unix-dgram n  -       n       -       1       postlogd
+maildrop  unix  -       n       n       -       -       pipe
+  flags=DRXhu user=vmail argv=/usr/bin/maildrop -d ${recipient}
+'''
+
+
+@pytest.mark.parametrize('more, added', [
+    ('', ''), ('short line\n', ''), ('2525 inet n - y - - smtpd\n', '2525/inet smtpd'),
+    ('submission inet n - y - - smtpd\n  -o syslog_name=postfix/submission\n  -o smtpd_tls_security_level=encrypt\n'
+     'mine unix - n n - - pipe\n  user=x argv=/bin/x\n', 'submission/inet smtpd, mine/unix pipe'),
+    ('smtp inet n - y - 1 postscreen\nsmtpd pass - - y - - smtpd\n', 'smtp/inet postscreen, smtpd/pass smtpd'),
+    ('smtp inet n - y - - smtpd -o content_filter=x:[127.0.0.1]:10024\n', 'smtp/inet smtpd')])
+def test_services_of_a_master_cf(home, tmp_path, more, added):
+    """Those that Debian's has not, and those with options of their own, are named in one line."""
+    write(tmp_path / 'postfix', {'main.cf': '', 'master.cf': MASTER + more})
+    lines = [line for line in run(home, '-n', 'postfix', tmp_path / 'postfix')[1] if 'master.cf' in line]
+    assert lines == ["look: master.cf is not read; these services in it are not as Debian's: %s; what listens here stands in "
+                     'control/services, what a command delivers in .qmail files' % added] * bool(added)
+
+
 LIST = 'relay_domains = r.test\nrelay_transport = '
 
 
@@ -1071,6 +1110,19 @@ def test_what_is_not_taken_over_and_why(queued, tmp_path):
     assert code == 1 and stored(queued) == []
     assert 'not taken over: message 1 from <a@x.test>: line break in an envelope address (#5.1.3)' in lines
     assert lines[0 if '2 from' in lines[0] else 1].endswith('0 hours old, and a failure that nobody is to be told')
+
+
+@pytest.mark.parametrize('files, said', [
+    ({'local/3/3': 'Tjoe@new.test\0Xann@new.test\0'}, 'Xann@new.test'), ({'remote/3/3': 'Fann@x.test\0'}, 'Fann@x.test'),
+    ({'local/3/3': 'Tjoe@new.test\0\0\0'}, ''), ({'info/3/3': 'Fa@x.test\0Tann@new.test\0'}, 'Tann@new.test'),
+    ({'todo/3': 'u7\0p1\0Fa@x.test\0Tann@new.test\0Dann@new.test\0'}, 'Dann@new.test'),
+    ({'todo/3': 'u7\0p1\0Fa@x.test\0Tann@new.test\0h\1\0'}, 'h?')])
+def test_records_that_nobody_knows(queued, tmp_path, files, said):
+    """A letter that may not stand where it is: the message stays there, is told, and does not count as taken over."""
+    write(tmp_path / 'qmail/queue', {'mess/3/3': 'Subject: a\n\n', 'info/3/3': 'Fa@x.test\0', **files})
+    code, lines = run(queued, 'queue', tmp_path / 'qmail/queue')
+    assert (code, lines) == (1, ['not taken over: message 3: an unknown record: ' + said]) and stored(queued) == []
+    assert (tmp_path / 'qmail/queue/imported-by-qpy').read_bytes() == b''
 
 
 @pytest.mark.parametrize('recipient, wanted', [

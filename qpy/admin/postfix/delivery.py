@@ -70,7 +70,12 @@ def pace(config):
 def delivery(config):
     """Where a user's mail goes."""
     box, command = config.value('home_mailbox'), config.values.get('mailbox_command')
-    if command:                     # its $names are the command's environment, not parameters
+    transport = config.value('mailbox_transport')
+    if transport:                   # it comes before the others (local(8))
+        config.say('mailbox_transport: mail went to %s; here it goes to ~/Maildir/ unless control/defaultdelivery says otherwise, '
+                   'and to LMTP for a domain that control/rcpthosts has, not control/locals, and control/smtproutes as '
+                   'DOMAIN:lmtp=PLACE' % transport)
+    elif command:                     # its $names are the command's environment, not parameters
         command = VARIABLE.sub(lambda found: '$' + found[1] + VARIABLES[found[2]], command)
         config.write('defaultdelivery', ['|preline ' + command])
         config.say('mailbox_command: its words go to the shell behind preline, with the environment of qpy-command.8')

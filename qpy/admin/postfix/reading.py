@@ -9,6 +9,11 @@ WORD = re.compile(r'(?:[^\s,{}]|\{(?:[^{}]|\{[^{}]*\})*\})+')
 ENTRY = re.compile(r'((?:[^\s"]|"(?:[^"\\]|\\.)*"|")+)\s*(.*)', re.DOTALL)
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 ESCAPED = re.compile(QUOTED.pattern + r'|\\(.)')
+# NAME:COMMAND of the services in Debian's master.cf; one word where both are the same.
+STOCK = frozenset('''smtp:smtpd smtp pickup cleanup qmgr tlsmgr rewrite:trivial-rewrite bounce defer:bounce trace:bounce verify
+    flush proxymap proxywrite:proxymap relay:smtp showq error retry:error discard local virtual lmtp anvil scache postlog:postlogd
+    maildrop:pipe uucp:pipe ifmail:pipe bsmtp:pipe scalemail-backend:pipe mailman:pipe'''.split())
+OWN_OPTION = re.compile(r'\s-o\s*(?!syslog_name=)\S')
 UNITS = {'s': 1, 'm': 60, 'h': 3600, 'd': 86400, 'w': 604800}
 
 
@@ -29,6 +34,13 @@ def parse_main(text):
     """{parameter: value as written} of a main.cf; the last line of a name counts."""
     pairs = (line.partition('=') for line in logical_lines(text))
     return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def added_services(text):
+    """['NAME/TYPE COMMAND'] of a master.cf: services that Debian's has not, and those of it with options of their own."""
+    lines = [(line, line.split()) for line in logical_lines(text)]
+    return ['%s/%s %s' % (*words[:2], words[7]) for line, words in lines if len(words) > 7 and (
+        OWN_OPTION.search(line) or (words[0] if words[0] == words[7] else words[0] + ':' + words[7]) not in STOCK)]
 
 
 def parse_table(text):
