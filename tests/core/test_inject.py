@@ -56,6 +56,14 @@ Subject: x
     assert composer.header_recipients() == [b'mary@host.example.com']
 
 
+@pytest.mark.parametrize('fields, shown', [
+    (b'To: a\n', False), (b'Cc: a\n', False), (b'To: a\nCc: b\n', False), (b'Bcc: a\n', True), (b'Resent-Cc: a\nBcc: b\n', False),
+    (b'Resent-To: a\n', False), (b'Resent-Bcc: a\nTo: b\nCc: c\n', True)])
+def test_a_list_that_is_not_shown(fields, shown):
+    """Said only where neither To nor Cc stands, and where the message is resent, neither of these."""
+    assert compose(fields)[0].count(b'recipient list not shown') == shown
+
+
 def test_golden_verp():
     """QMAILINJECT=rmc with a user that needs quotes, in a message that is resent."""
     new, composer = compose(b'Resent-To: x\nFrom: y\n',
