@@ -228,8 +228,6 @@ class Encoder:
 
     def cut(self, data):
         """What is wanted of it."""
-        if self.done:
-            return b''
         begin = 0
         if self.in_header:
             blank = (b'\n' * self.fresh + data).find(b'\n\n')

@@ -149,7 +149,7 @@ def test_a_line_without_end():
     (b'A: b\n\none\ntwo', 0, b'A: b\r\n\r\n'), (b'A: b\n\none\ntwo', 1, b'A: b\r\n\r\none\r\n'),
     (b'A: b\n\none\ntwo', 2, b'A: b\r\n\r\none\r\ntwo\r\n'), (b'A: b\n\n', 0, b'A: b\r\n\r\n'),
     (b'\none\n\nthree', 2, b'\r\none\r\n\r\n'), (b'A: b\r\n\r\none\r', 1, b'A: b\r\n\r\none\r\n'),
-    (b'A: b\n\r\r\none\n', 0, b'A: b\r\n\r\r\none\r\n'), (b'A: b', 0, b'A: b\r\n'), (b'\r', 0, b'\r\n')])
+    (b'A: b\n\r\r\none\n', 0, b'A: b\r\n\r\r\none\r\n'), (b'A: b', 0, b'A: b\r\n'), (b'A: b\n\none\n\r', 1, b'A: b\r\n\r\none\r\n'), (b'\r', 0, b'\r\n')])
 def test_where_top_ends(data, lines, wanted):
     """Not a line more, whether the last one has an end or not."""
     assert encoded(data, lines) == encoded(data, lines, [1] * len(data)) == wanted + b'.\r\n'
@@ -157,7 +157,7 @@ def test_where_top_ends(data, lines, wanted):
 
 def test_the_longest():
     """A command of 512 bytes with its end is taken, one that is longer refused before it ends; of unique IDs 70 bytes are."""
-    assert replies(b'NOOP ' + b'x' * 505) == [pop3.OK] and replies(b'NOOP ' + b'x' * 507) == [pop3.LONG]
+    assert replies(b'NOOP ' + b'x' * 505) == [pop3.OK] and replies(b'NOOP ' + b'x' * 506) == [pop3.LONG]
     session = pop3.Session(BOX)
     session.receive(b'x' * 511)
     assert session.next() is None and session.output() == b'+OK \r\n'

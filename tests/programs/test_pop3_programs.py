@@ -252,6 +252,9 @@ def test_all_have_moved(tmp_path, monkeypatch):
     assert box.finish({numbers[name] for name in (b'1.host', b'2.host', b'3.host')}) and len(listed) == 6
     assert sorted(os.listdir(b'cur')) == sorted(name + b':2,S' * (name != b'19.host') + b':2,' * (name == b'19.host')
                                                 for name in names if name not in names[1:4]) and os.listdir(b'new') == []
+    (tmp_path / 'new/0.host').touch()
+    twins = pop3d_.Box(pop3d_.scan(int(time.time()) + 2))
+    assert twins.finish({[path for _, path, _ in twins.messages].index(b'new/0.host')}) and b'0.host:2,S' in os.listdir(b'cur')
     os.rename('cur', 'away')
     assert not box.finish({numbers[b'0.host']}) and box.finish(set())
 
