@@ -170,14 +170,21 @@ def of_interpreter(house, executable, directories):
                     % (executable, house.home))
         return
     safe = {0, house.of(b'root')[0]}
-    starts = [*hops(executable), *map(nearest, directories)]
-    for path in dict.fromkeys(way for start in starts for end in (start, real(start)) for way in ways_to(end)):
+    run, modules = hops(executable), [*map(nearest, directories)]
+    outside = [path for path in modules if not path.startswith(house.home + b'/')]         # of_ways looks at those of ours
+    used = set() if house.rootless else {*ways_of(run + outside)}
+    for path in ways_of(run + modules):
         for fault in of_writers(path, safe):
             yield Fault(path, fault.text + b', or run qpy-install %s with another --python' % house.home)
         mode = unix.stat(path).st_mode
-        if not house.rootless and layout.closed(path, mode, layout.READ if path.endswith(SETTINGS) else layout.SEARCH, False):
+        if path in used and layout.closed(path, mode, layout.READ if path.endswith(SETTINGS) else layout.SEARCH, False):
             yield Fault(path, b"%s: has mode %04o, so that %s cannot be executed by every account; install Debian's python3, or run "
                         b'qpy-install %s with another --python' % (path, mode & 0o7777, executable, house.home))
+
+
+def ways_of(starts):
+    """Every path on the way to these and to what they lead to, each once."""
+    return dict.fromkeys(way for start in starts for end in (start, real(start)) for way in ways_to(end))
 
 
 SETTINGS = b'/pyvenv.cfg'

@@ -83,7 +83,8 @@ def test_newu_keeps_the_old_cdb(home, data, words):
 def test_in_a_DIR_of_another_root_is_its_owner(home, program, source, target):
     """What root makes there is the owner's, and nothing comes to be where he could not put it, wherever his links lead."""
     with open(os.path.join(home, source), 'w') as file:
-        file.write({'users/assign': '.\n', 'users/aliases': 'a: b@x.test\n'}.get(source, 'a@x.test\n'))
+        file.write({'users/assign': '.\n', 'users/aliases': 'a: b@x.test\n', 'control/morercpthosts': 'x.test\n',
+                    'control/validrcptto': 'a@x.test\n'}[source])
     for path in (home, os.path.join(home, target)):
         os.chown(path, 54321, 54321)
         os.chmod(path, 0o755)
