@@ -16,17 +16,24 @@ ALIAS = {
     # users who are elsewhere
     'default': '| forward "$LOCAL"@nowhere.example\n'}
 
+# lists in a virtual domain, and where their failures go
+LISTS = {'l-sos': '&bob-gone@here.test\n&bob-kept@here.test\n', 'gone': '|exit 100\n',
+         'l-sos-owner': './Maildir/\n', 'l-sos-owner-default': './Maildir/\n', 'l-plain': '&bob-gone@here.test\n',
+         'l-plain-owner': './Maildir/\n', 'l-bob-l-default': '|forward "$DEFAULT@$HOST"\n'}
+
 
 @pytest.fixture(scope='module')
 def house():
     made = houses.House()
     made.assign({'bob': (made.uid, made.gid)})
-    made.write('control/virtualdomains', 'fixme:alias-fixup\nnowhere.example:bob\n:alias-uucp\nexempt.example:\n')
+    made.write('control/virtualdomains', 'fixme:alias-fixup\nnowhere.example:bob\nlists.example:bob-l\n:alias-uucp\nexempt.example:\n')
     made.write('control/tcp.smtp', '127.:allow,RELAYCLIENT="@fixme"\n')
     for name, text in ALIAS.items():
         made.write('alias/.qmail-' + name, text.replace('%s', made.top))
     made.recipe('bob', '.qmail-default', './Maildir/\n')
     made.recipe('bob', '.qmail-asked', '|condredirect bob-there@nowhere.example [ "$SENDER" = sender@x.example ]\n./Maildir/\n')
+    for name, text in LISTS.items():
+        made.recipe('bob', '.qmail-' + name, text)
     try:
         yield made.start()
         assert made.stop() == 0
@@ -73,3 +80,18 @@ def test_sent_elsewhere_if_a_program_says_so(house):
     house.sendmail('-f', 'other@x.example', 'bob-asked@here.test', text='Subject: kept\n\nhi\n')
     assert house.await_message(BOX, 'Subject: kept').startswith(
         b'Return-Path: <other@x.example>\nDelivered-To: bob-asked@here.test\n')
+
+
+def test_failures_of_a_list_in_a_virtual_domain(house):
+    """The sender of a list has the prefix of its domain, which the domain puts in front again: one .qmail file leads the
+    failures of all its lists to their owners, with the recipient that a sender names."""
+    house.sendmail('-f', 'sender@x.example', 'sos@lists.example', text='Subject: sos one\n\nhi\n')
+    assert house.await_message(BOX, 'Delivered-To: bob-kept@here.test').startswith(
+        b'Return-Path: <bob-l-sos-owner-bob-kept=here.test@lists.example>\n')
+    text = house.await_message(BOX, 'Delivered-To: bob-l-sos-owner-@lists.example')
+    assert text.startswith(b'Return-Path: <>\n') and b'<bob-gone@here.test>:\n' in text
+    house.sendmail('-f', '<>', 'bob-l-sos-owner-ann=x.example@lists.example', text='Subject: from afar\n\nhi\n')
+    text = house.await_message(BOX, 'Subject: from afar')
+    assert b'\nDelivered-To: bob-l-sos-owner-ann=x.example@lists.example\n' in text
+    house.sendmail('-f', 'sender@x.example', 'plain@lists.example', text='Subject: plain one\n\nhi\n')
+    assert b'<bob-gone@here.test>:\n' in house.await_message(BOX, 'Delivered-To: bob-l-plain-owner@lists.example')
