@@ -124,13 +124,14 @@ class Clock:
     """Steady time made of the wall clock and the one that never jumps.
 
     Where the two part by no more than SLEW seconds between two looks, the wall clock is followed (somebody
-    keeps it right); where they part by more, it jumped, and steady time goes on as before. The age of a
+    keeps it right), but not back: steady time stands still until it is there again, and what was due stays due.
+    Where they part by more, it jumped, and steady time goes on as before. The age of a
     message is taken from whichever of the clocks that there have been makes it younger: a message born before a
     jump of 30 days is not 30 days older for it, one born after it is not from the future, and one born between two
     jumps has the age of its own time.
     """
 
-    __slots__ = ('offset', 'start', 'skew', 'mono', 'skews')
+    __slots__ = ('offset', 'start', 'skew', 'mono', 'skews', 'now')
 
     SLEW = 60       # seconds
     JUMPS = 50      # so many of them are remembered
@@ -140,23 +141,21 @@ class Clock:
         self.offset = wall - mono       # steady = mono + offset
         self.skew = 0.0                 # wall = steady + skew
         self.skews = [0.0]              # all that there have been, the latest last
+        self.now = int(wall)            # steady time at the last look
 
     def look(self, wall, mono):
         """Note both clocks; returns the seconds the wall clock jumped since the last look, 0 if it did not.
         """
         self.mono = mono
         apart = wall - mono - self.offset - self.skew
-        if abs(apart) > self.SLEW:
+        jumped = abs(apart) > self.SLEW
+        if jumped:
             self.skew += apart
             self.skews = ([skew for skew in self.skews if abs(skew - self.skew) > 0.5] + [self.skew])[-self.JUMPS:]
-            return int(apart)
-        self.offset += apart
-        return 0
-
-    @property
-    def now(self):
-        """Steady time at the last look."""
-        return int(self.mono + self.offset)
+        else:
+            self.offset += apart
+        self.now = max(self.now, int(mono + self.offset))
+        return int(apart) if jumped else 0
 
     @property
     def running(self):

@@ -104,6 +104,24 @@ def test_steady():
     assert c.running == 10
 
 
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(-100, 100)), max_size=20))
+def test_steady_time_never_goes_back(steps):
+    """However the wall clock is set, little by little or by jumps: what was due stays due."""
+    c, wall, mono = clock(), 1_000_000.0, 50.0
+    for passed, apart in steps:
+        before, wall, mono = c.now, wall + passed + apart, mono + passed
+        c.look(wall, mono)
+        assert c.now >= before
+
+
+def test_a_clock_that_was_set_back_is_waited_for():
+    """Steady time goes on with the wall clock when that is again where it was."""
+    c = clock()
+    for wall, mono, now in ((100, 150, 100), (50, 150, 100), (90, 190, 100), (101, 201, 101)):
+        c.look(1_000_000.0 + wall, mono)
+        assert c.now == 1_000_000 + now
+
+
 @given(st.integers(61, 10 ** 9), st.sampled_from([1, -1]))
 def test_jump(size, sign):
     """A jump either way is told once, moves no due time, and makes no message older."""
