@@ -376,18 +376,24 @@ class Dispatch:
                 place.waiting = priority.Turns()
             place.waiting.append(work, work.job.priority)
             if paced and not place.again:
-                place.again = self.now + place.pace.again()
-                heappush(self.paced, (place.again, place.name))
+                self._pace(place)
             return False
         return True
+
+    def _pace(self, place):
+        """Come back to it when its rate has something left."""
+        place.again = self.now + place.pace.again()
+        heappush(self.paced, (place.again, place.name))
 
     def _unpace(self):
         """Destinations whose rate has something left again."""
         while self.paced and self.paced[0][0] <= self.now:
             place = self.remote.places.get(heappop(self.paced)[1])
             if place is not None:
-                place.again = 0
-                self._freed(place, place.pace.left(self.now) if place.pace else 1 << 30)
+                place.again, left = 0, place.pace.left(self.now) if place.pace else 1 << 30
+                self._freed(place, left)
+                if place.waiting and not left:      # the host was in trouble, and its rate is less now
+                    self._pace(place)
 
     def _fly(self, work):
         job, place = work.job, work.place

@@ -1006,6 +1006,23 @@ def test_a_rate_falls_and_recovers():
     assert place.pace.part == 1 and 1 <= sum(counts[:30]) <= 6 and 59 <= sum(counts[-60:]) <= 61
 
 
+def test_who_waits_for_a_rate_that_falls_meanwhile():
+    """INV6: a 421 after others had gone well halves the rate; who had been told to wait for the whole one waits longer."""
+    w = World(limits=limits(slow=b'20 6/m'))
+    ids = [w.add((R, b'slow'))]
+    w.step()
+    w.wait(10)
+    ids += [w.add((R, b'slow')), w.add((R, b'slow'))]
+    w.step()
+    first, second = w.open
+    w.answer(first)
+    w.answer(second, b'Z', b'h', b'421')
+    for _ in range(30):
+        w.wait(1)
+        w.answer_all()
+    assert w.removed == [ids[0], ids[2]]        # before the second is tried again, who would have taken it along
+
+
 def test_a_rate_and_a_destination_in_trouble():
     """What waits for its rate where nobody answers is deferred with the others, and comes back."""
     w = World(limits=limits(slow=b'20 1/m'))
