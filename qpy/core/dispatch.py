@@ -151,17 +151,18 @@ class Dispatch:
             self.backlog.extend(id for id in ids if self.asleep.get(id) == due)
 
     def run_all(self):
-        """Everything that sleeps is due now, what could not be written too, and no destination is left alone (SIGALRM)."""
+        """Everything that sleeps or is parked is due now, what could not be written too, and no destination is left alone
+        (SIGALRM)."""
         self._unstick_now()
         self.only.clear()
         for id, due in self.asleep.items():
-            if due > 0:
+            if due > 0 or due == PARKED:
                 self.asleep[id] = DUE
                 self.backlog.append(id)
         self.calendar.clear()
         for channel in self.channels.values():
             for place in channel.places.values():
-                place.until = 0
+                place.until, place.parked = 0, None
 
     def next_due(self):
         """Steady time at which advance must be called again, or None."""
@@ -364,9 +365,11 @@ class Dispatch:
 
     def _startable(self, work):
         """May a transaction of this Work start?  If not it has been put where it belongs."""
-        if not work.recipients:
-            return False
         place = work.place
+        if not work.recipients:
+            if self._forgotten(place):
+                self._freed(place, 1)           # it was taken out of the queue: the next one's turn
+            return False
         if place.until > self.now:
             self._give_up_for_now(work)
             return False
@@ -558,11 +561,17 @@ class Dispatch:
             place.channel.places.pop(place.name, None)
 
     def _unpark(self, place):
-        for _ in range(min(CROWD - CALM, len(place.parked))):
+        left = CROWD - CALM
+        while place.parked and left:
             id = place.parked.popleft()
-            if self.asleep.get(id) == PARKED:
+            if self.asleep.get(id) == PARKED:           # not held or taken out of the queue meanwhile
                 self.asleep[id] = DUE
                 self.backlog.append(id)
+                left -= 1
+
+    def _forgotten(self, place):
+        """Does somebody wait where nothing will end that would wake him?"""
+        return (place.waiting or place.parked) and not (place.active or place.again)
 
     def _deliver(self, job, index, channel, scope, text):
         """A recipient has it: note whether its sender is to be told, and how it came about."""
@@ -905,8 +914,11 @@ class Dispatch:
                 self.backlog.append(id)
 
     def prune(self):
-        """Forget destinations whose trouble is long past, if there are very many."""
+        """Call back whom those forgot that were called before and did not come; forget destinations whose trouble is long
+        past, if there are very many."""
         for channel in self.channels.values():
+            for place in [place for place in channel.places.values() if self._forgotten(place)]:
+                self._freed(place, 1)
             if len(channel.places) > MOST_DESTINATIONS:
                 old = self.now - 2 * schedule.BACKOFF_MOST
                 for name in [place.name for place in channel.places.values()

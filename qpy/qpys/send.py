@@ -549,26 +549,25 @@ class Send:
 
     def set_aside(self, id, name, problem):
         """A file that is no whole message: it was never acknowledged, or the disk has lost it.  Keep it
-        aside.
+        aside, and its state before it, for whoever puts both back.
         """
         self.warn(b'mess/' + name + b' is damaged and will not be delivered: ' + str(problem).encode())
+        try:
+            kept = aside.keep_state(self.store.state, name)
+        except unix.error as trouble:
+            self.warn(b'unable to keep state/' + name, trouble)
+            return self.dispatch.not_loaded(id, self.clock.now + schedule.TROUBLE)
 
         def answered(done):
+            if kept is not None:
+                self.store_drop(name if done else kept)
             if done:
-                self.lay_aside(name)
                 self.dispatch.not_loaded(id)
             else:
                 self.warn(b'qpy-clean unable to set aside mess/' + name)
                 self.dispatch.not_loaded(id, self.clock.now + schedule.TROUBLE)
             self.wake()
         self.clean.ask(b's', name, answered)
-
-    def lay_aside(self, name):
-        """The state of what was set aside is kept for whoever puts that back."""
-        try:
-            aside.lay_state(self.store.state, name)
-        except unix.error as problem:
-            self.warn(b'unable to rename state/' + name, problem)
 
     # --- deliveries -------------------------------------------------------------------------------
 
@@ -817,7 +816,7 @@ class Send:
         self.wake()
 
     def keep_house(self):
-        """Once in a while: look at the clocks, forget destinations whose trouble is long past."""
+        """Once in a while: look at the clocks and over the destinations."""
         self.dispatch.prune()
         self.loop.after(HOUSEKEEPING, self.keep_house)
         self.wake()

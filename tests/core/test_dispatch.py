@@ -555,6 +555,77 @@ def test_parked_for_a_host_that_goes_into_trouble():
     assert not w.mail
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """Crowds and limits that a test reaches with few messages."""
+    for name, number in dict(MOST_JOBS=8, PARK_FROM=2, CROWD=3, CALM=1, LOADS=4, OLD_LOADS=2, STALE=3).items():
+        monkeypatch.setattr(dispatch, name, number)
+
+
+def parked(w):
+    return [id for id, due in w.d.asleep.items() if due == dispatch.PARKED]
+
+
+@pytest.mark.parametrize('order', [dispatch.DROP, dispatch.HOLD])
+def test_parked_behind_what_is_taken_out_of_the_queue(small, order):
+    """INV6: whoever is parked behind a run of messages that are dropped or held is called back when none of them is left."""
+    w = World(per_host=1)
+    ids = [w.add((R, b'h')) for _ in range(20)]
+    w.step()
+    assert ids[-1] in parked(w)
+    for id in ids[1:-2]:
+        w.d.command(id, order)
+    w.step()
+    for _ in range(4):
+        w.answer_all()
+    assert w.delivered.keys() == {(id, b'r0@h') for id in (ids[0], *ids[-2:])}
+
+
+def test_parked_behind_what_was_called_back_and_did_not_come(small):
+    """INV6: who is parked does not depend for ever on those that were called before him."""
+    w = World(per_host=1)
+    ids = [w.add((R, b'h')) for _ in range(20)]
+    w.step()
+    while w.open:
+        w.answer(*w.open)
+        for id in list(w.d.backlog):
+            w.d.command(id, dispatch.HOLD)
+        w.step()
+    left = parked(w)
+    assert left
+    w.d.prune()
+    for _ in range(20):
+        w.step()
+        w.answer_all()
+    assert not parked(w) and set(left) <= set(w.removed) < set(ids)
+
+
+def test_alrm_calls_back_who_is_parked(small):
+    """... and nothing waits for a place but those that are read again."""
+    w = World(per_host=1)
+    for _ in range(20):
+        w.add((R, b'h'))
+    w.step()
+    ids = parked(w)
+    w.d.run_all()
+    assert ids and not parked(w) and all(w.d.asleep[id] == dispatch.DUE for id in ids)
+    for _ in range(20):
+        w.answer_all()
+    assert not w.mail
+
+
+def test_a_turn_that_is_not_taken_is_the_next_ones():
+    """INV6: a message whose turn has come, and which is dropped before it starts, leaves its turn to who waits behind it."""
+    w = World(per_host=1)
+    ids = [w.add((R, b'h')) for _ in range(3)]
+    w.step()
+    w.answer(*w.open)
+    w.d.command(ids[1], dispatch.DROP)
+    w.step()
+    w.answer_all()
+    assert w.delivered.keys() == {(ids[0], b'r0@h'), (ids[2], b'r0@h')}
+
+
 def test_old_mail_is_not_forgotten_for_new():
     """While new mail pours in, one of four that are loaded is from the backlog."""
     w = World()
