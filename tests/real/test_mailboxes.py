@@ -17,7 +17,10 @@ from tests.real.conftest import PATIENCE, UID, installed, program
 def fallback():
     """A server on a machine that forbids user namespaces."""
     with installed(forbidden.NAMESPACES) as qpy:
-        assert 'no user namespace' in qpy.log()
+        give_up = time.monotonic() + PATIENCE
+        while 'no user namespace' not in qpy.log():         # the port may be open before
+            assert time.monotonic() < give_up, qpy.log()
+            time.sleep(0.01)
         yield qpy
 
 
