@@ -197,7 +197,7 @@ class Session:
             return self.error(b'command', replies.LINE_BYTES)
         if command is None:
             return self.error(b'command', replies.UNKNOWN if line else replies.LINE_EMPTY)
-        if self.chunks is not None and verb in (b'RSET', b'HELO', b'EHLO', b'STARTTLS'):
+        if self.chunks is not None and verb in (b'RSET', b'HELO', b'EHLO'):
             self.input, self.at, self.chunks = line + b'\r\n' + self.input[self.at:], 0, None
             return DROP, None               # and then obey it
         _, method, allowed = command
@@ -678,7 +678,7 @@ COMMANDS = {
     b'ETRN': (never, Session.do_etrn, (b'', replies.NESTED, replies.NESTED, replies.NESTED)),
     b'HELP': (never, Session.do_help, (b'', b'', b'', b'')),
     b'QUIT': (never, Session.do_quit, (b'', b'', b'', b'')),
-    b'STARTTLS': (never, Session.do_starttls, (b'', b'', b'', b'')),
+    b'STARTTLS': (never, Session.do_starttls, (b'', b'', b'', replies.BDAT_BEGUN)),
     b'XCLIENT': (never, Session.do_xclient, (b'', replies.NESTED, replies.NESTED, replies.NESTED)),
     b'AUTH': (never, smtp_login.begin, (b'', replies.AUTH_LATE, replies.AUTH_LATE, replies.AUTH_LATE)),
 }

@@ -535,7 +535,7 @@ class Commands(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.world, self.mail, self.recipients, self.sent = World(), None, [], []
+        self.world, self.mail, self.recipients, self.begun, self.sent = World(), None, [], False, []
 
     def expect(self, line, code):
         replies = self.world.say(line)
@@ -544,7 +544,7 @@ class Commands(RuleBasedStateMachine):
     @rule(verb=st.sampled_from([b'EHLO x', b'HELO x', b'RSET']))
     def resetting(self, verb):
         self.expect(verb, b'250')
-        self.mail, self.recipients = None, []
+        self.mail, self.recipients, self.begun = None, [], False
 
     @rule(verb=st.sampled_from([b'NOOP', b'VRFY x', b'HELP']))
     def neutral(self, verb):
@@ -559,19 +559,34 @@ class Commands(RuleBasedStateMachine):
         b'slow@example.com']))
     def adding(self, to):
         code = {b'n': b'550', b'x': b'553', b's': b'451', b'a': b'250'}[to[:1]]
-        self.expect(b'RCPT TO:<%s>' % to, b'503' if self.mail is None else code)
-        if self.mail is not None and code == b'250':
+        taken = self.mail is not None and not self.begun
+        self.expect(b'RCPT TO:<%s>' % to, code if taken else b'503')
+        if taken and code == b'250':
             self.recipients.append(to)
 
     @rule(body=st.sampled_from([b'', b'x\r\n', b'..\r\n']))
     def sending(self, body):
-        if not self.recipients:
+        if self.begun or not self.recipients:
             self.expect(b'DATA', b'503')
             return
         self.expect(b'DATA', b'354')
         self.expect(body + b'.', b'250')
+        self.taken()
+
+    def taken(self):
         self.sent.append((self.mail, self.recipients))
-        self.mail, self.recipients = None, []
+        self.mail, self.recipients, self.begun = None, [], False
+
+    @rule(last=st.booleans())
+    def chunking(self, last):
+        self.expect(b'BDAT 6%s\r\nNOOP' % (b' LAST' * last), b'250' if self.recipients else b'503')
+        self.begun = bool(self.recipients)
+        if self.begun and last:
+            self.taken()
+
+    @rule(argument=st.sampled_from([b'', b' x']))
+    def securing(self, argument):
+        self.expect(b'STARTTLS' + argument, b'503' if self.begun else b'501' if argument else b'502')
 
     @precondition(lambda self: self.world.session.errors >= 15)
     @rule()
@@ -753,7 +768,8 @@ def test_lone_line_ends_in_a_chunk(text, cut):
 
 
 def test_commands_between_chunks():
-    """RSET, EHLO: the message is forgotten (DROP); MAIL, RCPT, DATA: 503; NOOP and QUIT as always."""
+    """RSET, EHLO: the message is forgotten (DROP); MAIL, RCPT, DATA, STARTTLS: 503, and what is in the next chunk is text; NOOP
+    and QUIT as always."""
     for line, drops in [(b'RSET', 1), (b'EHLO y', 1), (b'HELO y', 1), (b'NOOP', 0), (b'VRFY x', 0)]:
         world = World().feed(BEGUN + b'BDAT 3\r\nabc' + line + b'\r\n')
         assert world.drops == drops and world.replies()[-1][:2] == b'25'
@@ -761,6 +777,9 @@ def test_commands_between_chunks():
     for line in (b'MAIL FROM:<>', b'RCPT TO:<ann@example.com>', b'DATA', b'AUTH PLAIN'):
         world = World().feed(BEGUN + b'BDAT 3\r\nabc' + line + b'\r\nBDAT 0 LAST\r\n')
         assert [reply[:3] for reply in world.replies()][-2:] == [b'503', b'250']
+    for line in (b'STARTTLS', b'STARTTLS x'):
+        world = beside().feed(BEGUN + b'BDAT 3\r\nabc' + line + b'\r\nBDAT 8 LAST\r\nVRFY x\r\n')
+        assert [reply[:3] for reply in world.replies()][-2:] == [b'503', b'250'] and b'VRFY x' in world.messages[0][2]
     assert World().feed(BEGUN + b'BDAT 3\r\nabcQUIT\r\n').closed
 
 
