@@ -57,6 +57,8 @@ class Check:
         for name, fd in self.place.items():
             if self.closed(queuecheck.DIRECTORIES[name], unix.fstat(fd)):
                 self.found(b'', name, b'closed')
+        if self.closed(queuecheck.QUEUE, unix.stat(self.home + b'/queue')):
+            self.found(b'', b'', b'closed')
 
     def closed(self, needs, there):
         """queuecheck.closed of a stat."""
@@ -151,7 +153,7 @@ class Check:
             if not mess.is_id(name):
                 if not (self.live and (name.startswith(b'copy.') or name == b'shorter')):
                     self.found(b'state', name, b'shorter' if name == b'shorter' else
-                               b'kept' if name.endswith(aside.SUFFIX) else b'foreign')
+                               b'kept' if aside.is_kept(name) else b'foreign')
                 continue
             for kind in self.of_state(name):
                 self.found(b'state', name, kind)
@@ -216,19 +218,23 @@ class Check:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.worst = max(self.worst, how_bad)
         if how_bad != queuecheck.FINE or self.everything:
-            say(b'queue/%b%b%b: %b' % (where and where + b'/', text.printable(name), text.printable(more), sentence))
+            path = b'/'.join(filter(None, (b'queue', where, text.printable(name))))
+            say(b'%b%b: %b' % (path, text.printable(more), sentence))
         if movable and self.sets_aside:
             self.move(where, name)
 
     def move(self, where, name):
         """Into queue/damaged, durable; what cannot go there stays, and the others have their turn."""
+        kept, states = None, self.place[b'state']
         try:
+            if where == b'mess' and mess.is_id(name):
+                kept = aside.keep_state(states, name)
             new = self.renamed(where, name)
             self.moved.add(new)
             unix.fsync(self.place[b'damaged'])
             unix.fsync(self.place[where])
-            if where == b'mess' and mess.is_id(name):
-                aside.lay_state(self.place[b'state'], name)
+            if kept is not None:
+                unix.unlink(name, dir_fd=states)        # its other name
         except unix.error as problem:
             self.worst = queuecheck.WRONG
             return say(b'queue/%b/%b: unable to set it aside: %b' % (where, text.printable(name), program.reason(problem)))

@@ -89,8 +89,8 @@ TABLE = {
         LEFT),
     b'kept whole': (WRONG, False,
         b'was set aside and is a whole message: with qpy stopped, move it back into '
-        b'queue/mess under the name its last line tells, and queue/state/NAME.aside, if that is there, to '
-        b'queue/state/NAME, or all its recipients are served again; and it is delivered',
+        b'queue/mess under the name its last line tells, and queue/state/NAME.aside (of several the latest), if that is '
+        b'there, to queue/state/NAME, or all its recipients are served again; and it is delivered',
         LEFT),
 }
 
@@ -118,6 +118,7 @@ DIRECTORIES = {b'mess': ((b'qpyq', ALL), (b'qpys', READ | SEARCH)), b'state': ((
                b'damaged': ((b'qpyq', ALL),)}
 FILES = {b'mess': ((b'qpyq', READ), (b'qpys', READ)), b'state': ((b'qpys', READ | WRITE), (b'qpyq', READ)), b'damaged': ()}
 LOCK = ((b'qpys', READ | WRITE),)
+QUEUE = ((b'qpyq', SEARCH), (b'qpys', SEARCH))      # what they must have of queue itself
 
 
 def closed(needs, have, identity):

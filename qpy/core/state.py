@@ -15,7 +15,8 @@ A payload is a letter and fields separated by NUL (only the last may itself hold
     h reason                held
     o                       released
 
-index counts the T records of the envelope from 0.  Letters not known here are kept and skipped.
+index counts the T records of the envelope from 0.  Letters not known here are skipped, and kept where a state is written
+anew.
 
 What is damaged is passed over, and reading goes on at the next entry that is whole: each is true whatever became of the
 others (h and o are on disk before anybody counts on them), so that any of them may be missing after a crash.  What a
@@ -27,6 +28,7 @@ from zlib import crc32
 from qpy.core import text
 
 PENDING, DELIVERED, FAILED, REPORTED, SUCCEEDED = range(5)     # SUCCEEDED: delivered, and to be reported
+KNOWN = b'dfrzwabho'
 OF_RECIPIENT = (b'd', b'f', b'r', b'z')      # the letters whose first field is a recipient's index
 ENTRY_LIMIT = 65536         # bytes of one payload; what claims more is torn
 TEXT_LIMIT = 10_000         # bytes of text kept of one failure or deferral
@@ -40,17 +42,18 @@ class View:
 
     status: bytearray, one of the above for each recipient; texts: {index: last failure or deferral, or success};
     warned: unix seconds, or 0; due: unix seconds of the next attempt (0: at once); attempts: passes so far; held: reason
-    or None; born: unix seconds from which its age counts in place of its ID's, or 0;
+    or None; born: unix seconds from which its age counts in place of its ID's, or 0; others: entries of a later version;
     end: where the last whole entry ends; tail: how many bytes follow (torn: cut them off before appending); lost: how many
     before it are of no whole entry.
     """
 
-    __slots__ = ('status', 'texts', 'due', 'attempts', 'held', 'end', 'tail', 'lost', 'warned', 'born')
+    __slots__ = ('status', 'texts', 'due', 'attempts', 'held', 'end', 'tail', 'lost', 'warned', 'born', 'others')
 
     def __init__(self, recipients):
         self.status = bytearray(recipients)
         self.texts, self.due, self.attempts, self.held, self.end = {}, 0, 0, None, 0
         self.warned = self.born = self.tail = self.lost = 0
+        self.others = []
 
     def indices(self, status):
         """The recipients (indices) that are in this status."""
@@ -80,7 +83,7 @@ class View:
             found.append((b'b', b'%d' % self.born))
         if self.due or self.attempts:
             found.append((b'a', b'%d' % self.due, b'%d' % self.attempts))
-        return found + ([] if self.held is None else [(b'h', self.held)])
+        return found + ([] if self.held is None else [(b'h', self.held)]) + self.others
 
     def apply(self, letter, fields):
         """Let one entry count.  Anything that makes no sense is skipped: then work is repeated, not lost."""
@@ -98,6 +101,8 @@ class View:
             self.held = fields[0]
         elif letter == b'o' and fields == [b'']:       # not the length before a text that was made to look like one
             self.held = None
+        elif letter not in KNOWN:
+            self.others.append((letter, *fields))
 
     def _recipient(self, letter, index, words):
         if index is None or index >= len(self.status) or self.status[index] in (DELIVERED, REPORTED):

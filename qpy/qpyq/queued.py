@@ -774,7 +774,7 @@ class Listener:
     def writable(self):
         """Send what waits; when all has gone and something was forgotten: look again."""
         self._send(self.out)
-        if not self.out and self.overflow:
+        if not self.out and self.overflow and self.sock is not None:
             self.overflow = False
             self._send(self.announcer.scan())
         if not self.out and self.sock is not None:

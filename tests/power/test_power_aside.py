@@ -5,9 +5,11 @@ import pytest
 
 from qpy.admin import fsck
 from qpy.core import mess, state
+from qpy.lib import aside
 from qpy.qpyq import clean
 from qpy.qpys import store
 from tests.power import whole
+from tests.power.disk import Disk
 
 IDENT = b'1764036974123456'
 TORN = b'the half of a message\n'
@@ -54,6 +56,41 @@ def test_what_fsck_says_to_be_set_aside_is(disk, monkeypatch):
     disk.build(QUEUE + b'mess/' + IDENT, TORN)
     by_fsck(IDENT)
     assert all(list(tree) == [b'damaged/' + IDENT] for tree in left_by_cuts(disk))
+
+
+HELD = state.entry(IDENT, b'd', b'0') + state.entry(IDENT, b'h', b'not now')
+
+
+def test_a_state_is_kept_before_its_message_goes(disk):
+    """Q-18: once it has its second name, every power cut leaves that."""
+    store.Store(whole.HOME).append(IDENT, [(b'd', b'0'), (b'h', b'not now')], sync=True)
+    kept = aside.keep_state(store.Store(whole.HOME).state, IDENT)
+    assert kept == IDENT + b'.aside'
+    assert all(tree[b'state/' + kept] == HELD for tree in left_by_cuts(disk))
+
+
+def test_fsck_keeps_the_state_before_its_message_goes(disk, monkeypatch):
+    """Whatever the moment of a power cut, the state has the name that fits the place of its message: by the other one it
+    would be removed as an orphan."""
+    monkeypatch.setattr(fsck, 'say', lambda line: None)
+    disk.build(QUEUE + b'mess/' + IDENT, TORN)
+    store.Store(whole.HOME).append(IDENT, [(b'd', b'0'), (b'h', b'not now')], sync=True)
+    trees = []
+
+    def then_look(name):
+        real = getattr(Disk, name)
+
+        def call(self, *args, **more):
+            done = real(self, *args, **more)
+            trees.extend(left_by_cuts(self))
+            return done
+        monkeypatch.setattr(Disk, name, call)
+    for name in ('link', 'rename', 'unlink', 'fsync'):
+        then_look(name)
+    by_fsck(IDENT)
+    assert {b'mess/' + IDENT in tree for tree in trees} == {True, False}
+    for tree in trees:
+        assert tree[b'state/' + IDENT + (b'' if b'mess/' + IDENT in tree else b'.aside')] == HELD
 
 
 @pytest.mark.parametrize('data', [WHOLE, TORN], ids=['whole', 'torn'])

@@ -445,7 +445,7 @@ class System:
     def at_rest(self):
         """Is the queue empty, and the state too?"""
         mess_, state_ = (self.seam.disk._find(HOME + b'/queue/' + name, None)[2].seen for name in (b'mess', b'state'))
-        return not mess_ and all(name.endswith(aside.SUFFIX) for name in state_) and not self.clients
+        return not mess_ and all(map(aside.is_kept, state_)) and not self.clients
 
 
 class Died(Exception):

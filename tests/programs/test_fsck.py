@@ -7,7 +7,7 @@ import pytest
 from qpy import unix
 from qpy.admin import fsck
 from qpy.core import exits, mess, mounts, queuecheck, state
-from qpy.lib import program
+from qpy.lib import aside, program
 from tests.peers import queued as rig
 
 IDS = [b'%016d' % (1_764_000_000_000_000 + i) for i in range(20)]
@@ -138,6 +138,31 @@ def test_a_state_waits_for_its_message(home):
     assert code == 0 and [line.partition(b':')[0] for line in said] == [b'queue/state/' + IDS[0] + b'.aside',
                                                                        b'queue/damaged/' + IDS[0], b'qpy-fsck']
     assert aside in everything(home)
+
+
+def test_no_state_is_replaced(home):
+    """Q-18: the state of an earlier message of that name stays beside the new one; a name that is the same file's is used
+    again, as after a stop in between."""
+    old, new = state.entry(IDS[0], b'h', b'before'), state.entry(IDS[0], b'd', b'0')
+    for entry in (old, new):
+        put(home, IDS[0], torn(IDS[0]))
+        put(home, IDS[0], entry, b'state')
+        run(home, b'--set-aside')
+    path = home + b'/queue/state/' + IDS[0] + b'.aside'
+    assert {name: data for name, data in everything(home).items() if b'/state/' in name} == {path: old, path + b'.1': new}
+    assert run(home)[0] == exits.OK and sum(b'state/' in line for line in run(home)[1]) == 2
+    os.link(path + b'.1', home + b'/queue/state/' + IDS[0])
+    put(home, IDS[0], torn(IDS[0]))
+    run(home, b'--set-aside')
+    assert {name: data for name, data in everything(home).items() if b'/state/' in name} == {path: old, path + b'.1': new}
+
+
+@pytest.mark.parametrize('name, kept', [
+    (IDS[0] + b'.aside', True), (IDS[0] + b'.aside.12', True), (IDS[0], False), (b'x.aside', False), (IDS[0] + b'.asides', False),
+    (IDS[0] + b'.aside.', False), (IDS[0] + b'.aside.x', False)])
+def test_which_names_are_of_states_set_aside(name, kept):
+    """Only those that set_aside gives; another is a stranger's."""
+    assert aside.is_kept(name) is kept
 
 
 def test_nothing_is_replaced(home):
@@ -327,6 +352,37 @@ def test_a_copy_without_owners(home):
     for path in paths[:2]:
         subprocess.run(['chown', '-R', '--reference', path, path], check=True)
     assert run(home) == (exits.OK, [b'qpy-fsck: 1 whole; the queue is at rest'])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='needs root')
+def test_the_example_opens_a_copy(home):
+    """Q-25: what the page says to do after qpy-install, for what cp -r by root under umask 077 has made."""
+    put(home, IDS[0], message(IDS[0]))
+    put(home, IDS[0], state.entry(IDS[0], b'd', b'0'), b'state')
+    put(home, b'lock', b'', b'state')
+    put(home, IDS[1], torn(IDS[1]), b'damaged')
+    for name in (b'mess/' + IDS[0], b'state/' + IDS[0], b'state/lock', b'damaged/' + IDS[1]):
+        os.chown(home + b'/queue/' + name, 0, 0)
+        os.chmod(home + b'/queue/' + name, 0o600)
+    assert run(home)[1][-1] == b'qpy-fsck: 3 closed, 1 kept; the queue is at rest'
+    with open(rig.SOURCE + '/man/qpy-fsck.8') as page:
+        lines = [line[2:] for line in page if line.startswith(('# for ', '# find '))]
+    assert len(lines) == 2
+    subprocess.run(['sh', '-ec', ''.join(lines)], cwd=home + b'/queue', check=True)
+    assert run(home)[1][-1] == b'qpy-fsck: 1 kept, 1 whole; the queue is at rest'
+    assert os.stat(home + b'/queue/state/lock').st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='needs root')
+def test_a_queue_that_is_closed_itself(home):
+    """Who cannot pass through DIR/queue gets at nothing in it, however whole that is."""
+    put(home, IDS[0], message(IDS[0]))
+    os.chown(home + b'/queue', 0, 0)
+    os.chmod(home + b'/queue', 0o700)
+    assert run(home) == (1, [b'queue: ' + queuecheck.TABLE[b'closed'][2],
+                             b'qpy-fsck: 1 closed, 1 whole; the queue is at rest'])
+    os.chmod(home + b'/queue', 0o755)
+    assert run(home)[0] == exits.OK
 
 
 def test_no_queue(tmp_path):

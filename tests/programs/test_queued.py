@@ -756,6 +756,19 @@ def test_what_send_does_not_hear_it_is_told_to_look_for(inside):
     assert records[1:scans[1]] == [mess.make_id(i) for i in range(1, scans[1])]
 
 
+def test_send_dies_while_it_is_told_what_waited(inside, monkeypatch):
+    """new: a listener that has gone when it is to hear the rest, and to look again, is forgotten, and queued goes on."""
+    ours, theirs = unix.socketpair(unix.SOCK_STREAM)
+    inside.subscribed(theirs, (1, os.geteuid(), 0))
+    announcer = inside.announcer
+    [listener] = announcer.listeners
+    while not listener.overflow:
+        announcer.announce([b'1764036974123456'] * 1000)
+    ours.close()
+    listener.writable()
+    assert not announcer.listeners and listener.sock is None
+
+
 def test_what_was_given_up_is_not_announced(inside, monkeypatch):
     """Q-05: of a group, send hears of those that are safe; the client of another hears why, and nobody looks for a file that
     is not there."""

@@ -243,6 +243,47 @@ def test_cut_short_while_it_waits(rig, size):
     assert there(rig, b'state') == [ident + b'.aside'] and rig.send.dispatch.count() == 0
 
 
+def test_a_stop_before_clean_has_answered(rig):
+    """Q-18: what clean has set aside while send ended keeps its state: by its own name it is an orphan at the next start."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    rig.crash()
+    with open(rig.home + b'/queue/state/' + ident, 'rb') as file:
+        known = file.read()
+    os.truncate(rig.home + b'/queue/mess/' + ident, 20)
+    rig.clean_answer = b''
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert rig.cleaned == [b's' + ident] and there(rig, b'state') == [ident, ident + b'.aside']
+    rig.crash()
+    os.rename(rig.home + b'/queue/mess/' + ident, rig.home + b'/queue/damaged/' + ident)
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert there(rig, b'state') == [ident + b'.aside']
+    with open(rig.home + b'/queue/state/' + ident + b'.aside', 'rb') as file:
+        assert file.read() == known
+
+
+def test_what_has_no_place_for_its_state_is_not_set_aside(rig, monkeypatch):
+    """Q-03: where the state cannot be kept, clean is not asked yet; nothing is delivered meanwhile."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    rig.crash()
+    os.truncate(rig.home + b'/queue/mess/' + ident, 20)
+    real = unix.link
+
+    def full(*args, **more):
+        raise OSError(unix.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(unix, 'link', full)
+    rig.start(rig.last + 1)
+    rig.step(20)
+    assert not rig.cleaned and there(rig, b'state') == [ident] and rig.send.dispatch.count() == 1
+    assert any(line.startswith(b'warning: unable to keep state/' + ident) for line in rig.lines())
+    monkeypatch.setattr(unix, 'link', real)
+    rig.wait(130)
+    assert rig.cleaned == [b's' + ident] and there(rig, b'state') == [ident + b'.aside'] and not rig.jobs
+
+
 def test_changed_while_it_waits(rig):
     """A changed byte is found before the next attempt: the whole file is read then."""
     ident = rig.put(b'a@x.example')
