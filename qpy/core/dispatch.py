@@ -13,7 +13,8 @@ round over its destinations.  So a message to 50,000 people delays another one b
 50,000; of two jobs that wait the one of higher priority goes first (core.priority).  A destination may have no more
 transactions than its channel has free (`share`), so that hosts which never answer, or users whose programs hang, leave
 room for the others.  One that has its share keeps its Works in a queue of its own, out of everybody's way, and wakes
-the first when one ends; a destination in trouble (scope `h`) is left alone for a while, and what was meant for it is
+the first when one ends; while there are many jobs, a message has its pass without the recipients for whom a crowd waits
+already, and is parked until there are fewer; a destination in trouble (scope `h`) is left alone for a while, and what was meant for it is
 deferred without trying; one that only turns away what is too much at a time, and serves the others, gets less.  Each
 step costs the same however many wait: no list is searched.
 
@@ -245,10 +246,10 @@ class Dispatch:
             self._set_age(job)
         works = self._works(job)
         late = job.by is not None and job.by.returns and job.is_late(self.clock.wall(self.now))
-        if len(works) == 1 and job.order is None and not late and self._park(job, works[0]):
-            if job.early:
-                self.only[job.id] = only
-            return
+        if len(self.jobs) >= PARK_FROM and job.order is None and not late:
+            works = self._put_off(job, works)
+            if not works and self._waits_for_a_crowd(job):
+                return self._park(job)
         self.lines += job.new_lines
         job.works = works
         self.jobs[job.id] = job
@@ -309,17 +310,30 @@ class Dispatch:
             if limit is not None and limit.count:
                 place.pace = destinations.Pace(limit, self.clock.now)
 
-    def _park(self, job, work):
-        """Put a message back whose only destination has a crowd waiting, if there are many jobs anyway."""
-        place = work.place
-        if len(self.jobs) < PARK_FROM or not place.waiting or len(place.waiting) < CROWD:
-            return False
-        if place.parked is None:
-            place.parked = priority.Turns()
-        place.works -= 1
-        place.parked.append(job.id, job.priority)
-        self.asleep[job.id] = PARKED
-        return True
+    def _put_off(self, job, works):
+        """The Works that do not go where a crowd waits; for the others the message comes again."""
+        crowded = [work for work in works if work.place.crowd() >= CROWD]
+        if crowded:
+            job.put_off = {index: work.place for work in crowded for index, _ in work.empty()}
+            job.undone, job.skipped = job.undone - len(job.put_off), True
+        return [work for work in works if work.recipients]
+
+    def _waits_for_a_crowd(self, job):
+        """Is that all there is to do for it?"""
+        return job.put_off and not (job.deferred or self._report_is_due(job) or job.succeeded)
+
+    def _park(self, job):
+        """Put a message back until one of the crowds is smaller that it was put off for."""
+        if job.early:
+            self.only[job.id] = frozenset(job.domains)
+        crowded = {place for place in job.put_off.values() if place.crowd() >= CROWD}
+        for place in crowded:
+            if place.parked is None:
+                place.parked = priority.Turns()
+            place.parked.append(job.id, job.priority)
+        self.asleep[job.id] = PARKED if crowded else DUE
+        if not crowded:
+            self.backlog.append(job.id)
 
     # --- whose turn it is -------------------------------------------------------------------------
 
@@ -554,7 +568,7 @@ class Dispatch:
             if work.recipients:
                 self._offer(work)
                 many -= 1
-        if place.parked and len(waiting or ()) < CALM:
+        if place.parked and place.crowd() < CALM:
             self._unpark(place)
         spent = place.again or place.still > self.now or place.pace is not None and not place.pace.fresh(self.now)
         if not (place.active or place.works or place.parked or place.failures or spent):
@@ -739,7 +753,7 @@ class Dispatch:
 
     def _to_sleep(self, job):
         self._forget(job)
-        if job.order is not None and job.deferred:      # it came too late for this pass
+        if job.order is not None and (job.deferred or job.skipped):     # it came too late, or not for all of this pass
             self.orders[job.id] = job.order
             self.asleep[job.id] = FORCED
             self.backlog.append(job.id)
@@ -751,7 +765,9 @@ class Dispatch:
             return self.backlog.append(job.id)
         for place in job.stranded:
             place.stranded.add(job.id)
-        due = job.next if job.deferred or job.skipped else 0
+        if self._waits_for_a_crowd(job):
+            return self._park(job)
+        due = job.next if (job.deferred or job.skipped) and job.next > self.now else 0
         if self._report_is_due(job) or job.succeeded:
             soon = self.now + schedule.TROUBLE
             due = min(due, soon) if due else soon
@@ -763,8 +779,8 @@ class Dispatch:
 
     def _forget(self, job):
         if job.domains:
-            self.waiting.leave(job.id, [domain for domain, indices in job.domains.items()
-                                        if job.deferred.keys().isdisjoint(indices)])
+            left = job.deferred.keys() | job.put_off.keys()
+            self.waiting.leave(job.id, [domain for domain, indices in job.domains.items() if left.isdisjoint(indices)])
         del self.jobs[job.id]
         job.works = None                        # no cycle is left behind
 

@@ -22,7 +22,8 @@ class Job:
     indices failed and not yet reported.  succeeded: the same of those whose sender wants to hear that; warned: he was
     told that it takes long; wishes: {index: [(letter, value)]} of the recipients that have any (core.mess); by: a
     deliverby.By or None; stranded: the Places whose trouble made recipients of this pass wait.  body:
-    whatever the program keeps with the job.  priority: see core.priority.  domains: {domain that may be asked for: indices}
+    whatever the program keeps with the job.  put_off: {index: Place} of the recipients that are not in this pass because a
+    crowd waits there.  priority: see core.priority.  domains: {domain that may be asked for: indices}
     of this pass; early: it is made out of turn.
     """
 
@@ -30,7 +31,7 @@ class Job:
                  'has_state', 'todo', 'failed', 'body', 'new_lines',
                  'undone', 'works', 'ready', 'deferred', 'entries', 'dirty', 'dying', 'skipped', 'order',
                  'after', 'remote', 'succeeded', 'warned', 'wishes', 'reports', 'by', 'stranded', 'priority', 'domains',
-                 'early')
+                 'early', 'put_off')
 
     def __init__(self, id, name, length, sender, todo, total, birth=0, flags=b'', options=b'', next=0,
                  attempts=0, has_state=False, failed=(), new_lines=(), succeeded=(), warned=False, wishes=None,
@@ -45,7 +46,7 @@ class Job:
         self.undone = len(todo)
         self.ready, self.deferred, self.entries = {}, {}, []
         self.remote = self.dirty = self.dying = self.skipped = self.early = False
-        self.domains = NOWHERE
+        self.domains = self.put_off = NOWHERE
         self.stranded = set()
 
     def wants(self, index, what):
@@ -109,6 +110,10 @@ class Place:
         self.window, self.again = WINDOW, 0
         self.limit = self.pace = None
         self.stranded, self.called = set(), ()
+
+    def crowd(self):
+        """How many wait there."""
+        return len(self.waiting) if self.waiting else 0
 
 
 class Channel:

@@ -558,7 +558,7 @@ def test_parked_for_a_host_that_goes_into_trouble():
 @pytest.fixture
 def small(monkeypatch):
     """Crowds and limits that a test reaches with few messages."""
-    for name, number in dict(MOST_JOBS=8, PARK_FROM=2, CROWD=3, CALM=1, LOADS=4, OLD_LOADS=2, STALE=3).items():
+    for name, number in dict(MOST_JOBS=12, PARK_FROM=2, CROWD=3, CALM=1, LOADS=4, OLD_LOADS=2, STALE=3).items():
         monkeypatch.setattr(dispatch, name, number)
 
 
@@ -624,6 +624,67 @@ def test_a_turn_that_is_not_taken_is_the_next_ones():
     w.step()
     w.answer_all()
     assert w.delivered.keys() == {(ids[0], b'r0@h'), (ids[2], b'r0@h')}
+
+
+def test_messages_to_a_crowd_and_to_others():
+    """D-05: thousands of messages that also go where a rate is kept are delivered to the others, stop nobody else's mail, and
+    have each recipient once."""
+    w, most = World(limits=limits(slow=b'20 6/m')), 0
+    ids = []
+    for n in range(dispatch.MOST_JOBS + 500):
+        ids.append(w.add((L, b'u%d' % (n % 50)), (R, b'slow')))
+        if n % 50 == 49:
+            w.step()
+            most = max(most, len(w.d.jobs))
+            w.answer_all()
+    w.answer_all()
+    assert most <= dispatch.PARK_FROM + 2 * dispatch.CROWD
+    assert {id for id, recipient in w.delivered if recipient.startswith(b'r0@')} == set(ids)
+    other = w.add((L, b'other'))
+    w.step()
+    assert other in {id for id, _ in w.open.values()}
+    w.d.use(dispatch.Settings())                # the rate is lifted
+    w.wait(60)
+    while w.open:
+        w.answer_all()
+    assert not w.mail and set(w.delivered.values()) == {1} and len(w.delivered) == 2 * len(ids) + 1
+
+
+@pytest.mark.parametrize('order', [dispatch.DROP, dispatch.FAIL])
+def test_an_order_while_some_are_put_off(small, order):
+    """What is ordered in a pass without those for whom a crowd waits is done to them, too."""
+    w = World(per_host=1)
+    for _ in range(6):
+        w.add((R, b'h'))
+    w.step()
+    id = w.add((L, b'u'), (R, b'h'), (R, b'h'))
+    w.step()
+    assert w.d.jobs[id].put_off.keys() == {1, 2}
+    w.d.command(id, order)
+    w.step()
+    (number,) = [number for number, (each, _) in w.open.items() if each == id]
+    w.answer(number)
+    w.step()
+    assert id in w.removed and w.bounces == ([(id, [1, 2])] if order == dispatch.FAIL else [])
+
+
+def test_failures_are_told_while_some_are_put_off(small):
+    """A report does not wait for a crowd; nor, while the bouncer is deaf, is it asked every second."""
+    w, asked = World(per_host=1), []
+    for _ in range(6):
+        w.add((R, b'h'))
+    w.step()
+    id = w.add((L, b'u'), (R, b'h'))
+    w.deaf, w.bounce = True, lambda *rest: (asked.append(w.mono), World.bounce(w, *rest))
+    w.step()
+    (number,) = [number for number, (each, _) in w.open.items() if each == id]
+    w.answer(number, b'D')
+    for _ in range(3 * schedule.TROUBLE):
+        w.wait(1)
+    assert len(asked) == 3
+    w.deaf = False
+    w.wait(schedule.TROUBLE)
+    assert w.bounces == [(id, [0])] and id in parked(w)
 
 
 def test_old_mail_is_not_forgotten_for_new():
