@@ -56,15 +56,23 @@ class Office:
             return Forwarded(self, server, number, mechanism, ip, tls, response)
         return Login(self, server, number, mechanism, ip, binding, response)
 
-    def admit(self, attempt):
-        """Have it judged, now or when it is known how those before it end; after too many failures, not at all."""
+    def turned_away(self, attempt):
+        """After too many failures it is not looked at, and has been told so."""
         why = self.brakes.refuse(attempt.user, attempt.ip, unix.monotonic())
         if why:
-            return attempt.later(text.logsafe(attempt.user) + b': ' + why if attempt.user else why)
+            attempt.later(text.logsafe(attempt.user) + b': ' + why if attempt.user else why)
+        return bool(why)
+
+    def admit(self, attempt):
+        """Have it judged, now or when it is known how those before it end."""
+        if self.turned_away(attempt):
+            return None
         if not self.brakes.begin(attempt.user, attempt.ip, unix.monotonic()):
             attempt.timer = attempt.timer or self.loop.after(TURN, lambda: self.give_up(attempt))
             return self.waiting.append(attempt)
-        attempt.admitted = True
+        if attempt.timer:
+            attempt.timer.cancel()
+        attempt.admitted, attempt.timer = True, None
         return attempt.go()
 
     def give_up(self, attempt):
@@ -86,12 +94,13 @@ ORDER = (b'SCRAM-SHA-256-PLUS', b'SCRAM-SHA-256', b'PLAIN', b'LOGIN', b'OAUTHBEA
 
 class Attempt:
     """What the two kinds of login share.  since: when the client's last word came.  user: whom he names, in lower case, b''
-    before he has; go(): what follows once he may be judged; timer: of his waiting for that; admitted: he is being judged."""
+    before he has; go(): what follows once he may be judged; timer: of his waiting for that; admitted: he is being judged, as
+    long as others look at his words, and not while he keeps still; counted: as a failure."""
 
     def __init__(self, office, server, number, ip):
         self.office, self.server, self.number, self.ip = office, server, number, ip
         self.since = unix.monotonic()
-        self.user, self.go, self.timer, self.admitted = b'', None, None, False
+        self.user, self.go, self.timer, self.admitted, self.counted = b'', None, None, False, False
 
     def is_there(self):
         """Does the client still wait for an answer?"""
@@ -114,7 +123,7 @@ class Attempt:
         self.office.admit(self)
 
     def settle(self):
-        """It is known how it ended."""
+        """It is known how it ended, or the client has the word."""
         if self.admitted:
             self.admitted = False
             self.office.brakes.end(self.user, self.ip)
@@ -130,12 +139,17 @@ class Attempt:
         self.settle()
         self.over(b'k', text.lower(user))
 
-    def bad(self, user, reason):
-        """He is not, or nobody knows; after a while."""
+    def failed(self, user):
+        """He is not; it counts, once."""
         names = self.names(user)
-        if names:
+        if names and not self.counted:
+            self.counted = True
             self.office.brakes.failed(names, self.ip, unix.monotonic())
         self.settle()
+
+    def bad(self, user, reason):
+        """He is not, and hears it after a while."""
+        self.failed(user)
         words = text.logsafe(user) + b': ' + reason if user else reason
         self.after_pause(NO, words)
 
@@ -159,7 +173,7 @@ class Login(Attempt):
         place = sasl.Place(nonce, bytes.fromhex(binding.decode('ascii', 'replace')), bool(binding),
                            office.judges.file.scram.keys)
         self.facts = {b'AUTHMECH': mechanism, b'TCPREMOTEIP': ip}
-        self.exchange, self.judging, self.refused = sasl.MECHANISMS[mechanism](place), False, False
+        self.exchange, self.passed = sasl.MECHANISMS[mechanism](place), False       # passed: he has shown what he knows
         self.first = None if response == AT_ONCE else response
 
     def start(self):
@@ -174,33 +188,35 @@ class Login(Attempt):
         return self.advance(*self.exchange.step(data))
 
     def advance(self, event, value):
-        """What follows."""
-        if event in (sasl.CHALLENGE, sasl.JUDGE) and self.exchange.user and not self.user:
-            return self.admit(self.exchange.user, lambda: self.follow(event, value))
-        return self.follow(event, value)
+        """What follows.  Whoever names somebody is answered; what he shows then is looked at in its turn."""
+        user, named = self.exchange.user, self.user
+        if not user or self.passed:
+            return self.follow(event, value)
+        if event == sasl.CHALLENGE and not named:
+            self.user = text.lower(user)
+            return None if self.office.turned_away(self) else self.follow(event, value)
+        self.passed = True
+        return self.admit(user, lambda: self.follow(event, value))
 
     def follow(self, event, value):
-        """The same, when his name has passed."""
+        """The same, when it is his turn."""
         if event == sasl.CHALLENGE:
+            self.settle()
             return self.say(b'c', b2a_base64(value, newline=False))
         if event == sasl.JUDGE:
-            self.judging = True
             return self.office.judges.judge(value, self.facts, self.judged)
         return self.good(value) if event == sasl.DONE else self.bad(self.exchange.user, value)
 
     def judged(self, verdict):
         """Somebody has judged."""
-        self.judging = False
         if verdict == LATER:
             return self.later(b'nobody can judge now')
-        self.refused = verdict != GOOD
-        self.follow(*self.exchange.judged(not self.refused))
-        return None if self.is_there() else self.gone()
+        if verdict != GOOD:
+            self.failed(b'')                # at once: a client may not wait to be told
+        return self.follow(*self.exchange.judged(verdict == GOOD))
 
     def gone(self):
-        """The client has.  What is being judged is not over by that, and who has been refused has failed."""
-        if self.admitted and not self.judging:
-            self.bad(b'', b'gone') if self.refused else self.settle()
+        """The client has.  What is being judged is not over by that."""
 
 
 class Forwarded(Attempt):
@@ -212,7 +228,7 @@ class Forwarded(Attempt):
         self.first = None if response == AT_ONCE else response
         self.exchange = sasl.MECHANISMS[mechanism](sasl.Place(keys=office.judges.file.scram.keys))      # tells the name
         self.begin = lambda first: office.dovecot.ask(mechanism, known, first, self.answered)
-        self.theirs, self.named, self.asked = None, False, False
+        self.theirs, self.named = None, False
 
     def start(self):
         """The first step."""
@@ -220,15 +236,16 @@ class Forwarded(Attempt):
 
     def heard(self, response):
         """The client's next message, or None."""
-        if response is None or self.named:
+        if response is None:
             return self.hand_on(response)
-        self.named = True
-        self.exchange.step(sasl.decoded(response) or b'')
+        if not self.named:
+            self.named = True
+            self.exchange.step(sasl.decoded(response) or b'')
         return self.admit(self.exchange.user, lambda: self.hand_on(response))
 
     def hand_on(self, response):
         """It is Dovecot's turn."""
-        self.asked, response = True, b'' if response == b'=' else response
+        response = b'' if response == b'=' else response
         if self.theirs is None:
             self.theirs = going = self.begin(response)
         else:
@@ -237,8 +254,8 @@ class Forwarded(Attempt):
 
     def answered(self, kind, value):
         """Dovecot's word; what it calls the account may be braked where what the client has called it is not."""
-        self.asked = False
         if kind == dovecot_auth.MORE:
+            self.settle()
             return self.say(b'c', value)
         user = value.get(b'user', b'')
         why = text.lower(user) != self.user and self.office.brakes.refuse(text.lower(user), self.ip, unix.monotonic())
@@ -255,7 +272,7 @@ class Forwarded(Attempt):
         if self.theirs:
             self.office.dovecot.cancel(self.theirs)
         if self.admitted:
-            self.bad(b'', b'gone') if self.asked else self.settle()
+            self.failed(b'')
 
 
 class Server:

@@ -240,8 +240,7 @@ class Desk:
     def __init__(self, dovecot=False):
         self.asked, self.said, self.soon, self.waits, self.turns = [], [], [], [], []
         self.numbers = itertools.count()
-        loop = SimpleNamespace(on_signal=lambda *_: None, call_soon=self.soon.append,
-                               after=lambda seconds, call: (self.turns if seconds == auth.TURN else self.waits).append(call) or call)
+        loop = SimpleNamespace(on_signal=lambda *_: None, call_soon=self.soon.append, after=self.after)
         self.office = auth.Office(loop, b'/nonexistent', SimpleNamespace(judges={}, dovecot=b''))
         self.office.judges = SimpleNamespace(judge=lambda claim, facts, done: self.asked.append((claim.user, done)),
                                              file=SimpleNamespace(scram=SCRAM), password_mechanisms=list)
@@ -250,6 +249,12 @@ class Desk:
                 mechanisms=[b'PLAIN', b'LOGIN', b'SCRAM-SHA-256'], cancel=lambda number: None, go_on=lambda number, response: True,
                 ask=lambda mechanism, known, first, answered: self.asked.append((first, answered)) or b'%d' % len(self.asked))
         self.server = SimpleNamespace(logins={}, channel=SimpleNamespace(send=lambda *fields: self.said.append(fields)))
+
+    def after(self, seconds, call):
+        """A timer."""
+        calls = self.turns if seconds == auth.TURN else self.waits
+        calls.append(call)
+        return SimpleNamespace(cancel=lambda: calls.remove(call))
 
     def begin(self, ip, response, mechanism=b'PLAIN'):
         """A login."""
@@ -301,19 +306,30 @@ def test_brakes_are_not_overtaken(most, ip, user, dovecot, no, yes):
     assert not desk.office.waiting and not desk.office.brakes.accounts.judged and not desk.office.brakes.addresses.judged
 
 
-@pytest.mark.parametrize('mechanism, first', [(b'LOGIN', b'joe'), (b'SCRAM-SHA-256', b'n,,n=joe,r=abc')])
-def test_who_leaves_makes_room(mechanism, first):
-    """Where the name comes before the proof it is the exchange that counts; who leaves in its midst has not failed."""
-    desk = Desk()
+WORDS = [(b'LOGIN', b'joe', b'guess'), (b'SCRAM-SHA-256', b'n,,n=joe,r=abc', b'c=biws,r=x,p=x')]
+
+
+@pytest.mark.parametrize('dovecot', [False, True])
+@pytest.mark.parametrize('mechanism, first, second', WORDS)
+def test_who_keeps_still_is_in_nobodys_way(mechanism, first, second, dovecot):
+    """Where the name comes before the proof, who has said it and nothing more has not failed and keeps no place, whether he stays
+    or leaves; with proofs no more are looked at than could fail."""
+    desk = Desk(dovecot)
     logins = [desk.begin(b'198.51.100.%d' % number, first, mechanism) for number in range(15)]
-    assert desk.heard() == {b'c': 10}
+    if dovecot:
+        for _ in range(5):          # those who wait for Dovecot's first word
+            desk.answer('more', b'')
+    assert desk.heard() == {b'c': 15} and not desk.office.brakes.accounts.judged
+    desk.begin(b'203.0.113.1', b'\0joe\0right')
+    desk.answer(*(('ok', {b'user': b'joe'}) if dovecot else ('good',)))
+    assert desk.heard() == {b'k': 1}
     for login in logins[:3]:
         del desk.server.logins[login.number]
         login.gone()
-    desk.turn()
-    assert desk.heard() == {b'c': 3}
-    for login in logins[3:13]:
-        login.heard(base64.b64encode(b'guess' if mechanism == b'LOGIN' else b'c=biws,r=x,p=x'))
+    for login in logins[3:]:
+        login.heard(base64.b64encode(second))
+    for login in logins[3:] if dovecot else ():
+        login.answered('fail', {}) if login.admitted else None
     desk.answer('bad')
     desk.turn()
     assert desk.heard() == {b'nno': 10, b'nlater': 2}
@@ -344,6 +360,7 @@ def test_who_leaves_when_his_token_is_refused(first):
         [(_, answered)], desk.asked = desk.asked, []
         if first == 'verdict':
             answered('bad')
+            assert desk.office.brakes.accounts.level(b'joe', auth.unix.monotonic()) > number + .9   # as long as he stays, too
         del desk.server.logins[login.number]
         login.gone()
         if first == 'leave':
@@ -355,18 +372,18 @@ def test_who_leaves_when_his_token_is_refused(first):
 
 
 def test_nobody_waits_for_ever():
-    """Who begins logins and leaves them open keeps others from being judged, and not from an answer."""
+    """Where judging takes long, those who wait for it get an answer."""
     desk = Desk()
     for number in range(12):
-        desk.begin(b'198.51.100.%d' % number, b'joe', b'LOGIN')
+        desk.begin(b'198.51.100.%d' % number, b'\0joe\0guess')
     desk.turn()
-    assert desk.heard() == {b'c': 10} and len(desk.turns) == 2
+    assert not desk.heard() and len(desk.asked) == 10 and len(desk.turns) == 2
     for call in desk.turns:
         call()
     desk.turn()
     assert desk.heard() == {b'nlater': 2} and not desk.office.waiting
-    desk.begin(b'203.0.113.1', b'ann', b'LOGIN')
-    assert desk.heard() == {b'c': 1}
+    desk.begin(b'203.0.113.1', b'\0ann\0right')
+    assert len(desk.asked) == 11
 
 
 def test_names_that_cannot_be_seen():
