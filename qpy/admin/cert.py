@@ -15,7 +15,7 @@ import time
 from qpy import unix_tls
 from qpy.admin.installing import doing
 from qpy.core import dates, tls_certificate
-from qpy.lib import packets
+from qpy.lib import controls, hostnames, packets
 
 OK, WRONG, TEMP = 0, 100, 111
 USAGE = 'usage: qpy-cert [NAME CHAIN KEY | --self NAME]'
@@ -36,17 +36,26 @@ def main(home, args):
     if not words and lineage:
         words = [os.path.basename(lineage), lineage + '/fullchain.pem', lineage + '/privkey.pem']
     try:
-        if not words:
-            return show(home)
-        if len(words) == 2 and words[0] == '--self':
-            return put(home, words[1], *signed_by_itself(words[1]))
-        if len(words) != 3 or words[0][:1] == '-':
-            raise Refused(USAGE)
-        return put(home, words[0], *map(content, words[1:]))
+        code = obey(home, words)
+        line = os.fsdecode(mismatch(home))
+        if line:
+            print('qpy-cert: warning: ' + line, file=sys.stderr)
+        return code
     except Refused as problem:
         return complain(problem, WRONG)
     except OSError as problem:
         return complain(problem, TEMP)
+
+
+def obey(home, words):
+    """What was asked for."""
+    if not words:
+        return show(home)
+    if len(words) == 2 and words[0] == '--self':
+        return put(home, words[1], *signed_by_itself(words[1]))
+    if len(words) != 3 or words[0][:1] == '-':
+        raise Refused(USAGE)
+    return put(home, words[0], *map(content, words[1:]))
 
 
 def complain(problem, code):
@@ -128,3 +137,21 @@ def show(home):
             except Refused as problem:
                 code = complain(problem, WRONG)
     return code
+
+
+def mismatch(home):
+    """What is wrong where no certificate that is valid now is for this host, b'' where one is, or none is there."""
+    keys, files = home + b'/keys', {}
+    for path in [keys + b'/' + name for name in sorted(os.listdir(keys)) if name.endswith(b'.pem')] if os.path.isdir(keys) else []:
+        try:
+            info = unix_tls.certificate_of(unix_tls.server(path))[1]
+        except unix_tls.TlsError:
+            continue                            # which show() names
+        if dates.of_certificate(info['notBefore']) <= time.time() < dates.of_certificate(info['notAfter']):
+            files[path] = tls_certificate.names(info)
+    try:
+        own = hostnames.own(home)
+    except (controls.Broken, OSError):
+        return b''                              # which qpy-install --check names
+    path, ours = tls_certificate.general(files, own, keys + b'/default.pem')
+    return tls_certificate.not_ours(path, own) if path and not ours else b''

@@ -47,10 +47,20 @@ def first(table, names):
     return next(filter(None, (choose(table, name, None) for name in names)), None)
 
 
-def not_ours(home, names):
-    """What is wrong where there is none."""
-    return b'no certificate in %s/keys is for %s; put one there by qpy-cert, or call the one that all clients are to get ' \
-           b'whatever its names default.pem' % (home, b' or '.join(dict.fromkeys(names)))
+def general(files, own, default):
+    """(the path of the certificate for clients who ask for none of them, whether it is for this host) of files, {path: names} in
+    their order: the one at the path default, whatever its names; else the one for the first of these names of this host that
+    there is one for; else the first."""
+    if default in files:
+        return default, True
+    found = first({name: path for path, names in reversed(files.items()) for name in names}, own)
+    return found or next(iter(files), None), bool(found)
+
+
+def not_ours(path, own):
+    """What is wrong with one that all clients get, and that is not for this host."""
+    return b'%s: not for %s, and yet what all clients get, for want of a better one; put one for that name beside it by qpy-cert, ' \
+           b'or, if others know this host by the name in it, call it default.pem' % (path, b' or '.join(dict.fromkeys(own)))
 
 
 def binding(certificate):

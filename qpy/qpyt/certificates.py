@@ -1,8 +1,8 @@
 """The keys and certificates in DIR/keys: which are good, and which one a client gets.
 
 Each file *.pem holds a private key and its chain of certificates, the server's own first; the names it is for are those
-in the certificate.  A client that asks for none of them gets default.pem, else the one for the name of this host; without
-either there is no TLS.
+in the certificate.  A client that asks for none of them gets default.pem, else the one for the name of this host, else,
+with a warning, the first.
 What is wrong with a file is said once; as long as what it held before is good, that stays.
 """
 from qpy import unix, unix_tls
@@ -48,14 +48,14 @@ class Certificate:
 class Certificates:
     """All of them.  reason: why there is none that can be used, or b''."""
 
-    __slots__ = ('home', 'gid', 'known', 'seen', 'wrong', 'said', 'table', 'default', 'reason', 'own')
+    __slots__ = ('home', 'gid', 'known', 'seen', 'wrong', 'said', 'table', 'default', 'ours', 'reason', 'own')
 
     def __init__(self, home, said=None):
         """said: what was complained of already, shared by the processes that look."""
         self.home, self.gid = home, unix.getegid()
         self.known, self.seen, self.wrong = {}, None, []    # {path: Certificate}; how all looked; what is wrong with it
         self.said = said if said is not None else bytearray(8)
-        self.table, self.default, self.reason, self.own = {}, None, b'', []
+        self.table, self.default, self.ours, self.reason, self.own = {}, None, False, b'', []
         self.look()
 
     # --- looking ---
@@ -69,6 +69,8 @@ class Certificates:
         problems = self.wrong + [c.path + b': ' + age_of(c, now) for c in self.known.values() if not c.good(now + SOON)]
         if self.default is None:
             problems.append(b'no TLS: ' + self.reason)
+        elif not self.ours:
+            problems.append(tls_certificate.not_ours(self.default.path, self.own))
         self.complain(problems)
         return self.default is not None
 
@@ -123,15 +125,15 @@ class Certificates:
         """Which one for which name, and which for all others."""
         good = [certificate for certificate in self.known.values() if certificate.good(now)]
         self.table = {name: certificate for certificate in reversed(good) for name in certificate.names}
-        first, own = self.known.get(self.home + b'/keys/' + DEFAULT), self.host_names()
-        self.default = first if first in good else tls_certificate.first(self.table, own)
-        self.reason = b'' if self.default else self.missing(good, own)
+        path, self.ours = tls_certificate.general({c.path: c.names for c in good}, self.host_names(), self.home + b'/keys/' + DEFAULT)
+        self.default = self.known.get(path)
+        self.reason = b'' if self.default else self.missing()
 
-    def missing(self, good, own):
+    def missing(self):
         """Why there is none."""
         if not self.known:
             return b'no key and certificate in %s/keys; qpy-cert puts them there' % self.home
-        return tls_certificate.not_ours(self.home, own) if good else b'no certificate in %s/keys is valid today' % self.home
+        return b'no certificate in %s/keys is valid today' % self.home
 
     def host_names(self):
         """What this host is called; while its control files are broken, what it was before."""

@@ -226,27 +226,34 @@ def test_no_certificate_no_offer():
         h.await_offer(False)                # without a handshake that fails
 
 
-def test_a_certificate_for_somebody_else_is_not_offered():
-    """No certificate for control/me or the name in control/smtpgreeting: no STARTTLS, with a line; there is for a name that the
-    greeting says, for one that has another beside it, and by keys/default.pem whatever its names."""
+def test_a_certificate_for_somebody_else_is_offered_loudly():
+    """No certificate for control/me or the name in control/smtpgreeting: what is there is offered, the first of them, on both
+    ports, with a line in the log; one for this host is better, and keys/default.pem whatever its names."""
     a = authority()
-    with house({'other.test.pem': a.certificate('other.test')}) as h:
-        h.await_line('qpy-tls: warning: no TLS: no certificate in %s/keys is for here.test; ' % h.home)
-        assert h.client().say(b'STARTTLS') == b'454 4.7.0 TLS is not available now'
-        assert socket.create_connection(('127.0.0.1', h.smtps), 20).recv(100) == b''
-        h.write('control/smtpgreeting', 'other.test hello\n')
+    with house({'other.test.pem': a.certificate('other.test'), 'z.pem': a.certificate('z.test')}) as h:
+        h.await_line('qpy-tls: warning: %s/keys/other.test.pem: not for here.test, ' % h.home)
         h.await_offer()
-        os.unlink(h.home + '/control/smtpgreeting')
-        h.await_offer(False)
-        h.put('own.pem', *a.certificate('here.test'))
-        h.await_offer()
-        for name in ('here.test', 'other.test'):
-            h.starttls(trusting(), name).close()
-        os.unlink(h.home + '/keys/own.pem')
-        h.await_offer(False)
+        h.starttls(trusting(), 'other.test').close()
+        h.starttls(trusting(), 'z.test').close()
+        sock = trusting().wrap_socket(socket.create_connection(('127.0.0.1', h.smtps), 20), server_hostname='other.test')
+        assert sock.recv(100)[:3] == b'220'
+        unchecked = trusting()
+        unchecked.check_hostname = False
+        assert ('DNS', 'other.test') in h.starttls(unchecked, 'here.test').sock.getpeercert()['subjectAltName']
+        h.put('zz-own.pem', *a.certificate('here.test'))
+        h.await_that(lambda: taken(h, 'here.test'), 'the own one')
+        os.unlink(h.home + '/keys/zz-own.pem')
         h.put('default.pem', *a.certificate('third.test'))
-        h.await_offer()
-        h.starttls(trusting(), 'third.test').close()
+        h.await_that(lambda: taken(h, 'third.test'), 'default.pem')
+        assert sum('not for here.test' in line for line in h.lines) == 1
+
+
+def taken(h, name):
+    """Does a client that asks for no name get the certificate for this one?"""
+    unchecked = trusting()
+    unchecked.check_hostname = False
+    h.client().close()                          # so that qpy-tls looks
+    return ('DNS', name) in h.starttls(unchecked, None).sock.getpeercert()['subjectAltName']
 
 
 @pytest.mark.parametrize('make, why', [

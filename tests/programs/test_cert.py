@@ -52,6 +52,23 @@ def test_what_does_not_fit_changes_nothing(cert):
     assert os.listdir(cert.keys) == ['mail.pem'] and (cert.keys / 'mail.pem').read_bytes() == before
 
 
+def test_a_certificate_for_another_name_is_told(cert):
+    """It is put there, and offered to all; a warning says so, also where they are shown, until one is for the name in control/me,
+    or the greeting, or is called default."""
+    (cert.keys.parent / 'control').mkdir()
+    (cert.keys.parent / 'control/me').write_text('host1.cert.test\n')
+    warning = 'qpy-cert: warning: %s/mail.cert.test.pem: not for host1.cert.test, ' % cert.keys
+    chain, key = authority().certificate('mail.cert.test')
+    for code, said in (cert('mail.cert.test', chain, key), cert(), cert('--self', 'mail.cert.test')):
+        assert code == 0 and said.count('\n') == 2 and warning in said
+    assert 'warning' not in cert('default', chain, key)[1]
+    os.unlink(cert.keys / 'default.pem')
+    (cert.keys.parent / 'control/smtpgreeting').write_text('mail.cert.test ESMTP\n')
+    assert 'warning' not in cert()[1]
+    os.unlink(cert.keys.parent / 'control/smtpgreeting')
+    assert warning in cert()[1] and 'warning' not in cert('--self', 'host1.cert.test')[1]
+
+
 @pytest.mark.root
 def test_root_follows_no_link_of_who_owns_DIR(cert, tmp_path):
     """In a DIR of another, as a hook of certbot is, root puts the key where the owner could have put it, and nowhere else."""

@@ -402,7 +402,7 @@ def test_check_names_what_is_wrong_and_the_remedy(place, spoil, words):
 
 
 def test_check_names_certificates_that_are_for_others(place):
-    """No TLS is offered where none of the certificates is for this host, and --check says so; default.pem is for everybody."""
+    """Where none of the certificates is for this host --check says so; default.pem is for everybody."""
     place.run('--offline', '--me', 'x.test')
     with open(place.home + '/control/services', 'w') as file:
         file.write(SERVICES)
@@ -415,7 +415,7 @@ def test_check_names_certificates_that_are_for_others(place):
         os.chown(file.name, PLAIN, PLAIN) if os.geteuid() == 0 else None
     put('other.pem', 'other.test')
     said = place.run('--check', code=100)
-    assert said.count('\n') == 1 and 'keys: no TLS is offered: no certificate in %s/keys is for x.test; ' % place.home in said
+    assert said.count('\n') == 1 and '%s/keys/other.pem: not for x.test, ' % place.home in said
     put('default.pem', 'third.test')
     place.run('--check')
     os.unlink(place.home + '/keys/default.pem')

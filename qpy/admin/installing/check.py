@@ -10,10 +10,10 @@ import pwd
 import re
 import stat
 
-from qpy import unix_tls
+from qpy.admin import cert
 from qpy.admin.installing import doing, kernel, other_names, owners, packages, program_files, supervisors
-from qpy.core import accounts, grammars, installed, layout, tls_certificate
-from qpy.lib import controls, faults, hostnames, owner
+from qpy.core import accounts, grammars, installed, layout
+from qpy.lib import controls, faults, owner
 
 
 def check(options):
@@ -241,22 +241,10 @@ def of_sockets(house):
 
 
 def of_certificates(house):
-    """[(path, complaint)] where qpy-tls has certificates, and offers no TLS because none is for this host."""
-    keys, table = house.home + b'/keys', {}
-    paths = [keys + b'/' + name for name in os.listdir(keys) if name.endswith(b'.pem')] if os.path.isdir(keys) else []
-    for path in paths:
-        try:
-            table.update(dict.fromkeys(tls_certificate.names(unix_tls.certificate_of(unix_tls.server(path))[1]), path))
-        except unix_tls.TlsError:
-            continue                                # which qpy-cert names
-    try:
-        names = hostnames.own(house.home)
-    except controls.Broken:
-        return []                                   # of_start has named it
+    """[(path, complaint)] where qpy-tls has certificates, and none that is for this host."""
     served = any(service.words[0] == b'qpy-tls' for service in supervisors.service_table(os.fsdecode(house.home)))
-    if not served or not table or keys + b'/default.pem' in paths or tls_certificate.first(table, names):
-        return []
-    return [(keys, keys + b': no TLS is offered: ' + tls_certificate.not_ours(house.home, names))]
+    line = served and cert.mismatch(house.home)
+    return [(house.home + b'/keys', line)] if line else []
 
 
 def of_units(house):
