@@ -355,8 +355,13 @@ def test_a_copy_without_owners(home):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='needs root')
-def test_the_example_opens_a_copy(home):
+def test_the_example_opens_a_copy(home, monkeypatch):
     """Q-25: what the page says to do after qpy-install, for what cp -r by root under umask 077 has made."""
+    monkeypatch.setattr(fsck, 'identity', lambda home: THERE)
+    for name, role, mode in ((b'mess', b'qpyq', 0o750), (b'state', b'qpys', 0o750), (b'damaged', b'qpyq', 0o700)):
+        os.chown(home + b'/queue/' + name, *THERE[role])
+        os.chmod(home + b'/queue/' + name, mode)
+    os.chmod(home + b'/queue', 0o755)
     put(home, IDS[0], message(IDS[0]))
     put(home, IDS[0], state.entry(IDS[0], b'd', b'0'), b'state')
     put(home, b'lock', b'', b'state')
