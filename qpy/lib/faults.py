@@ -60,6 +60,10 @@ def rootless(home, ids):
 def everything(house, code, checks=grammar.CHECKS, interpreter=None):
     """All of them.  code: the directory of the modules; checks: {control file: the grammar of its own}; interpreter: its path
     and the directories where it looks for modules, ours if None."""
+    astray = [*of_home(house)]
+    if astray:
+        yield from astray
+        return                                       # what is below DIR is what others say
     yield from of_accounts(house)
     yield from of_layout(house)
     yield from of_interpreter(house, *(interpreter or (unix.interpreter(), unix.code_directories())))
@@ -80,6 +84,13 @@ def of_edits(house, table, checks=grammar.CHECKS):
         if house.rootless or unix.access(fault.path, unix.R_OK) or not unix.access(fault.path, 0):
             yield fault
     yield from of_readers(house, table)
+
+
+def of_home(house):
+    """DIR by a link that others could let lead elsewhere."""
+    links = [way for way in ways_to(house.home) if is_link(way)]
+    if links:
+        yield from of_link(links[-1], {0, house.of(b'root')[0]})
 
 
 def of_accounts(house):
@@ -144,8 +155,11 @@ def of_code(house, code):
     """Code, controls and users that others can change: they would be us; and code that an account cannot use."""
     safe = {0, house.of(b'root')[0]}
     tops = [top for top in (code, *(house.home + b'/' + name for name in WRITTEN)) if unix.access(top, 0)]
-    for path in dict.fromkeys(way for top in tops for way in (*ways_to(top), *([] if is_link(top) else ways_to(real(top))))):
-        yield from of_writers(path, safe)
+    for path in ways_of(above(top) if is_link(top) else top for top in tops):
+        yield from of_way(path, safe)
+    for path in (code, house.home + b'/lib/site'):
+        if is_link(path):                            # of_layout has looked at the others
+            yield from of_link(path, safe)
     for path in (path for name in LINKED for path in entries(house.home + b'/' + name)):
         if is_link(path) and b'/' in unix.readlink(path):        # a name beside it is looked at itself
             yield from of_link(path, safe)
@@ -170,36 +184,29 @@ def of_interpreter(house, executable, directories):
                     % (executable, house.home))
         return
     safe = {0, house.of(b'root')[0]}
-    run, modules = hops(executable), [*map(nearest, directories)]
+    run, modules = [executable, *settings(executable)], [*map(nearest, directories)]
     outside = [path for path in modules if not path.startswith(house.home + b'/')]         # of_ways looks at those of ours
     used = set() if house.rootless else {*ways_of(run + outside)}
     for path in ways_of(run + modules):
-        for fault in of_writers(path, safe):
+        for fault in of_way(path, safe):
             yield Fault(path, fault.text + b', or run qpy-install %s with another --python' % house.home)
         mode = unix.stat(path).st_mode
-        if path in used and layout.closed(path, mode, layout.READ if path.endswith(SETTINGS) else layout.SEARCH, False):
+        if path in used and not is_link(path) and layout.closed(path, mode, layout.READ if path.endswith(SETTINGS) else layout.SEARCH, False):
             yield Fault(path, b"%s: has mode %04o, so that %s cannot be executed by every account; install Debian's python3, or run "
                         b'qpy-install %s with another --python' % (path, mode & 0o7777, executable, house.home))
 
 
 def ways_of(starts):
-    """Every path on the way to these and to what they lead to, each once."""
-    return dict.fromkeys(way for start in starts for end in (start, real(start)) for way in ways_to(end))
+    """Every path on the ways to these, each once."""
+    return dict.fromkeys(way for start in starts for way in ways_to(start))
 
 
 SETTINGS = b'/pyvenv.cfg'
 
 
-def hops(path):
-    """path and whatever it leads to, link by link; and the file by which a virtual environment names its interpreter."""
-    found = []
-    while path and path not in found:
-        found += [path]
-        end = unix.readlink(path) if controls.is_link(path) else path
-        path = end if end[:1] == b'/' else path.rpartition(b'/')[0] + b'/' + end
-    places = [place.rpartition(b'/')[0] for place in found]
-    environments = [above + SETTINGS for place in places for above in (place, place.rpartition(b'/')[0])]
-    return found + [*filter(lambda name: unix.access(name, 0), environments)]
+def settings(executable):
+    """The files by which virtual environments on the way to it name their interpreter."""
+    return [way + SETTINGS for way in ways_to(executable) if unix.access(way + SETTINGS, 0)]
 
 
 def nearest(path):
@@ -210,19 +217,19 @@ def nearest(path):
 
 
 def of_link(path, safe):
-    """A link of ours to what others can change, or to where they can put another.  What is there is theirs: it is the link that
-    has to go."""
-    end = real(path)
-    if any(fault for way in ways_to(end) for fault in of_writers(way, safe)):
+    """A link of ours to what others can change, or by a way on which they can put another.  What is there is theirs: it is the
+    link that has to go."""
+    ours, ways = ways_to(above(path)), ways_to(path)
+    theirs, end = [way for way in ways if way not in ours and [*of_way(way, safe)]], ways[0]
+    if theirs:
         instead = b'let it lead to a place of root' if unix.S_ISDIR(unix.stat(path).st_mode) \
             else b'cp --remove-destination %s %s' % (end, path)
-        yield Fault(path, b'%s: is a link to %s, and others could change what is there; %s' % (path, end, instead))
+        yield Fault(path, b'%s: is a link to %s, and others could change %s; %s' % (path, end, theirs[0], instead))
 
 
 def of_ways(house, code):
     """Programs and packages that an account cannot use, and directories that it cannot pass on the way to them."""
-    ways = [] if house.rootless else [way for top in (code, house.home) for start in (top, real(top))
-                                      for way in ways_to(start.rpartition(b'/')[0])]
+    ways = [] if house.rootless else [way for top in (code, house.home) for way in ways_to(top)[1:] if not is_link(way)]
     for path in dict.fromkeys(ways):
         yield from of_users(house, path, layout.SEARCH)
     for path in entries(house.home + b'/bin'):
@@ -241,6 +248,16 @@ def of_users(house, path, wanted=0):
     wrong = layout.closed(path, mode, wanted, house.rootless)
     if wrong:
         yield Fault(path, wrong)
+
+
+def of_way(path, safe):
+    """One of ways_to that others can change: of a link, where names may be anybody's as in /tmp, by being its owner; what it
+    leads to is one of ways_to as well."""
+    if not is_link(path):
+        yield from of_writers(path, safe)
+    elif unix.stat(above(path)).st_mode & 0o1000 and unix.lstat(path).st_uid not in safe:
+        yield Fault(path, b'%s: belongs to uid %d, who could change what runs here; chown -h root %s'
+                    % (path, unix.lstat(path).st_uid, path))
 
 
 def of_writers(path, safe):
@@ -277,27 +294,35 @@ def dangling(paths, home, needed=None):
             yield Fault(path, layout.nowhere(path, end, home), needed is None or path in needed)
 
 
+LINKS = 40                                           # more of them in one path the kernel does not follow
+
+
 def ways_to(path):
-    """path and every directory above it."""
-    while path and path != b'/':
-        yield path
-        path = path.rpartition(b'/')[0]
+    """[where path leads, ..., every directory and every link that the kernel passes on the way there], the last first;
+    path_resolution(7)."""
+    passed, here, left, links = [], b'', path.split(b'/')[::-1], 0
+    while left and links <= LINKS:
+        name = left.pop()
+        if name in (b'', b'.'):
+            continue
+        step = here.rpartition(b'/')[0] if name == b'..' else here + b'/' + name
+        passed.append(step or b'/')
+        if controls.is_link(step):
+            end, links = unix.readlink(step), links + 1
+            left += end.split(b'/')[::-1]
+            step = b'' if end[:1] == b'/' else here
+        here = step
+    return passed[::-1]
+
+
+def above(path):
+    """The directory that it is in."""
+    return path.rpartition(b'/')[0] or b'/'
 
 
 def is_link(path):
     """Is there a symbolic link that leads somewhere?"""
     return unix.access(path, 0) and controls.is_link(path)
-
-
-def real(path):
-    """The path without any link on the way."""
-    fd = unix.open(path, unix.O_PATH | unix.O_CLOEXEC)
-    try:
-        return unix.readlink(b'/proc/self/fd/%d' % fd)
-    except FileNotFoundError:
-        return path                                  # without /proc, which is named
-    finally:
-        unix.close(fd)
 
 
 def files_below(directory):

@@ -267,7 +267,7 @@ def unreadable(path, problem):
     """A remedy where the account cannot reach the program."""
     if problem.errno != unix.EACCES:
         return b''
-    for directory in reversed(list(faults.ways_to(path))):
+    for directory in reversed(faults.ways_to(path)):
         if not unix.stat(directory).st_mode & 0o001:
             return b'; %s is closed to this account, chmod o+x it or install elsewhere' % directory
     return b'; can this account execute the interpreter in its first line?'

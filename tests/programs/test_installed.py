@@ -238,8 +238,8 @@ def test_a_link_to_what_others_can_change(rooted, tmp_path, name):
     if os.path.exists(aside):
         os.rename(aside, path)
     end = '%s/joe/file' % tmp_path
-    assert lines == ['%s: is a link to %s, and others could change what is there; cp --remove-destination %s %s'
-                     % (path, end, end, path)]
+    assert lines == ['%s: is a link to %s, and others could change %s/joe; cp --remove-destination %s %s'
+                     % (path, end, tmp_path, end, path)]
     assert started.returncode == 111 and lines[0] in started.stderr
 
 
@@ -558,6 +558,44 @@ def test_P04_links_on_the_way_to_an_interpreter(own_python):
     finally:
         os.unlink(os.path.dirname(place) + '/python')
         shutil.rmtree(joes)
+
+
+MIDDLE = 'let it lead to a place of root'
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('name, remedy', [
+    ('bin/qpy-send', 'cp --remove-destination {end} {path}'), ('bin', MIDDLE), ('control', MIDDLE), ('lib/qpy', MIDDLE), ('', MIDDLE),
+    ('../py', 'chown root {joe}, or run qpy-install {home} with another --python')])
+def test_P04_a_link_of_others_in_the_middle(own_python, name, remedy):
+    """Where root's name leads to root's file by a link of another account, that account chooses the file: --check has a line,
+    qpy-start does not start, and qpy-install takes neither such a DIR nor such an interpreter."""
+    home, place, _ = own_python
+    path, joe = os.path.normpath(os.path.join(home, name)), os.path.dirname(home) + '/joe'
+    end = os.path.dirname(home) + '/far'
+    os.mkdir(joe)
+    os.rename(path, end)
+    os.symlink(end, joe + '/k')
+    os.symlink('../' * (path.count('/') - joe.count('/')) + 'joe/k', path)
+    try:
+        assert check.complaints(home, False) == []
+        os.lchown(joe + '/k', PLAIN, PLAIN)                      # where others cannot put another, whosever it is
+        assert check.complaints(home, False) == []
+        give_away(joe)
+        lines = check.complaints(home, False)
+        os.chown(joe, 0, 0)
+        os.chmod(joe, 0o1777)                                    # as in /tmp
+        also = check.complaints(home, False)
+        started = subprocess.run([home + '/bin/qpy-start'], capture_output=True, text=True, cwd='/', timeout=10)
+        again = install(home, '--offline', '--python', place + '/bin/python3') if not name or path == place else None
+    finally:
+        os.unlink(path)
+        os.rename(end, path)
+        shutil.rmtree(joe)
+    assert [line.endswith('; ' + remedy.format(end=end, path=path, joe=joe, home=home)) for line in lines] == [True]
+    assert len(also) == 1 and joe + '/k' in also[0]
+    assert (started.returncode, started.stderr) == (111, 'qpy-start: fatal: unable to start: %s\n' % also[0])
+    assert again in (None, (111, 'qpy-install: fatal: %s\n' % also[0]))
 
 
 @pytest.mark.root

@@ -39,10 +39,10 @@ def check_interpreter(home, python, rootless):
 
 
 def refuse_foreign(home, python, directories, rootless):
-    """Trouble if others can change the interpreter or where it finds modules, or an account cannot run it."""
+    """Trouble if others can change the interpreter, where it finds modules, or where DIR is, or an account cannot run it."""
     owner = (os.geteuid(), os.getegid()) if rootless else (0, 0)
     house = faults.House(os.fsencode(home), rootless, {b'root': owner})
-    for fault in faults.of_interpreter(house, os.fsencode(python), directories):
+    for fault in (*faults.of_home(house), *faults.of_interpreter(house, os.fsencode(python), directories)):
         raise doing.Trouble(os.fsdecode(fault.text))
 
 
