@@ -205,17 +205,20 @@ class Dispatch:
                 return
             if old and (turn % 4 == 3 or not self.fresh):
                 olds -= 1
-                self._load(self.backlog.popleft())
+                self._load(self.backlog)
             else:
-                self._load(self.fresh.popleft())
+                self._load(self.fresh)
 
-    def _load(self, id):
-        due = self.asleep.get(id)
-        if due is None or due > self.now or due in (PARKED, HELD):
-            return                              # it has moved since
-        del self.asleep[id]
-        self.loading[id] = due <= 0
-        self.actions.append((LOAD, id, due == FORCED))
+    def _load(self, queue):
+        """The first that has not moved since.  However many have: a step that does nothing is not followed by another."""
+        while queue:
+            id = queue.popleft()
+            due = self.asleep.get(id)
+            if due is not None and due <= self.now and due not in (PARKED, HELD):
+                del self.asleep[id]
+                self.loading[id] = due <= 0
+                self.actions.append((LOAD, id, due == FORCED))
+                return
 
     # --- loading ----------------------------------------------------------------------------------
 

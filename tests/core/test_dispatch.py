@@ -4,7 +4,7 @@ import time
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from qpy.core import deliverby, destinations, dispatch, jobs, notices, schedule
 
@@ -519,6 +519,17 @@ def test_a_step_through_a_backlog_is_short():
         assert len([id for word, id, _ in w.d.advance() if word == dispatch.LOAD and id in new]) == most
 
 
+@pytest.mark.parametrize('arrived, most', [(True, dispatch.LOADS), (False, dispatch.OLD_LOADS)])
+def test_behind_many_that_were_held(arrived, most):
+    """INV6: a step that finds only what was held meanwhile goes on to what is behind it; nobody would call for another."""
+    w = World()
+    *held, last = [w.add((R, b'h'), arrived=arrived) for _ in range(most + 1)]
+    for id in held:
+        w.d.command(id, dispatch.HOLD)
+    w.step()
+    assert w.started == [(last, b'r0@h')]
+
+
 @pytest.mark.parametrize('many', [5_000, 20_000])
 def test_what_is_parked_is_read_twice(many):
     """D-05: however many messages drain to one destination, each is read for it, at most once more to be parked, and in every
@@ -870,6 +881,81 @@ def test_conservation(rng, at_end, per_host):
     reported = [(id, names[id][n]) for id, failed in w.bounces for n in failed]
     assert sorted([*w.delivered, *reported]) == sorted(expected)
     assert set(w.delivered.values()) <= {1}
+
+
+NAMES = [b'a', b'b', b'c', b'slow']
+ORDERS = [dispatch.HOLD, dispatch.DROP, dispatch.FAIL, None]
+
+
+def check_that_nobody_is_forgotten(w):
+    """INV6: whoever is to be woken stands where he will be."""
+    d = w.d
+    queued = {*d.fresh, *d.backlog}
+    for id, due in d.asleep.items():
+        assert due in (dispatch.PARKED, dispatch.HELD) or id in queued or due > 0 and id in d.calendar.seconds[due][1]
+    paced, stuck, written = {name for _, name in d.paced}, {job.id for _, job in d.stuck}, set()
+    for channel in d.channels.values():
+        turns = {work for _, ready in channel.ring for work in ready}
+        called = {work.place for work in turns}
+        for place in channel.places.values():
+            waiting = [work for work in place.waiting or () if work.recipients]
+            turns.update(waiting)
+            assert not waiting or place.active or place in called or place.name in paced
+        for job in d.jobs.values():
+            assert all(work in turns for work in job.works if work.recipients and work.place.channel is channel)
+    assert all(job.id in stuck for job in d.jobs.values() if job.after is not None)
+    stands = {id for channel in d.channels.values() for place in channel.places.values() for id in place.parked or ()}
+    assert {id for id, due in d.asleep.items() if due == dispatch.PARKED} <= stands
+
+
+def something_happens(w, rng):
+    """One event of all those that there may be."""
+    what = rng.random()
+    if what < 0.35:
+        w.add(*[(rng.choice([L, R, R]), rng.choice(NAMES)) for _ in range(rng.choice([1, 1, 1, 2, 4]))],
+              arrived=rng.random() < 0.7)
+    elif what < 0.75 and w.open:
+        w.answer(rng.choice(list(w.open)), *rng.choice(OUTCOMES))
+    elif what < 0.85:
+        w.mono += rng.choice([1, 20, 200, 2000])
+        w.wrong += rng.choice([0, 0, -10, -50, 50, 10])
+    elif what < 0.95 and w.mail:
+        id, order = rng.choice(list(w.mail)), rng.choice(ORDERS)
+        w.d.command(id, order) if order else w.d.run(id)
+    elif what < 0.97:
+        w.deaf, w.full = rng.random() < 0.3, rng.random() < 0.3
+    else:
+        rng.choice([w.d.run_all, w.d.forgive, w.d.prune,
+                    lambda: w.d.use(dispatch.Settings(per_host=rng.randint(1, 3), limits=rng.choice([w.d.settings.limits, {}])))])()
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10 ** 9))
+def test_nobody_is_forgotten(small, seed):
+    """INV6: crowds, rates, orders, clocks set back, deaf bouncers and full disks, in any order: after each event everybody who
+    waits stands where he will be found, and when all is well again each message leaves."""
+    rng = random.Random(seed)
+    w = World(local=2, remote=4, per_host=rng.randint(1, 3), limits=limits(slow=b'2 %d/m' % rng.randint(1, 6)))
+    for _ in range(250):
+        something_happens(w, rng)
+        if rng.random() < 0.7:
+            w.step()
+            check_that_nobody_is_forgotten(w)
+    w.deaf = w.full = False
+    for _ in range(1000):
+        for id in [id for id, due in w.d.asleep.items() if due == dispatch.HELD]:
+            w.d.run(id)
+        w.answer_all()
+        if not w.mail:
+            break
+        due = w.d.next_due()
+        if due is None and not w.open:
+            w.d.prune()                         # as keep_house does
+            w.step()
+            assert w.open or w.d.next_due() is not None
+        elif not w.open:
+            w.wait(max(1, due - w.clock.now))
+    assert not w.mail and w.d.count() == 0 and w.d.loaded_recipients == 0 and set(w.delivered.values()) <= {1}
 
 
 def memory_of(act):
