@@ -4,6 +4,7 @@
                                    found.modes {path below DIR: mode}, where it has to be what it was
 Text is latin-1: bytes go through as they are.
 """
+import errno
 import os
 import pwd
 import re
@@ -172,12 +173,12 @@ class Translation:
         directory = os.path.join(self.path, 'alias')
         names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
         for name in names:
-            if name.startswith('.qmail') and os.path.isfile(os.path.join(directory, name)):
-                text = self.of_alias(directory, name)
+            if name.startswith('.qmail'):
+                text, there = self.of_alias(directory, name)
                 if text is None:
                     continue
                 self.files['alias/' + name] = text
-                self.rights('alias/' + name, os.stat(directory).st_uid)
+                self.rights('alias/' + name, there, os.stat(directory).st_uid)
                 with_cr = [str(number) for number, line in enumerate(text.split('\n'), 1) if line[-1:] == '\r']
                 if with_cr:
                     self.notes.append("alias/%s: line %s ends in a carriage return: its mail waits until they are gone "
@@ -190,20 +191,27 @@ class Translation:
                 self.notes.append('alias/%s is left where it is: mail in it is not moved' % name)
 
     def of_alias(self, directory, name):
-        """A .qmail file as text.  A link is followed as alias: he gets what it leads to.  None if he may not read that."""
-        if not os.path.islink(os.path.join(directory, name)):
-            return self.read('alias/' + name)
+        """(text, stat) of a .qmail file; (None, None) if there is none, or none that alias may read.
+
+        alias can exchange it at any time: what counts is what was opened, and what was not a file of his is opened as alias."""
+        path, alias = os.path.join(directory, name), os.stat(directory).st_uid
+        try:
+            text, there = opened(path, os.O_NOFOLLOW)
+            if text is None or there.st_nlink < 2 or there.st_uid == alias:
+                return text, there
+        except OSError as problem:
+            if problem.errno != errno.ELOOP:
+                raise
         try:
             with doing.as_its_owner(directory):
-                return read(name)
+                return opened(name)
         except PermissionError:
             self.incomplete = True
             self.notes.append('alias/%s is not taken over: it is a link to what alias may not read' % name)
-            return None
+            return None, None
 
-    def rights(self, path, alias):
+    def rights(self, path, there, alias):
         """Who could read and write a .qmail file of alias, and whether it could run programs.  alias: his uid there."""
-        there = os.stat(os.path.join(self.path, path))
         self.modes[path] = kept(there.st_mode)
         if there.st_mode & stat.S_IWOTH:
             self.notes.append('%s: everybody may write to it, so its mail waits, here as there (Uh-oh: .qmail file is writable): '
@@ -254,6 +262,16 @@ def read(path):
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def opened(path, flags=0):
+    """(text, stat) of a regular file; (None, None) if there is none."""
+    try:
+        with open(path, 'rb', opener=lambda name, _: os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)) as file:
+            there = os.fstat(file.fileno())
+            return (file.read().decode('latin-1'), there) if stat.S_ISREG(there.st_mode) else (None, None)
+    except (FileNotFoundError, IsADirectoryError):
+        return None, None
 
 
 def kept(mode):

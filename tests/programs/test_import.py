@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from qpy.admin import import_, mailusers, qmailqueue, qmailrules
+from qpy.admin import import_, mailusers, qmailhome, qmailqueue, qmailrules
 from qpy.admin.postfix import clients, delivery, translation
 from qpy.core import controls, mess, route, services, tcprules
 from qpy.qpyd import settings
@@ -260,6 +260,45 @@ def test_links_of_alias(home, tmp_path):
     made = {name: os.lstat(alias / name) for name in ('.qmail-list', '.qmail-fifo', '.qmail-joe')}
     assert all(stat.S_ISREG(there.st_mode) and there.st_uid == 64112 for there in made.values()) and not (alias / '.qmail-root').exists()
     assert (alias / '.qmail-joe').read_text() == '&ann@x.test\n'
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('when', ['asked', 'opened'])
+def test_alias_who_exchanges_a_file(tmp_path, monkeypatch, when):
+    """What alias puts in a file's place once root has looked at it is not read as root; mode and text are those of one file."""
+    secret, old = tmp_path / 'secret', tmp_path / 'qmail/alias/.qmail-a'
+    secret.write_text('of root')
+    os.chmod(secret, 0o600)
+    write(tmp_path / 'qmail', {'control/me': 'a.test\n', 'alias/.qmail-a': '&ann@x.test\n'})
+    os.chown(old.parent, 64112, 64111)
+    function, exchanged = (os.path, 'islink') if when == 'asked' else (os, 'open'), []
+
+    def exchange(path, *rest, **more):
+        result = real(path, *rest, **more)
+        if os.fspath(path) == str(old) and not exchanged:
+            exchanged.append(old.unlink())
+            old.symlink_to(secret)
+        return result
+    real = getattr(*function)
+    monkeypatch.setattr(*function, exchange)
+    found = qmailhome.Translation(str(tmp_path / 'qmail'), '/none')
+    assert found.files['alias/.qmail-a'] == '&ann@x.test\n' and found.modes['alias/.qmail-a'] == 0o644
+
+
+@pytest.mark.root
+def test_another_name_of_a_file_in_alias(home, tmp_path):
+    """A hard link to what alias may not read is no file of his; to one of his own it is."""
+    write(tmp_path, {'secret': 'of root', 'qmail/control/me': 'a.test\n', 'qmail/alias/.qmail-b': '&ann@x.test\n'})
+    os.chmod(tmp_path / 'secret', 0o600)
+    old = tmp_path / 'qmail/alias'
+    os.link(tmp_path / 'secret', old / '.qmail-a')
+    os.link(old / '.qmail-b', old / '.qmail-c')
+    for path in (old, old / '.qmail-b'):
+        os.chown(path, 64112, 64111)
+    os.chmod(old / '.qmail-b', 0o600)
+    code, lines = run(home, 'qmail', tmp_path / 'qmail')
+    assert code == 1 and 'look: alias/.qmail-a is not taken over: it is a link to what alias may not read' in lines
+    assert sorted(path.name for path in (home / 'alias').iterdir()) == ['.qmail-b', '.qmail-c']
 
 
 def test_an_old_file_of_alias_is_no_address(home, tmp_path):
