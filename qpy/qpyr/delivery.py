@@ -85,7 +85,6 @@ class Delivery:
                   (b'smtproutes', smtproutes.find(self.host, self.settings.routes)))
         for file, found in tables:
             if found is not None:
-                self.aside |= file == b'senderroutes'
                 try:
                     self.hops = self.settings.hops(found[1])[::-1]
                 except ValueError as problem:

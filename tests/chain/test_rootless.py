@@ -11,6 +11,7 @@ import houses  # noqa: E402
 
 from qpy import unix_kernel  # noqa: E402
 from qpy.admin.sink import Sink  # noqa: E402
+from tests.peers.smtp_script import Server, good  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -225,3 +226,23 @@ def test_fifos_where_files_belong(house):
     house.process.send_signal(signal.SIGHUP)
     house.await_line('start: warning: control/smtpgreeting: this is a FIFO')
     assert house.stop() == 0
+
+
+def test_a_relay_of_one_sender_that_is_busy():
+    """What control/senderroutes leads to a host that says 421 is one destination: it is left alone, and more mail for it waits
+    without being tried, wherever it goes; others' mail goes its own way."""
+    with Server(lambda talk: talk.say(b'421 busy')) as busy, Server(good()) as other:
+        house = houses.House(routes=':127.0.0.1:%d\n' % other.port)
+        try:
+            house.write('control/senderroutes', 'user@here.test:127.0.0.1:%d\n' % busy.port)
+            house.start()
+            house.sendmail('-f', 'user@here.test', 'a@one.test')
+            house.await_line('destination 127.0.0.1:%d: left alone for ' % busy.port)
+            for number in range(5):
+                house.sendmail('-f', 'user@here.test', 'b@two%d.test' % number)
+            house.await_line(' untried, recipients 1', 5)
+            house.sendmail('-f', 'ann@here.test', 'a@one.test')
+            house.await_that(lambda: other.mail, 'mail of others')
+            assert busy.connections == 1 and len(other.mail) == 1
+        finally:
+            house.remove()

@@ -65,13 +65,14 @@ def test_routes_by_sender():
     assert [mail[0] for mail in other.mail] == [b'JOE@y.example'] and len(one.mail) == 2
 
 
-def test_a_route_of_one_sender_says_nothing_about_other_mail():
-    """Nobody listens where joe's mail goes: the host is in no trouble for those whose mail goes elsewhere."""
+def test_a_route_of_one_sender_is_a_destination_of_its_own():
+    """Nobody listens where joe's mail goes: that place is in trouble, which qpy-send knows by another name than where other mail
+    goes (see core.destinations)."""
     sender = Sender({b'': b'127.0.0.1:%d' % closed_port()})
     assert sender.send()[1] is True
     sender.settings.senders = {b'joe@y.example': b'127.0.0.1:%d' % closed_port()}
     outcomes, trouble = sender.send(sender=b'joe@y.example')
-    assert outcomes[0][0] == b'Z' and trouble is False
+    assert outcomes[0][0] == b'Z' and trouble is True
 
 
 # --- logins -------------------------------------------------------------------------------------------------
