@@ -9,6 +9,7 @@ from qpy.core import dates, deliverby, notices, priority, proxy, smtp_login, tex
 FUTURE_MAX = 259200         # seconds a message may wait here for its time: less than half of control/queuelifetime's default
 UNKNOWN = b'555 5.5.4 unknown parameter'
 VALUE = b'501 5.5.4 a parameter that is malformed or given twice'
+HELD_PAST = b'501 5.5.4 it would be held here beyond the time by which it is to come back'
 
 _XTEXT = bytes(byte for byte in range(33, 127) if byte not in b'+=')    # RFC 3461, 4
 _HEX = b'0123456789ABCDEF'
@@ -225,13 +226,24 @@ def parameters(session, rest, of):
         if name in found or (value is None) != (test is nothing) or not test(value):
             return found, VALUE
         found[name] = value or b''
-    return found, VALUE if held_too_long(found, session.clock) else b''
+    return found, clash(found, session.clock)
 
 
-def held_too_long(found, now):
-    """RFC 4865, 3: to a date that is later than EHLO has said; or both for a time and until one."""
+def clash(found, now):
+    """The reply to parameters that are good each, and not together, or b'': held to a date that is later than EHLO has said, or
+    both for a time and until one (RFC 4865, 3); held beyond the time after which it must come back (RFC 2852)."""
     until = found.get(b'HOLDUNTIL')
-    return until is not None and (b'HOLDFOR' in found or unix_time(until.upper()) > now + FUTURE_MAX)
+    if until is not None and (b'HOLDFOR' in found or unix_time(until.upper()) > now + FUTURE_MAX):
+        return VALUE
+    due = deliverby.parse(deliverby.from_wire(found[b'BY'], now)) if b'BY' in found else None
+    return HELD_PAST if due and due.returns and due.deadline <= released(found, now) else b''
+
+
+def released(parameters, now):
+    """The unix time until which a message is to be held, 0: it is not."""
+    if b'HOLDFOR' in parameters:
+        return now + 1 + int(parameters[b'HOLDFOR'])        # not a part of a second early
+    return unix_time(parameters[b'HOLDUNTIL'].upper()) if b'HOLDUNTIL' in parameters else 0
 
 
 def of_mail(parameters, now):
@@ -242,10 +254,8 @@ def of_mail(parameters, now):
     options += [(b'E', parameters[b'ENVID'])] if b'ENVID' in parameters else []
     options += [(b'D', deliverby.from_wire(parameters[b'BY'], now))] if b'BY' in parameters else []
     options += [(priority.LETTER, parameters[b'MT-PRIORITY'])] if parameters.get(b'MT-PRIORITY', b'0') != b'0' else []
-    if b'HOLDFOR' in parameters:
-        options.append((b'b', b'%d' % (now + 1 + int(parameters[b'HOLDFOR']))))     # not a part of a second early
-    elif b'HOLDUNTIL' in parameters:
-        options.append((b'b', b'%d' % unix_time(parameters[b'HOLDUNTIL'].upper())))
+    if b'HOLDFOR' in parameters or b'HOLDUNTIL' in parameters:
+        options.append((b'b', b'%d' % released(parameters, now)))
     return options
 
 

@@ -836,6 +836,7 @@ def envelope(line, rcpt=b'', **changes):
     (b'RET=hdrs ENVID=QQ+2B1', [(b'R', b'HDRS'), (b'E', b'QQ+2B1')]), (b'SMTPUTF8 BODY=8BITMIME', [(b'B', b'8BITMIME'), (b'U', b'')]),
     (b'REQUIRETLS', [(b'Q', b'')]), (b'BY=100;N', [(b'D', b'1100;N')]), (b'BY=100;rt', [(b'D', b'1100;RT')]),
     (b'MT-PRIORITY=-9', [(b'M', b'-9')]), (b'MT-PRIORITY=9', [(b'M', b'9')]), (b'MT-PRIORITY=0', []),
+    (b'HOLDFOR=60 BY=62;R', [(b'D', b'1062;R'), (b'b', b'1061')]), (b'BY=1;N HOLDFOR=60', [(b'D', b'1001;N'), (b'b', b'1061')]),
     (b'HOLDFOR=60', [(b'b', b'1061')]), (b'HOLDUNTIL=1970-01-01T00:20:00Z', [(b'b', b'1200')]),
     (b'HOLDUNTIL=1970-01-01T02:20:00+02:00', [(b'b', b'1200')]), (b'SIZE=1 AUTH=<>', []), (b'auth=joe+40x', [])])
 def test_parameters_of_mail_reach_the_envelope(line, options):
@@ -854,6 +855,7 @@ def test_parameters_of_rcpt_reach_the_envelope():
     (b'RET=ALL', b'501'), (b'RET', b'501'), (b'ENVID=', b'501'), (b'ENVID=a+2', b'501'), (b'ENVID=a=b', b'501'), (b'SMTPUTF8=1', b'501'),
     (b'REQUIRETLS=', b'501'), (b'BY=0;R', b'501'), (b'BY=10', b'501'), (b'BY=10;X', b'501'), (b'HOLDFOR=999999999', b'501'),
     *((b'MT-PRIORITY=' + value, b'501') for value in (b'', b'10', b'-0', b'+1', b'-', b'x', b'01', b'--1', b'-10')),
+    (b'HOLDFOR=60 BY=61;R', b'501'), (b'BY=150;RT HOLDUNTIL=1970-01-01T00:20:00Z', b'501'),
     (b'HOLDFOR=-1', b'501'), (b'HOLDFOR=60 HOLDUNTIL=1970-01-01T00:20:00Z', b'501'),
     *((b'HOLDUNTIL=' + value, b'501') for value in (
         b'1970-01-04T00:00:01Z', b'1970-01-04T02:00:01+02:00', b'1970-02-29T00:00:00Z', b'1970-00-01T00:00:00Z', b'1970-01-00T00:00:00Z',
