@@ -96,7 +96,8 @@ def policy(domain, kind, words, sessions):
     """One policy, its summary and its failures."""
     good = sum(count for each, count in sessions.items() if not each[4])
     servers = sorted({each[3].decode() for each in sessions})
-    made = {'policy': {'policy-type': kind.decode(), 'policy-domain': domain.decode(), 'mx-host': servers},
+    patterns = [line[3:].strip() for line in words.decode().split('|') if line[:3] == 'mx:']        # what MTA-STS has asked for
+    made = {'policy': {'policy-type': kind.decode(), 'policy-domain': domain.decode(), 'mx-host': patterns or servers},
             'summary': {'total-successful-session-count': good,
                         'total-failure-session-count': sum(sessions.values()) - good}}
     if words:

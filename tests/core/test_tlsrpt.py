@@ -57,13 +57,16 @@ def test_a_day_is_bounded(monkeypatch):
 
 def test_the_report():
     """RFC 8460, 4.4: one policy, its summary, its failures; other domains are left out, and JSON can say it."""
-    day = {GOOD: 5, BAD: 2, (b'y.example',) + GOOD[1:]: 9}
+    day = {GOOD: 5, BAD: 2, (b'y.example',) + GOOD[1:]: 9,
+           (b'z.example', b'sts', b'version: STSv1|mode: enforce|mx: a.z.example|mx: *.z.example') + GOOD[3:]: 1}
     made = json.loads(json.dumps(tlsrpt.report(b'2026-11-25', b'x.example', day, b'mail.here.example')))
     assert made['date-range'] == {'start-datetime': '2026-11-25T00:00:00Z', 'end-datetime': '2026-11-25T23:59:59Z'}
     assert made['organization-name'] == 'mail.here.example' and made['contact-info'] == 'postmaster@mail.here.example'
     [policy] = made['policies']
     assert policy['policy'] == {'policy-type': 'sts', 'policy-domain': 'x.example', 'mx-host': ['mx.x.example'],
                                 'policy-string': ['version: STSv1', 'mode: enforce', 'mx: mx.x.example']}
+    [other] = tlsrpt.report(b'2026-11-25', b'z.example', day, b'mail.here.example')['policies']
+    assert other['policy']['mx-host'] == ['a.z.example', '*.z.example']
     assert policy['summary'] == {'total-successful-session-count': 5, 'total-failure-session-count': 2}
     assert policy['failure-details'] == [{
         'result-type': 'certificate-expired', 'sending-mta-ip': '192.0.2.1', 'receiving-mx-hostname': 'mx.x.example',
