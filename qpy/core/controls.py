@@ -193,7 +193,7 @@ LIMITS = {b'concurrencydestination': (1, 20000), b'concurrencylocal': (0, 10000)
           b'concurrencyremote': (0, 20000), b'maxrcpt': (100, 10 ** 5),
           b'dnsblthreshold': (1, 10 ** 6), b'greetdelay': (0, 300), b'timeoutcheck': (1, 3600),
           b'queuelifetime': (0, 10 ** 9), b'timeoutconnect': (1, 86400), b'timeoutlocal': (1, 86400),
-          b'timeoutremote': (1, 86400), b'timeoutsession': (1, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
+          b'timeoutremote': (1, 86400), b'timeoutsession': (0, 10 ** 9), b'timeoutsmtpd': (1, 86400)}
 
 CHOICES = {b'checkfailure': (b'defer', b'accept'), b'checkfrom': (b'yes', b'no'), b'checkrecipients': (b'yes', b'no'),
            b'reversedns': (b'no', b'exists', b'confirmed'), b'bounceformat': (b'rfc3464', b'qsbmf'),

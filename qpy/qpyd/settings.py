@@ -15,6 +15,7 @@ FILES = (b'me', b'accountlimits', b'authsenders', b'badhelo', b'badmailfrom', b'
          b'smtpgreeting', b'spfrules', b'tcp.smtp', b'timeoutcheck', b'timeoutsession', b'timeoutsmtpd',
          b'validrcptto', b'validrcptto.cdb', b'virtualdomains')
 BARE_LF = (b'', b'commands', b'451')
+FOREVER = float('inf')
 
 
 class Settings:
@@ -37,7 +38,7 @@ class Settings:
         self.me = controls.line(home, b'me')
         self.rules = read_rules(home)
         self.timeout = controls.number(home, b'timeoutsmtpd')
-        self.session = controls.number(home, b'timeoutsession')
+        self.session = controls.number(home, b'timeoutsession') or FOREVER
         self.rate = controls.number(home, b'mindatarate')
         self.connections = controls.number(home, b'concurrencyincoming')
         self.per_address = controls.number(home, b'concurrencyaddress')

@@ -11,7 +11,7 @@ import pytest
 from qpy import unix
 from qpy.lib import program
 from qpy.lib.loop import Loop
-from qpy.qpyd import etrn_line, server
+from qpy.qpyd import etrn_line, server, settings
 from tests.peers.smtp_rig import PYTHON, SOURCE, Rig
 
 ENVELOPE = b'MAIL FROM:<ann@example.org>\r\nRCPT TO:<joe@mx.example.com>\r\nDATA\r\n'
@@ -507,6 +507,15 @@ def test_session_limit(make):
         reply = client.say(b'NOOP')
         time.sleep(0.02)
     assert reply.startswith(b'421 4.4.2 this session')
+
+
+def test_no_session_limit(make):
+    """timeoutsession 0: a session may last for ever, and nobody is warned of the 0."""
+    rig = make(timeoutsession='0\n')
+    assert settings.Settings(os.fsencode(rig.home)).session == float('inf')
+    client = rig.one_shot()
+    client.reply()
+    assert client.say(b'NOOP')[:3] == b'250' and client.say(b'QUIT')[:3] == b'221' and 'timeoutsession' not in rig.log()
 
 
 def test_worker_dies(make):
