@@ -54,8 +54,9 @@ def quote(address: bytes) -> bytes:
 
 
 def plain(local: bytes) -> bool:
-    """May this local part stand without quotes (RFC 5321 Dot-string)?"""
-    return (bool(local) and not local.translate(None, _DOTTED)
+    """May this local part stand without quotes (RFC 5321 Dot-string; RFC 6531 3.3: UTF-8 is atext, too)?"""
+    atext = _DOTTED if local.isascii() or local.decode('utf-8', 'ignore').encode() != local else _DOTTED + _HIGH
+    return (bool(local) and not local.translate(None, atext)
             and local[:1] != b'.' and local[-1:] != b'.' and b'..' not in local)
 
 

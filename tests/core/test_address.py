@@ -131,11 +131,11 @@ def test_total(arg):
     (b'joe@x', b'joe@x'), (b'', b''), (b'a b@x', b'"a b"@x'), (b'a"b\\@x', b'"a\\"b\\\\"@x'),
     (b'.a@x', b'".a"@x'),
     (b'a..b@x', b'"a..b"@x'), (b'a.@x', b'"a."@x'), (b'\xff@x', b'"\xff"@x'), (b'@x', b'""@x'),
-    (b'joe', b'joe'),
+    (b'joe', b'joe'), ('jörg.ö@x'.encode(), 'jörg.ö@x'.encode()), ('jö rg@x'.encode(), '"jö rg"@x'.encode()),
     (b'a@b@x', b'"a@b"@x'), (b'a\nb@x', b'"a\\\nb"@x'), (b'#@[]', b'#@[]'),
 ])
 def test_quote(canonical, wire):
-    """qmail's quoting rule, case by case."""
+    """qmail's quoting rule, case by case; but UTF-8 needs no quotes (RFC 6531, 3.3)."""
     assert address.quote(canonical) == wire
 
 
