@@ -713,6 +713,18 @@ def test_old_mail_is_not_forgotten_for_new():
     assert [id in old for id in loads] == [False, False, False, True] * (dispatch.LOADS // 4)
 
 
+def test_the_backlog_leaves_room_for_new_mail(small):
+    """However much of what was there before hangs, half of the jobs are for what arrives."""
+    w = World()
+    for n in range(2 * dispatch.MOST_JOBS):
+        w.add((R, b'h%d' % n), arrived=False)
+    w.step()
+    assert len(w.d.jobs) == dispatch.MOST_JOBS // 2
+    new = [w.add((L, b'u%d' % n)) for n in range(dispatch.MOST_JOBS // 2)]
+    w.step()
+    assert {id for id, _ in w.open.values()} > set(new)
+
+
 def test_prune(monkeypatch):
     """Of very many destinations those are forgotten whose trouble is long past, and those only."""
     monkeypatch.setattr(dispatch, 'MOST_DESTINATIONS', 3)

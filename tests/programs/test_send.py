@@ -342,6 +342,36 @@ def test_long_damaged(rig):
     assert rig.cleaned == [b's' + ident]
 
 
+def test_long_damaged_of_a_clock_that_stood_ahead(rig):
+    """... also in one that stands in a span told before: nobody of this run has seen it whole."""
+    last, rig.last = rig.last, 2_500_000_000_000_000 - 1
+    ident = rig.put(b'a@here.example', announce=False, body=b'x' * 300_000)
+    rig.last = last
+    with open(rig.home + b'/queue/mess/' + ident, 'r+b') as file:
+        file.seek(150_000)
+        file.write(b'y')
+    rig.ends[b'new'].send(ident + b'-' + ident + b'\0<%016d\0' % (last + 1))
+    rig.step(10)
+    assert rig.cleaned == [b's' + ident] and not rig.jobs
+
+
+def test_what_is_being_set_aside_is_known(rig):
+    """Until clean has answered nobody looks at it again, nor takes its state for an orphan's."""
+    ident = rig.put(b'a@x.example')
+    rig.report(rig.jobs[0], b'Z')
+    rig.crash()
+    os.truncate(rig.home + b'/queue/mess/' + ident, 20)
+    rig.clean_answer = b''
+    rig.start(rig.last + 1)
+    rig.step(20)
+    rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+    rig.step(20)
+    assert rig.cleaned == [b's' + ident] and rig.send.dispatch.count() == 1
+    rig.ends[b'clean'].send(b'+')
+    rig.step(20)
+    assert rig.send.dispatch.count() == 0
+
+
 def test_newer_format(rig):
     """A-14: a queue file of a later version is left alone, with one warning."""
     ident = rig.put(b'a@here.example', announce=False)
@@ -487,6 +517,19 @@ def test_unreadable_message(rig, monkeypatch, number):
     assert not rig.jobs
     rig.wait(30)
     assert rig.jobs
+
+
+@pytest.mark.parametrize('number', [errno.EIO, errno.EMFILE, errno.ENOMEM])
+def test_unreadable_message_at_the_search(rig, monkeypatch, number):
+    """Q-03: one file that cannot be read when send looks for what was there before stops neither it nor the others."""
+    bad, good = (rig.put(b'a@here.example', announce=False) for _ in range(2))
+    with monkeypatch.context() as patch:
+        fail(patch, 'open', number, lambda args: args[0] == bad)
+        rig.ends[b'new'].send(b'<%016d\0' % (rig.last + 1))
+        rig.step(20)
+        assert rig.running() and [job[2] for job in rig.jobs] == [good]
+    rig.wait(130)
+    assert [job[2] for job in rig.jobs] == [good, bad]
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EIO, errno.EROFS])
