@@ -82,7 +82,7 @@ def open_store(home):
     if found.ahead:
         program.warn(b'the queue has IDs ahead of the clock, up to %016d, %s: the clock stood wrong when they were given, or '
                      b'does now; new ones follow it; set it right' % (found.ahead, dates.clock_date(found.ahead // 1_000_000)))
-    return store.Store(directory, own_file_system(home, directory), found, Complaints().say)
+    return store.Store(directory, own_file_system(home, directory), found, Complaints().say, len(names[0]))
 
 
 def usable(call, path):
@@ -273,7 +273,8 @@ class Queued:
     """The daemon's state: clients, the group being gathered, the group being synced."""
 
     __slots__ = ('loop', 'disk', 'who', 'most', 'clients', 'strangers', 'owners', 'gathered', 'busy', 'scheduled', 'alone',
-                 'committer', 'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date', 'left', 'looked')
+                 'committer', 'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date', 'left', 'places',
+                 'looked')
 
     def __init__(self, event_loop, disk, who, most):
         self.loop, self.disk, self.who, self.most = event_loop, disk, who, most
@@ -285,7 +286,7 @@ class Queued:
         self.paused, self.waiting, self.memory = [], 0, 0
         self.ending = self.sweeping = False
         self.second, self.date = 0, b''
-        self.left, self.looked = 0, 0.0         # bytes of the disk for strangers, and when that was so
+        self.left, self.places, self.looked = 0, 0, 0.0         # bytes and messages of strangers for which there is room, and when
         event_loop.on_signal(0, self.group_done)
         self.committer = Committer(disk, event_loop.waker())
 
@@ -325,16 +326,17 @@ class Queued:
             self.strangers[client] = self.strangers.pop(client)        # he is busy: the next one looks further
         return len(self.strangers) < most
 
-    def spend(self, owner, size, now):
-        """OSError if so many bytes more on the disk are not for this uid, but for root and our own.  What is still in memory
-        is counted; the disk is asked once a second, and when the answer is used up."""
+    def spend(self, owner, size, now, messages=0):
+        """OSError if so much more on the disk is not for this uid, but for root and our own.  What is still in memory is
+        counted; the disk is asked once a second, and when the answer is used up."""
         if owner.service:
             return
-        if size > self.left or now - self.looked >= LOOK_AGAIN:
-            self.left, self.looked = self.disk.room() - self.memory, now
-        if size > self.left:
+        if size > self.left or messages > self.places or now - self.looked >= LOOK_AGAIN:
+            (self.left, self.places), self.looked = self.disk.room(), now
+            self.left, self.places = self.left - self.memory, self.places - len(self.gathered)
+        if size > self.left or messages > self.places:
             raise OSError(unix.ENOSPC, 'No space left on device but what is kept for root and qpy itself')
-        self.left -= size
+        self.left, self.places = self.left - size, self.places - messages
 
     def subscribed(self, sock, peer):
         """send wants to know what there is."""
@@ -562,7 +564,7 @@ class Client:
             try:
                 envelope = submit.admit(records, self.owner.uid in queued.who.believed,
                                         submit.stamp(self.owner.uid, self.pid, unix.time()))
-                queued.spend(self.owner, len(envelope) + OVERHEAD, self.last)
+                queued.spend(self.owner, len(envelope) + OVERHEAD, self.last, 1)
             except submit.Refused as no:
                 self._fail(no.code, no.sentence)
             except OSError as problem:

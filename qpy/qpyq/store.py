@@ -21,6 +21,7 @@ MODE = 0o640
 RESERVE = 50                # one part in so many of the disk is not for strangers,
 RESERVE_MOST, RESERVE_FILES = 256 << 20, 100_000        # but no more bytes and inodes than these
 UNKNOWN = 1 << 62
+COUNT_AGAIN = 10.0          # seconds until messages are counted anew, of which there may be millions
 CREATE = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC
 
 
@@ -70,24 +71,33 @@ class Store:
     complain(what, problem) is told of every failure; it must be safe to call from the committer's thread.
     """
 
-    __slots__ = ('mess', 'ids', 'own', 'parts', 'complain', 'together')
+    __slots__ = ('mess', 'ids', 'own', 'parts', 'complain', 'together', 'messages', 'counted')
 
-    def __init__(self, mess_fd, own, found=None, complain=lambda what, problem: None):
+    def __init__(self, mess_fd, own, found=None, complain=lambda what, problem: None, messages=0):
+        self.messages, self.counted = messages, 0.0     # there are so many at most, and when that was so
         self.mess, self.own, self.parts, self.complain = mess_fd, own, 0, complain
         self.ids = found or ids.Ids()
         self.together = own             # how the group being written will be synced
 
     def room(self):
-        """Bytes that strangers may still have: what is free but for a reserve, in which root, our own programs and send's
-        records go on when somebody has filled the rest.  UNKNOWN where the file system does not tell."""
+        """(bytes, messages) that strangers may still add: what is free but for a reserve, in which root, our own programs and
+        send's records go on when somebody has filled the rest, and for the state that each message may still get, an inode
+        and a block.  UNKNOWN where the file system does not tell."""
         try:
             disk = unix.fstatvfs(self.mess)
         except OSError:
-            return UNKNOWN
-        if disk.f_favail < min(disk.f_files // RESERVE, RESERVE_FILES):
-            return 0
-        return disk.f_frsize * disk.f_bavail - min(disk.f_frsize * disk.f_blocks // RESERVE, RESERVE_MOST) \
+            return UNKNOWN, UNKNOWN
+        inodes = disk.f_favail - min(disk.f_files // RESERVE, RESERVE_FILES) if disk.f_files else UNKNOWN
+        left = disk.f_frsize * disk.f_bavail - min(disk.f_frsize * disk.f_blocks // RESERVE, RESERVE_MOST) \
             if disk.f_blocks else UNKNOWN
+        if min(inodes, left // max(disk.f_frsize, 1)) < 2 * self.messages:      # where it matters how many there are
+            self.count(unix.monotonic())
+        return left - disk.f_frsize * self.messages, (inodes - self.messages) // 2
+
+    def count(self, now):
+        """See how many messages have gone."""
+        if now - self.counted >= COUNT_AGAIN:
+            self.messages, self.counted = len(unix.listdir(self.mess)), now
 
     def new_part(self):
         """A Part with a name of its own."""
@@ -110,6 +120,7 @@ class Store:
     def write(self, group):
         """The first half of commit, which seldom waits for the disk: names and bytes.  Returns what is to be synced."""
         self.together = self.own and len(group) > 1
+        self.messages += len(group)
         return [entry for entry in group if self._attempt(entry, _write)]
 
     def sync(self, written):

@@ -439,6 +439,30 @@ def test_who_fills_the_disk_leaves_room_for_root_and_us(home):
     on_small_disk(home, 25, work)
 
 
+@pytest.mark.root
+def test_states_of_a_backlog_leave_the_reserve_alone(home):
+    """P15: a user has filled the inodes with messages none of which was tried; when each gets its state, what is kept for root
+    is still there, and when the messages go, strangers are served again."""
+    def work():
+        subprocess.run(['mount', '-o', 'remount,nr_inodes=400', os.fsdecode(home) + '/queue'], check=True)
+        daemon = rig.Daemon(home, 'queued', [b'submit', b'new'])
+        with acting_as(61001):
+            while submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0:
+                pass
+        names = listing(home)
+        for name in names:
+            os.close(os.open(home + b'/queue/state/' + name, os.O_WRONLY | os.O_CREAT))
+        assert len(names) > 100 and os.statvfs(home + b'/queue').f_favail > 0
+        assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+        for name in names:
+            os.unlink(home + b'/queue/mess/' + name)
+            os.unlink(home + b'/queue/state/' + name)
+        with acting_as(61002):
+            rig.wait_until(lambda: submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0)
+        daemon.kill()
+    on_small_disk(home, 25, work)
+
+
 # --- in process: what needs no second process ---
 
 class NoDisk:
@@ -460,7 +484,7 @@ class NoDisk:
     def room(self):
         """What the test says; each question counts."""
         self.asked = getattr(self, 'asked', 0) + 1
-        return self.space
+        return self.space, store.UNKNOWN
 
     @staticmethod
     def write(group):
@@ -648,10 +672,15 @@ def test_the_disk_is_not_asked_for_each_message(inside, monkeypatch):
     assert sent(1)
 
 
+MANY = store.UNKNOWN // 2
+
+
 @pytest.mark.parametrize('disk, room', [
-    ((4096, 4096, 1000, 100, 0, 0), 4096 * 80), ((512, 4096, 1000, 10, 0, 0), -4096 * 10), ((1, 1, 1 << 40, 1 << 30, 0, 0), 768 << 20),
-    ((4096, 4096, 1000, 100, 1000, 19), 0), ((4096, 4096, 1000, 100, 1000, 20), 4096 * 80), ((0, 0, 0, 0, 0, 0), store.UNKNOWN),
-    (OSError(38, 'x'), store.UNKNOWN)])
+    ((4096, 4096, 1000, 100, 0, 0), (4096 * 80, MANY)), ((512, 4096, 1000, 10, 0, 0), (-4096 * 10, MANY)),
+    ((1, 1, 1 << 40, 1 << 30, 0, 0), (768 << 20, MANY)), ((4096, 4096, 1000, 100, 1000, 19), (4096 * 80, -1)),
+    ((4096, 4096, 1000, 100, 1000, 24), (4096 * 80, 2)), ((0, 0, 0, 0, 0, 0), (store.UNKNOWN, MANY)),
+    ((4096, 4096, 1000, 100, 1 << 40, 1 << 30), (4096 * 80, ((1 << 30) - 100_000) // 2)),
+    (OSError(38, 'x'), (store.UNKNOWN, store.UNKNOWN))])
 def test_what_is_kept_for_root(monkeypatch, disk, room):
     """A fiftieth of bytes and inodes, but no more than 256 MB; a file system that does not tell is not full."""
     def told(fd):
@@ -660,7 +689,22 @@ def test_what_is_kept_for_root(monkeypatch, disk, room):
         size, fragment, blocks, left, files, files_left = disk
         return os.statvfs_result((size, fragment, blocks, left, left, files, files_left, files_left, 0, 255))
     monkeypatch.setattr(unix, 'fstatvfs', told)
+    monkeypatch.setattr(unix, 'listdir', lambda fd: [])
     assert store.Store(-1, False).room() == room
+
+
+@pytest.mark.parametrize('before, now, room', [
+    (0, 0, (4096 * 80, 40)), (40, 40, (4096 * 40, 20)), (45, 30, (4096 * 50, 25)), (90, 90, (-4096 * 10, -5))])
+def test_what_is_kept_for_states(monkeypatch, before, now, room):
+    """An inode and a block for each message, which are counted where that matters, and not again at once; what is to come needs
+    two inodes."""
+    asked = []
+    monkeypatch.setattr(unix, 'fstatvfs', lambda fd: os.statvfs_result((4096, 4096, 1000, 100, 100, 1000, 100, 100, 0, 255)))
+    monkeypatch.setattr(unix, 'listdir', lambda fd: asked.append(fd) or ['x'] * now)
+    disk = store.Store(-1, False, messages=before)
+    assert [disk.room(), disk.room()] == [room, room] and len(asked) == (before > 40)
+    monkeypatch.setattr(store.Store, '_attempt', lambda *_: False)
+    assert disk.write([None]) == [] and disk.messages == now + 1
 
 
 def body(size):
