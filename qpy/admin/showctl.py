@@ -82,7 +82,9 @@ def pairs(home, name, there):
 
 
 def whole(home, name, there):
-    """A text file, line by line without its comments."""
+    """A text file, line by line without its comments; of rules that tcprules has compiled only that."""
+    if name == b'tcp.smtp' and b'\0' in (controls.raw(home, name) or b''):
+        return [b'compiled'], origin_of(name, there)
     lines = (controls.text(home, name) or b'').split(b'\n')
     return [line for line in lines if line.strip() and line[:1] != b'#'], origin_of(name, there)
 

@@ -8,13 +8,12 @@ from qpy.core import text
 OWNER, INCLUDE, NOTHING, WAITS = b'?', b':', b'#', b'!'
 
 
-def find(local, get):
-    """The value for a local part, None if there is none.  get(key) -> bytes or None.  list+subscribe is its own alias, or
-    else list's, as for Sendmail: the lists whose alias is a program have all their addresses so."""
+def keys(local):
+    """[key] of a local part, [its own, the one it inherits]: list+subscribe is its own alias, or, behind a .qmail file of its
+    own, list's, as for Sendmail: the lists whose alias is a program have all their addresses so."""
     whole = text.lower(local)
     name = whole.partition(b'+')[0]
-    found = get(whole)
-    return get(name) if found is None and name not in (b'', whole) else found
+    return [whole] if name in (b'', whole) else [whole, name]
 
 
 def parse(data):

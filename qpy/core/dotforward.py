@@ -14,11 +14,11 @@ SENSELESS = b'Uh-oh: .forward has a line without meaning. (#4.2.1)'
 FILE_LIMIT = 1 << 20
 
 
-def parse(data, user, local, host):
+def parse(data, user, local, host, is_local=lambda host: False):
     """[(kind, argument)] as dotqmail.parse, with SELF among the kinds; None if nothing is asked for, [] if
     the message is to be thrown away.
 
-    user: his account; local@host: the address the message is for."""
+    user: his account; local@host: the address the message is for; is_local(host): is he the same there?"""
     if b'\0' in data:
         return [(dotqmail.FAIL, SENSELESS)]
     try:
@@ -27,7 +27,12 @@ def parse(data, user, local, host):
         return [(dotqmail.FAIL, SENSELESS)]
     if not found:
         return None
-    mine = {text.lower(name) for name in (user, local, user + b'@' + host, local + b'@' + host)}
+    names = {text.lower(user), text.lower(local)}
+
+    def mine(word):
+        """Is it he?"""
+        name, at, there = word.rpartition(b'@') if b'@' in word else (word, b'', b'')
+        return text.lower(name) in names and (not at or text.lower(there) == text.lower(host) or is_local(there))
     return [instruction(kind, word, mine) for kind, word in found if word != aliases.NULL]
 
 
@@ -39,7 +44,7 @@ def instruction(kind, word, mine):
         return (dotqmail.MAILDIR if word[-1:] == b'/' else dotqmail.MBOX), word
     if kind == aliases.INCLUDE:
         return dotqmail.FAIL, NO_INCLUDE
-    return (SELF, b'') if text.lower(word) in mine else (dotqmail.FORWARD, word)
+    return (SELF, b'') if mine(word) else (dotqmail.FORWARD, word)
 
 
 def preline(command):

@@ -98,11 +98,12 @@ def keys(ip, host, info):
 
 
 def prefixes(ip):
-    """`1.2.3.`, `1.2.`, `1.` of 1.2.3.4."""
-    found, at = [], ip.rfind(b'.')
+    """`1.2.3.`, `1.2.`, `1.` of 1.2.3.4; `2001:db8:`, `2001:` of 2001:db8:4."""
+    mark = b':' if b':' in ip else b'.'
+    found, at = [], ip.rfind(mark)
     while at >= 0:
         found.append(ip[:at + 1])
-        at = ip.rfind(b'.', 0, at)
+        at = ip.rfind(mark, 0, at)
     return found
 
 
@@ -153,8 +154,7 @@ def parse(data: bytes) -> Rules:
 
 def parse_line(line):
     """(address, verdict) of one rule."""
-    bracket = line.find(b']') + 1 if line[:1] == b'[' else 0
-    colon = line.find(b':', bracket)
+    colon = line.partition(b',')[0].rfind(b':')         # an IPv6 address may stand without brackets
     if colon < 0:
         raise ValueError('write ADDRESS:allow or ADDRESS:deny')
     where, rest = line[:colon], line[colon + 1:]
@@ -170,7 +170,9 @@ def check(where):
     if b' ' in where or b'\t' in where:
         raise ValueError('a blank in the address')
     user, at, place = where.rpartition(b'@')
-    if place[:1] in (b'', b'=', b'[') or not at and place[:4] == b'tls=':
+    if place[:1] == b'[' and b']' not in place:
+        raise ValueError('a bracket that is not closed')
+    if place[:1] in (b'', b'=', b'[') or not at and place[:4] == b'tls=' or place.count(b':') > 1:
         return
     if place.translate(None, b'0123456789.-/'):
         raise ValueError('write =NAME for the name of a client, and [ADDRESS] for an IPv6 address')
@@ -213,6 +215,11 @@ def parse_net(where):
     """(address bytes, bits) of `192.0.2.0/24`, `[2001:db8::]/32`, `[::1]`; None if it is none of these
     forms."""
     base, slash, length = where.partition(b'/')
+    if where.count(b':') > 1 and where[-1:] == b':' and where[:1] != b'[':
+        groups = where.rstrip(b':')
+        base, slash, length = b'[%s::]' % groups, b'/', b'%d' % (16 * (groups.count(b':') + 1))
+    elif base.count(b':') > 1 and base[:1] != b'[' and b'@' not in base:
+        base = b'[%s]' % base
     if base[:1] == b'[' and base[-1:] == b']':
         packed = address.parse_ipv6(base[1:-1])
     elif slash and b'@' not in base and b'=' not in base:

@@ -158,20 +158,21 @@ class Lookup:
         if plain:
             return self.at(user.home, route.look, user, own, kind)
         names = [name for name, _ in dotqmail.candidates(user.dash, user.ext)]
-        alias = self.aliased(user)
+        place, alias = self.aliased(user)
         if alias is not None:
-            names.insert(0, ALIASES)
+            names.insert(place, ALIASES)
         verdict, name = self.at(user.home, route.look, user, names, kind)
         if name == ALIASES and self.unusable(alias):
             raise Trouble(exits.TEMP, b'the alias %s cannot be used: %s' % (user.ext, self.unusable(alias)))
         return verdict, name
 
     def aliased(self, user):
-        """What aliases.cdb has for this local part, which is no user's; None if nothing."""
+        """(before which of its files it counts, what aliases.cdb has) for this local part, which is no user's; None if nothing."""
         if user.user != b'alias' or user.dash != getpw.BREAK:
-            return None
+            return 0, None
         try:
-            return self.aliases.ask(lambda db: aliasvalue.find(user.ext, db.get))
+            found = self.aliases.ask(lambda db: [db.get(key) for key in aliasvalue.keys(user.ext)]) or ()
+            return next(((place, value) for place, value in enumerate(found) if value is not None), (0, None))
         except cdb.CdbError as problem:
             words = str(problem).encode('utf-8', 'replace')
             raise Trouble(assign.QLX_CDB, b'Trouble reading users/aliases.cdb: ' + words) from problem

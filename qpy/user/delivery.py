@@ -140,12 +140,18 @@ def chain(first, rest):
 
 def decide(plan, home):
     """The instructions: of /etc/aliases, of a .qmail file, of .forward, or the default ones."""
-    job = plan.job
-    found = elsewhere.aliases(home, job)
+    job, fd = plan.job, -1
+    candidates = dotqmail.candidates(job.dash, job.ext)
+    found = elsewhere.aliases(home, job, 0)
+    if found is None:
+        fd, plan.tail, forward_only = find(plan.home_fd, candidates[:1])
+    if found is None and fd < 0:
+        found = elsewhere.aliases(home, job, 1)
     if found is not None:
         plan.owner, plan.instructions = found
         return
-    fd, plan.tail, forward_only = find(plan.home_fd, dotqmail.candidates(job.dash, job.ext))
+    if fd < 0:
+        fd, plan.tail, forward_only = find(plan.home_fd, candidates[1:])
     if fd < 0:
         found = elsewhere.dot_forward(home, job, plan.home_fd)
         if found is not None:

@@ -24,7 +24,7 @@ def main(home, args):
     show, names = options(args)
     sender, line, user, local, host, *_ = wrapped.need(*NEEDED)
     data = first(names)
-    found = dotforward.parse(data, user, local, host) if data else None
+    found = dotforward.parse(data, user, local, host, whole.Site(home).is_local) if data else None
     if found is None:
         return exits.OK
     found = whole.completed(home, found)

@@ -1,6 +1,6 @@
 """Where instructions may stand that are in no .qmail file: DIR/users/aliases.cdb, and ~/.forward.
 
-    aliases(home, job)                  for mail that belongs to no user: (owner or b'', instructions) or None
+    aliases(home, job, which)           for mail that belongs to no user: (owner or b'', instructions) or None
     dot_forward(home, job, home_fd)     for a user, if control/dotforward says yes: instructions or None
 
 The alias account reads what newaliases has made, and the files that :include: names, with its own rights and
@@ -17,13 +17,13 @@ FORWARD = b'.forward'
 NOT_THERE = (unix.ENOENT, unix.ENOTDIR)
 
 
-def aliases(home, job):
-    """What /etc/aliases says about the whole local part of a job."""
-    if job.user != ACCOUNT or job.dash != DASH:
+def aliases(home, job, which):
+    """What /etc/aliases says about a job: 0 about the whole local part, 1 about the name before its +."""
+    if job.user != ACCOUNT or job.dash != DASH or len(aliasvalue.keys(job.ext)) <= which:
         return None
     database = cdb.Database(home + b'/users/aliases.cdb')
     try:
-        value = database.ask(lambda db: aliasvalue.find(job.ext, db.get))
+        value = database.ask(lambda db: db.get(aliasvalue.keys(job.ext)[which]))
     except cdb.CdbError as problem:
         reason = str(problem).encode()
         raise Failed(exits.TEMP, b'Unable to read aliases.cdb: %s. (#4.3.0)' % reason) from None
@@ -86,7 +86,7 @@ def dot_forward(home, job, home_fd):
         raise Failed(exits.TEMP, b'Unable to read .forward: %s. (#4.3.0)' % why(problem)) from None
     finally:
         unix.close(fd)
-    found = dotforward.parse(data, job.user, job.local, job.host)
+    found = setting(lambda: dotforward.parse(data, job.user, job.local, job.host, whole.Site(home).is_local))
     return found if found is None else with_default(completed(home, found), job.default)
 
 

@@ -232,7 +232,7 @@ def verify(home, plan):
                 good, words = smtproutes.explained(sender, way.route.domain, *relays)
                 way.verdict, way.reason = way.verdict if good else b'temp', way.reason + b'; ' + words
             elif way.file == users.ALIASES:
-                way.reason += b': ' + aliasvalue.shown(lookup.aliased(way.user))
+                way.reason += b': ' + aliasvalue.shown(lookup.aliased(way.user)[1])
             verdicts.add(way.verdict)
             unix.write_all(1, describe(address, way))
     if not verdicts and not asks:

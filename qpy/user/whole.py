@@ -36,7 +36,7 @@ class Site:
         return self.known[name]
 
     def is_local(self, host):
-        """Is it in control/locals?"""
+        """Is it in control/locals, where all hosts have the same users?"""
         return text.lower(host) in (self.of(controls.lookup, b'locals') or ())
 
     def address(self, word):
@@ -55,4 +55,4 @@ class Site:
         """The same for all spellings of an address: case counts in front of a foreign host only (RFC 5321 section 2.4)."""
         local, at, host = address.rpartition(b'@')
         local, host = (local, text.lower(host)) if at else (address, text.lower(self.of(controls.line, b'envnoathost')))
-        return (text.lower(local) if self.is_local(host) else local), host
+        return (text.lower(local), b'') if self.is_local(host) else (local, host)

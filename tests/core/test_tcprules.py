@@ -36,6 +36,18 @@ CASES = [
 ]
 
 
+IPV6 = b'2001:db8:2::deny\n::1:allow,RELAYCLIENT=""\n2001:db8:3:4:allow,A="x"\n:allow\n'
+MADE = {b'2001:db8:2::': b'D', b'::1': b'+RELAYCLIENT=\0', b'2001:db8:3:': b'+A=x\0', b'': b''}
+
+
+@pytest.mark.parametrize('client, expected', [
+    (b'2001:db8:2::9', (False, ())), (b'::1', (True, ((b'RELAYCLIENT', b''),))), (b'2001:db8:9::1', (True, ()))])
+def test_ipv6_without_brackets(client, expected):
+    """As the tcprules of Debian's ucspi-tcp-ipv6 write it, in text and compiled."""
+    assert tcprules.parse(IPV6.replace(b'2001:db8:3:4:allow', b'2001:db8:3::allow')).verdict(client) == expected
+    assert tcprules.CdbRules(cdb.over(cdb.build(MADE.items()))).verdict(client) == expected
+
+
 @pytest.mark.parametrize('client, expected', CASES)
 def test_text(client, expected):
     """The most exact rule counts; of two equal ones the first."""

@@ -205,18 +205,29 @@ def test_what_follows_a_plus(house):
     assert house.run('sendmail', '-bv', 'other+a').returncode == house.run('sendmail', '-bv', '+a').returncode == 1
 
 
+def test_a_file_of_its_own_comes_before_what_a_plus_inherits(house):
+    """But not before an alias of its own; a catch-all is last."""
+    house.aliases('sos: one@far.example, sos+archive\nown+x: two@far.example\n')
+    for name, text in (('sos+archive', 'archive@far.example'), ('own+x', 'file@far.example'), ('default', 'catch@far.example')):
+        (house.path / 'alias' / ('.qmail-' + name)).write_text('&%s\n' % text)
+    for name, wanted in (('sos+archive', 'archive'), ('sos+other', 'one@far.example|Tsos+archive'), ('own+x', 'two'), ('own+y', 'catch')):
+        assert house.alias(name).returncode == 0 and house.envelope().startswith('Fs@y|T' + wanted), name
+        done = house.run('sendmail', '-bv', name)
+        assert (b'aliases.cdb' in done.stdout) == (name in ('sos+other', 'own+x')), done
+
+
 def test_one_copy_for_each_person(house):
     """However often and in whatever spelling he is named: bare, with the host, in another case, in two files; case counts in
     front of a foreign host."""
-    (house.path / 'control/locals').write_text('x.example\n')
+    (house.path / 'control/locals').write_text('x.example\nmail.x.example\nlocalhost\n')
     for name, text in (('l1', 'joe@X.example\nJoe\nann\n'), ('l2', 'ann@x.example\n')):
         (house.path / name).write_text(text)
-    house.aliases('one: joe, joe@x.example, Joe, "joe"@X.EXAMPLE\ntwo: :include:%s, :include:%s\n'
+    house.aliases('one: joe, joe@x.example, Joe, "joe"@X.EXAMPLE, joe@mail.x.example, joe@localhost\ntwo: :include:%s, :include:%s\n'
                   'far: Bob@far.example, bob@far.example, Bob@FAR.example\n' % (house.path / 'l1', house.path / 'l2'))
     for name, wanted in (('one', 'Tjoe|'), ('two', 'Tjoe@X.example|Tann|'), ('far', 'TBob@far.example|Tbob@far.example|')):
         assert house.alias(name).returncode == 0 and house.envelope() == 'Fs@y|' + wanted + '|'
     switch_on(house)
-    (house.path / 'joe/.forward').write_text('\\joe, ann, ann@x.example, "|true", "|true"\n')
+    (house.path / 'joe/.forward').write_text('joe@mail.x.example, \\joe, ann, ann@x.example, "|true", "|true"\n')
     assert house.joe('-n', default='./Maildir/\n').stdout == (
         b"maildir ./Maildir/\nforward ann\nprogram exec preline /bin/sh -c 'true'\ndid 1+1+1\n")
 

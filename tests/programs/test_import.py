@@ -508,7 +508,7 @@ def test_postfix(home, tmp_path):
         'tcp.smtp': '127.0.0.0/8:allow,RELAYCLIENT=""\n10.1.0.0/16:allow,RELAYCLIENT=""\n'
                     '[::1]/128:allow,RELAYCLIENT=""\n:allow\n',
         'outgoingip': '192.0.2.7\n2001:db8::7\n', 'dnsbl': 'zen.example =127.0.0.2-11\nother.example\n',
-        'policyservers': '127.0.0.1:10023\n/var/spool/postfix/private/policy\n',
+        'policyservers': '127.0.0.1:10023\n',
         'milters': '127.0.0.1:8891 default=accept\n/run/x.sock default=accept\n', 'databytes': '10240000\n', 'queuelifetime': '259200\n', 'delaywarning': '14400\n', 'defaultdelivery': './Maildir/\n'}
     for name, wanted in expected.items():
         assert (control / name).read_text() == wanted, name
@@ -954,6 +954,9 @@ def test_every_parameter_of_the_readme_has_an_equal():
      {'smtproutes': 'r.test:lmtp=/run/l\n'}, ''),
     ('relay_domains = r.test\nrelay_transport = relay\n', {'smtproutes': None}, ''),
     ('relay_domains = r.test\nrelay_transport = uucp:x\n', {'smtproutes': None}, 'no equal: relay_transport: uucp:x'),
+    ('smtpd_recipient_restrictions = check_policy_service unix:private/spf check_policy_service unix:/run/p\n',
+     {'policyservers': '/run/p\n'}, 'check_policy_service unix:private/spf is where only Postfix can come'),
+    ('smtpd_client_restrictions = check_policy_service unix:/var/spool/postfix/private/spf\n', {'policyservers': None}, 'for SPF there is'),
     ('smtpd_reject_unlisted_recipient = no\n', {'checkrecipients': 'no\n'}, ''),
     ('fast_flush_domains = $relay_domains a.test\nrelay_domains = r.test\n', {'etrn': 'r.test\n.r.test\na.test\n.a.test\n'}, ''),
     ('fast_flush_domains = a.test\nparent_domain_matches_subdomains =\n', {'etrn': 'a.test\n'}, ''),

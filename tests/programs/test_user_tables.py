@@ -163,6 +163,15 @@ def test_showctl(home):
     assert b'    (default; control/maxrcpt is empty)' in out
 
 
+def test_showctl_knows_what_tcprules_made(home):
+    """A compiled control/tcp.smtp is as good as its text; what is none is broken."""
+    (home / 'control/tcp.smtp').write_bytes(cdb.build([(b'127.', b'+RELAYCLIENT=\0'), (b'', b'')]))
+    code, out, _ = run('qpy-showctl', home)
+    assert code == 0 and b'tcp.smtp: compiled\n    (control/tcp.smtp)' in out
+    (home / 'control/tcp.smtp').write_bytes(b'\0no cdb')
+    assert run('qpy-showctl', home)[0] == 111
+
+
 def test_showctl_tells_of_aliases(home):
     """A source that is newer than what newaliases made of it, and a table without one."""
     made = home / 'users/aliases.cdb'

@@ -1,4 +1,6 @@
 """What clients may do, and who is asked about them: tcp.smtp, dnsbl, policyservers, milters, auth.  config: a Translation."""
+import re
+
 from qpy.admin.postfix import reading
 
 RATES = (('smtpd_client_connection_rate_limit', 'connections'), ('smtpd_client_message_rate_limit', 'messages'),
@@ -68,7 +70,7 @@ def clients(config):
             if word == 'reject_rbl_client':
                 lists.append(next(found, '').replace('[', '').replace(']', '').replace('..', '-').replace('=', ' ='))
             elif word == 'check_policy_service':
-                services.append(endpoint(config, next(found, '')))
+                services.append(policy_server(config, next(found, ''), parameter))
             elif word not in UNDERSTOOD:
                 left.append(word)
         if left:
@@ -80,13 +82,28 @@ def clients(config):
                    'runs: add this line to control/services: ' + CHECK_LINE)
 
 
+def policy_server(config, word, parameter):
+    """As endpoint, but not a socket where only Postfix's own can come; its master's go with it."""
+    if re.match(r'unix:/?(?:private|public)/|unix:%s/(?:private|public)/' % re.escape(queue(config)), word):
+        config.lost('%s: check_policy_service %s is where only Postfix can come, and goes with it if master.cf spawns it: run that '
+                    'server with a socket elsewhere and write it into control/policyservers; for SPF there is control/spfrules'
+                    % (parameter, word))
+        return ''
+    return endpoint(config, word)
+
+
+def queue(config):
+    """Where paths begin that do not begin with /."""
+    return config.value('queue_directory', '/var/spool/postfix')
+
+
 def logins(config):
     """Who judges logins, and who may send as whom."""
     path, kind = config.value('smtpd_sasl_path'), config.value('smtpd_sasl_type', 'cyrus')
     asked = path or config.value('smtpd_sasl_auth_enable') == 'yes'
     if asked and kind == 'dovecot' and path and not path.startswith('inet:'):
         path = path.removeprefix('unix:')
-        path = path if path[:1] == '/' else config.value('queue_directory', '/var/spool/postfix') + '/' + path
+        path = path if path[:1] == '/' else queue(config) + '/' + path
         config.write('auth', ['dovecot ' + path])
         config.say('smtpd_sasl_path: qpy-auth asks that Dovecot, once its socket is open to the account qpya '
                    '(unix_listener, qpy-auth.8) and this line stands in control/services: ' + AUTH_LINE)
@@ -133,7 +150,7 @@ def endpoint(config, word):
     """inet:HOST:PORT as ADDRESS:PORT, unix:PATH as its whole path; '' for what is neither, which is told."""
     kind, _, place = word.partition(':')
     if kind in ('unix', 'local') and place:
-        return place if place[:1] == '/' else config.value('queue_directory', '/var/spool/postfix') + '/' + place
+        return place if place[:1] == '/' else queue(config) + '/' + place
     host, _, port = place.rpartition(':')
     if kind == 'inet' and '@' in place:
         port, _, host = place.partition('@')
