@@ -32,7 +32,7 @@ RESOLVE_ASK = {b'M': (2, False), b'A': (2, False), b'T': (2, False), b'X': (2, F
                b'P': (2, False)}                                              # n, name; of P an address
 MTASTS_ASK = {b'S': (2, False)}                                          # n, domain
 MTASTS_ANSWER = {b's': (4, False)}                                       # n, mode, patterns, reason
-CHECK_ASK = {b'Q': (16, False), b'E': (1, False)}   # n, and core.checks.FIELDS | the session that has ended
+CHECK_ASK = {b'Q': (18, False), b'E': (1, False)}   # n, and core.checks.FIELDS | the session that has ended
 CHECK_ANSWER = {b'a': (5, False)}                                        # n, verdict, reply, reason, header lines
 AUTH_ASK = {b'A': (6, False), b'R': (2, False), b'X': (1, False)}
 # A: n, mechanism, client's address, version of TLS, its binding in hexadecimal, response in base64 or -; R: n, response

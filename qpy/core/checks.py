@@ -24,7 +24,7 @@ REPLY_MAX = 400         # bytes of what a peer is told
 REASON_MAX = 300        # bytes of what the log is told
 
 FIELDS = ('session', 'stage', 'ip', 'name', 'helo', 'protocol', 'login', 'relay', 'sender', 'recipient', 'count',
-          'size', 'spf', 'local', 'transaction')
+          'size', 'spf', 'local', 'transaction', 'tls', 'cipher')
 
 
 class Facts:
@@ -32,7 +32,7 @@ class Facts:
 
     session: a word for this SMTP session; relay: 1 if it may send anywhere; count: recipients so far; size: that MAIL
     declared; spf: a result of RFC 7208 (`pass`, `fail` ...) or empty where nobody has looked; local: our name;
-    transaction: its number in the session."""
+    transaction: its number in the session; tls: its version, cipher: of it, both empty in the clear."""
 
     __slots__ = FIELDS
 

@@ -43,7 +43,7 @@ WANTS_SYMBOLS = 0x100
 OFFERED_ACTIONS = 0x1ff
 
 # Macros, by command, unless the milter asks for others (the stages' numbers in its list are sendmail's).
-SYMBOLS = {CONNECT: (b'j', b'_', b'{daemon_name}', b'{client_addr}', b'{client_name}', b'v'), HELO: (),
+SYMBOLS = {CONNECT: (b'j', b'_', b'{daemon_name}', b'{client_addr}', b'{client_name}', b'v'), HELO: (b'{tls_version}', b'{cipher}'),
            MAIL: (b'i', b'{auth_type}', b'{auth_authen}', b'{mail_addr}', b'{mail_host}', b'{mail_mailer}'),
            RCPT: (b'i', b'{rcpt_addr}', b'{rcpt_host}', b'{rcpt_mailer}'), DATA: (b'i',), END_OF_HEADER: (b'i',),
            END: (b'i',)}

@@ -71,7 +71,8 @@ def request(facts):
              (b'recipient_count', facts.count if facts.stage == b'data' else b'0'), (b'client_address', facts.ip),
              (b'client_name', facts.name or b'unknown'), (b'reverse_client_name', facts.name or b'unknown'),
              (b'instance', facts.session + b'.' + facts.transaction), (b'size', facts.size or b'0'), (b'sasl_username', facts.login),
-             (b'sasl_method', METHOD if facts.login else b''))
+             (b'sasl_method', METHOD if facts.login else b''), (b'encryption_protocol', facts.tls),
+             (b'encryption_cipher', facts.cipher))
     return b''.join(b'%s=%s\n' % (name, value.translate(_ONE_LINE)) for name, value in pairs) + b'\n'
 
 

@@ -470,6 +470,7 @@ def macros_of(facts):
              b'_': b'%s [%s]' % (facts.name or b'unknown', facts.ip),
              b'i': facts.session, b'{auth_authen}': facts.login, b'{auth_type}': policyd.METHOD if facts.login else b'',
              b's': facts.helo, b'r': facts.protocol, b'{mail_mailer}': b'smtp', b'{rcpt_mailer}': b'local',
-             b'{mail_addr}': facts.sender, b'{rcpt_addr}': facts.recipient}
+             b'{mail_addr}': facts.sender, b'{rcpt_addr}': facts.recipient,
+             b'{tls_version}': facts.tls, b'{cipher}': facts.cipher}
     found[b'{%s_host}' % host] = address[address.rfind(b'@') + 1:] if b'@' in address else b''
     return found

@@ -107,4 +107,4 @@ def facts(session, name, stage):
     return (name, stage, client.ip, client.name, session.helo, session.spoken(), session.login,
             b'' if client.relay is None else b'1', session.sender, session.checking, b'%d' % len(session.recipients),
             session.size, asking.spf(session.fields), session.policy.greeting.partition(b' ')[0],
-            b'%d' % session.transactions)
+            b'%d' % session.transactions, *((session.tls.version, session.tls.cipher) if session.tls else (b'', b'')))

@@ -379,6 +379,8 @@ def test_a_certificate_passes_by_the_milters():
                 assert client.say(line)[:1] in b'23', line
             assert b''.join(letter for letter, _ in one.heard if letter in b'MRE') == heard
             assert one.wait(b'C')
+        helo = [macros for letter, macros in one.macros if letter == b'H'][-1]      # under TLS
+        assert helo[b'{tls_version}'] == b'TLSv1.3' and helo[b'{cipher}'].startswith(b'TLS_')
     finally:
         found.remove()
         one.__exit__()

@@ -7,7 +7,7 @@ from qpy.core import accountlimits, asking, checks, clientnames, dnsbl, greylist
 NOW = 1_800_000_000.0
 BASE = dict(session=b'1.1', stage=b'rcpt', ip=b'192.0.2.7', name=b'', helo=b'mail.example.org', protocol=b'ESMTP', login=b'',
             relay=b'', sender=b'ann@example.org', recipient=b'joe@example.com', count=b'0', size=b'', spf=b'',
-            local=b'mx.example.com', transaction=b'1')
+            local=b'mx.example.com', transaction=b'1', tls=b'', cipher=b'')
 TEMP = b'temp', b'192.0.2.53 did not answer in time', []
 NONE = b'nxdomain', b'', []
 
@@ -465,10 +465,11 @@ def test_lines_of_policyservers_that_mean_nothing(line):
 
 def test_a_question():
     """Attributes as Postfix sends them; what could end a line cannot get in."""
-    asked = policyd.request(facts(sender=b'a\nsize=1@x', login=b'joe', size=b'42'))
+    asked = policyd.request(facts(sender=b'a\nsize=1@x', login=b'joe', size=b'42', tls=b'TLSv1.3', cipher=b'X'))
     lines = asked.split(b'\n')
     assert lines[0] == b'request=smtpd_access_policy' and lines[-2:] == [b'', b''] and asked.count(b'\n\n') == 1
     found = dict(line.split(b'=', 1) for line in lines[:-2])
+    assert (found[b'encryption_protocol'], found[b'encryption_cipher']) == (b'TLSv1.3', b'X')
     assert found[b'sender'] == b'a?size=1@x' and found[b'protocol_state'] == b'RCPT' and found[b'sasl_username'] == b'joe'
     assert found[b'instance'] == b'1.1.1' and found[b'size'] == b'42' and found[b'client_name'] == b'unknown'
 

@@ -141,7 +141,7 @@ def test_what_is_told_at_each_stage(make):
     assert {fields[1] for fields in ear.asked} == set(ear.ended) and len(ear.ended) == 1
     last = ear.asked[-1]
     assert last[3:] == [b'127.0.0.1', b'', b'mail.example.org', b'ESMTP', b'', b'', b'ann@example.org', b'', b'2', b'17', b'',
-                        b'mx.example.com', b'1']
+                        b'mx.example.com', b'1', b'', b'']
     assert [fields[10] for fields in ear.asked[3:5]] == [b'joe@mx.example.com', b'bob@mx.example.com']
 
 
