@@ -10,13 +10,14 @@ import time
 
 from qpy import unix
 from qpy.core import exits
-from qpy.lib import program, sendctl
+from qpy.lib import owner, program, sendctl
 
 RECIPIENT = ('status', 'channel', 'address', 'reason')
 
 
 def main(home, args):
     """See qpy-ctl(8)."""
+    owner.become(home)
     import_click(home)
     try:
         return commands(home).main([unix.fsdecode(word) for word in args], prog_name='qpy-ctl',

@@ -8,7 +8,7 @@ Exit: 0 all is well, or sees to itself; 1 somebody must look; 100 wrong usage; 1
 """
 from qpy import unix, unix_kernel
 from qpy.core import exits, mess, mounts, queuecheck, text
-from qpy.lib import aside, controls, faults, program, queuefile
+from qpy.lib import aside, controls, faults, owner, program, queuefile
 
 USAGE = b'usage: qpy-fsck [--set-aside] [--all]'
 SETTLED = 120               # seconds without a change, after which a file in a queue in use is finished
@@ -20,6 +20,7 @@ def main(home, args):
     """The story: open the three directories, see who uses them, look at every name in each, say what it means."""
     if set(args) - {b'--set-aside', b'--all'}:
         raise program.Fatal(exits.PERM, USAGE)
+    owner.become(home)
     check = Check(home, b'--set-aside' in args, b'--all' in args)
     check.look_at_the_disk()
     check.look_at_directories()

@@ -7,7 +7,7 @@ usage; 111 trouble, with one line.
 """
 from qpy import unix
 from qpy.core import exits, pw2u
-from qpy.lib import program
+from qpy.lib import owner, program
 
 LONGEST = 1 << 28           # bytes of passwd
 
@@ -17,10 +17,11 @@ def main(home, args):
     options = pw2u.parse_options(args)
     if options is None:
         raise program.Fatal(exits.PERM, b'usage: qpy-pw2u [ -/ohHuUC ] [ -cX ] < passwd')
+    owner.become(home)
     try:
         read_files(home, options)
         lines = unix.read_all(0, LONGEST).split(b'\n')
-        unix.write_all(1, pw2u.convert(lines, options, owner, home + b'/alias'))
+        unix.write_all(1, pw2u.convert(lines, options, owner_of, home + b'/alias'))
     except pw2u.Stop as stop:
         raise program.Fatal(exits.TEMP, stop.args[0]) from None
     except unix.error as problem:
@@ -57,7 +58,7 @@ def whole(home, name):
         return None
 
 
-def owner(path):
+def owner_of(path):
     """The uid a home directory belongs to, None if there is none."""
     try:
         return unix.stat(path).st_uid

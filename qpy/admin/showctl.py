@@ -6,7 +6,7 @@ shown all the same).
 from qpy import unix
 from qpy.core import controls as tables
 from qpy.core import exits, grammars, services
-from qpy.lib import aliasfiles, controls, program
+from qpy.lib import aliasfiles, controls, owner, program
 
 MOST_SHOWN = 100            # entries of a list that are printed
 LINES = {b'qpy-check': b'check qpyc seq:check:0660:qpyc:qpyd qpy-check',
@@ -17,6 +17,7 @@ def main(home, args):
     """qpy-showctl"""
     if args:
         raise program.Fatal(exits.PERM, b'usage: qpy-showctl')
+    owner.become(home)
     there = set(unix.listdir(home + b'/control'))
     out, broken = [b'qpy home directory: %s' % home, b''], 0
     for row in tables.TABLE:

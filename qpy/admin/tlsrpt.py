@@ -11,7 +11,7 @@ import os
 
 from qpy import unix
 from qpy.core import dates, exits, tlsrpt
-from qpy.lib import controls, program
+from qpy.lib import controls, owner, program
 
 
 def main(home, args):
@@ -20,6 +20,7 @@ def main(home, args):
     name = os.fsencode(options.day) if options.day else dates.day(int(unix.time()))
     if not tlsrpt.is_day(name):
         raise program.Fatal(exits.PERM, b'not a day: write YYYY-MM-DD')
+    owner.become(home)
     try:
         day = tlsrpt.parse(unix.read_file(home + b'/tls/' + name, 1 << 30))
     except unix.error as problem:

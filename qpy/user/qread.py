@@ -8,7 +8,7 @@ the files say.  Exit: 0; 111 if neither is possible.
 """
 from qpy import unix
 from qpy.core import dates, exits
-from qpy.lib import program, sendctl
+from qpy.lib import owner, program, sendctl
 
 RECIPIENT = ('status', 'channel', 'address', 'reason')
 USAGE = b'usage: qpy-qread [--json] [ID]'
@@ -28,6 +28,7 @@ def main(home, args):
 
 def shown(home, ident, show):
     """Write the list, and return (messages, bytes) that are in it."""
+    owner.become(home)
     count = size = 0
     try:
         for message in sendctl.listed(home, *ident):

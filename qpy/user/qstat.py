@@ -5,13 +5,14 @@ Exit: 0; 111 if neither is possible.
 """
 from qpy import unix
 from qpy.core import exits, mess
-from qpy.lib import program, sendctl
+from qpy.lib import owner, program, sendctl
 
 
 def main(home, args):
     """See qpy-qstat(8)."""
     if args:
         raise program.Fatal(exits.PERM, b'usage: qpy-qstat')
+    owner.become(home)
     messages, new = counted(home)
     unix.write_all(1, b'messages in queue: %d\nmessages in queue but not yet preprocessed: %d\n'
                    % (messages, new))

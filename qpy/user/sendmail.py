@@ -185,7 +185,8 @@ def run_queue(home, plan):
 
 def ask_for_run(home, node):
     """node: a domain; where it is none of control/etrn, or was asked for a moment ago, everything is tried."""
-    from qpy.lib import sendctl
+    from qpy.lib import owner, sendctl
+    owner.become(home)
     try:
         if not (node and tried(sendctl, home, node)):
             list(sendctl.ask(home, b'run'))

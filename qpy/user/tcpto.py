@@ -5,7 +5,7 @@ no.
 """
 from qpy import unix
 from qpy.core import exits
-from qpy.lib import program, sendctl
+from qpy.lib import owner, program, sendctl
 
 USAGE = b'usage: qpy-tcpto'
 
@@ -22,6 +22,7 @@ def main(home, args):
 
 def answers(home, *words):
     """The records of send's answer; Fatal if there is none."""
+    owner.become(home)
     try:
         yield from sendctl.ask(home, *words)
     except sendctl.Refused as refused:

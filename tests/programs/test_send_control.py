@@ -7,7 +7,7 @@ import threading
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from qpy.lib import program, sendctl
+from qpy.lib import owner, program, sendctl
 from qpy.qpys import control
 from qpy.user import qread, qstat, sendmail
 from tests.peers import queued
@@ -18,7 +18,8 @@ ROOT, JOE, BOB = 0, SUBMITTER, STRANGER
 
 @pytest.fixture
 def rig():
-    with queued.temporary_home() as home:
+    with queued.temporary_home() as home, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, 'become', lambda home: None)       # readers run in this process, which stays who it is
         rig = Rig(home)
         rig.start()
         yield rig

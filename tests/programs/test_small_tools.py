@@ -241,3 +241,34 @@ def test_tcpto_without_send(tmp_path):
     assert run('tcpok', '-x').returncode == run('tcpto', 'x').returncode == run('tcpok', 'a', 'b').returncode == 100
 
 
+@pytest.mark.root
+@pytest.mark.parametrize('path, words', [
+    ('queue/mess', ('fsck', '--set-aside')), ('queue/mess', ('qstat',)), ('run', ('qread',)), ('run', ('mailq',)), ('run', ('tcpto',)),
+    ('run', ('tcpok',)), ('control', ('showctl',)), ('tls', ('tlsrpt', '--day', '2026-01-01')),
+    ('users', ('pw2u',)), ('run', ('sendmail', '-q'))])
+def test_root_follows_no_link_of_a_rootless_dir(tmp_path, path, words):
+    """Where DIR is a user's, root looks at it and works on it as he: his links lead root to nothing of root's."""
+    home, secret = tmp_path / 'mail', tmp_path / 'secret'
+    for name in ('queue/mess', 'queue/state', 'queue/damaged', 'run', 'control', 'tls', 'users'):
+        (home / name).mkdir(parents=True)
+    (home / path).rmdir()
+    (home / path).symlink_to(secret)
+    secret.mkdir(mode=0o700)
+    for name in ('me', '2026-01-01', 'include', '1700000000000000'):
+        (secret / name).write_text('x.test\n')
+    for directory, names, files in os.walk(home):
+        for name in ('.', *names, *files):
+            os.lchown(os.path.join(directory, name), 54321, 54321)
+    done = run(*words, QPYHOME=str(home))
+    said = b'not running' if words == ('qstat',) else b'Permission denied'
+    assert said in done.stdout + done.stderr and b'x.test' not in done.stdout and len(os.listdir(secret)) == 4
+
+
+@pytest.mark.root
+def test_root_runs_no_code_of_a_rootless_dir(tmp_path):
+    """What qpy-ctl loads from DIR/lib/site is run by DIR's owner."""
+    place = tmp_path / 'lib/site/click'
+    place.mkdir(parents=True)
+    (place / '__init__.py').write_text("import os\nos.write(1, b'%d' % os.geteuid())\nos._exit(0)\n")
+    os.chown(tmp_path, 54321, 54321)
+    assert run('ctl', 'stat', QPYHOME=str(tmp_path)).stdout == b'54321'
