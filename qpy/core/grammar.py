@@ -13,6 +13,9 @@ def check(data: bytes, name: bytes) -> None:
     CHECKS[name](data, name)
 
 
+FIRST, REST, LONGEST = b'abcdefghijklmnopqrstuvwxyz_', b'0123456789-', 31     # of a name for useradd and systemd-sysusers
+
+
 def check_accounts(data, name):
     """role:name, of known roles."""
     for number, line in controls.lines(data, name):
@@ -21,6 +24,10 @@ def check_accounts(data, name):
         except ValueError:
             raise ControlError(name, number, line, b'write role:name, one of the roles '
                                + b' '.join(accounts.ROLES)) from None
+        account = line.partition(b':')[2]
+        if account[:1] not in FIRST or len(account) > LONGEST or account.strip(FIRST + REST):
+            raise ControlError(name, number, account, b'no name of an account for all tools, systemd-sysusers among them; take at '
+                               b'most 31 of a-z, 0-9, _ and -, of which the first is a letter or _')
 
 
 def check_routes(data, name):

@@ -149,6 +149,8 @@ SILENT = [          # file, bytes, line, a word of the remedy: what could never 
     (b'smtproutes', b'a.test:relay.test:smtp\n', 1, 'port number'),
     (b'accounts', b'qpyd:maild\nqpyx:y\n', 2, 'one of the roles qpyd'),
     (b'accounts', b'qpyd\n', 1, 'role:name'),
+    *((b'accounts', b'alias:a-1\nqpyd:' + name + b'\n', 2, 'systemd-sysusers') for name in (
+        b'mx.queue', b'Mail', b'1mail', b'-m', b'a b', b'a.b', b'm' * 32)),
     (b'resolvers', b'# two\n127.0.0.1\nns.example\n', 3, 'ADDRESS:PORT'),
     (b'qmqpservers', b'mail.example\n', 1, 'ADDRESS:PORT'),
     (b'defaultdelivery', b'Maildir\n', 1, './Maildir/'),
@@ -191,7 +193,7 @@ def test_what_would_silently_not_work_is_an_error(name, data, line, words):
     (b'locals', b'me.test\nlocalhost\n[127.0.0.1]\n[IPv6:::1]\nA_b.test\n'), (b'rcpthosts', b'.me.test\nxn--a.test\n'),
     (b'smtproutes', b':relay.test:26\n.a.test:[::1]:25\nb.test:\n[192.0.2.1]:127.0.0.1\n'), (b'doublebounceto', b'\n'),
     (b'defaultdelivery', b'# nothing\n|a\n./b\n/c/d/\n&e@f\n\n'), (b'badmailfrom', b'@a.test\n"a b"@c.test\n'),
-    (b'resolvers', b'127.0.0.1:53\n::1\n'), (b'accounts', b'qpyd:maild\n'), (b'tcp.smtp', b':allow\n')])
+    (b'resolvers', b'127.0.0.1:53\n::1\n'), (b'accounts', b'qpyd:maild\n'), (b'accounts', b'qpyd:_m-1' + b'm' * 26 + b'\n'), (b'tcp.smtp', b':allow\n')])
 def test_what_is_right_is_taken(name, data):
     """Every form the manual names is accepted."""
     kind = controls.row(name)[1]
