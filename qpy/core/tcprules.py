@@ -216,7 +216,9 @@ def parse_net(where):
     forms."""
     base, slash, length = where.partition(b'/')
     if where.count(b':') > 1 and where[-1:] == b':' and where[:1] != b'[':
-        groups = where.rstrip(b':')
+        groups = where[:-1]
+        if groups[-1:] in (b'', b':'):
+            raise ValueError('write [2001:db8::] for one address, [2001:db8::]/64 for a net')
         base, slash, length = b'[%s::]' % groups, b'/', b'%d' % (16 * (groups.count(b':') + 1))
     elif base.count(b':') > 1 and base[:1] != b'[' and b'@' not in base:
         base = b'[%s]' % base

@@ -66,6 +66,7 @@ def test_nothing_matches():
     b'1.2.3/8:deny',
     b'[::1:deny', b'[x]:deny', b'[::]/129:deny', b'1.2.3.4-300:deny', b'127.0.0.300:deny',
     b' 12.:deny', b'14.1.2.3 :deny', b'13.1:deny', b'13:deny', b'mail.test:allow', b'joe@13.1:deny', b'joe@mail.test:deny',
+    b'2001:db8:::allow', b'fe80:::allow', b':::allow',
 ])
 def test_broken(line):
     """A line that cannot be read is an error that names its number."""
