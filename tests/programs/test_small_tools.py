@@ -202,11 +202,11 @@ class FakeSend:
 
     def __init__(self, home, answer):
         os.makedirs(home + '/run')
-        if os.geteuid() == 0:
-            for name in ('', '/run'):
-                os.chown(home + name, 1234, 1234)
         self.socket, self.asked, self.answer = socket.socket(socket.AF_UNIX), b'', answer
         self.socket.bind(home + '/run/control')
+        if os.geteuid() == 0:
+            for name in ('', '/run', '/run/control'):
+                os.chown(home + name, 1234, 1234)
         self.socket.listen()
         self.thread = threading.Thread(target=self.serve)
         self.thread.start()
