@@ -61,6 +61,18 @@ def answer(sock):
     return heard
 
 
+def answered(inside, sock):
+    """What a client of the loop is told about its next message."""
+    said = b''
+    while not said.endswith(b'\0'):
+        inside.loop.step(5)
+        try:
+            said += sock.recv(1000)
+        except BlockingIOError:
+            pass
+    return said
+
+
 def accepted(said):
     """True for K, ID, NUL."""
     return said[:1] == b'K' and mess.is_id(said[1:-1]) and said[-1:] == b'\0'
@@ -647,13 +659,7 @@ def test_the_disk_is_not_asked_for_each_message(inside, monkeypatch):
 
     def sent(size):
         sock.send(body(size))
-        said = b''
-        while not said.endswith(b'\0'):
-            inside.loop.step(5)
-            try:
-                said += sock.recv(1000)
-            except BlockingIOError:
-                pass
+        said = answered(inside, sock)
         assert accepted(said) or said[:3] == b'53 '
         return accepted(said)
     assert [sent(1) for _ in range(10)] == [True] * 10 and inside.disk.asked == 1
@@ -725,13 +731,7 @@ def test_too_much_is_refused_and_the_next_message_is_not(inside, monkeypatch, na
     sock = client(inside)
     for size, taken in ((limit + 1, False), (limit - 500, True)):
         sock.send((protocol.VERSION if not taken else b'') + body(size))
-        said = b''
-        while not said.endswith(b'\0'):
-            inside.loop.step(5)
-            try:
-                said += sock.recv(1000)
-            except BlockingIOError:
-                pass
+        said = answered(inside, sock)
         assert accepted(said) if taken else said == words + b'\0'
 
 
