@@ -57,7 +57,7 @@ getxattr = _posix.getxattr
 ST_NOEXEC, ST_RDONLY = _posix.ST_NOEXEC, _posix.ST_RDONLY
 eventfd = _posix.eventfd
 EFD = _posix.EFD_NONBLOCK | _posix.EFD_CLOEXEC
-sched_getaffinity = _posix.sched_getaffinity
+from posix import SCHED_BATCH, SCHED_OTHER, sched_getaffinity, sched_getscheduler, sched_param, sched_setscheduler  # noqa: F401
 pidfd_open = _posix.pidfd_open
 
 # --- signals -------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ RestartSec=1
 %(stop)sUMask=0077
 LimitNOFILE=65536
 LimitCORE=0
+CPUSchedulingPolicy=batch
 %(lines)s"""
 
 COMMON = b"""\

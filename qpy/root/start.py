@@ -31,6 +31,7 @@ def main(home, args):
     lock = bind.only_one(home)
     supervisor = notify.supervisor()
     look.check_descriptors(unix.raise_descriptor_limit())
+    do_not_interrupt()
     unix.chdir(home + b'/run')
     handed = bind.everything(house, table)
     unix.chdir(b'/')
@@ -45,6 +46,16 @@ def main(home, args):
     code = programs.watch()
     unix.close(lock)
     return code
+
+
+def do_not_interrupt():
+    """Leave the CPU to whoever wakes us until he has finished, and so does all that is started: SCHED_BATCH, see sched(7).  A
+    policy that somebody has chosen stays, and so does that of one that may not choose."""
+    if unix.sched_getscheduler(0) == unix.SCHED_OTHER:
+        try:
+            unix.sched_setscheduler(0, unix.SCHED_BATCH, unix.sched_param(0))
+        except PermissionError:
+            pass
 
 
 def step_down(house):

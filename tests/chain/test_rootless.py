@@ -2,6 +2,7 @@
 import os
 import signal
 import smtplib
+import subprocess
 import sys
 
 import pytest
@@ -246,3 +247,26 @@ def test_a_relay_of_one_sender_that_is_busy():
             assert busy.connections == 1 and len(other.mail) == 1
         finally:
             house.remove()
+
+
+def test_everything_is_a_batch_process(running):
+    """What the chain starts, users' processes and programs too, does not interrupt who wakes it."""
+    home = running.user_homes['user']
+    running.recipe('user', '.qmail-policy', '|%s -c "import os; print(os.sched_getscheduler(0))" > policy\n' % sys.executable)
+    running.smtp('user-policy@here.test', text='policy')
+    running.await_that(lambda: os.path.exists(home + '/policy') and os.path.getsize(home + '/policy'), 'policy')
+    with open(home + '/policy') as file:
+        assert int(file.read()) == os.SCHED_BATCH
+    pids = houses.descendants(running.process.pid)
+    assert len(pids) > 8
+    assert {os.sched_getscheduler(pid) for pid in [running.process.pid, *pids]} == {os.SCHED_BATCH}
+
+
+@pytest.mark.parametrize('chosen, kept', [(os.SCHED_OTHER, os.SCHED_BATCH), (os.SCHED_IDLE, os.SCHED_IDLE)])
+def test_a_policy_that_somebody_has_chosen_is_kept(chosen, kept):
+    """Who starts the chain by chrt(1) has all of it as he said."""
+    code = ('import os, sys; from qpy.root import start; os.sched_setscheduler(0, int(sys.argv[1]), os.sched_param(0));'
+            'start.do_not_interrupt(); print(os.sched_getscheduler(0))')
+    done = subprocess.run([sys.executable, '-c', code, str(chosen)], capture_output=True, text=True, check=True,
+                          cwd=os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    assert int(done.stdout) == kept
