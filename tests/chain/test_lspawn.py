@@ -610,20 +610,26 @@ def test_a_program_cannot_change_the_message(chain):
     assert letter == b'K' and b'bad' not in text and text.endswith(b'A: b\n\nbody\ndid 0+0+2\n')
 
 
+STRANGER = """
+import socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+    sock.settimeout(20)
+    sock.connect('/proc/self/fd/' + sys.argv[1])
+    sys.stdout.buffer.write(sock.recv(100))
+"""
+
+
 def stranger(path):
     """What another account hears at a socket that seqpackets come from: b'' at its end."""
-    import socket
     os.chmod(path, 0o777)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.settimeout(20)
-        os.seteuid(54399)
-        try:
-            directory = os.open(os.path.dirname(path), os.O_PATH)
-            sock.connect('/proc/self/fd/%d/%s' % (directory, os.path.basename(path)))
-            os.close(directory)
-        finally:
-            os.seteuid(0)
-        return sock.recv(100)
+    directory = os.open(os.path.dirname(path), os.O_PATH)
+    try:
+        done = subprocess.run(['/usr/bin/python3', '-I', '-c', STRANGER, '%d/%s' % (directory, os.path.basename(path))],
+                              user=54399, pass_fds=[directory], cwd='/', capture_output=True, timeout=60)
+    finally:
+        os.close(directory)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_lspawn_and_its_seed_meet_at_a_socket(tmp_path):
