@@ -66,24 +66,23 @@ class Box:
             raise Failed(exits.TEMP, b'%s\n%s: %s' % (CHDIR_MAILDIR if gone else TROUBLE, path, why(problem))) from None
 
     def open(self, home_fd, path, create):
-        """Open what is there; create: make what is missing."""
+        """Open what is there; create: make what is missing.  A tmp, which a cut takes away while it is new, is made in any case."""
         try:
-            self.look(home_fd, path, create)
-        except FileNotFoundError:
-            if not create:
+            self.look(home_fd, path)
+        except FileNotFoundError as missing:
+            if not create and missing.filename != b'tmp':
                 raise
             self.close()
             make(path, home_fd)
             self.look(home_fd, path)
 
-    def look(self, home_fd, path, whole=False):
-        """Open it; whole: FileNotFoundError also if only its tmp/ is missing."""
+    def look(self, home_fd, path):
+        """Open it, which is whole only with a tmp/."""
         self.fd = unix.open(path, unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, dir_fd=home_fd)
         self.new = unix.open(b'new', unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, dir_fd=self.fd)
         if not unix.S_ISDIR(unix.stat(b'cur', dir_fd=self.fd).st_mode):
             raise NotADirectoryError(unix.ENOTDIR, 'cur is not a directory')
-        if whole:
-            unix.stat(b'tmp', dir_fd=self.fd)
+        unix.stat(b'tmp', dir_fd=self.fd)
 
     def close(self):
         """Let go of it."""
@@ -94,18 +93,16 @@ class Box:
 
 
 def make(path, dir_fd=None):
-    """Make what is missing of a Maildir at path: it, and its tmp, new and cur, each 0700 and on disk.  OSError.
+    """Make what is missing of a Maildir at path: it, and its new and cur, on disk, and tmp, each 0700.  OSError.
 
-    tmp comes last, when all else is on disk: where it is missing, whoever comes after a failure or a kill begins again.
+    tmp comes last, when all else is on disk: where it is missing, whoever comes after a failure, a kill or a cut begins again.
     """
     path = path.rstrip(b'/') or b'/'
-    make_directory(path, dir_fd)
+    for part in (b'', b'/new', b'/cur'):
+        make_directory(path + part, dir_fd)
+    unix.sync_directory(path, dir_fd)
     sync_name(dir_fd, path)
-    for part in (b'new', b'cur'):
-        make_directory(path + b'/' + part, dir_fd)
-    unix.sync_directory(path, dir_fd)
     make_directory(path + b'/tmp', dir_fd)
-    unix.sync_directory(path, dir_fd)
 
 
 def make_directory(path, dir_fd):

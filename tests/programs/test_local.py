@@ -98,7 +98,7 @@ def test_empty_and_comments(deliver, home, lines):
         assert len(mails(home / 'Maildir')) == 1
 
 
-@pytest.mark.parametrize('wrong', ['missing', 'no new', 'no tmp', 'no cur', 'file', 'dangling'])
+@pytest.mark.parametrize('wrong', ['missing', 'no new', 'no cur', 'file', 'dangling'])
 def test_a_broken_maildir_is_temporary(deliver, home, wrong):
     """L-11: nothing but a whole Maildir takes mail, and nothing is left in tmp/."""
     box = home / 'box'
@@ -111,6 +111,14 @@ def test_a_broken_maildir_is_temporary(deliver, home, wrong):
         (box / wrong[3:]).rmdir()
     assert deliver(b'./box/\n').returncode == 111
     assert not (box / 'tmp').is_dir() or not list((box / 'tmp').iterdir())
+
+
+def test_a_tmp_that_a_power_cut_took_away_is_made_again(deliver, home):
+    """A Maildir's first tmp/ is not waited for, so a .qmail that was written later must not find its mail held up."""
+    maildir(home / 'box')
+    (home / 'box' / 'tmp').rmdir()
+    assert deliver(b'./box/\n').stdout == b'did 1+0+0\n'
+    assert len(mails(home / 'box')) == 1 and not list((home / 'box/tmp').iterdir())
 
 
 def test_maildirs_in_one_file(deliver, home):
