@@ -142,6 +142,12 @@ class Server:
                 if name.startswith('old.'):
                     shutil.rmtree(os.path.join(home, name))
 
+    def empty(self, user):
+        """Take the messages out of his Maildir, which stays."""
+        new = self.home(user) + '/Maildir/new/'
+        for name in os.listdir(new):
+            os.unlink(new + name)
+
     def cost(self):
         """{program: [CPU seconds as user, as system, wake-ups]} so far, its processes together, also those that ended."""
         spent = {}

@@ -85,7 +85,7 @@ def users(server, options):
     if any(server.arrived('%du' % n) < 1 for n in range(1, servers.USERS + 1)):
         raise SystemExit('some user of %s has no mail' % server.name)
     for n in range(1, servers.USERS + 1):
-        server.clear('%du' % n)
+        server.empty('%du' % n)
     return {'messages/s': servers.USERS / took}
 
 
