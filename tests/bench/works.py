@@ -77,7 +77,7 @@ def tls_kept(server, options):
 
 
 def users(server, options):
-    """SMTP in, 1,000 users' Maildirs, each his own uid"""
+    """SMTP in, 1,000 users' Maildirs, each his own uid; the first round makes the Maildirs and starts the users' processes"""
     start = time.monotonic()
     finish(source(server, 'u@' + server.domain, servers.USERS, 20, options.size, '-N'))
     until(lambda: not server.waiting(), 0.01)
