@@ -37,20 +37,33 @@ def rows(rootless):
             for name, owner, group, mode, _ in TABLE]
 
 
-def complaint(path, want, have):
+PLAIN = b'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@%+=:,./-_'
+
+
+def typed(path):
+    """path as a person types it to a shell: in a remedy a name must not be anything but a name."""
+    if path and not path.translate(None, PLAIN):
+        return path
+    if all(32 <= byte < 127 for byte in path):
+        return b"'%s'" % path.replace(b"'", b"'\\''")
+    return b"$'%s'" % b''.join(bytes((byte,)) if 32 <= byte < 127 and byte not in b"'\\" else b'\\x%02x' % byte for byte in path)
+
+
+def complaint(path, want, have, chown=None, by=b''):
     """What is wrong with a directory, with the remedy; b'' if nothing is.
 
-    want: (uid, gid, mode) where None is not looked at; have: (uid, gid, mode) or None if it is not there.
-    path as a person would type it."""
+    want: (uid, gid, mode) where None is not looked at; have: (uid, gid, mode) or None if it is not there.  chown: OWNER ->
+    the command, if another than usual; by: what is typed before chmod."""
     uid, gid, mode = want
     if have is None:
         return b'%s: missing; run qpy-install' % path
     if uid is not None and have[0] != uid or gid is not None and have[1] != gid:
         owner = b'%d:%d' % (have[0] if uid is None else uid, have[1] if gid is None else gid)
-        return b'%s: belongs to %d:%d, must belong to %s; chown %s %s' % (path, have[0], have[1], owner, owner, path)
+        return b'%s: belongs to %d:%d, must belong to %s; %s' % (
+            path, have[0], have[1], owner, chown(owner) if chown else b'chown %s %s' % (owner, typed(path)))
     if mode is not None and have[2] & 0o7777 != mode:
-        typed = b'%05o' if have[2] & 0o6000 else b'%04o'        # chmod keeps these of a directory but for five digits
-        return b'%s: has mode %04o, must have %04o; chmod %s %s' % (path, have[2] & 0o7777, mode, typed % mode, path)
+        digits = b'%05o' if have[2] & 0o6000 else b'%04o'       # chmod keeps these of a directory but for five
+        return b'%s: has mode %04o, must have %04o; %schmod %s %s' % (path, have[2] & 0o7777, mode, by, digits % mode, typed(path))
     return b''
 
 
@@ -66,31 +79,31 @@ def closed(path, mode, wanted, rootless):
         return b''
     return b'%s: has mode %04o, %s cannot use it; chmod %s+%s %s' % (
         path, mode & 0o7777, b'its owner' if rootless else b'the accounts of mail and its users',
-        b'u' if rootless else b'a', {READ: b'r', SEARCH: b'x', BOTH: b'rx'}[wanted], path)
+        b'u' if rootless else b'a', {READ: b'r', SEARCH: b'x', BOTH: b'rx'}[wanted], typed(path))
 
 
-#                what a list of access for others is called, and what it does beside the mode
-ACCESS_LISTS = (('system.posix_acl_access', b'%s: has an access list, which opens it to more than its mode says; setfacl -b %s'),
-                ('system.posix_acl_default', b'%s: has an access list for what will be made in it; setfacl -b %s'))
+#                what a list of access for others is called, and what it does beside the mode; then path, and by as in complaint
+ACCESS_LISTS = (('system.posix_acl_access', b'%s: has an access list, which opens it to more than its mode says; %ssetfacl -b %s'),
+                ('system.posix_acl_default', b'%s: has an access list for what will be made in it; %ssetfacl -b %s'))
 
 
 def nowhere(path, end, home=b''):
     """What is wrong with a link that leads nowhere, with the remedy; what it leads to may only not be mounted.  home: DIR, if
     qpy-install makes there what is missing."""
     return b'%s: is a link to %s, where nothing is; if that is not for now only, rm %s%s' % (
-        path, end, path, home and b' and run qpy-install ' + home)
+        path, end, typed(path), home and b' and run qpy-install ' + typed(home))
 
 
 def no_program(directory):
     """What is wrong with a directory of programs on a file system mounted noexec, with the remedy."""
     return b'%s: is on a file system mounted noexec, where no program can be started; mount -o remount,exec ' \
-           b'"$(findmnt -nro TARGET -T %s)"' % (directory, directory)
+           b'"$(findmnt -nro TARGET -T %s)"' % (directory, typed(directory))
 
 
 def no_writing(path):
     """What is wrong with a directory that the chain writes to on a file system mounted read-only, with the remedy."""
     return b'%s: is on a file system mounted read-only, if no unit of systemd makes it so (ReadWritePaths=%s there); ' \
-           b'mount -o remount,rw "$(findmnt -nro TARGET -T %s)"' % (path, path, path)
+           b'mount -o remount,rw "$(findmnt -nro TARGET -T %s)"' % (path, path, typed(path))
 
 
 def no_socket(path, is_directory):

@@ -98,7 +98,7 @@ def of_accounts(house):
     names = {} if house.rootless else accounts.names(controls.listing(house.home, b'accounts') or [])
     for role in names:
         if role not in house.identity:
-            yield Fault(b'', b'the account or group %s is missing; run qpy-install %s' % (names[role], house.home))
+            yield Fault(b'', b'the account or group %s is missing; run qpy-install %s' % (names[role], layout.typed(house.home)))
         elif house.of(role)[0] == 0:
             yield Fault(b'', b'the account %s has uid 0; name another in control/accounts' % names[role])
 
@@ -148,7 +148,7 @@ def of_lists(path):
             unix.getxattr(path, name)
         except unix.error:                           # none; or there are none on this file system
             continue
-        yield Fault(path, words % (path, path), False)
+        yield Fault(path, words % (path, b'', layout.typed(path)), False)
 
 
 def of_code(house, code):
@@ -181,7 +181,7 @@ def of_interpreter(house, executable, directories):
     and where an account cannot run it, by any of the links that lead to it."""
     if executable and not unix.access(executable, 0):
         yield Fault(executable, b'%s: missing, by which all programs run; install it, or run qpy-install %s with another --python'
-                    % (executable, house.home))
+                    % (executable, layout.typed(house.home)))
         return
     safe = {0, house.of(b'root')[0]}
     run, modules = [executable, *settings(executable)], [*map(nearest, directories)]
@@ -189,11 +189,11 @@ def of_interpreter(house, executable, directories):
     used = set() if house.rootless else {*ways_of(run + outside)}
     for path in ways_of(run + modules):
         for fault in of_way(path, safe):
-            yield Fault(path, fault.text + b', or run qpy-install %s with another --python' % house.home)
+            yield Fault(path, fault.text + b', or run qpy-install %s with another --python' % layout.typed(house.home))
         mode = unix.stat(path).st_mode
         if path in used and not is_link(path) and layout.closed(path, mode, layout.READ if path.endswith(SETTINGS) else layout.SEARCH, False):
             yield Fault(path, b"%s: has mode %04o, so that %s cannot be executed by every account; install Debian's python3, or run "
-                        b'qpy-install %s with another --python' % (path, mode & 0o7777, executable, house.home))
+                        b'qpy-install %s with another --python' % (path, mode & 0o7777, executable, layout.typed(house.home)))
 
 
 def ways_of(starts):
@@ -223,7 +223,7 @@ def of_link(path, safe):
     theirs, end = [way for way in ways if way not in ours and [*of_way(way, safe)]], ways[0]
     if theirs:
         instead = b'let it lead to a place of root' if unix.S_ISDIR(unix.stat(path).st_mode) \
-            else b'cp --remove-destination %s %s' % (end, path)
+            else b'cp --remove-destination %s %s' % (layout.typed(end), layout.typed(path))
         yield Fault(path, b'%s: is a link to %s, and others could change %s; %s' % (path, end, theirs[0], instead))
 
 
@@ -257,7 +257,7 @@ def of_way(path, safe):
         yield from of_writers(path, safe)
     elif unix.stat(above(path)).st_mode & 0o1000 and unix.lstat(path).st_uid not in safe:
         yield Fault(path, b'%s: belongs to uid %d, who could change what runs here; chown -h root %s'
-                    % (path, unix.lstat(path).st_uid, path))
+                    % (path, unix.lstat(path).st_uid, layout.typed(path)))
 
 
 def of_writers(path, safe):
@@ -266,10 +266,10 @@ def of_writers(path, safe):
     sticky = there.st_mode & 0o1000 and unix.S_ISDIR(there.st_mode)
     if there.st_uid not in safe:
         yield Fault(path, b'%s: belongs to uid %d, who could change what runs here; chown root %s'
-                    % (path, there.st_uid, path))
+                    % (path, there.st_uid, layout.typed(path)))
     elif there.st_mode & 0o022 and not sticky:
         yield Fault(path, b'%s: has mode %04o, others could change what runs here; chmod go-w %s'
-                    % (path, there.st_mode & 0o7777, path))
+                    % (path, there.st_mode & 0o7777, layout.typed(path)))
 
 
 def entries(directory):
@@ -390,6 +390,7 @@ def of_readers(house, table):
 
 def opened(path, name, role):
     """The remedy for a control file that is closed to a role."""
+    path = layout.typed(path)
     return b'chgrp %s %s; chmod 0640 %s' % (role, path, path) if name in SECRETS else b'chmod 0644 ' + path
 
 
@@ -416,6 +417,6 @@ def of_programs(house, table):
                 named.add(directory)
                 yield Fault(directory, layout.no_program(directory))
                 continue
-            what, remedy = (b'cannot be executed', b'chmod a+rx ' + path) if unix.access(path, 0) else (b'missing', b'install it')
+            what, remedy = (b'cannot be executed', b'chmod a+rx ' + layout.typed(path)) if unix.access(path, 0) else (b'missing', b'install it')
             line = b', or mend control/services, line %d' % service.line if service.line else b''
             yield Fault(path, b'%s: %s, and %s is to run; %s%s' % (path, what, service.name, remedy, line))

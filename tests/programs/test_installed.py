@@ -138,13 +138,77 @@ def complaints(home):
 def mend(remedies):
     """Type what is said; where a tool is not installed, what it does."""
     for words in remedies:
-        tool, *_, path = words.split()
-        if tool in ('setfacl', 'setcap') and not shutil.which(tool):
+        *typed, path = words.split()
+        if any(tool in typed and not shutil.which(tool) for tool in ('setfacl', 'setcap')):
             for name in ('system.posix_acl_access', 'security.capability'):
                 with contextlib.suppress(OSError):
                     os.removexattr(path, name)
         else:
             subprocess.run(['sh', '-c', words], check=True, capture_output=True)
+
+
+@pytest.mark.root
+def test_a_remedy_is_about_nothing_but_the_file_that_it_names(rooted, tmp_path):
+    """Whoever has alias does not choose what root types: not by a link, before --check or after it, and not by a name."""
+    secret, alias = tmp_path / 'secret', rooted + '/alias/'
+    secret.write_text('secret')
+    secret.chmod(0o600)
+    names = ['a; touch MINE #', '$(touch MINE)', '`touch MINE`', "it's; touch MINE #'", 'new\nline; touch MINE', '\x1b[m\\; touch MINE',
+             'stars*?[a]', 'deep/er*/$(touch MINE)']
+
+    def said(lines):
+        shown = [check.shown(os.fsencode(alias + name)) + ': ' for name in [*names, '.qmail-link', 'deep', 'deep/er*']]
+        return [line.removeprefix(next(path for path in shown if line.startswith(path))).partition('; ')[2] for line in lines]
+    try:
+        os.symlink(secret, alias + '.qmail-link')
+        os.makedirs(alias + 'deep/er*')
+        os.chown(alias + 'deep', PLAIN, PLAIN)
+        for name in names:
+            with open(alias + name, 'w') as file:
+                os.fchown(file.fileno(), PLAIN, PLAIN)
+                os.fchmod(file.fileno(), 0o4666)
+        for _ in range(3):
+            lines = check.complaints(rooted, False)
+            assert not any('chmod' in line for line in lines if '.qmail-link' in line)
+            for remedy in said(lines):
+                subprocess.run(['bash', '-c', remedy], check=True, cwd=tmp_path)
+        assert check.complaints(rooted, False) == []
+        assert [path.name for path in tmp_path.iterdir()] == ['secret'] and secret.stat().st_mode & 0o777 == 0o600
+        os.unlink(alias + names[0])                     # and now between --check and its remedy
+        with open(alias + names[0], 'w') as file:
+            os.fchown(file.fileno(), PLAIN, PLAIN)
+            os.fchmod(file.fileno(), 0o666)
+        remedies = said(check.complaints(rooted, False))
+        os.unlink(alias + names[0])
+        os.symlink(secret, alias + names[0])
+        for remedy in remedies:
+            subprocess.run(['bash', '-c', remedy], cwd=tmp_path)
+        there = secret.stat()
+        assert len(remedies) == 2 and (there.st_uid, there.st_mode & 0o777) == (0, 0o600)
+    finally:
+        shutil.rmtree(alias + 'deep', ignore_errors=True)
+        for name in [*names[:-1], '.qmail-link']:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(alias + name)
+
+
+@pytest.mark.root
+def test_what_is_too_deep_to_look_at_hides_nothing(rooted):
+    """3,000 directories in each other below alias are one complaint, and what else is wrong is named."""
+    top = rooted + '/alias/deep'
+    here = os.open(rooted + '/alias', os.O_RDONLY)
+    try:
+        for _ in range(3000):
+            os.mkdir('deep', dir_fd=here)
+            here, old = os.open('deep', os.O_RDONLY, dir_fd=here), here
+            os.close(old)
+        os.chmod(rooted + '/control/me', 0o666)
+        said = [line for line in check.complaints(rooted, False) if 'belongs to' not in line]
+        assert len(said) == 2 and sum('File name too long' in line for line in said) == 1 and '/control/me: has mode 0666' in ''.join(said)
+    finally:
+        os.close(here)
+        os.chmod(rooted + '/control/me', 0o644)
+        subprocess.run(['rm', '-rf', top], check=True)
 
 
 @pytest.mark.root
@@ -415,7 +479,7 @@ def closed_by_alias(path):
 
 @pytest.mark.root
 @pytest.mark.parametrize('name, spoil, words', [
-    ('alias/.qmail-root', closed, 'has mode 0600, alias may not read it, so that mail for it waits; chmod 0644 PATH'),
+    ('alias/.qmail-root', closed, 'has mode 0600, alias may not read it, so that mail for it waits; chown -h '),
     ('alias/.qmail-root', closed_by_alias, None),
     ('x', set_user_id, 'is set-user-id or set-group-id; chmod ug-s PATH'), ('more/deep/x', set_user_id, 'is set-user-id'),
     ('alias/Maildir/x', set_user_id, 'is set-user-id'), ('alias/Maildir/new/1.2.x', set_user_id, 'is set-user-id'),
@@ -660,7 +724,9 @@ def test_a_maildir_that_alias_cannot_use(rooted):
             subprocess.run(['sh', '-c', line.partition('; ')[2]], check=True)
         assert check.complaints(rooted, False) == []
         os.chmod(top + '/new', 0o500)
-        assert check.complaints(rooted, False) == ['%s/new: has mode 0500, must have 0700; chmod 0700 %s/new' % (top, top)]
+        assert check.complaints(rooted, False) == [
+            '%s/new: has mode 0500, must have 0700; setpriv --reuid=%d --regid=%d --clear-groups chmod 0700 %s/new'
+            % (top, *pwd.getpwnam('alias')[2:4], top)]
     finally:
         shutil.rmtree(rooted + '/alias/lists')
         shutil.rmtree(rooted + '/alias/new', ignore_errors=True)

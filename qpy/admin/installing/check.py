@@ -99,7 +99,8 @@ def of_modules(house, directories, named):
         named |= {path for path, _ in found}
         if len(found) > 1:
             what = found[0][1].partition(b'; ')[0]
-            found = [(top, b'%s, and so with %d more below %s; chown -R root %s; chmod -R go-w %s' % (what, len(found) - 1, top, top, top))]
+            found = [(top, b'%s, and so with %d more below %s; chown -R root %s; chmod -R go-w %s'
+                      % (what, len(found) - 1, top, layout.typed(top), layout.typed(top)))]
         wrong += found
     return wrong
 
@@ -117,8 +118,9 @@ def modules_below(top):
 FOLLOWED = {name for name, *_ in layout.TABLE} - {b'man'} | {b'lib/qpy', b'lib/site/dns', b'lib/site/click'}
 MAIL = re.compile(rb'alias/(.*/)?(new|cur|tmp)/.*', re.S)       # whose messages' modes are nobody's business here
 OWN_PAGE = re.compile(rb'man/man\d/qpy[^/]*')
-ATTRIBUTES = {'security.capability': b'%s: carries file capabilities; setcap -r %s',
+ATTRIBUTES = {'security.capability': b'%s: carries file capabilities; %.0ssetcap -r %s',      # root's, who follows no link there
               **dict(layout.ACCESS_LISTS)}
+HELD = {name: owner for name, owner, *_ in layout.TABLE if owner != b'root'} | {b'service/qpy/log/main': b'qpyl'}
 
 
 def of_files(house):
@@ -126,10 +128,11 @@ def of_files(house):
     rows, directories = rows_by_top(), {name for name, *_ in layout.rows(house.rootless)}
     found = [(path, layout.complaint(path, (0, 0, 0), None)) for path in (house.home + b'/' + name for name in directories)
              if not os.path.lexists(path)]
-    found += [(house.home, line) for line in of_attributes(house.home, os.stat(house.home))]
+    found += [(house.home, line) for line in of_attributes(house.home, os.stat(house.home), b'')]
     for top in sorted({name for name in directories if name and b'/' not in name} | {*os.listdir(house.home)}):
-        for name, path, there in walk(house.home, top):
-            found += [(path, line) for line in of_attributes(path, there)]
+        for name, path, there in walk(house.home, top, found):
+            chown, by = hands(house, name, path, there)
+            found += [(path, line) for line in of_attributes(path, there, by)]
             if name in directories or MAIL.fullmatch(name):
                 continue                        # of_start has looked at it
             row = installed.MAILDIR if top == b'alias' and stat.S_ISDIR(there.st_mode) and of_maildir(path) else \
@@ -137,24 +140,55 @@ def of_files(house):
             if top in installed.STRICT and (row is None or not stat.S_ISREG(there.st_mode)):
                 found.append((path, b'%s: not of qpy\'s making; qpy-fsck says more about it; move it elsewhere' % path))
             elif row is not None:
-                found += [(path, line) for line in of_file(house, row, path, there)]
+                found += [(path, line) for line in of_file(house, row, path, there, chown, by)]
     return found + of_recipes(house)
+
+
+def hands(house, name, path, there):
+    """(chown, by) of layout.complaint.  What lies in a directory of another account can be another thing by the time a remedy is
+    typed: root follows no name there, and what would follow one is typed as that account."""
+    top = next((top for top in HELD if name.startswith(top + b'/')), None)
+    if house.rootless or top is None or HELD[top] not in house.identity:
+        return None, b''
+    uid, gid = house.of(HELD[top])
+
+    def chown(owner):
+        """By find where there are directories between, one of which may have become a link: it follows none on its way."""
+        if b'/' not in name[len(top) + 1:]:
+            return b'chown -h %s %s' % (owner, layout.typed(path))
+        return b'find %s -path %s -execdir chown -h %s {} +' % (
+            layout.typed(house.home + b'/' + top), layout.typed(re.sub(rb'([*?[\\])', rb'\\\1', path)), owner)
+    first = b'' if there.st_uid == uid else chown(b'%d' % uid) + b'; '
+    return chown, first + b'setpriv --reuid=%d --regid=%d --clear-groups ' % (uid, gid)
 
 
 def of_maildir(path):
     """Whether a directory is a Maildir, or a part of one."""
     above, name = os.path.split(path)
-    return any(installed.PARTS.issubset(os.listdir(place)) for place in (path, *([above] if name in installed.PARTS else ())))
+    try:
+        return any(installed.PARTS.issubset(os.listdir(place)) for place in (path, *([above] if name in installed.PARTS else ())))
+    except OSError:                             # walk names what cannot be looked at
+        return False
 
 
 def of_recipes(house):
     """[(path, complaint)] on .qmail files of alias that alias cannot read: mail for these addresses waits."""
     found, top = [], house.home + b'/alias'
-    for path in faults.entries(top) if os.path.isdir(top) and os.access(top, os.R_OK) else ():
-        there = os.stat(path)
-        if path.startswith(top + b'/.qmail') and b'alias' in house.identity and not faults.readable(there, house.of(b'alias')):
-            found.append((path, b'%s: has mode %04o, alias may not read it, so that mail for it waits; chmod 0644 %s'
-                          % (path, there.st_mode & 0o7777, path)))
+    for path in faults.entries(top) if os.path.isdir(top) and os.access(top, os.R_OK) and b'alias' in house.identity else ():
+        if not path.startswith(top + b'/.qmail'):
+            continue
+        try:
+            itself, there = os.lstat(path), os.stat(path)
+        except OSError:                         # it has gone
+            continue
+        _, by = hands(house, path[len(house.home) + 1:], path, itself)
+        if faults.readable(there, house.of(b'alias')):
+            continue
+        if stat.S_ISLNK(itself.st_mode):
+            what, remedy = b'is a link to what alias may not read', b'rm '
+        else:
+            what, remedy = b'has mode %04o, alias may not read it' % (there.st_mode & 0o7777), by + b'chmod 0644 '
+        found.append((path, b'%s: %s, so that mail for it waits; %s%s' % (path, what, remedy, layout.typed(path))))
     return found
 
 
@@ -167,9 +201,10 @@ def rows_by_top():
     return found
 
 
-def walk(home, top):
+def walk(home, top, unseen):
     """(name below DIR, path, stat) of what is in DIR and everything in it; links are passed over but for those by which a
-    package or an administrator keeps directories elsewhere, and those in the queue, where none is ours."""
+    package or an administrator keeps directories elsewhere, and those in the queue, where none is ours.  What cannot be looked at
+    becomes a (path, complaint) of unseen."""
     waiting = [top]
     while waiting:
         name = waiting.pop()
@@ -178,13 +213,28 @@ def walk(home, top):
             there = os.stat(path) if name in FOLLOWED else os.lstat(path)
         except FileNotFoundError:
             continue
+        except OSError as problem:
+            unseen.append(out_of_sight(path, problem))
+            continue
         if name == b'man' and stat.S_ISLNK(there.st_mode):
             waiting += own_pages(path)
         if stat.S_ISLNK(there.st_mode) and top not in installed.STRICT:
             continue
         yield name, path, there
         if stat.S_ISDIR(there.st_mode):
-            waiting += sorted((name + b'/' + entry for entry in os.listdir(path)), reverse=True)
+            try:
+                waiting += sorted((name + b'/' + entry for entry in os.listdir(path)), reverse=True)
+            except OSError as problem:
+                unseen.append(out_of_sight(path, problem))
+
+
+LONGEST = 200                   # bytes of a path that are shown of one that is too long
+
+
+def out_of_sight(path, problem):
+    """(path, complaint) on what --check cannot look at."""
+    seen = path if len(path) <= LONGEST else path[:LONGEST] + b'...'
+    return path, b'%s: %s, so that nobody can say what it is; move it elsewhere' % (seen, os.strerror(problem.errno).encode())
 
 
 def own_pages(man):
@@ -194,27 +244,27 @@ def own_pages(man):
     return [name for name in names if OWN_PAGE.fullmatch(name)]
 
 
-def of_attributes(path, there):
-    """What mode and owner do not show: set-user-id bits, capabilities, access lists."""
+def of_attributes(path, there, by):
+    """What mode and owner do not show: set-user-id bits, capabilities, access lists.  by: as of layout.complaint."""
     if stat.S_ISLNK(there.st_mode):
         return
     if there.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISDIR(there.st_mode):
-        yield b'%s: is set-user-id or set-group-id; chmod ug-s %s' % (path, path)
+        yield b'%s: is set-user-id or set-group-id; %schmod ug-s %s' % (path, by, layout.typed(path))
     try:
         names = os.listxattr(path)
     except OSError:
         return                                  # none on this file system
     for name in names:
         if name in ATTRIBUTES:
-            yield ATTRIBUTES[name] % (path, path)
+            yield ATTRIBUTES[name] % (path, by, layout.typed(path))
 
 
-def of_file(house, row, path, there):
+def of_file(house, row, path, there, chown, by):
     """Owner and mode against a row of core.installed."""
     have = (there.st_uid, there.st_gid, there.st_mode & 0o777)
     uid, gid, mode = installed.wanted(row, stat.S_ISDIR(there.st_mode), house, have)
     for want in ((uid, gid, None), (None, None, mode)):
-        line = layout.complaint(path, want, have)
+        line = layout.complaint(path, want, have, chown, by)
         if line:
             yield line
 
@@ -295,7 +345,7 @@ OF_LIB = (b'qpy', b'site', b'bin')
 def strangers(home, listed):
     """[(path, complaint)] on modules and packages that could be loaded in place of others, and are none of ours."""
     names = [b'lib/' + name for name in sorted(os.listdir(home + b'/lib')) if name not in OF_LIB]
-    names += [name for name, _, there in walk(home, b'lib/qpy') if name.endswith(LOADED) and name not in listed]
+    names += [name for name, _, there in walk(home, b'lib/qpy', []) if name.endswith(LOADED) and name not in listed]
     return [(home + b'/' + name, b'%s/%s: not of qpy\'s making, and could be loaded; move it elsewhere' % (home, name))
             for name in names if not name.startswith(b'lib/qpy.')]      # what an upgrade that was cut off has left
 
