@@ -104,7 +104,10 @@ def make(home, listen, options):
         other_names.be_qmail(home, options.rootless)
     first_files.first_controls(home, options.me, listen, options.submission)
     known = {} if options.admin or not options.sendmail else first_files.system_aliases()
-    first_files.first_aliases(home, options.admin, known)
+    try:
+        first_files.first_aliases(home, options.admin, known)
+    except OSError as problem:                  # whoever is alias ends no upgrade
+        doing.say('warning: ' + doing.words(problem))
     trouble = first_files.admin_trouble(home, options.admin) if options.admin else ''
     if trouble:
         doing.say('warning: ' + trouble)

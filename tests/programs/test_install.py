@@ -593,6 +593,32 @@ def test_root_follows_no_link_of_another(tmp_path, monkeypatch):
     assert (tmp_path / 'secret').read_text() == 'of root' and os.stat(tmp_path / 'secret').st_mode & 0o777 == 0o600
 
 
+def test_what_lies_in_alias_ends_no_upgrade_and_no_removal(place):
+    """A directory where a file is to be is a warning, and the upgrade goes on; directories deeper than a path can say go with
+    the rest."""
+    place.run('--offline', '--me', 'x.test')
+    alias = place.home + '/alias'
+    os.unlink(alias + '/.qmail-root')
+    os.mkdir(alias + '/.qmail-root.new')
+    shutil.rmtree(place.home + '/service')
+    said = place.run('--offline')
+    assert 'warning: %s/.qmail-root.new: Is a directory\n' % alias in said and os.path.exists(place.home + '/service/qpy.service')
+    os.rmdir(alias + '/.qmail-root.new')
+    here = os.open(alias, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir('deep', dir_fd=here)
+        here, old = os.open('deep', os.O_RDONLY, dir_fd=here), here
+        os.close(old)
+    os.close(here)
+    try:
+        if place.user:
+            subprocess.run(['chown', '-R', '--reference', alias, alias + '/deep'], check=True)
+        assert 'File name too long' in place.run('--offline', code=100)
+        assert place.home + ' is gone' in place.run('--uninstall', '--purge')
+    finally:
+        subprocess.run(['rm', '-rf', place.home], check=True)
+
+
 @pytest.mark.root
 def test_an_upgrade_follows_no_link_of_alias(tmp_path):
     """Links that alias has put where a file or a Maildir is to be lead nowhere: what is written is his own."""
@@ -789,7 +815,8 @@ def test_uninstall_says_one_thing_of_accounts(tmp_path, monkeypatch, capsys, wan
         (tmp_path / 'qpy' / name).mkdir(parents=True)
     monkeypatch.setattr(uninstall.pwd, 'getpwnam', lambda name: pwd.struct_passwd((name, 'x', 9, 9, '', '/other', '')))
     monkeypatch.setattr(uninstall.grp, 'getgrnam', lambda name: grp.struct_group((name, 'x', 9, ['somebody'])))
-    monkeypatch.setattr(doing, 'run', lambda *words: pytest.fail(str(words)))
+    run = doing.run
+    monkeypatch.setattr(doing, 'run', lambda *words: run(*words) if words[0] == 'rm' else pytest.fail(str(words)))
     uninstall.uninstall(argparse.Namespace(home=str(tmp_path / 'qpy'), rootless=False, accounts=wanted, purge=True))
     said = capsys.readouterr().out
     assert ('left: the account qpyq, which is not of this installation' in said) == wanted
