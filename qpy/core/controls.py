@@ -69,7 +69,7 @@ TABLE = (
      b'SMTP connections at a time from one address; 0 is no limit'),
     (b'concurrencydestination', NUMBER, 20, b'qpy-send', b'remote deliveries at a time to one host, or relay of smtproutes'),
     (b'concurrencyincoming', NUMBER, 2000, b'qpy-smtpd', b'SMTP connections at a time; 0 is no limit'),
-    (b'concurrencylocal', NUMBER, 100, b'qpy-send', b'local deliveries at a time; 0 stops them'),
+    (b'concurrencylocal', NUMBER, 200, b'qpy-send', b'local deliveries at a time; 0 stops them'),
     (b'concurrencyremote', NUMBER, 200, b'qpy-send', b'remote deliveries at a time; 0 stops them'),
     (b'databytes', NUMBER, 0, b'qpy-smtpd qpy-qmtpd',
      b'longest message accepted from the network, in bytes; 0: no limit'),

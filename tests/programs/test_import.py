@@ -387,7 +387,7 @@ def test_a_report_that_nobody_hears_out(home, tmp_path):
 
 
 @pytest.mark.parametrize('files, said', [
-    ({}, 'control/concurrencylocal (10 there, 100 here), concurrencyremote (20 there, 200 here)'),
+    ({}, 'control/concurrencylocal (10 there, 200 here), concurrencyremote (20 there, 200 here)'),
     ({'control/concurrencylocal': '10\n'}, 'control/concurrencyremote (20 there, 200 here)'),
     ({'control/concurrencylocal': '10\n', 'control/concurrencyremote': '20\n'}, '')])
 def test_more_at_a_time(home, tmp_path, files, said):
