@@ -571,8 +571,17 @@ def test_as_root_owners_and_modes_are_the_tables(tmp_path):
     assert code == 100 and 'queue/state: belongs to 0:0, must belong to' in said and 'chown' in said
 
 
+@pytest.fixture
+def groups_of_root():
+    """Groups that root has at a shell, and nobody else is to have by it."""
+    before = os.getgroups()
+    os.setgroups([0, 4])
+    yield
+    os.setgroups(before)
+
+
 @pytest.mark.root
-def test_root_follows_no_link_of_another(tmp_path, monkeypatch):
+def test_root_follows_no_link_of_another(tmp_path, groups_of_root):
     """In a directory of another root has his rights, whatever he does meanwhile, and its own again afterwards; the complaint
     has the whole path."""
     (tmp_path / 'secret').write_text('of root')
