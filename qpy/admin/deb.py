@@ -110,8 +110,18 @@ fi
 PRERM = """\
 #!/bin/sh
 set -e
-if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
-    deb-systemd-invoke stop qpy.service >/dev/null || true
+if [ "$1" = remove ]; then
+    if [ -d /run/systemd/system ]; then
+        deb-systemd-invoke stop qpy.service >/dev/null || true
+    fi
+    lock=%(home)s/queue/lock            # which qpy-start holds, whoever has started it
+    if [ -e $lock ] && ! flock -n $lock true; then
+        pids=$(lslocks -nro PID,PATH | sed -n "s|^\\([0-9]*\\) $lock$|\\1|p")
+        if ! { kill -TERM $pids && flock -w 90 $lock true; }; then
+            echo "qpy runs in %(home)s; stop it first: sv down qpy, svc -d, or end qpy-start" >&2
+            exit 1
+        fi
+    fi
 fi
 py3clean -p qpy
 """
