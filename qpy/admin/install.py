@@ -119,7 +119,7 @@ def make(home, listen, options):
     wrong = check.complaints(home, options.rootless)
     for line in wrong:
         doing.say(line)
-    if places.running(home):
+    if places.started(home):
         doing.say(of_restart(home, renewed))
     else:
         doing.say('installed in %s%s; start it with %s/bin/qpy-start'

@@ -876,6 +876,18 @@ def test_uninstall_keeps_mail(place):
     assert place.read('queue/mess/1234567890123456') == 'mail'
 
 
+def test_a_chain_without_its_sockets_runs_all_the_same(place):
+    """While a qpy-start holds the lock an upgrade tells nobody to start another, whatever has become of DIR/run; afterwards it does."""
+    place.run('--offline', '--me', 'x.test')
+    with open(place.home + '/queue/lock', 'w') as lock:
+        os.chmod(lock.name, 0o600)
+        os.chown(lock.name, place.user.get('user', -1), place.user.get('group', -1))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = place.run('--offline')
+        assert 'qpy runs in %s ' % place.home in said and 'start it with' not in said
+    assert 'start it with %s/bin/qpy-start' % place.home in place.run('--offline')
+
+
 def test_uninstall_takes_nothing_away_from_a_running_chain(place):
     """While qpy-start holds its lock nothing is removed, and how to stop it is said."""
     place.run('--offline', '--me', 'x.test')

@@ -129,8 +129,23 @@ def let_auth_read(home, rootless):
         os.chmod(path, 0o640)
 
 
+def started(home):
+    """Whether a chain runs in DIR: a qpy-start holds its lock, though its sockets may be gone, or the programs were started apart."""
+    try:
+        lock = unix.open_regular(os.path.join(home, 'queue/lock'), os.O_WRONLY)
+    except OSError:                 # --check names what is no lock
+        return running(home)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return running(home)
+
+
 def running(home):
-    """Whether a chain runs in DIR: somebody serves its control socket."""
+    """Whether somebody serves DIR's control socket."""
     with socket.socket(socket.AF_UNIX) as sock:
         try:
             directory = os.open(os.path.join(home, 'run'), os.O_PATH | os.O_CLOEXEC)
