@@ -20,8 +20,8 @@ from qpy.admin.installing import (check, doing, first_files, other_names, owners
 from qpy.core import layout
 from qpy.lib import controls, program
 
-RESTART = ('qpy runs in %s with the code it was started with: restart it when it suits you (systemctl restart qpy, sv '
-           'restart, svc -t); mail goes on meanwhile')
+RESTART = ('qpy runs in %s with the code it was started with, which was changed since: restart it when it suits you (systemctl '
+           'restart qpy, sv restart, svc -t); mail goes on meanwhile')
 RESTARTED = ('qpy in %s is started anew by systemd now, when the deliveries under way have ended: that may take %s '
              '(control/timeoutstop)')
 SYSTEMD_RUNS = '/run/systemd/system'
@@ -99,7 +99,7 @@ def make(home, listen, options):
         owners.make_accounts(home)
     places.make_directories(home, options.rootless)
     places.let_auth_read(home, options.rootless)
-    renewed = put_code(home, home, options)
+    put_code(home, home, options)
     if options.qmail_names:
         other_names.be_qmail(home, options.rootless)
     first_files.first_controls(home, options.me, listen, options.submission)
@@ -120,18 +120,20 @@ def make(home, listen, options):
     for line in wrong:
         doing.say(line)
     if places.started(home):
-        doing.say(of_restart(home, renewed))
+        doing.say(of_restart(home))
     else:
         doing.say('installed in %s%s; start it with %s/bin/qpy-start'
                   % (home, ' (rootless: everything runs under your account)' if options.rootless else '', home))
     return doing.WRONG if wrong else doing.OK
 
 
-def of_restart(home, renewed):
+def of_restart(home):
     """What becomes of the chain that runs.  A package's script (dpkg(1)) has systemd start it anew in any case."""
     if 'DPKG_MAINTSCRIPT_NAME' in os.environ and os.path.isdir(SYSTEMD_RUNS):
         return RESTARTED % (home, patience(home))
-    return RESTART % home if renewed else 'qpy runs in %s and its code has not changed: no restart is needed' % home
+    if program_files.changed(home) < places.since(home):
+        return 'qpy runs in %s with the code that is there: no restart is needed' % home
+    return RESTART % home
 
 
 def patience(home):
@@ -160,9 +162,8 @@ def stage(options):
 
 
 def put_code(place, home, options):
-    """Code, packages, launchers and manual into `place`, where they will be found as `home`; whether the code is new."""
-    renewed = program_files.copy_code(place, home, options.python)
+    """Code, packages, launchers and manual into `place`, where they will be found as `home`."""
+    program_files.copy_code(place, home, options.python)
     packages.find_packages(place, options)
     program_files.write_launchers(place, home, options.python)
     program_files.copy_pages(place)
-    return renewed

@@ -144,6 +144,14 @@ def started(home):
     return running(home)
 
 
+def since(home):
+    """When the chain that runs in DIR was started, as its socket says: seconds of the clock; 0 where that has gone."""
+    try:
+        return os.lstat(os.path.join(home, 'run/control')).st_mtime
+    except OSError:
+        return 0
+
+
 def running(home):
     """Whether somebody serves DIR's control socket."""
     with socket.socket(socket.AF_UNIX) as sock:

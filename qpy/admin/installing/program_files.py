@@ -3,6 +3,7 @@ import ctypes
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 
 from qpy.admin.installing import doing, other_names
@@ -59,12 +60,12 @@ def interpreter_of(home):
 
 
 def copy_code(place, home, python):
-    """lib/qpy of `place`, byte-compiled, exchanged in one step; whether it differs from what was there.
+    """lib/qpy of `place`, byte-compiled, exchanged in one step, unless it would be the same.
 
     A link there is somebody else's business.  What runs meanwhile finds the old code or the new one, never none."""
     target = os.path.join(place, 'lib/qpy')
     if os.path.islink(target) or os.path.realpath(CODE) == os.path.realpath(os.path.join(place, 'lib')):
-        return True
+        return
     new, old = target + '.new', target + '.old'
     for path in (new, old):
         shutil.rmtree(path, ignore_errors=True)
@@ -76,12 +77,38 @@ def copy_code(place, home, python):
         with open(os.path.join(new, os.path.basename(FILES)), 'w') as file:
             file.write(list_of_files(new, home, python, kinds))
         tidy(new)
-        renewed = sources(new) != sources(target)
-        doing.sync(new)                 # a power cut leaves the old code or the new one, not the names of files that are empty
-        exchange(new, target)
+        if everything_in(new) != everything_in(target):
+            doing.sync(new)             # a power cut leaves the old code or the new one, not the names of files that are empty
+            exchange(new, target)
     finally:
         shutil.rmtree(new, ignore_errors=True)              # after a failure, too: the disk may be full
-    return renewed
+
+
+STAMP = 16                      # bytes of a compiled module that say when its source was written
+
+
+def everything_in(top):
+    """{path below top: (content, mode, uid)} of what is there, but for when it was written."""
+    found = {}
+    for directory, names, files in os.walk(top):
+        for path in (os.path.join(directory, name) for name in (*names, *files)):
+            there = os.lstat(path)
+            content = b''
+            if stat.S_ISREG(there.st_mode):
+                with open(path, 'rb') as file:
+                    content = file.read()
+            if path.endswith('.pyc'):
+                content = content[STAMP:]
+            elif os.path.relpath(path, top) == os.path.basename(FILES):
+                content = [line for line in content.splitlines() if not line.endswith(b'.pyc')]
+            found[os.path.relpath(path, top)] = content, there.st_mode, there.st_uid
+    return found
+
+
+def changed(home):
+    """When the code in DIR was last exchanged or touched: seconds of the clock."""
+    top = os.path.join(home, 'lib/qpy')
+    return max(os.stat(os.path.join(directory, name)).st_ctime for directory, _, files in os.walk(top + '/') for name in (*files, ''))
 
 
 def sources(top, kinds=('.py',)):
