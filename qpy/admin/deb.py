@@ -117,7 +117,7 @@ if [ "$1" = remove ]; then
     lock=%(home)s/queue/lock            # which qpy-start holds, whoever has started it
     if [ -e $lock ] && ! flock -n $lock true; then
         pids=$(lslocks -nro PID,PATH | sed -n "s|^\\([0-9]*\\) $lock$|\\1|p")
-        if ! { kill -TERM $pids && flock -w 90 $lock true; }; then
+        if ! { kill -TERM $pids && flock -w 90 $lock true && sleep 3 && flock -n $lock true; }; then    # runit starts it again
             echo "qpy runs in %(home)s; stop it first: sv down qpy, svc -d, or end qpy-start" >&2
             exit 1
         fi

@@ -211,13 +211,15 @@ def test_removed_and_purged(booted):
 
 def test_in_a_clean_chroot_without_systemd(package):
     """Where no systemd runs dpkg installs it too; qpy-start in the foreground and cron do the rest, and cron's mail
-    arrives.  Purged, without mail left, it ends what runs, and leaves nothing of its own."""
+    arrives.  What a supervisor would start again is not taken from under it.  Purged, without mail left, it ends what runs,
+    and leaves nothing of its own."""
     there = boot()
     try:
         there.put(package, '/root/qpy.deb')
         there.run('dpkg', '-i', '/root/qpy.deb')
         with open(os.path.join(there.top, 'log'), 'w') as log:
-            started = there.start(DIR + '/bin/qpy-start', stdout=log, stderr=log)
+            started = there.start('sh', '-c', 'while :; do %s/bin/qpy-start; [ ! -e /run/down ] || exit 0; done' % DIR, stdout=log,
+                                  stderr=log)
         def ready():
             with open(os.path.join(there.top, 'log')) as file:
                 return 'status: local' in file.read()
@@ -228,6 +230,9 @@ def test_in_a_clean_chroot_without_systemd(package):
         assert 'To: joe@machine.test' in text
         waiting_mail(there, 0)
         there.run('sh', '-c', 'kill $(cat /run/crond.pid)')
+        refused = there.call('dpkg', '-P', 'qpy')
+        assert refused.returncode == 1 and 'qpy runs in %s; stop it first' % DIR in refused.stderr
+        there.write('/run/down', '')
         there.run('dpkg', '-P', 'qpy')
         assert started.wait(60) == 0
         assert not any(os.path.lexists(there.path(path)) for path in ('/etc/qpy', '/usr/lib/qpy', DIR, '/usr/sbin/sendmail'))
