@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from qpy import unix, unix_kernel
-from qpy.core import accounts, idmap, mailids
+from qpy.core import accounts, idmap, mailids, manifest
 from qpy.lib import confine, program
 from qpy.qpyu import seed as mail_users
 from qpy.root import seed
@@ -366,6 +366,23 @@ def test_clean_needs_a_landlock_that_can_move_files(monkeypatch):
     assert in_child(lambda: confine.confine(b'/nonexistent', b'clean')) == [b'Landlock']
     assert in_child(lambda: confine.confine(b'/nonexistent', b'log')) == [
         b'rules for TCP ports (Linux 6.7)', b'scopes of signals (Linux 6.12)']
+
+
+@pytest.mark.parametrize('row', manifest.rows(), ids=lambda row: row.name.decode())
+def test_nobody_is_heard_outside_but_by_whom_the_line_lets(row, monkeypatch):
+    """Abstract sockets and signals end at the fence, but for a line with any sockets, or with signals; before ABI 6 neither."""
+    asked = []
+
+    def ruleset(handled, tcp, scoped, abi):
+        asked.append((abi, scoped))
+        raise OSError(errno.EMFILE, 'seen')
+    monkeypatch.setattr(unix_kernel, 'landlock_ruleset', ruleset)
+    for abi in (5, 6, 7):
+        monkeypatch.setattr(unix_kernel, 'landlock_abi', lambda abi=abi: abi)
+        if row.files is not None:
+            pytest.raises(OSError, confine.landlock, b'/nonexistent', row, ())
+    want = (0 if b'any' in row.sockets else 1) + (0 if row.signals else 2)
+    assert asked == ([] if row.files is None else [(5, 0), (6, want), (7, want)])
 
 
 @pytest.mark.parametrize('number', [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES])
