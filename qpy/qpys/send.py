@@ -32,6 +32,7 @@ NAMED = 10              # messages from a clock that stood wrong that are named 
 HOUSEKEEPING = 600      # seconds
 GOODBYE = 60            # seconds that reports and removals may take after TERM where control/timeoutstop is 0
 SEARCHING = b'it is not known yet what waits'
+TELL_AGAIN = 60         # seconds in which states that cannot be written are counted
 TROUBLE = b'Zqpy-send is unable to open the message. (#4.3.0)\n'
 
 
@@ -156,6 +157,7 @@ class Send:
         self.undated = 0                    # messages found whose ID comes from a clock that stood wrong
         self.read = {}                      # messages read in this pass, open until its end
         self.routes, self.warned = {}, set()
+        self.unmarked = None                # [states that could not be written since that was told, delivered ones among them]
         self.scan = self.names = None
         self.ids = []                       # heap of those whose files the search has still to look at
         self.searched = False               # is the whole queue known?
@@ -709,9 +711,31 @@ class Send:
         try:
             self.store.append(job.name, job.entries)
         except (unix.error, MemoryError) as problem:
-            self.warn(b'trouble marking state/' + job.name + b'; message will be delivered twice!', problem)
+            self.not_marked(job, any(entry[0] == b'd' for entry in job.entries), problem)
             return self.dispatch.written(job, False)
         self.dispatch.written(job, True)
+
+    def not_marked(self, job, delivered, problem):
+        """A state could not be written: the first is told at once, the others are counted for a minute."""
+        if self.unmarked is not None:
+            self.unmarked[0] += 1
+            self.unmarked[1] += delivered
+            return
+        what = b'; if qpy-send ends before it is, the message is delivered twice' if delivered else b'; it is tried again'
+        self.warn(b'trouble marking state/' + job.name + what, problem)
+        self.unmarked = [0, 0]
+        self.loop.after(TELL_AGAIN, self.tell_unmarked)
+
+    def tell_unmarked(self):
+        """The minute is over: how many there were; without one the next is told at once."""
+        (count, delivered), self.unmarked = self.unmarked, None
+        if not count:
+            return
+        self.warn(b'trouble marking states: %d more times in %d seconds, %d of them after deliveries'
+                  % (count, TELL_AGAIN, delivered))
+        self.unmarked = [0, 0]
+        self.loop.after(TELL_AGAIN, self.tell_unmarked)
+        self.wake()
 
     def bounce(self, job, indices, kind):
         """Have the bouncer make a report of this kind on these recipients."""

@@ -548,6 +548,33 @@ def test_state_cannot_be_written(rig, monkeypatch, number):
     assert there(rig, b'mess') == []
 
 
+def test_many_states_cannot_be_written(rig, monkeypatch):
+    """Q-01: the first is told at once, with what it means; those of each minute are counted, until a minute has none."""
+    def told():
+        return [line.partition(b'trouble marking ')[2] for line in rig.lines() if b'trouble marking ' in line]
+
+    def broken(patch, *idents):
+        fail(patch, 'open', errno.ENOSPC, lambda args: args[0] in idents and args[1] & os.O_CREAT)
+    first, second = (rig.put(b'a@x.example', b'b@y.example') for _ in range(2))
+    with monkeypatch.context() as patch:
+        broken(patch, first, second)
+        for letter in b'Z', b'D':
+            rig.report(rig.jobs[0], letter)
+        assert told() == [b'state/' + first + b'; it is tried again (No space left on device)']
+        rig.report(rig.jobs[0], b'K')
+        assert not told()
+        rig.wait(61)
+        assert told() == [b'states: 1 more times in 60 seconds, 1 of them after deliveries']
+    rig.wait(200)
+    assert not told()
+    third = rig.put(b'a@z.example', b'b@w.example')
+    with monkeypatch.context() as patch:
+        broken(patch, third)
+        rig.report(next(job for job in rig.jobs if job[2] in (b'z.example', b'w.example')), b'K')
+        assert told() == [b'state/' + third + b'; if qpy-send ends before it is, the message is delivered twice'
+                          b' (No space left on device)']
+
+
 def test_short_write_leaves_whole_entries(rig, monkeypatch):
     """Q-07: a short write to a state counts as none, and no half entry stays."""
     ident = rig.put(b'a@x.example', b'b@y.example')
