@@ -876,6 +876,22 @@ def test_uninstall_keeps_mail(place):
     assert place.read('queue/mess/1234567890123456') == 'mail'
 
 
+def test_the_remedy_of_a_damaged_module_mends_it(place):
+    """What --check names of the code, compiled or in the list itself, the next qpy-install makes anew, though the source is the same."""
+    place.run('--offline', '--me', 'x.test')
+    code = place.home + '/lib/qpy/'
+    compiled = os.path.relpath(glob.glob(code + 'core/__pycache__/exits.*.pyc')[0], code)
+    for name, at in (('core/exits.py', 0), (compiled, 8), (compiled, 100), ('FILES', 0)):
+        with open(code + name, 'r+b') as file:
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([ord('1') if byte == ord('0') else ord('0')]))
+        assert 'install qpy again' in place.run('--check', code=100)
+        place.run('--offline')
+        assert 'is in order' in place.run('--check')
+
+
 def test_a_chain_without_its_sockets_runs_all_the_same(place):
     """While a qpy-start holds the lock an upgrade tells nobody to start another, whatever has become of DIR/run; afterwards it does."""
     place.run('--offline', '--me', 'x.test')

@@ -88,20 +88,21 @@ STAMP = 16                      # bytes of a compiled module that say when its s
 
 
 def everything_in(top):
-    """{path below top: (content, mode, uid)} of what is there, but for when it was written."""
-    found = {}
+    """{path below top: (content, mode, uid)} of what is there, but for when it was written; of a compiled module also whether it is
+    the one of FILES."""
+    found, listed = {}, doing.read(os.path.join(top, os.path.basename(FILES))).splitlines()
     for directory, names, files in os.walk(top):
         for path in (os.path.join(directory, name) for name in (*names, *files)):
-            there = os.lstat(path)
+            there, name = os.lstat(path), os.path.relpath(path, top)
             content = b''
             if stat.S_ISREG(there.st_mode):
                 with open(path, 'rb') as file:
                     content = file.read()
-            if path.endswith('.pyc'):
-                content = content[STAMP:]
-            elif os.path.relpath(path, top) == os.path.basename(FILES):
-                content = [line for line in content.splitlines() if not line.endswith(b'.pyc')]
-            found[os.path.relpath(path, top)] = content, there.st_mode, there.st_uid
+            if name.endswith('.pyc'):
+                content = content[STAMP:], line_of('lib/qpy/' + name, content) in listed
+            elif name == os.path.basename(FILES):
+                content = [line.partition('  ')[2] if line.endswith('.pyc') else line for line in listed]
+            found[name] = content, there.st_mode, there.st_uid
     return found
 
 
@@ -127,7 +128,12 @@ def list_of_files(code, home, python, kinds):
     found = {'lib/qpy/' + name: content for name, content in sources(code, kinds).items()}
     found.update(('bin/' + name, launcher(name, module, home, python).encode()) for name, module in launchers())
     found.update((os.path.relpath(page(home, name), home), content) for name, content in sources(os.path.join(CODE, 'man'), SECTIONS).items())
-    return ''.join('%s  %s\n' % (hashlib.sha256(found[name]).hexdigest(), name) for name in sorted(found))
+    return ''.join(line_of(name, found[name]) + '\n' for name in sorted(found))
+
+
+def line_of(name, content):
+    """A line of FILES."""
+    return '%s  %s' % (hashlib.sha256(content).hexdigest(), name)
 
 
 RENAME_EXCHANGE, AT_FDCWD = 2, -100
