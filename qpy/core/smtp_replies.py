@@ -74,10 +74,12 @@ ENDING = b'421 4.3.2 shutting down'
 
 
 def report_reply(report):
-    """`Zqq timeout (#4.3.0)` as `451 4.3.0 qq timeout`."""
+    """`Zqq timeout (#4.3.0)` as `451 4.3.0 qq timeout`; a full queue (RFC 3463, X.3.1) is 452 (RFC 5321, 4.2.3)."""
     code, enhanced = (b'554', b'5.3.0') if report[:1] == b'D' else (b'451', b'4.3.0')
     words, mark, last = report[1:].rstrip().rpartition(b' (#')
     status = last[:-1] if mark and last[-1:] == b')' else b''
     if status.translate(None, b'0123456789.') or status[:2] != enhanced[:2] or status.count(b'.') != 2:
         words, status = report[1:].rstrip(), enhanced
+    if status == b'4.3.1':
+        code = b'452'
     return b'%s %s %s' % (code, status, text.printable(words[:400]))

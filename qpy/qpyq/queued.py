@@ -14,7 +14,7 @@ from collections import deque
 
 from qpy import unix
 from qpy.core import accounts, dates, exits, ids, mess, mounts, submit
-from qpy.lib import confine, controls, inherit, loop, packets, program, service
+from qpy.lib import confine, controls, inherit, loop, packets, program, reserve, service
 from qpy.qpyq import store
 
 RECEIVE = 65_536            # bytes taken from one client before the others have their turn; malloc maps what is larger
@@ -35,6 +35,7 @@ STRANGERS_PART = 3          # one part in so many of the descriptors is for conn
 LOOKED_AT = 100             # of them at most, for one that is idle, when another comes and there is no place
 
 OVERHEAD = 8192             # bytes that a message has on the disk beside its own: the rest of a block, an inode, a name
+INODES = 2                  # its file and its state
 LOOK_AGAIN = 1.0            # seconds until the disk is asked anew how much is free
 
 IDLE = 120.0                # seconds one of those may stay connected and say nothing
@@ -160,30 +161,36 @@ class Complaints:
         kind, now = getattr(problem, 'errno', None), unix.monotonic()
         if now - self.said.get(kind, -60.0) >= 60.0:
             self.said[kind] = now
-            program.complain(b'unable to %b: %b; clients are told to come back (#4.3.0)'
-                             % (what, program.reason(problem)))
+            program.complain(b'unable to %b: %b; clients are told to come back' % (what, program.reason(problem)))
 
 
 class Accounts:
     """Whom the kernel's uids stand for.  In a rootless DIR all of qpy is one uid."""
 
-    __slots__ = ('believed', 'sender', 'services', 'phrases')
+    __slots__ = ('believed', 'sender', 'services', 'phrases', 'leaving')
 
     def __init__(self, home):
         owner = unix.stat(home).st_uid
         if owner:
             self.believed, self.sender = (owner,), owner
             self.services, self.phrases = {0, owner}, {}
+            self.leaving = {0: reserve.ROOT, owner: reserve.NETWORK}
             return
         names = accounts.names(controls.listing(home, b'accounts') or [])
         uid = {role: account_uid(names[role]) for role in (b'qpyd', b'qpyc', b'qpys', b'alias')}
         self.believed, self.sender = (uid[b'qpyd'], uid[b'qpyc']), uid[b'qpys']
         self.services = {0, *self.believed, self.sender, unix.geteuid()}
         self.phrases = {uid[b'alias']: b'by alias', **dict.fromkeys(self.believed, b'from network'), self.sender: b'for bounce'}
+        self.leaving = {0: reserve.ROOT, unix.geteuid(): reserve.ROOT, self.sender: reserve.REPORTS,
+                        **dict.fromkeys(self.believed, reserve.NETWORK)}
 
     def phrase(self, uid):
         """How the Received line names a submitter (qmail-queue's words)."""
         return self.phrases.get(uid) or b'by uid %d' % uid
+
+    def leaves(self, uid):
+        """How many quarters of the disk's reserve this uid leaves alone (lib.reserve)."""
+        return self.leaving.get(uid, reserve.USERS)
 
 
 def account_uid(name):
@@ -248,10 +255,10 @@ class Message(store.Entry):
 class Owner:
     """What one uid has under way."""
 
-    __slots__ = ('uid', 'service', 'connections', 'memory', 'bytes')
+    __slots__ = ('uid', 'service', 'leaves', 'connections', 'memory', 'bytes')
 
-    def __init__(self, uid, service):
-        self.uid, self.service, self.connections, self.memory, self.bytes = uid, service, 0, 0, 0
+    def __init__(self, uid, service, leaves):
+        self.uid, self.service, self.leaves, self.connections, self.memory, self.bytes = uid, service, leaves, 0, 0, 0
 
     def full(self):
         """True if this uid may not connect once more."""
@@ -273,7 +280,7 @@ class Queued:
     """The daemon's state: clients, the group being gathered, the group being synced."""
 
     __slots__ = ('loop', 'disk', 'who', 'most', 'clients', 'strangers', 'owners', 'gathered', 'busy', 'scheduled', 'alone',
-                 'committer', 'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date', 'left', 'places',
+                 'committer', 'announcer', 'paused', 'waiting', 'memory', 'ending', 'sweeping', 'second', 'date', 'free',
                  'looked')
 
     def __init__(self, event_loop, disk, who, most):
@@ -286,7 +293,7 @@ class Queued:
         self.paused, self.waiting, self.memory = [], 0, 0
         self.ending = self.sweeping = False
         self.second, self.date = 0, b''
-        self.left, self.places, self.looked = 0, 0, 0.0         # bytes and messages of strangers for which there is room, and when
+        self.free, self.looked = None, 0.0      # the disk's Room, and when that was so
         event_loop.on_signal(0, self.group_done)
         self.committer = Committer(disk, event_loop.waker())
 
@@ -303,7 +310,7 @@ class Queued:
         pid, uid, _ = peer
         owner = self.owners.get(uid)
         if owner is None:
-            owner = self.owners[uid] = Owner(uid, uid in self.who.services)
+            owner = self.owners[uid] = Owner(uid, uid in self.who.services, self.who.leaves(uid))
         if owner.full() or not (len(self.clients) < self.most if owner.service else self.room()):
             owner.leave(self.owners)
             return turn_away(sock)
@@ -326,17 +333,16 @@ class Queued:
             self.strangers[client] = self.strangers.pop(client)        # he is busy: the next one looks further
         return len(self.strangers) < most
 
-    def spend(self, owner, size, now, messages=0):
-        """OSError if so much more on the disk is not for this uid, but for root and our own.  What is still in memory is
-        counted; the disk is asked once a second, and when the answer is used up."""
-        if owner.service:
-            return
-        if size > self.left or messages > self.places or now - self.looked >= LOOK_AGAIN:
-            (self.left, self.places), self.looked = self.disk.room(), now
-            self.left, self.places = self.left - self.memory, self.places - len(self.gathered)
-        if size > self.left or messages > self.places:
-            raise OSError(unix.ENOSPC, 'No space left on device but what is kept for root and qpy itself')
-        self.left, self.places = self.left - size, self.places - messages
+    def spend(self, owner, size, now, inodes=0):
+        """OSError if so much more on the disk is not for this uid, but for others and for what is in the queue.  What is still
+        in memory is counted; the disk is asked once a second, and when the answer is used up."""
+        if self.free is None or now - self.looked >= LOOK_AGAIN or not self.free.holds(size, inodes, owner.leaves):
+            self.free, self.looked = self.disk.room(), now
+            self.free.spend(self.memory + sum(OVERHEAD + message.promised for message in self.gathered),
+                            INODES * len(self.gathered))
+        if not self.free.holds(size, inodes, owner.leaves):
+            raise OSError(unix.ENOSPC, 'No space left on device but what is kept to finish what is in the queue')
+        self.free.spend(size, inodes)
 
     def subscribed(self, sock, peer):
         """send wants to know what there is."""
@@ -507,7 +513,7 @@ class Client:
                 self._keep(data)
         except OSError as problem:
             self.queued.disk.complain(b'write a message to queue/mess', problem)
-            self._fail(exits.QQ_WRITE)
+            self._fail(*store.failure(problem))
         if self.size > mess.MESSAGE_LIMIT:
             self._fail(exits.QQ_REFUSED, b'message too large (#5.3.4)')
         elif self.owner.overdrawn():
@@ -564,12 +570,12 @@ class Client:
             try:
                 envelope = submit.admit(records, self.owner.uid in queued.who.believed,
                                         submit.stamp(self.owner.uid, self.pid, unix.time()))
-                queued.spend(self.owner, len(envelope) + OVERHEAD, self.last, 1)
+                queued.spend(self.owner, len(envelope) + OVERHEAD + reserve.promised(envelope), self.last, INODES)
             except submit.Refused as no:
                 self._fail(no.code, no.sentence)
             except OSError as problem:
                 queued.disk.complain(b'take a message of uid %d' % self.owner.uid, problem)
-                self._fail(exits.QQ_WRITE)
+                self._fail(*store.failure(problem))
         if self.failure is not None:
             message = Message(self, None, None, b'', 0)
             message.answer = submit.refusal(*self.failure)

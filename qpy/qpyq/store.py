@@ -15,13 +15,14 @@ from zlib import crc32
 
 from qpy import unix, unix_kernel
 from qpy.core import exits, ids, mess
+from qpy.lib import reserve
 
 PUSH = 4 << 20              # bytes of a streaming message after which it is pushed to disk
 MODE = 0o640
-RESERVE = 50                # one part in so many of the disk is not for strangers,
-RESERVE_MOST, RESERVE_FILES = 256 << 20, 100_000        # but no more bytes and inodes than these
-UNKNOWN = 1 << 62
-COUNT_AGAIN = 10.0          # seconds until messages are counted anew, of which there may be millions
+FULL = exits.QQ_WRITE, b'no room for this message in the queue now (#4.3.1)'
+WIDE_MOST = 10_000          # messages with many recipients whose room is remembered
+COUNT_AGAIN = 10.0          # seconds until messages are counted anew, of which there may be millions,
+COUNT_SELDOM, NEVER = 600.0, 1e18       # when that matters little, and when it does not
 CREATE = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC
 
 
@@ -57,10 +58,11 @@ class Entry:
     After commit(): failure is None, or the exit code and sentence (or None) for the client.
     """
 
-    __slots__ = ('ident', 'pieces', 'part', 'envelope', 'failure', 'fd', 'named')
+    __slots__ = ('ident', 'pieces', 'part', 'envelope', 'promised', 'failure', 'fd', 'named')
 
     def __init__(self, pieces, part, envelope):
         self.ident, self.pieces, self.part, self.envelope = None, pieces, part, envelope
+        self.promised = reserve.promised(envelope)
         self.failure, self.fd, self.named = None, -1, False
 
 
@@ -71,33 +73,34 @@ class Store:
     complain(what, problem) is told of every failure; it must be safe to call from the committer's thread.
     """
 
-    __slots__ = ('mess', 'ids', 'own', 'parts', 'complain', 'together', 'messages', 'counted')
+    __slots__ = ('mess', 'ids', 'own', 'parts', 'complain', 'together', 'messages', 'counted', 'wide')
 
     def __init__(self, mess_fd, own, found=None, complain=lambda what, problem: None, messages=0):
         self.messages, self.counted = messages, 0.0     # there are so many at most, and when that was so
+        self.wide = {}                  # {ID: bytes} of those, come since the start, whose states may need more than a block
         self.mess, self.own, self.parts, self.complain = mess_fd, own, 0, complain
         self.ids = found or ids.Ids()
         self.together = own             # how the group being written will be synced
 
     def room(self):
-        """(bytes, messages) that strangers may still add: what is free but for a reserve, in which root, our own programs and
-        send's records go on when somebody has filled the rest, and for the state that each message may still get, an inode
-        and a block.  UNKNOWN where the file system does not tell."""
-        try:
-            disk = unix.fstatvfs(self.mess)
-        except OSError:
-            return UNKNOWN, UNKNOWN
-        inodes = disk.f_favail - min(disk.f_files // RESERVE, RESERVE_FILES) if disk.f_files else UNKNOWN
-        left = disk.f_frsize * disk.f_bavail - min(disk.f_frsize * disk.f_blocks // RESERVE, RESERVE_MOST) \
-            if disk.f_blocks else UNKNOWN
-        if min(inodes, left // max(disk.f_frsize, 1)) < 2 * self.messages:      # where it matters how many there are
-            self.count(unix.monotonic())
-        return left - disk.f_frsize * self.messages, (inodes - self.messages) // 2
+        """The reserve.Room of the disk beside what is promised to the messages in the queue."""
+        room = self._look()
+        wait = COUNT_AGAIN if room.tight(self.messages) else COUNT_SELDOM if len(self.wide) == WIDE_MOST else NEVER
+        if unix.monotonic() - self.counted >= wait:
+            self.count()
+            room = self._look()
+        return room
 
-    def count(self, now):
+    def _look(self):
+        return reserve.look(self.mess, self.messages, sum(self.wide.values()))
+
+    def count(self):
         """See how many messages have gone."""
-        if now - self.counted >= COUNT_AGAIN:
-            self.messages, self.counted = len(unix.listdir(self.mess)), now
+        known = set(self.wide)          # before the names: the committer's thread adds to it, each when it has its file
+        names = {unix.fsencode(name) for name in unix.listdir(self.mess)}
+        self.messages, self.counted = len(names), unix.monotonic()
+        for ident in known - names:
+            del self.wide[ident]
 
     def new_part(self):
         """A Part with a name of its own."""
@@ -121,7 +124,11 @@ class Store:
         """The first half of commit, which seldom waits for the disk: names and bytes.  Returns what is to be synced."""
         self.together = self.own and len(group) > 1
         self.messages += len(group)
-        return [entry for entry in group if self._attempt(entry, _write)]
+        written = [entry for entry in group if self._attempt(entry, _write)]
+        for entry in written:
+            if entry.promised > reserve.BLOCK and len(self.wide) < WIDE_MOST:
+                self.wide[entry.ident] = entry.promised - reserve.BLOCK
+        return written
 
     def sync(self, written):
         """The second half, which does nothing but wait."""
@@ -164,10 +171,10 @@ class Store:
 
     def _failed(self, entry, problem):
         self.complain(b'write queue/mess/%b' % entry.ident, problem)
-        self._give_up(entry)
+        self._give_up(entry, failure(problem))
 
-    def _give_up(self, entry):
-        entry.failure = (exits.QQ_WRITE, None)
+    def _give_up(self, entry, why=(exits.QQ_WRITE, None)):
+        entry.failure = why
         if entry.fd >= 0:
             unix.close_quietly(entry.fd)
             entry.fd = -1
@@ -175,6 +182,12 @@ class Store:
             _unlink(self.mess, entry.part.name)
         if entry.named:                 # never a file that was there before
             _unlink(self.mess, entry.ident)
+
+
+def failure(problem):
+    """The exit code and sentence (or None) for a client whose message met this OSError or MemoryError."""
+    full = getattr(problem, 'errno', None) in (unix.ENOSPC, unix.EDQUOT)
+    return FULL if full else (exits.QQ_WRITE, None)
 
 
 def push(fd, offset, size):

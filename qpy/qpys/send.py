@@ -621,7 +621,7 @@ class Send:
         """A Body of a message: in memory, or copied in the course of the next passes."""
         if job.length <= store.MEMORY:
             return Body(self.store.memory(self.message(job)), None)
-        copy = store.Copy(self.store, job.name, job.length)
+        copy = store.Copy(self.store, job.name, job.length, self.dispatch.count())
         self.loop.after(0, lambda: self.copy_on(job, copy))
         return Body(-1, [])
 

@@ -8,7 +8,7 @@ Only an administrator's hold and release are synced: nothing would find those ou
 """
 from qpy import unix
 from qpy.core import state
-from qpy.lib import queuefile
+from qpy.lib import queuefile, reserve
 
 MEMORY = 1 << 20                # bytes: longer messages are handed to local deliveries as files
 PIECE = 4 << 20                 # bytes of a long message copied at a time
@@ -137,13 +137,13 @@ class Copy:
     """A message too long for memory, copied piece by piece into a file without a name, mode 0444.
 
     It lies beside the states (same file system, so that it can share blocks) and goes with its last
-    descriptor.
+    descriptor.  On a full disk it leaves the room of the states of so many messages alone.
     """
 
-    __slots__ = ('source', 'fd', 'left', 'store')
+    __slots__ = ('source', 'fd', 'left', 'store', 'messages')
 
-    def __init__(self, store, name, length):
-        self.store, self.left = store, length
+    def __init__(self, store, name, length, messages=0):
+        self.store, self.left, self.messages = store, length, messages
         self.source = store.open(name)
         try:
             self.fd = nameless(store)
@@ -155,7 +155,10 @@ class Copy:
         """Copy one piece; True when all is there and the descriptor `fd` is read-only.  After an OSError:
         close().
         """
-        done = unix.copy_file_range(self.source, self.fd, min(PIECE, self.left))
+        size = min(PIECE, self.left)
+        if not reserve.look(self.store.state, self.messages).holds(size, 0, reserve.ROOT):
+            raise OSError(unix.ENOSPC, 'no room but for the states')
+        done = unix.copy_file_range(self.source, self.fd, size)
         if not done:
             raise OSError(unix.EIO, 'unexpected end of file')
         self.left -= done

@@ -388,6 +388,7 @@ def test_waits_for_answers():
 
 @pytest.mark.parametrize('report, reply', [
     (b'Zqq timeout (#4.3.0)', b'451 4.3.0 qq timeout'),
+    (b'Zno room (#4.3.1)', b'452 4.3.1 no room'),
     (b'Dmail server permanently rejected message (#5.3.0)',
      b'554 5.3.0 mail server permanently rejected message'),
     (b'Dno thanks\n', b'554 5.3.0 no thanks'), (b'Zx (#5.1.1)', b'451 4.3.0 x (#5.1.1)'),

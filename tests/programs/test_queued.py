@@ -12,7 +12,7 @@ import pytest
 
 from qpy import unix, unix_kernel
 from qpy.core import ids, mess, submit as protocol
-from qpy.lib import loop as loops, packets, submit
+from qpy.lib import loop as loops, packets, reserve, submit
 from qpy.qpyq import queued, store
 from tests.peers import queued as rig
 
@@ -437,13 +437,19 @@ def test_who_fills_the_disk_leaves_room_for_root_and_us(home):
                 assert code == 53
         with acting_as(61002):
             assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 53
-        for _ in range(20):
+        with rig.as_owner():
+            taken = 0
+            while (code := submit.send(home, b'a', [b'b'], MESSAGE)[0]) == 0:
+                taken += 1
+            assert taken and code == 53
+        for _ in range(5):
             assert submit.send(home, b'a', [b'b'], b'x' * 10_000)[0] == 0
-            with rig.as_owner():
-                assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
-                with open(home + b'/queue/state/record', 'ab') as file:
-                    file.write(b'x' * 1000)
-        assert daemon.log().count(b'kept for root') == 1
+        with rig.as_owner():
+            for name in listing(home):
+                with open(home + b'/queue/state/' + name, 'wb') as file:
+                    file.write(b'x' * reserve.BLOCK)
+        assert submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0
+        assert daemon.log().count(b'kept to finish') == 1
         os.unlink(home + b'/queue/mess/' + listing(home)[0])
         with acting_as(61002):
             rig.wait_until(lambda: submit.send(home, b'a', [b'b'], MESSAGE)[0] == 0)
@@ -480,7 +486,7 @@ def test_states_of_a_backlog_leave_the_reserve_alone(home):
 class NoDisk:
     """A Store whose commit waits for turn.release(), once each; or for nothing, when free."""
 
-    own, free, space = False, False, store.UNKNOWN
+    own, free, space = False, False, reserve.UNKNOWN
     complain = staticmethod(lambda what, problem: None)
 
     def __init__(self):
@@ -496,7 +502,7 @@ class NoDisk:
     def room(self):
         """What the test says; each question counts."""
         self.asked = getattr(self, 'asked', 0) + 1
-        return self.space, store.UNKNOWN
+        return reserve.Room(self.space)
 
     @staticmethod
     def write(group):
@@ -518,6 +524,11 @@ class Who:
     def phrase(uid):
         """As Accounts."""
         return b'by uid %d' % uid
+
+    @staticmethod
+    def leaves(uid):
+        """As Accounts."""
+        return reserve.USERS
 
 
 @pytest.fixture
@@ -648,12 +659,15 @@ def test_a_slow_disk_makes_clients_wait_not_memory_grow(inside, monkeypatch):
     assert not left
 
 
+COST = queued.OVERHEAD + reserve.BLOCK          # of a message on the disk, beside its bytes
+
+
 def test_the_disk_is_not_asked_for_each_message(inside, monkeypatch):
     """Where there is room the disk is asked once a second, however many messages come; what it has said is used up by long ones
     and by short ones, with what each takes beside its bytes; and what waits in memory is none of what is free."""
     now = [1000.0]
     monkeypatch.setattr(unix, 'monotonic', lambda: now[0])
-    inside.disk.free, inside.disk.space = True, 20 * queued.OVERHEAD
+    inside.disk.free, inside.disk.space = True, 20 * COST
     sock = client(inside)
     sock.send(protocol.VERSION)
 
@@ -663,31 +677,36 @@ def test_the_disk_is_not_asked_for_each_message(inside, monkeypatch):
         assert accepted(said) or said[:3] == b'53 '
         return accepted(said)
     assert [sent(1) for _ in range(10)] == [True] * 10 and inside.disk.asked == 1
-    inside.disk.space = 3 * queued.OVERHEAD
+    inside.disk.space = 3 * COST
     assert sent(1) and inside.disk.asked == 1
     now[0] += 1.0
     assert sent(1) and inside.disk.asked == 2
     assert sent(1) and inside.disk.asked == 2 and sent(1) and inside.disk.asked == 3
     now[0] += 1.0
-    assert not sent(3 * queued.OVERHEAD + 1)
-    inside.memory += 3 * queued.OVERHEAD
+    assert not sent(3 * COST + 1)
+    inside.memory += 3 * COST
     now[0] += 1.0
     assert not sent(1)
-    inside.memory -= 3 * queued.OVERHEAD
+    inside.memory -= 3 * COST
     now[0] += 1.0
     assert sent(1)
 
 
-MANY = store.UNKNOWN // 2
+def kept(room):
+    """The four numbers of a Room."""
+    return room.bytes, room.inodes, room.kept, room.kept_inodes
+
+
+ALL = reserve.UNKNOWN
 
 
 @pytest.mark.parametrize('disk, room', [
-    ((4096, 4096, 1000, 100, 0, 0), (4096 * 80, MANY)), ((512, 4096, 1000, 10, 0, 0), (-4096 * 10, MANY)),
-    ((1, 1, 1 << 40, 1 << 30, 0, 0), (768 << 20, MANY)), ((4096, 4096, 1000, 100, 1000, 19), (4096 * 80, -1)),
-    ((4096, 4096, 1000, 100, 1000, 24), (4096 * 80, 2)), ((0, 0, 0, 0, 0, 0), (store.UNKNOWN, MANY)),
-    ((4096, 4096, 1000, 100, 1 << 40, 1 << 30), (4096 * 80, ((1 << 30) - 100_000) // 2)),
-    (OSError(38, 'x'), (store.UNKNOWN, store.UNKNOWN))])
-def test_what_is_kept_for_root(monkeypatch, disk, room):
+    ((4096, 4096, 1000, 100, 0, 0), (4096 * 100, ALL, 4096 * 20, 0)), ((512, 4096, 1000, 10, 0, 0), (4096 * 10, ALL, 4096 * 20, 0)),
+    ((1, 1, 1 << 40, 1 << 30, 0, 0), (1 << 30, ALL, 256 << 20, 0)), ((4096, 4096, 1000, 100, 1000, 19), (4096 * 100, 19, 4096 * 20, 20)),
+    ((0, 0, 0, 0, 0, 0), (ALL, ALL, 0, 0)),
+    ((4096, 4096, 1000, 100, 1 << 40, 1 << 30), (4096 * 100, 1 << 30, 4096 * 20, 100_000)),
+    (OSError(38, 'x'), (ALL, ALL, 0, 0))])
+def test_what_the_reserve_is(monkeypatch, disk, room):
     """A fiftieth of bytes and inodes, but no more than 256 MB; a file system that does not tell is not full."""
     def told(fd):
         if isinstance(disk, OSError):
@@ -696,21 +715,45 @@ def test_what_is_kept_for_root(monkeypatch, disk, room):
         return os.statvfs_result((size, fragment, blocks, left, left, files, files_left, files_left, 0, 255))
     monkeypatch.setattr(unix, 'fstatvfs', told)
     monkeypatch.setattr(unix, 'listdir', lambda fd: [])
-    assert store.Store(-1, False).room() == room
+    assert kept(store.Store(-1, False).room()) == room
 
 
-@pytest.mark.parametrize('before, now, room', [
-    (0, 0, (4096 * 80, 40)), (40, 40, (4096 * 40, 20)), (45, 30, (4096 * 50, 25)), (90, 90, (-4096 * 10, -5))])
-def test_what_is_kept_for_states(monkeypatch, before, now, room):
-    """An inode and a block for each message, which are counted where that matters, and not again at once; what is to come needs
-    two inodes."""
+@pytest.mark.parametrize('before, now, left', [(0, 0, 100), (40, 40, 60), (90, 30, 70), (90, 90, 10)])
+def test_what_is_promised_to_states(monkeypatch, before, now, left):
+    """An inode and a block for each message, which are counted where that matters, and not again at once."""
     asked = []
     monkeypatch.setattr(unix, 'fstatvfs', lambda fd: os.statvfs_result((4096, 4096, 1000, 100, 100, 1000, 100, 100, 0, 255)))
-    monkeypatch.setattr(unix, 'listdir', lambda fd: asked.append(fd) or ['x'] * now)
+    monkeypatch.setattr(unix, 'listdir', lambda fd: asked.append(fd) or [b'%d' % number for number in range(now)])
     disk = store.Store(-1, False, messages=before)
-    assert [disk.room(), disk.room()] == [room, room] and len(asked) == (before > 40)
-    monkeypatch.setattr(store.Store, '_attempt', lambda *_: False)
-    assert disk.write([None]) == [] and disk.messages == now + 1
+    rooms = [disk.room() for _ in range(2)]
+    assert [kept(room)[:2] for room in rooms] == [(4096 * left, left)] * 2, asked
+
+
+def test_each_stops_at_its_quarters():
+    """In this order, of bytes as of inodes: users, the network, reports, root."""
+    stops = [sum(reserve.Room(left, 9, 400).holds(1, 0, quarters) for left in range(1, 501))
+             for quarters in (reserve.USERS, reserve.NETWORK, reserve.REPORTS, reserve.ROOT)]
+    assert stops == [100, 200, 300, 400]
+    assert [reserve.Room(9, 3, 0, 4).holds(0, 1, quarters) for quarters in (4, 3, 2, 1)] == [False, False, True, True]
+
+
+def test_a_message_to_many_is_promised_more_than_a_block():
+    """64 bytes of a state for each recipient, in whole blocks."""
+    assert [reserve.promised(b'Fa' + b'\0Tb' * count + b'\0') for count in (0, 1, 64, 65)] == [4096, 4096, 4096, 8192]
+
+
+def test_what_is_promised_to_many_stays_until_the_message_goes(tmp_path):
+    """Counting anew forgets the promise of a message that has gone, and of no other."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    disk = store.Store(fd, False)
+    few, many, gone = (store.Entry([b'x'], None, b'Fa' + b'\0Tb' * count + b'\0') for count in (1, 100, 200))
+    disk.name([few, many, gone])
+    disk.commit([few, many, gone])
+    assert disk.wide == {many.ident: 4096, gone.ident: 3 * 4096}
+    os.unlink(os.fsencode(tmp_path) + b'/' + gone.ident)
+    disk.count()
+    os.close(fd)
+    assert disk.wide == {many.ident: 4096} and disk.messages == 2
 
 
 def body(size):
