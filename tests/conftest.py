@@ -50,6 +50,15 @@ class Directories:
             shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def rights_that_stay():
+    """A test that runs a program in this process must not leave it with that program's rights: all tests after it would have
+    them."""
+    before = os.getresuid(), os.getresgid(), os.getgroups()
+    yield
+    assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
+
+
 @pytest.fixture(scope='session')
 def tmp_path_factory():
     made = Directories()

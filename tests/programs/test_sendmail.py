@@ -14,7 +14,7 @@ import qpy.lib
 import qpy.user
 from qpy import unix
 from qpy.core import exits
-from qpy.lib import program as wrapper, spool
+from qpy.lib import owner, program as wrapper, spool
 from qpy.user import inject, sendmail
 from tests.peers import queued
 
@@ -92,7 +92,9 @@ def with_stdin(data, work):
 
 
 @pytest.fixture
-def send(home, queue):
+def send(home, queue, monkeypatch):
+    monkeypatch.setattr(owner, 'become', lambda home: 0)            # this process stays who it is
+
     def call(args, data=b'Subject: s\n\nbody\n', name=b'sendmail'):
         words = args.split() if isinstance(args, bytes) else args
         return with_stdin(data, lambda: sendmail.run(home, words, name))
@@ -535,8 +537,7 @@ def test_smtp_missing(send, monkeypatch, capfd):
 
 def test_aliases(send, monkeypatch, tmp_path, capfd):
     """newaliases, -bi and -I make users/aliases.cdb; without a source there is nothing to do, and nothing is said."""
-    from qpy.lib import aliasfiles, owner
-    monkeypatch.setattr(owner, 'become', lambda home: 0)            # this process goes on
+    from qpy.lib import aliasfiles
     monkeypatch.setattr(aliasfiles, 'SYSTEM', bytes(tmp_path / 'aliases'))
     assert send(b'', name=b'newaliases') == 0 and send(b'-bi') == 0 and send(b'-I') == 0
     assert capfd.readouterr() == ('', '')
