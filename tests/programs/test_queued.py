@@ -726,7 +726,7 @@ def test_what_is_promised_to_states(monkeypatch, before, now, left):
     monkeypatch.setattr(unix, 'listdir', lambda fd: asked.append(fd) or [b'%d' % number for number in range(now)])
     disk = store.Store(-1, False, messages=before)
     rooms = [disk.room() for _ in range(2)]
-    assert [kept(room)[:2] for room in rooms] == [(4096 * left, left)] * 2, asked
+    assert [kept(room)[:2] for room in rooms] == [(4096 * left, left)] * 2 and len(asked) == (before > 40)
 
 
 def test_each_stops_at_its_quarters():
@@ -754,6 +754,25 @@ def test_what_is_promised_to_many_stays_until_the_message_goes(tmp_path):
     disk.count()
     os.close(fd)
     assert disk.wide == {many.ident: 4096} and disk.messages == 2
+
+
+def test_only_so_many_promises_are_remembered(tmp_path, monkeypatch):
+    """Memory is bounded, and places are free again when messages have gone; that is looked for seldom."""
+    monkeypatch.setattr(store, 'WIDE_MOST', 1)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    disk = store.Store(fd, False)
+    first, second = (store.Entry([b'x'], None, b'Fa' + b'\0Tb' * 100 + b'\0') for _ in range(2))
+    disk.name([first, second])
+    disk.commit([first, second])
+    assert [*disk.wide] == [first.ident]
+    os.unlink(os.fsencode(tmp_path) + b'/' + first.ident)
+    disk.counted = unix.monotonic() - store.COUNT_SELDOM / 2
+    disk.room()
+    assert [*disk.wide] == [first.ident]
+    disk.counted -= store.COUNT_SELDOM
+    disk.room()
+    os.close(fd)
+    assert not disk.wide and disk.messages == 1
 
 
 def body(size):
