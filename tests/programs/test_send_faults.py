@@ -6,6 +6,8 @@ import pytest
 
 from qpy import unix
 from qpy.core import state
+from qpy.lib import reserve
+from qpy.qpys import store
 from tests.peers import queued
 from tests.peers.send_rig import Rig
 
@@ -146,3 +148,25 @@ def test_every_call(monkeypatch, problem):
     number = 1
     while scenario(monkeypatch, number, problem) >= number:
         number += 1
+
+
+@pytest.mark.parametrize('free, copied', [(20, True), (19, False)])
+def test_a_copy_leaves_room_for_the_states(tmp_path, monkeypatch, free, copied):
+    """A block of the copy, a quarter of the reserve of twenty, and a block for each of fourteen messages: with one less nothing
+    is copied."""
+    for name in ('queue', 'queue/mess', 'queue/state'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'queue/mess/x').write_bytes(b'x' * reserve.BLOCK)
+    there = store.Store(bytes(tmp_path))
+    copy = store.Copy(there, b'x', reserve.BLOCK, 14)
+    monkeypatch.setattr(unix, 'fstatvfs', lambda fd: os.statvfs_result((4096, 4096, 1000, free, free, 0, 0, 0, 0, 255)))
+    try:
+        if copied:
+            assert copy.step() and os.pread(copy.fd, 9000, 0) == b'x' * reserve.BLOCK
+        else:
+            with pytest.raises(OSError) as full:
+                copy.step()
+            assert full.value.errno == errno.ENOSPC
+            os.close(copy.source)
+    finally:
+        os.close(copy.fd)
